@@ -1,0 +1,118 @@
+//! Backends, their membership in a pool, and the way to them.
+
+use bytemuck::{Pod, Zeroable};
+
+/// What a backend may do, independently. Changing it is one store, effective on the next packet.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Permissions(pub u8);
+
+impl Permissions {
+    /// None at all: known flows move, new ones go elsewhere.
+    pub const NONE: Self = Self(0);
+    /// May take new flows.
+    pub const NEW: u8 = 1;
+    /// May keep the flows it has. Without it a known flow is scheduled again.
+    pub const KEEP: u8 = 2;
+    /// Both.
+    pub const ALL: Self = Self(Self::NEW | Self::KEEP);
+
+    /// May take new flows.
+    #[inline(always)]
+    pub const fn may_take_new(self) -> bool {
+        self.0 & Self::NEW != 0
+    }
+
+    /// May keep its flows.
+    #[inline(always)]
+    pub const fn may_keep(self) -> bool {
+        self.0 & Self::KEEP != 0
+    }
+}
+
+/// A place in a service's pool: which backend stands there and what it may do.
+/// Map `members`, index = `members_base` + place. One aligned 8-byte word.
+///
+/// A place, unlike its index in a config file, is stable: it is given once and reused only
+/// after the flow table holds no entry for it.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Member {
+    /// Index into `backends`; host order.
+    pub backend_id: u32,
+    /// What the backend may do; all bits clear for an empty place.
+    pub permissions: Permissions,
+    /// 1 while the place is in use.
+    pub used: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// One real server. Map `backends`, index = BackendId. One cache line.
+///
+/// Written by the control plane, completely before a member or endpoint leads here;
+/// afterwards only `next_hop` changes (one aligned store).
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct BackendEntry {
+    /// As [`crate::Address`].
+    pub address: [u8; 16],
+    /// Network order.
+    pub port: [u8; 2],
+    /// Its stable place in the pool of `service`.
+    pub place: u16,
+    /// Index into `services`.
+    pub service: u32,
+    /// Index into `next_hops`.
+    pub next_hop: u32,
+    /// 1 while the entry is in use.
+    pub used: u32,
+    /// Zero.
+    pub reserved: [u64; 4],
+}
+
+/// How a frame reaches a neighbour. Map `next_hops`. Shared by all backends behind one router.
+///
+/// `destination` and `source` are each one aligned 8-byte word, so that a changed MAC
+/// address is one store; a changed interface is a new entry.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct NextHop {
+    /// MAC address of the neighbour.
+    pub destination: [u8; 6],
+    /// 1: the neighbour is resolved; 0: frames to it are dropped with `NextHopUnresolved`.
+    pub resolved: u16,
+    /// MAC address of our interface.
+    pub source: [u8; 6],
+    /// Zero.
+    pub reserved: u16,
+    /// Interface to send from; host order.
+    pub ifindex: u32,
+    /// 1 while the entry is in use.
+    pub used: u32,
+    /// Zero.
+    pub reserved2: u64,
+}
+
+/// Slots in `devices` and `redirects`. An interface stands at `ifindex & (DEVICES - 1)`.
+pub const DEVICES: u32 = 256;
+
+/// An interface the data plane may send from. Map `devices`, index = ifindex & 255.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Device {
+    /// Host order; 0: empty slot.
+    pub ifindex: u32,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// The slot of an interface in `devices` and `redirects`.
+#[inline(always)]
+pub const fn device_slot(ifindex: u32) -> u32 {
+    ifindex & (DEVICES - 1)
+}

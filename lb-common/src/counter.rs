@@ -1,0 +1,159 @@
+//! Counters and the reasons for drops.
+//!
+//! `counters` holds, for each CPU, `lines_per_cpu` cache lines of eight `u64`: global lines, then
+//! one line a backend, then [`DROP_LINES`] a service. They are never reset; they are read as
+//! differences or from a recorded origin.
+//!
+//! The law: `rx = pass + tx + redirect + sum(drops)`, where `rx` is counted on entry and the rest
+//! on exit. Per-backend and per-service lines break the same packets down.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Eight counters. Map `counters`.
+pub type CounterLine = [u64; 8];
+
+/// Lines of drop reasons: room for 32.
+pub const DROP_LINES: u32 = 4;
+/// First line of drops; line 0 is [`Global`].
+pub const DROP_LINE: u32 = 1;
+/// The line of per-CPU bookkeeping that is not a counter: [`Limiter`].
+pub const LIMITER_LINE: u32 = 5;
+/// First line of backends.
+pub const BACKEND_LINE: u32 = 8;
+
+/// Positions in line 0.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Global {
+    /// Packets that came in.
+    Rx = 0,
+    /// Packets given to the kernel.
+    Pass = 1,
+    /// Packets sent out of the interface they came from.
+    Tx = 2,
+    /// Packets sent out of another interface.
+    Redirect = 3,
+    /// Echo requests answered (among `Tx`).
+    EchoReplied = 4,
+    /// ICMP errors relayed (among `Tx` and `Redirect`).
+    IcmpRelayed = 5,
+    /// New flows that found no place in the flow table.
+    Untracked = 6,
+    /// Entries evicted for a new flow, except free and idle ones.
+    Evicted = 7,
+}
+
+/// Positions in a backend's line.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PerBackend {
+    /// Packets sent to the backend.
+    Packets = 0,
+    /// Bytes of those frames as they came in, Ethernet header included.
+    Bytes = 1,
+    /// Flows scheduled to the backend.
+    NewFlows = 2,
+    /// Replies translated (`dnat`).
+    ReplyPackets = 3,
+    /// Bytes of those frames.
+    ReplyBytes = 4,
+    /// ICMP errors relayed to the backend.
+    IcmpErrors = 5,
+    /// Flows that were moved here because their backend may not keep them.
+    MovedIn = 6,
+}
+
+/// Positions in the line [`LIMITER_LINE`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limiter {
+    /// The second (kernel clock / 2^30 ns) that `EchoCount` counts.
+    EchoWindow = 0,
+    /// Echo replies sent in it.
+    EchoCount = 1,
+}
+
+/// Lines of each CPU for a geometry.
+pub const fn lines_per_cpu(backends: u32, services: u32) -> u32 {
+    BACKEND_LINE
+        .saturating_add(backends)
+        .saturating_add(services.saturating_mul(DROP_LINES))
+}
+
+/// First drop line of a service, relative to its CPU's lines.
+#[inline(always)]
+pub const fn service_line(backends: u32, service: u32) -> u32 {
+    BACKEND_LINE.wrapping_add(backends).wrapping_add(service.wrapping_mul(DROP_LINES))
+}
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $label:literal;)+) => {
+        /// Why a packet was dropped. The number is the counter's index and the label the value of
+        /// `reason` in metrics, logs and JSON. Append-only: numbers stand in pinned maps.
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum DropReason {
+            $($(#[doc = $doc])+ $name = $number,)+
+        }
+
+        impl DropReason {
+            /// Every reason, by number.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The name in metrics, logs and JSON.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)+ }
+            }
+
+            /// One sentence for people.
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+),)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The frame ends before a header that its own fields promise.
+    Truncated = 0, "truncated";
+    /// A header contradicts itself: a length below its minimum, a version that is not the EtherType's.
+    Malformed = 1, "malformed";
+    /// The IPv4 header checksum is wrong.
+    BadIpChecksum = 2, "bad_ip_checksum";
+    /// The IPv4 packet to a VIP carries options.
+    IpOptions = 3, "ip_options";
+    /// The IPv6 packet to a VIP carries extension headers before the transport header.
+    ExtensionHeader = 4, "extension_header";
+    /// The packet to a VIP is a fragment: its ports are unknown or its rest will be.
+    Fragment = 5, "fragment";
+    /// The source is one that no client can have: the VIP itself, loopback, multicast, broadcast or unspecified.
+    MartianSource = 6, "martian_source";
+    /// The TTL or hop limit would reach zero.
+    TtlExpired = 7, "ttl_expired";
+    /// No backend of the service may take a new flow.
+    NoBackend = 8, "no_backend";
+    /// The next hop of the chosen backend is not resolved.
+    NextHopUnresolved = 9, "next_hop_unresolved";
+    /// The flow table has no room and the service needs an entry (`dnat`).
+    FlowTableFull = 10, "flow_table_full";
+    /// The way back to the client is not known, or its interface is not ours any more.
+    NoReturnHop = 11, "no_return_hop";
+    /// More echo requests than the limit allows.
+    EchoLimited = 12, "echo_limited";
+    /// An ICMP error quotes a flow of a VIP that no backend owns.
+    IcmpNoFlow = 13, "icmp_no_flow";
+    /// The maps contradict each other: an index leads nowhere. Never happens by design; reported as an alarm.
+    MapInconsistent = 14, "map_inconsistent";
+}
+
+const _: () = assert!(DropReason::ALL.len() <= 8 * DROP_LINES as usize);
+
+/// All counters of one CPU or summed over all, by name; what tests and metrics compare.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Totals {
+    /// Line 0, by [`Global`].
+    pub global: [u64; 8],
+    /// Drops by [`DropReason`].
+    pub drops: [u64; 32],
+}

@@ -1,0 +1,129 @@
+//! Which (address, port, protocol) is ours: VIPs, and the backends whose replies we translate.
+//!
+//! An open-addressed table, two generations of it; `Control::active` names the live one.
+//! The control plane picks a seed under which no key is further than [`MAX_PROBES`] slots from
+//! its home, so that a lookup is a bounded loop without a hash map.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Slots that a lookup looks at, from the key's home on.
+pub const MAX_PROBES: u32 = 4;
+
+/// An IPv4 or IPv6 address in 16 bytes, network order. IPv4 is IPv4-mapped (`::ffff:a.b.c.d`,
+/// RFC 4291 section 2.5.5.2); frames of IPv6 that carry such an address are not ours.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+pub struct Address(pub [u8; 16]);
+
+impl Address {
+    /// From the four bytes of an IPv4 address.
+    #[inline(always)]
+    pub const fn v4(a: [u8; 4]) -> Self {
+        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]])
+    }
+
+    /// From the sixteen bytes of an IPv6 address.
+    #[inline(always)]
+    pub const fn v6(a: [u8; 16]) -> Self {
+        Self(a)
+    }
+
+    /// Two host-order words, for hashing and comparing.
+    #[inline(always)]
+    pub fn words(self) -> [u64; 2] {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
+        [
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+        ]
+    }
+
+    /// True for an IPv4-mapped address.
+    #[inline(always)]
+    pub const fn is_v4(self) -> bool {
+        matches!(self.0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, _, _, _, _])
+    }
+}
+
+/// What an endpoint leads to.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EndpointKind {
+    /// (VIP, port, protocol): `index` is a service index.
+    Vip = 1,
+    /// (VIP, 0, 0): the address is a VIP of some service; `index` is unused. For echo,
+    /// fragments and whatever else has no port.
+    VipAddress = 2,
+    /// (backend address, port, protocol) of a `dnat` service: `index` is a BackendId. The only
+    /// kind that may stand several times under one key (a server in several services).
+    Backend = 3,
+}
+
+/// What a frame is looked up by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointKey {
+    /// VIP or backend.
+    pub address: Address,
+    /// Network order; `[0, 0]` for [`EndpointKind::VipAddress`].
+    pub port: [u8; 2],
+    /// IANA protocol number; 0 for [`EndpointKind::VipAddress`].
+    pub protocol: u8,
+}
+
+/// A slot of the table. Map `endpoints`. Half a cache line.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct EndpointSlot {
+    /// As [`Address`].
+    pub address: [u8; 16],
+    /// Network order.
+    pub port: [u8; 2],
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// An [`EndpointKind`]; 0: empty.
+    pub kind: u8,
+    /// By kind: service index or BackendId. Host order.
+    pub index: u32,
+    /// Zero.
+    pub reserved: u64,
+}
+
+impl EndpointKey {
+    /// Port and protocol in one word, as they are compared and hashed.
+    #[inline(always)]
+    pub const fn tail(&self) -> u32 {
+        u32::from_ne_bytes([self.port[0], self.port[1], self.protocol, 0])
+    }
+
+    /// The home slot under a generation's seed; `mask` is slots minus one.
+    ///
+    /// Multiply-xorshift over the key. Not keyed by a secret: only the operator's own
+    /// configuration fills this table, so nobody can aim at it.
+    #[inline(always)]
+    pub fn home(&self, seed: u64, mask: u32) -> u32 {
+        let [a, b] = self.address.words();
+        let mut h = a ^ seed;
+        h = h.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        h ^= h >> 32;
+        h = (h ^ b).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        h ^= h >> 32;
+        h = (h ^ self.tail() as u64).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        h ^= h >> 32;
+        h as u32 & mask
+    }
+}
+
+impl EndpointSlot {
+    /// True when the slot holds this key, whatever its kind.
+    #[inline(always)]
+    pub fn matches(&self, key: &EndpointKey) -> bool {
+        let here = EndpointKey {
+            address: Address(self.address),
+            port: self.port,
+            protocol: self.protocol,
+        };
+        self.kind != 0
+            && here.address.words() == key.address.words()
+            && here.tail() == key.tail()
+    }
+}

@@ -1,0 +1,253 @@
+//! One entry of the flow table in 64 bits, and its clock.
+//!
+//! ```text
+//! 63                    24 23          9 8      6 5      0
+//! +----------------------+-------------+--------+--------+
+//! | tag (40)             | place (15)  | rank(3)| epoch(6)|
+//! +----------------------+-------------+--------+--------+
+//! ```
+//!
+//! A set is one cache line of eight words. The set index is the low bits of the flow hash and the
+//! tag the forty bits above `flow_base_bits` (the index width when the table was made), so a
+//! table can double by reading the next index bit out of the tag. A flow has two candidate sets
+//! (partial-key cuckoo, Fan et al., CoNEXT'14 section 3.1): `other = set ^ mix(tag)`.
+//!
+//! An entry names a *place* in the pool of the flow's own service. The service is part of the hash
+//! and never stored, so even a false match cannot reach another service's backend.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{FlowHash, Nanos};
+
+/// Entries in a set.
+pub const WAYS: usize = 8;
+/// Largest number of places in a pool (15 bits).
+pub const MAX_PLACES: u32 = 1 << 15;
+/// log2 of an epoch's length in nanoseconds: 2^33 ns = 8.59 s.
+pub const EPOCH_SHIFT: u32 = 33;
+/// Epochs before the clock wraps (550 s).
+pub const EPOCHS: u8 = 64;
+/// An entry older than this (275 s) is [`FlowRank::Idle`], whatever it was.
+pub const IDLE_AFTER: u8 = 32;
+
+/// The time of day of the flow table, modulo [`EPOCHS`]. From the kernel's clock only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epoch(pub u8);
+
+impl Epoch {
+    /// The epoch of a moment.
+    #[inline(always)]
+    pub const fn at(now: Nanos) -> Self {
+        Self((now >> EPOCH_SHIFT) as u8 & (EPOCHS - 1))
+    }
+
+    /// Epochs from `self` to `now`, 0 to 63. An entry stamped by a CPU that is one epoch ahead
+    /// reads 63; callers take ages above [`IDLE_AFTER`] + 29 as 0 (see [`FlowWord::age`]).
+    #[inline(always)]
+    pub const fn until(self, now: Self) -> u8 {
+        now.0.wrapping_sub(self.0) & (EPOCHS - 1)
+    }
+}
+
+/// How much an entry has proven, which is what eviction looks at. Flags that anyone can spoof
+/// never raise it: only being seen in several epochs does.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FlowRank {
+    /// No entry.
+    Free = 0,
+    /// Seen in one epoch.
+    Probation = 1,
+    /// Seen in two epochs.
+    Probation2 = 2,
+    /// Seen in three epochs or more: never evicted before it is idle.
+    Proven = 3,
+    /// Not seen for [`IDLE_AFTER`] epochs: still a mapping, first to go. Seen again: `Probation2`.
+    Idle = 4,
+    /// `Probation` that saw FIN or RST: its age is shortened, its mapping stays.
+    ClosingProbation = 5,
+    /// `Probation2` that saw FIN or RST.
+    ClosingProbation2 = 6,
+    /// `Proven` that saw FIN or RST. Any later packet without the flags makes it `Proven` again.
+    ClosingProven = 7,
+}
+
+impl FlowRank {
+    /// From the three bits.
+    #[inline(always)]
+    pub const fn from_bits(bits: u64) -> Self {
+        match bits & 7 {
+            0 => Self::Free,
+            1 => Self::Probation,
+            2 => Self::Probation2,
+            3 => Self::Proven,
+            4 => Self::Idle,
+            5 => Self::ClosingProbation,
+            6 => Self::ClosingProbation2,
+            _ => Self::ClosingProven,
+        }
+    }
+
+    /// True when FIN or RST was the last thing seen.
+    #[inline(always)]
+    pub const fn is_closing(self) -> bool {
+        self as u8 >= 5
+    }
+}
+
+/// An entry. Written by the data plane with compare-and-exchange, so all CPUs share the table
+/// without locks; all zero is a free entry.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct FlowWord(pub u64);
+
+impl FlowWord {
+    /// A free entry.
+    pub const FREE: Self = Self(0);
+
+    /// An entry from its parts. `tag`: 40 bits; `place` < [`MAX_PLACES`].
+    #[inline(always)]
+    pub const fn new(tag: u64, place: u16, rank: FlowRank, epoch: Epoch) -> Self {
+        Self(tag << 24 | (place as u64 & 0x7fff) << 9 | (rank as u64) << 6 | epoch.0 as u64)
+    }
+
+    /// The 40-bit tag.
+    #[inline(always)]
+    pub const fn tag(self) -> u64 {
+        self.0 >> 24
+    }
+
+    /// The backend's place in the pool.
+    #[inline(always)]
+    pub const fn place(self) -> u16 {
+        (self.0 >> 9) as u16 & 0x7fff
+    }
+
+    /// The rank.
+    #[inline(always)]
+    pub const fn rank(self) -> FlowRank {
+        FlowRank::from_bits(self.0 >> 6)
+    }
+
+    /// When it was last refreshed.
+    #[inline(always)]
+    pub const fn epoch(self) -> Epoch {
+        Epoch(self.0 as u8 & (EPOCHS - 1))
+    }
+
+    /// True for an entry in use.
+    #[inline(always)]
+    pub const fn is_live(self) -> bool {
+        self.0 & 7 << 6 != 0
+    }
+
+    /// True when the entry is in use and carries this tag.
+    #[inline(always)]
+    pub const fn matches(self, tag: u64) -> bool {
+        self.tag() == tag && self.is_live()
+    }
+
+    /// Epochs since the last refresh, 0 to 61. A stamp up to two epochs in the future (another
+    /// CPU's clock read) counts as 0.
+    #[inline(always)]
+    pub const fn age(self, now: Epoch) -> u8 {
+        let age = self.epoch().until(now);
+        if age >= EPOCHS - 2 { 0 } else { age }
+    }
+
+    /// The same entry after a packet at `now`; `closing` when the packet carries FIN or RST.
+    /// Equal to `self` in the usual case, so that a hit is a pure read.
+    #[inline(always)]
+    pub const fn seen(self, now: Epoch, closing: bool) -> Self {
+        let age = self.age(now);
+        let base = match self.rank() {
+            FlowRank::Free => return self,
+            FlowRank::Probation | FlowRank::ClosingProbation => FlowRank::Probation,
+            FlowRank::Probation2 | FlowRank::ClosingProbation2 => FlowRank::Probation2,
+            FlowRank::Proven | FlowRank::ClosingProven => FlowRank::Proven,
+            FlowRank::Idle => FlowRank::Probation,
+        };
+        let risen = match base {
+            FlowRank::Probation if age > 0 => FlowRank::Probation2,
+            FlowRank::Probation2 if age > 0 => FlowRank::Proven,
+            other => other,
+        };
+        let rank = match (closing, risen) {
+            (true, FlowRank::Probation) => FlowRank::ClosingProbation,
+            (true, FlowRank::Probation2) => FlowRank::ClosingProbation2,
+            (true, FlowRank::Proven) => FlowRank::ClosingProven,
+            (_, other) => other,
+        };
+        let stamp = if age > 0 { now } else { self.epoch() };
+        Self::new(self.tag(), self.place(), rank, stamp)
+    }
+
+    /// The same entry with an age past [`IDLE_AFTER`] written down, so that the wrapped clock cannot make
+    /// it young again; `None` when there is nothing to write. For whoever writes the set anyway
+    /// and for the control plane's sweep.
+    #[inline(always)]
+    pub const fn settled(self, now: Epoch) -> Option<Self> {
+        if !self.is_live() || matches!(self.rank(), FlowRank::Idle) || self.age(now) <= IDLE_AFTER {
+            return None;
+        }
+        Some(Self::new(self.tag(), self.place(), FlowRank::Idle, now))
+    }
+
+    /// How ready the entry is to be evicted: larger goes first, 0 never. `Proven` and
+    /// `ClosingProven` entries are kept until they are idle.
+    #[inline(always)]
+    pub const fn eviction(self, now: Epoch) -> u32 {
+        let age = self.age(now) as u32;
+        if !self.is_live() {
+            return 1024;
+        }
+        if age > IDLE_AFTER as u32 {
+            return 512;
+        }
+        match self.rank() {
+            FlowRank::Free => 1024,
+            FlowRank::Idle => 512,
+            FlowRank::ClosingProbation | FlowRank::ClosingProbation2 => 256 + age,
+            FlowRank::Probation => 128 + age,
+            FlowRank::Probation2 => 64 + age,
+            // A finished connection is kept for TIME_WAIT's sake (over 60 s), then let go.
+            FlowRank::ClosingProven if age >= 8 => 32 + age,
+            FlowRank::ClosingProven | FlowRank::Proven => 0,
+        }
+    }
+}
+
+/// Where a flow may stand in a table of `mask + 1` sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowSets {
+    /// First candidate.
+    pub first: u32,
+    /// Second candidate.
+    pub second: u32,
+    /// The 40-bit tag.
+    pub tag: u64,
+}
+
+impl FlowHash {
+    /// The two candidate sets and the tag.
+    #[inline(always)]
+    pub const fn sets(self, mask: u32, base_bits: u32) -> FlowSets {
+        let tag = (self.0 >> (base_bits & 31)) & 0xff_ffff_ffff;
+        let first = self.0 as u32 & mask;
+        let mixed = tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        // `| 1` keeps the two apart in any table of more than one set.
+        let second = (first ^ (mixed as u32 | 1)) & mask;
+        FlowSets { first, second, tag }
+    }
+}
+
+/// The way back to the client of a `dnat` flow: learned from its packets, at the same position in
+/// `return_hops` as its entry in `flows`. One aligned 8-byte word.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct ReturnHop {
+    /// MAC address the client's packets come from: the client or its router.
+    pub mac: [u8; 6],
+    /// Slot of the interface in `devices`.
+    pub device: u16,
+}

@@ -1,0 +1,81 @@
+//! What an adopter reads first, and what the data plane reads on every packet.
+
+use bytemuck::{Pod, Zeroable};
+
+/// `Header::magic`: the ASCII bytes "FAIRLEAD" read as a big-endian integer.
+pub const MAGIC: u64 = u64::from_be_bytes(*b"FAIRLEAD");
+
+/// The layout of all maps. It changes whenever any type in this crate changes its
+/// bytes or their meaning; pins of another layout are refused, never misread.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Who made the maps, how large they are, and who owns them now. Map `header`, one entry.
+///
+/// Written by the control plane only. Geometry never changes after creation.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Header {
+    /// [`MAGIC`], host order.
+    pub magic: u64,
+    /// [`LAYOUT_VERSION`].
+    pub layout_version: u32,
+    /// Version of the program that created the maps: major << 16 | minor << 8 | patch.
+    pub writer_version: u32,
+    /// Sets in `flows` and in `return_hops`; a power of two.
+    pub flow_sets: u32,
+    /// Hash bits below the tag: log2 of the set count at creation (see `flow`).
+    pub flow_base_bits: u32,
+    /// Slots in `endpoints` of one generation; a power of two.
+    pub endpoint_slots: u32,
+    /// Entries in `services`.
+    pub services: u32,
+    /// Entries in `members`.
+    pub members: u32,
+    /// Places in `rings` (the map has a quarter as many elements).
+    pub ring_slots: u32,
+    /// Entries in `backends`.
+    pub backends: u32,
+    /// Entries in `next_hops`.
+    pub next_hops: u32,
+    /// CPUs that `counters` has room for.
+    pub cpus: u32,
+    /// [`crate::counter::lines_per_cpu`] of this geometry.
+    pub lines_per_cpu: u32,
+    /// Names the pair of secret keys in use, so that two balancers can compare without showing them.
+    pub seed_id: u64,
+    /// Raised by each daemon that takes the maps over; a daemon that finds a larger one than
+    /// its own must not write (it was paused while another took over).
+    pub owner_epoch: u64,
+    /// The first eight bytes, big-endian, of the SHA-256 of the applied configuration.
+    pub config_revision: u64,
+    /// Set to 1 once the first image has been written completely, 0 before.
+    pub complete: u64,
+    /// Zero.
+    pub reserved: [u64; 4],
+}
+
+/// What every packet needs: one cache line. Map `control`, one entry.
+///
+/// Written by the control plane; `active` is switched by one aligned 8-byte store.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Control {
+    /// The live generation of `endpoints`: 0 or 1.
+    pub active: u64,
+    /// Seed of the endpoint hash of each generation; not secret.
+    pub endpoint_seed: [u64; 2],
+    /// Secret key of the flow hash.
+    pub flow_key: [u64; 2],
+    /// Sets in `flows` minus one.
+    pub flow_mask: u32,
+    /// As `Header::flow_base_bits`.
+    pub flow_base_bits: u32,
+    /// Slots of one endpoint generation minus one.
+    pub endpoint_mask: u32,
+    /// As `Header::lines_per_cpu`.
+    pub lines_per_cpu: u32,
+    /// Echo replies each CPU may send per second; 0: none.
+    pub echo_per_second: u32,
+    /// CPUs that `counters` has room for.
+    pub cpus: u32,
+}

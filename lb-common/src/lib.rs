@@ -1,0 +1,42 @@
+//! The bytes that Fairlead's data plane and control plane share, and nothing else.
+//!
+//! Every map value is defined here, with no padding (each type is `bytemuck::Pod`).
+//! Each field says its byte order, unit, range and who writes it. Integers are in
+//! host order; wire values are byte arrays in network order.
+//!
+//! | map | value | index | written by |
+//! |---|---|---|---|
+//! | `header` | [`Header`] | 0 | control plane; read first by whoever adopts the maps |
+//! | `control` | [`Control`] | 0 | control plane |
+//! | `endpoints` | [`EndpointSlot`] | generation * per-generation slots + slot | control plane |
+//! | `services` | [`ServiceEntry`] | service index | control plane |
+//! | `members` | [`Member`] | `members_base` + place | control plane |
+//! | `rings` | `[u16; 4]`: four places | (`ring_base` + slot) / 4 | control plane |
+//! | `backends` | [`BackendEntry`] | BackendId | control plane |
+//! | `next_hops` | [`NextHop`] | next-hop index | control plane |
+//! | `devices` | [`Device`] | ifindex & 255 | control plane |
+//! | `redirects` | devmap: ifindex | ifindex & 255 | control plane |
+//! | `flows` | `[FlowWord; 8]`: one set | set | data plane (control plane ages, sweeps) |
+//! | `return_hops` | `[ReturnHop; 8]`: parallel to `flows` | set | data plane |
+//! | `counters` | [`CounterLine`] | cpu * lines per cpu + line | data plane |
+#![no_std]
+
+pub mod backend;
+pub mod counter;
+pub mod endpoint;
+pub mod flow;
+pub mod hash;
+pub mod header;
+pub mod limits;
+pub mod service;
+
+pub use backend::{BackendEntry, Device, Member, NextHop, Permissions};
+pub use counter::{CounterLine, DropReason};
+pub use endpoint::{Address, EndpointKey, EndpointKind, EndpointSlot};
+pub use flow::{Epoch, FlowRank, FlowWord, ReturnHop};
+pub use hash::{FlowHash, HashKey};
+pub use header::{Control, Header};
+pub use service::{Family, Forwarding, Protocol, ServiceEntry};
+
+/// Nanoseconds of the kernel's monotonic clock (`CLOCK_MONOTONIC`, as `bpf_ktime_get_ns`).
+pub type Nanos = u64;

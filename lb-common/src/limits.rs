@@ -1,0 +1,86 @@
+//! Limits as data: `fairlead check`, the docs, the memory formula and the tests all read this table.
+
+/// A hard limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Its name in configuration and messages.
+    pub name: &'static str,
+    /// The smallest value.
+    pub min: u64,
+    /// The value without configuration.
+    pub default: u64,
+    /// The largest value.
+    pub max: u64,
+    /// Bytes that one unit costs in the maps (counters: per CPU apart).
+    pub bytes_per_unit: u64,
+    /// Why it is what it is.
+    pub why: &'static str,
+}
+
+/// Flow entries.
+pub const FLOWS: Limit = Limit {
+    name: "flows",
+    min: 1 << 10,
+    default: 1 << 20,
+    max: 1 << 27,
+    bytes_per_unit: 16,
+    why: "a power of two; 8 bytes an entry and 8 for its return hop; rated for half as many live flows",
+};
+/// Services.
+pub const SERVICES: Limit = Limit {
+    name: "services",
+    min: 1,
+    default: 4096,
+    max: 1 << 16,
+    bytes_per_unit: 64,
+    why: "one cache line each, and four lines of drop counters a CPU",
+};
+/// Backends over all services.
+pub const BACKENDS: Limit = Limit {
+    name: "backends",
+    min: 1,
+    default: 16_384,
+    max: 1 << 20,
+    bytes_per_unit: 64,
+    why: "one cache line each, and one line of counters a CPU",
+};
+/// Backends of one service.
+pub const BACKENDS_PER_SERVICE: Limit = Limit {
+    name: "backends-per-service",
+    min: 0,
+    default: 32_768,
+    max: 32_768,
+    bytes_per_unit: 8,
+    why: "a flow entry has 15 bits for the place in the pool",
+};
+/// Places in rings, both halves of all services.
+pub const RING_SLOTS: Limit = Limit {
+    name: "ring-slots",
+    min: 1 << 10,
+    default: 1 << 23,
+    max: 1 << 30,
+    bytes_per_unit: 2,
+    why: "two bytes a slot; each service has two rings, so that one can be filled while the other serves",
+};
+/// Next hops.
+pub const NEXT_HOPS: Limit = Limit {
+    name: "next-hops",
+    min: 1,
+    default: 16_384,
+    max: 1 << 20,
+    bytes_per_unit: 32,
+    why: "one for each neighbour that backends are reached through",
+};
+/// Weight of a backend.
+pub const WEIGHT: Limit = Limit {
+    name: "weight",
+    min: 0,
+    default: 1,
+    max: 1000,
+    bytes_per_unit: 0,
+    why: "relative share of new flows; 0 takes none",
+};
+
+/// All limits, for docs and tests.
+pub const ALL: &[Limit] =
+    &[FLOWS, SERVICES, BACKENDS, BACKENDS_PER_SERVICE, RING_SLOTS, NEXT_HOPS, WEIGHT];

@@ -1,0 +1,100 @@
+//! The kernel form of a service.
+
+use bytemuck::{Pod, Zeroable};
+
+/// How a packet reaches the backend. Numbers are append-only: they stand in pinned maps.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Forwarding {
+    /// Destination address and port rewritten; replies return through the balancer.
+    Dnat = 1,
+    /// Only MAC addresses rewritten; the backend owns the VIP and replies directly.
+    L2dsr = 2,
+}
+
+impl Forwarding {
+    /// From the byte in a map; `None` for a number that this version does not know.
+    #[inline(always)]
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            1 => Some(Self::Dnat),
+            2 => Some(Self::L2dsr),
+            _ => None,
+        }
+    }
+}
+
+/// The address family of a service, its VIP and all its backends.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4 = 4,
+    /// IPv6.
+    V6 = 6,
+}
+
+/// The transport protocols a service can have. Numbers: IANA protocol numbers.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp = 6,
+    /// UDP.
+    Udp = 17,
+}
+
+impl Protocol {
+    /// From the IANA number; `None` for any other protocol.
+    #[inline(always)]
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            _ => None,
+        }
+    }
+}
+
+/// One service. Map `services`, index = service index. One cache line.
+///
+/// Written by the control plane. `ring` and `members` are each switched by one aligned
+/// 8-byte store; the other fields do not change while an endpoint leads here.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct ServiceEntry {
+    /// [`Self::slice`] of `rings`, in places; length 0: no backend may take new flows.
+    pub ring: u64,
+    /// [`Self::slice`] of `members`.
+    pub members: u64,
+    /// The VIP, as [`crate::Address`].
+    pub address: [u8; 16],
+    /// The port of the service, network order.
+    pub port: [u8; 2],
+    /// A [`Protocol`].
+    pub protocol: u8,
+    /// A [`Forwarding`].
+    pub forwarding: u8,
+    /// UDP flows idle for this many epochs are scheduled anew; 0 for TCP.
+    pub idle_epochs: u16,
+    /// A [`Family`].
+    pub family: u8,
+    /// 1 while the entry is in use.
+    pub used: u8,
+    /// Zero.
+    pub reserved: [u64; 3],
+}
+
+impl ServiceEntry {
+    /// A slice of another map in one word: base in the low half, length in the high half.
+    #[inline(always)]
+    pub const fn slice(base: u32, length: u32) -> u64 {
+        base as u64 | (length as u64) << 32
+    }
+
+    /// Base and length of a [`Self::slice`].
+    #[inline(always)]
+    pub const fn unslice(word: u64) -> (u32, u32) {
+        (word as u32, (word >> 32) as u32)
+    }
+}

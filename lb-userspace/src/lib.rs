@@ -1,0 +1,1 @@
+//! Fairlead: the control plane.

@@ -1,0 +1,2 @@
+//! Fairlead.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Builds, tests and runs Fairlead.
+fn main() {}
