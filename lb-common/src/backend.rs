@@ -1,4 +1,4 @@
-//! Backends, their membership in a pool, and the way to them.
+//! Backends and the way to them.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -30,45 +30,32 @@ impl Permissions {
     }
 }
 
-/// A place in a service's pool: which backend stands there and what it may do.
-/// Map `members`, index = `members_base` + place. One aligned 8-byte word.
-///
-/// A place, unlike its index in a config file, is stable: it is given once and reused only
-/// after the flow table holds no entry for it.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Member {
-    /// Index into `backends`; host order.
-    pub backend_id: u32,
-    /// What the backend may do; all bits clear for an empty place.
-    pub permissions: Permissions,
-    /// 1 while the place is in use.
-    pub used: u8,
-    /// Zero.
-    pub reserved: [u8; 2],
-}
-
 /// One real server. Map `backends`, index = BackendId. One cache line.
 ///
-/// Written by the control plane, completely before a member or endpoint leads here;
-/// afterwards only `next_hop` changes (one aligned store).
+/// Written by the control plane, completely before a ring or endpoint leads here; afterwards only
+/// the word of `next_hop` and `permissions` changes: one aligned 8-byte store, effective on the
+/// next packet on every CPU.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct BackendEntry {
     /// As [`crate::Address`].
     pub address: [u8; 16],
-    /// Network order.
-    pub port: [u8; 2],
-    /// Its stable place in the pool of `service`.
-    pub place: u16,
-    /// Index into `services`.
-    pub service: u32,
     /// Index into `next_hops`.
     pub next_hop: u32,
+    /// What it may do; no bit set in an entry that is not in use.
+    pub permissions: Permissions,
     /// 1 while the entry is in use.
-    pub used: u32,
+    pub used: u8,
     /// Zero.
-    pub reserved: [u64; 4],
+    pub reserved: [u8; 2],
+    /// Index into `services`: the one service that it belongs to.
+    pub service: u32,
+    /// Network order.
+    pub port: [u8; 2],
+    /// Zero.
+    pub reserved2: [u8; 2],
+    /// Zero.
+    pub reserved3: [u64; 4],
 }
 
 /// How a frame reaches a neighbour. Map `next_hops`. Shared by all backends behind one router.

@@ -83,7 +83,9 @@ pub const fn lines_per_cpu(backends: u32, services: u32) -> u32 {
 /// First drop line of a service, relative to its CPU's lines.
 #[inline(always)]
 pub const fn service_line(backends: u32, service: u32) -> u32 {
-    BACKEND_LINE.wrapping_add(backends).wrapping_add(service.wrapping_mul(DROP_LINES))
+    BACKEND_LINE
+        .wrapping_add(backends)
+        .wrapping_add(service.wrapping_mul(DROP_LINES))
 }
 
 macro_rules! drop_reasons {

@@ -19,7 +19,9 @@ impl Address {
     /// From the four bytes of an IPv4 address.
     #[inline(always)]
     pub const fn v4(a: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]])
+        Self([
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3],
+        ])
     }
 
     /// From the sixteen bytes of an IPv6 address.
@@ -41,7 +43,10 @@ impl Address {
     /// True for an IPv4-mapped address.
     #[inline(always)]
     pub const fn is_v4(self) -> bool {
-        matches!(self.0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, _, _, _, _])
+        matches!(
+            self.0,
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, _, _, _, _]
+        )
     }
 }
 
@@ -122,8 +127,6 @@ impl EndpointSlot {
             port: self.port,
             protocol: self.protocol,
         };
-        self.kind != 0
-            && here.address.words() == key.address.words()
-            && here.tail() == key.tail()
+        self.kind != 0 && here.address.words() == key.address.words() && here.tail() == key.tail()
     }
 }

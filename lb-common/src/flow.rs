@@ -1,10 +1,10 @@
 //! One entry of the flow table in 64 bits, and its clock.
 //!
 //! ```text
-//! 63                    24 23          9 8      6 5      0
-//! +----------------------+-------------+--------+--------+
-//! | tag (40)             | place (15)  | rank(3)| epoch(6)|
-//! +----------------------+-------------+--------+--------+
+//! 63           24 23               7 6       4 3        0
+//! +--------------+------------------+---------+----------+
+//! | tag (40)     | BackendId (17)   | rank (3)| epoch (4)|
+//! +--------------+------------------+---------+----------+
 //! ```
 //!
 //! A set is one cache line of eight words. The set index is the low bits of the flow hash and the
@@ -12,8 +12,10 @@
 //! table can double by reading the next index bit out of the tag. A flow has two candidate sets
 //! (partial-key cuckoo, Fan et al., CoNEXT'14 section 3.1): `other = set ^ mix(tag)`.
 //!
-//! An entry names a *place* in the pool of the flow's own service. The service is part of the hash
-//! and never stored, so even a false match cannot reach another service's backend.
+//! An entry names a BackendId, unique over all services, so that user space can count and sweep by
+//! backend. The service is part of the hash; on a hit the backend must belong to the service of the
+//! packet (`BackendEntry::service`) or the entry is a miss, so even a false match cannot reach another
+//! service's backend.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -21,14 +23,14 @@ use crate::{FlowHash, Nanos};
 
 /// Entries in a set.
 pub const WAYS: usize = 8;
-/// Largest number of places in a pool (15 bits).
-pub const MAX_PLACES: u32 = 1 << 15;
-/// log2 of an epoch's length in nanoseconds: 2^33 ns = 8.59 s.
-pub const EPOCH_SHIFT: u32 = 33;
-/// Epochs before the clock wraps (550 s).
-pub const EPOCHS: u8 = 64;
-/// An entry older than this (275 s) is [`FlowRank::Idle`], whatever it was.
-pub const IDLE_AFTER: u8 = 32;
+/// BackendIds that an entry can name (17 bits).
+pub const MAX_BACKENDS: u32 = 1 << 17;
+/// log2 of an epoch's length in nanoseconds: 2^34 ns = 17.2 s.
+pub const EPOCH_SHIFT: u32 = 34;
+/// Epochs before the clock wraps (275 s).
+pub const EPOCHS: u8 = 16;
+/// An entry older than this (137 s) is [`FlowRank::Idle`], whatever it was.
+pub const IDLE_AFTER: u8 = 8;
 
 /// The time of day of the flow table, modulo [`EPOCHS`]. From the kernel's clock only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +43,8 @@ impl Epoch {
         Self((now >> EPOCH_SHIFT) as u8 & (EPOCHS - 1))
     }
 
-    /// Epochs from `self` to `now`, 0 to 63. An entry stamped by a CPU that is one epoch ahead
-    /// reads 63; callers take ages above [`IDLE_AFTER`] + 29 as 0 (see [`FlowWord::age`]).
+    /// Epochs from `self` to `now`, 0 to 15. An entry stamped by a CPU that is one epoch ahead
+    /// reads 15; [`FlowWord::age`] takes that as 0.
     #[inline(always)]
     pub const fn until(self, now: Self) -> u8 {
         now.0.wrapping_sub(self.0) & (EPOCHS - 1)
@@ -105,10 +107,15 @@ impl FlowWord {
     /// A free entry.
     pub const FREE: Self = Self(0);
 
-    /// An entry from its parts. `tag`: 40 bits; `place` < [`MAX_PLACES`].
+    /// An entry from its parts. `tag`: 40 bits; `backend_id` < [`MAX_BACKENDS`].
     #[inline(always)]
-    pub const fn new(tag: u64, place: u16, rank: FlowRank, epoch: Epoch) -> Self {
-        Self(tag << 24 | (place as u64 & 0x7fff) << 9 | (rank as u64) << 6 | epoch.0 as u64)
+    pub const fn new(tag: u64, backend_id: u32, rank: FlowRank, epoch: Epoch) -> Self {
+        Self(
+            tag << 24
+                | (backend_id as u64 & 0x1_ffff) << 7
+                | (rank as u64) << 4
+                | (epoch.0 & (EPOCHS - 1)) as u64,
+        )
     }
 
     /// The 40-bit tag.
@@ -117,16 +124,16 @@ impl FlowWord {
         self.0 >> 24
     }
 
-    /// The backend's place in the pool.
+    /// The backend.
     #[inline(always)]
-    pub const fn place(self) -> u16 {
-        (self.0 >> 9) as u16 & 0x7fff
+    pub const fn backend_id(self) -> u32 {
+        (self.0 >> 7) as u32 & 0x1_ffff
     }
 
     /// The rank.
     #[inline(always)]
     pub const fn rank(self) -> FlowRank {
-        FlowRank::from_bits(self.0 >> 6)
+        FlowRank::from_bits(self.0 >> 4)
     }
 
     /// When it was last refreshed.
@@ -138,7 +145,7 @@ impl FlowWord {
     /// True for an entry in use.
     #[inline(always)]
     pub const fn is_live(self) -> bool {
-        self.0 & 7 << 6 != 0
+        self.0 & 7 << 4 != 0
     }
 
     /// True when the entry is in use and carries this tag.
@@ -147,12 +154,12 @@ impl FlowWord {
         self.tag() == tag && self.is_live()
     }
 
-    /// Epochs since the last refresh, 0 to 61. A stamp up to two epochs in the future (another
-    /// CPU's clock read) counts as 0.
+    /// Epochs since the last refresh, 0 to 14. A stamp one epoch in the future (another CPU's
+    /// clock read) counts as 0.
     #[inline(always)]
     pub const fn age(self, now: Epoch) -> u8 {
         let age = self.epoch().until(now);
-        if age >= EPOCHS - 2 { 0 } else { age }
+        if age >= EPOCHS - 1 { 0 } else { age }
     }
 
     /// The same entry after a packet at `now`; `closing` when the packet carries FIN or RST.
@@ -179,7 +186,7 @@ impl FlowWord {
             (_, other) => other,
         };
         let stamp = if age > 0 { now } else { self.epoch() };
-        Self::new(self.tag(), self.place(), rank, stamp)
+        Self::new(self.tag(), self.backend_id(), rank, stamp)
     }
 
     /// The same entry with an age past [`IDLE_AFTER`] written down, so that the wrapped clock cannot make
@@ -190,7 +197,12 @@ impl FlowWord {
         if !self.is_live() || matches!(self.rank(), FlowRank::Idle) || self.age(now) <= IDLE_AFTER {
             return None;
         }
-        Some(Self::new(self.tag(), self.place(), FlowRank::Idle, now))
+        Some(Self::new(
+            self.tag(),
+            self.backend_id(),
+            FlowRank::Idle,
+            now,
+        ))
     }
 
     /// How ready the entry is to be evicted: larger goes first, 0 never. `Proven` and
@@ -210,8 +222,8 @@ impl FlowWord {
             FlowRank::ClosingProbation | FlowRank::ClosingProbation2 => 256 + age,
             FlowRank::Probation => 128 + age,
             FlowRank::Probation2 => 64 + age,
-            // A finished connection is kept for TIME_WAIT's sake (over 60 s), then let go.
-            FlowRank::ClosingProven if age >= 8 => 32 + age,
+            // A finished connection is kept for TIME_WAIT's sake (51 to 69 s), then let go.
+            FlowRank::ClosingProven if age >= 4 => 32 + age,
             FlowRank::ClosingProven | FlowRank::Proven => 0,
         }
     }

@@ -128,7 +128,11 @@ impl FlowTuple {
     /// Hashes the flow by its family.
     #[inline(always)]
     pub fn hash(&self, key: HashKey) -> FlowHash {
-        if self.vip.is_v4() { self.hash_v4(key) } else { self.hash_v6(key) }
+        if self.vip.is_v4() {
+            self.hash_v4(key)
+        } else {
+            self.hash_v6(key)
+        }
     }
 }
 
@@ -139,7 +143,11 @@ impl FlowHash {
     /// so that any size works and the table index does not correlate with the slot.
     #[inline(always)]
     pub const fn ring_slot(self, size: u32, attempt: u32) -> u32 {
-        let mut x = self.0.wrapping_add((attempt as u64).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut x = self.0.wrapping_add(
+            (attempt as u64)
+                .wrapping_add(1)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        );
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (((x >> 32).wrapping_mul(size as u64)) >> 32) as u32

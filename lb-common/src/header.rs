@@ -29,10 +29,10 @@ pub struct Header {
     pub endpoint_slots: u32,
     /// Entries in `services`.
     pub services: u32,
-    /// Entries in `members`.
-    pub members: u32,
-    /// Places in `rings` (the map has a quarter as many elements).
+    /// Slots in `rings` (the map has half as many elements); even.
     pub ring_slots: u32,
+    /// Zero.
+    pub reserved0: u32,
     /// Entries in `backends`.
     pub backends: u32,
     /// Entries in `next_hops`.

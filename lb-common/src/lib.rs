@@ -10,8 +10,7 @@
 //! | `control` | [`Control`] | 0 | control plane |
 //! | `endpoints` | [`EndpointSlot`] | generation * per-generation slots + slot | control plane |
 //! | `services` | [`ServiceEntry`] | service index | control plane |
-//! | `members` | [`Member`] | `members_base` + place | control plane |
-//! | `rings` | `[u16; 4]`: four places | (`ring_base` + slot) / 4 | control plane |
+//! | `rings` | `[u32; 2]`: two BackendIds | (ring base + slot) / 2 | control plane |
 //! | `backends` | [`BackendEntry`] | BackendId | control plane |
 //! | `next_hops` | [`NextHop`] | next-hop index | control plane |
 //! | `devices` | [`Device`] | ifindex & 255 | control plane |
@@ -30,7 +29,7 @@ pub mod header;
 pub mod limits;
 pub mod service;
 
-pub use backend::{BackendEntry, Device, Member, NextHop, Permissions};
+pub use backend::{BackendEntry, Device, NextHop, Permissions};
 pub use counter::{CounterLine, DropReason};
 pub use endpoint::{Address, EndpointKey, EndpointKind, EndpointSlot};
 pub use flow::{Epoch, FlowRank, FlowWord, ReturnHop};

@@ -40,27 +40,18 @@ pub const BACKENDS: Limit = Limit {
     name: "backends",
     min: 1,
     default: 16_384,
-    max: 1 << 20,
+    max: 1 << 17,
     bytes_per_unit: 64,
-    why: "one cache line each, and one line of counters a CPU",
+    why: "a flow entry has 17 bits for the BackendId; one cache line each, and one line of counters a CPU",
 };
-/// Backends of one service.
-pub const BACKENDS_PER_SERVICE: Limit = Limit {
-    name: "backends-per-service",
-    min: 0,
-    default: 32_768,
-    max: 32_768,
-    bytes_per_unit: 8,
-    why: "a flow entry has 15 bits for the place in the pool",
-};
-/// Places in rings, both halves of all services.
+/// Slots in rings, both halves of all services.
 pub const RING_SLOTS: Limit = Limit {
     name: "ring-slots",
     min: 1 << 10,
-    default: 1 << 23,
+    default: 1 << 22,
     max: 1 << 30,
-    bytes_per_unit: 2,
-    why: "two bytes a slot; each service has two rings, so that one can be filled while the other serves",
+    bytes_per_unit: 4,
+    why: "four bytes a slot; each service has two rings, so that one can be filled while the other serves",
 };
 /// Next hops.
 pub const NEXT_HOPS: Limit = Limit {
@@ -82,5 +73,4 @@ pub const WEIGHT: Limit = Limit {
 };
 
 /// All limits, for docs and tests.
-pub const ALL: &[Limit] =
-    &[FLOWS, SERVICES, BACKENDS, BACKENDS_PER_SERVICE, RING_SLOTS, NEXT_HOPS, WEIGHT];
+pub const ALL: &[Limit] = &[FLOWS, SERVICES, BACKENDS, RING_SLOTS, NEXT_HOPS, WEIGHT];

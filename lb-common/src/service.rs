@@ -58,15 +58,13 @@ impl Protocol {
 
 /// One service. Map `services`, index = service index. One cache line.
 ///
-/// Written by the control plane. `ring` and `members` are each switched by one aligned
-/// 8-byte store; the other fields do not change while an endpoint leads here.
+/// Written by the control plane. `ring` is switched by one aligned 8-byte store; the other fields
+/// do not change while an endpoint leads here.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct ServiceEntry {
-    /// [`Self::slice`] of `rings`, in places; length 0: no backend may take new flows.
+    /// [`Self::slice`] of `rings`, in slots; length 0: no backend may take new flows.
     pub ring: u64,
-    /// [`Self::slice`] of `members`.
-    pub members: u64,
     /// The VIP, as [`crate::Address`].
     pub address: [u8; 16],
     /// The port of the service, network order.
@@ -82,7 +80,7 @@ pub struct ServiceEntry {
     /// 1 while the entry is in use.
     pub used: u8,
     /// Zero.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 4],
 }
 
 impl ServiceEntry {

@@ -1,8 +1,7 @@
 //! Every map that the data plane may touch.
 
 use lb_common::{
-    BackendEntry, Control, Device, EndpointSlot, FlowWord, Member, NextHop, ReturnHop,
-    ServiceEntry,
+    BackendEntry, Control, Device, EndpointSlot, FlowWord, NextHop, ReturnHop, ServiceEntry,
 };
 
 /// The maps. In the kernel they are map statics, on the host plain collections. Lookups that leave
@@ -14,10 +13,8 @@ pub trait Tables {
     fn endpoint(&self, index: u32) -> Option<&EndpointSlot>;
     /// Map `services`.
     fn service(&self, index: u32) -> Option<&ServiceEntry>;
-    /// Map `members`, read as one word.
-    fn member(&self, index: u32) -> Option<Member>;
-    /// Map `rings`: four places.
-    fn ring_word(&self, index: u32) -> Option<[u16; 4]>;
+    /// Map `rings`: two BackendIds.
+    fn ring_word(&self, index: u32) -> Option<[u32; 2]>;
     /// Map `backends`.
     fn backend(&self, id: u32) -> Option<&BackendEntry>;
     /// Map `next_hops`.

@@ -1,1 +1,9 @@
-//! Fairlead: the control plane.
+//! Fairlead's control plane.
+//!
+//! `foo.rs` decides and is pure: no clock, socket, file, environment or randomness. `foo/*.rs` acts.
+//! Dependencies point one way: `model <- {maglev, health, state} <- desired <- plan <- reconcile
+//! <- daemon <- main`.
+
+pub mod dataplane;
+pub mod event;
+pub mod model;

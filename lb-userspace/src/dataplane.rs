@@ -1,0 +1,219 @@
+//! The seam to the kernel: what the maps should hold, what a change of them is, and who makes it.
+//!
+//! [`Image`] is the logical content: it does not say which generation of the endpoint table or
+//! which half of a ring pair is live. That is the physical part, [`Actual`], which only `plan`
+//! looks at. Only `plan` makes a [`MapOp`]; only a [`Dataplane`] runs one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lb_common::{
+    BackendEntry, Device, EndpointKey, EndpointKind, EndpointSlot, Header, NextHop, Permissions,
+};
+
+/// An endpoint and what it leads to. `VipAddress` has index 0.
+pub type EndpointTarget = (EndpointKind, u32);
+
+/// The complete intended content of all maps that the control plane writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Who is ours. Several targets under one key only for `EndpointKind::Backend`; sorted.
+    pub endpoints: BTreeMap<EndpointKey, Vec<EndpointTarget>>,
+    /// By service index.
+    pub services: BTreeMap<u32, ServiceImage>,
+    /// By BackendId.
+    pub backends: BTreeMap<u32, BackendEntry>,
+    /// By next-hop index.
+    pub next_hops: BTreeMap<u32, NextHop>,
+    /// By slot.
+    pub devices: BTreeMap<u32, Device>,
+    /// Echo replies per CPU and second.
+    pub echo_per_second: u32,
+    /// As `Header::config_revision`.
+    pub config_revision: u64,
+}
+
+/// A service's part of the maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceImage {
+    /// The VIP, as `lb_common::Address`.
+    pub address: [u8; 16],
+    /// Host order.
+    pub port: u16,
+    /// IANA number.
+    pub protocol: u8,
+    /// `lb_common::Forwarding`.
+    pub forwarding: u8,
+    /// `lb_common::Family`.
+    pub family: u8,
+    /// As `ServiceEntry::idle_epochs`.
+    pub idle_epochs: u16,
+    /// First of the service's `2 * ring_capacity` slots in `rings`; even.
+    pub ring_base: u32,
+    /// Slots of one half of its pair; even.
+    pub ring_capacity: u32,
+    /// The filled lookup table, one BackendId a slot; empty: no backend may take new flows.
+    pub ring: Arc<[u32]>,
+}
+
+/// What the maps hold now: the logical content and the physical switches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actual {
+    /// Read back through the live generation and the live halves.
+    pub image: Image,
+    /// Live generation of the endpoint table.
+    pub generation: u8,
+    /// Per service index, which half of its ring pair is live (0 or 1).
+    pub live_half: BTreeMap<u32, u8>,
+    /// The header as it stands.
+    pub header: Header,
+}
+
+/// One write. Each is atomic for the packets in flight, or touches only what no packet reads yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MapOp {
+    /// One store into a live backend's line: effective on the next packet on every CPU.
+    SetBackendWord {
+        /// BackendId.
+        id: u32,
+        /// What it may do.
+        permissions: Permissions,
+        /// Index into `next_hops`.
+        next_hop: u32,
+    },
+    /// Writes BackendIds into `rings` where no live slice is.
+    WriteRing {
+        /// First slot, even.
+        base: u32,
+        /// The ids.
+        ids: Arc<[u32]>,
+    },
+    /// Switches a service to another ring slice: one store.
+    SwitchRing {
+        /// Service index.
+        service: u32,
+        /// New slice.
+        base: u32,
+        /// Its length; 0: no new flows.
+        length: u32,
+    },
+    /// Writes a service that no live endpoint leads to yet, or rewrites fields that no packet can
+    /// tell apart (`idle_epochs`). The ring slice included.
+    WriteService {
+        /// Service index.
+        service: u32,
+        /// Content.
+        image: Box<ServiceImage>,
+        /// Live half of its ring pair.
+        half: u8,
+    },
+    /// Marks a service unused, after no endpoint leads to it any more.
+    ClearService {
+        /// Service index.
+        service: u32,
+    },
+    /// Writes a backend that nothing leads to yet.
+    WriteBackend {
+        /// BackendId.
+        id: u32,
+        /// Content.
+        entry: BackendEntry,
+    },
+    /// Marks a backend unused, after nothing leads to it any more.
+    ClearBackend {
+        /// BackendId.
+        id: u32,
+    },
+    /// Writes a next hop: MAC addresses are one store each.
+    WriteNextHop {
+        /// Index.
+        index: u32,
+        /// Content.
+        hop: NextHop,
+    },
+    /// Marks a next hop unused.
+    ClearNextHop {
+        /// Index.
+        index: u32,
+    },
+    /// Writes `devices` and `redirects`.
+    WriteDevice {
+        /// Slot.
+        slot: u32,
+        /// Content.
+        device: Device,
+    },
+    /// Empties a slot of `devices` and `redirects`.
+    ClearDevice {
+        /// Slot.
+        slot: u32,
+    },
+    /// Fills the generation of the endpoint table that is not live.
+    WriteEndpoints {
+        /// 0 or 1.
+        generation: u8,
+        /// Seed under which `slots` are placed.
+        seed: u64,
+        /// All slots of the generation.
+        slots: Arc<[EndpointSlot]>,
+    },
+    /// Makes a generation live: one store.
+    SwitchEndpoints {
+        /// 0 or 1.
+        generation: u8,
+    },
+    /// Sets `Control::echo_per_second`.
+    SetEchoLimit {
+        /// Per CPU.
+        per_second: u32,
+    },
+    /// Records the revision in the header and marks the maps complete.
+    SetRevision {
+        /// As `Header::config_revision`.
+        revision: u64,
+    },
+}
+
+/// Why an operation could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    /// A newer daemon owns the maps.
+    #[error(
+        "write to the maps: owner epoch {ours} was replaced by {theirs}: another daemon took over; this one must stop"
+    )]
+    Fenced {
+        /// Our owner epoch.
+        ours: u64,
+        /// The one in the header.
+        theirs: u64,
+    },
+    /// An index beyond a map's size.
+    #[error(
+        "write {map}[{index}]: the map has {size} entries (raise [limits] and recreate the maps with 'fairlead unload')"
+    )]
+    OutOfRange {
+        /// Map.
+        map: &'static str,
+        /// Index.
+        index: u32,
+        /// Entries.
+        size: u32,
+    },
+    /// The kernel refused.
+    #[error("{call}: {source}")]
+    Kernel {
+        /// What was asked of it.
+        call: String,
+        /// What it said.
+        source: std::io::Error,
+    },
+}
+
+/// Who holds the maps. `bpf` is the kernel; `mem` is plain memory and, in tests, checks after each
+/// operation that a packet would still find consistent tables.
+pub trait Dataplane {
+    /// Reads everything back.
+    fn actual(&mut self) -> Result<Actual, DataplaneError>;
+    /// Runs operations in order; stops at the first error, which names the operation.
+    fn apply(&mut self, ops: &[MapOp]) -> Result<(), DataplaneError>;
+}

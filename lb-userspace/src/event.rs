@@ -1,0 +1,149 @@
+//! What can happen, and what follows from it: the closed alphabet between the I/O tasks and
+//! [`crate::state`]. Data only.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{AdminState, BackendKey, Config, Health, Link, ProbeResult, Route, Target};
+
+/// Something happened. `now` (nanoseconds since boot, monotonic) travels beside it, as the task
+/// that saw it read the clock.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A checked configuration is to take effect. The shrink guard has been passed or overruled.
+    Config(Arc<Config>),
+    /// A probe ended.
+    Probe {
+        /// Of this backend.
+        backend: BackendKey,
+        /// With this result.
+        result: ProbeResult,
+    },
+    /// The way to a backend's address is known, changed, or lost.
+    Route {
+        /// The backend's address.
+        address: IpAddr,
+        /// The way.
+        route: Route,
+    },
+    /// An interface appeared or changed.
+    Link(Link),
+    /// An interface is gone.
+    LinkGone {
+        /// Its index.
+        ifindex: u32,
+    },
+    /// A person changed an admin state at run time.
+    Admin {
+        /// Of this backend.
+        backend: BackendKey,
+        /// To this.
+        state: AdminState,
+        /// For `Draining`: when the drain policy acts, nanoseconds since boot.
+        deadline: Option<u64>,
+    },
+    /// A sweep of the flow table ended: live flows by BackendId, at most one entry each.
+    FlowsCounted {
+        /// When the sweep began.
+        began: u64,
+        /// Entries by BackendId; ids without entries are absent.
+        by_backend: BTreeMap<u32, u64>,
+    },
+    /// Time passed: deadlines, velocity windows and quarantines are looked at.
+    Tick,
+}
+
+/// What is to be done besides writing maps (which follows from the state by itself).
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// The complete list of targets to probe; the runner keeps what is unchanged.
+    Probe(Vec<Target>),
+    /// The complete set of addresses to resolve and follow.
+    Follow(Vec<IpAddr>),
+    /// VIPs to claim: (interface, address); complete, what is missing is released.
+    Claim(Vec<(String, IpAddr)>),
+    /// The part of the state that must be on disk before the next map write (ids, admin states).
+    Persist,
+    /// For the log, the history and subscribers.
+    Record(Record),
+}
+
+/// Something worth telling a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
+pub enum Record {
+    /// A backend's health changed.
+    Health {
+        /// The backend.
+        backend: BackendKey,
+        /// Before.
+        from: Health,
+        /// After.
+        to: Health,
+        /// Why, with the last probe's words.
+        reason: String,
+    },
+    /// A health change to `down` is held back.
+    Held {
+        /// The backend.
+        backend: BackendKey,
+        /// `velocity` or `checker-suspect`, and figures.
+        reason: String,
+    },
+    /// All targets failed within one round: the checker is suspected, nothing more is taken out.
+    CheckerSuspect {
+        /// True when the suspicion begins, false when it ends.
+        suspected: bool,
+        /// Figures.
+        reason: String,
+    },
+    /// A probe round was void because the daemon itself was late or could not probe.
+    ProbeVoid {
+        /// The backend.
+        backend: BackendKey,
+        /// How late, or what failed.
+        reason: String,
+    },
+    /// An admin state changed.
+    Admin {
+        /// The backend.
+        backend: BackendKey,
+        /// Before.
+        from: AdminState,
+        /// After.
+        to: AdminState,
+    },
+    /// A drain ended.
+    Drained {
+        /// The backend.
+        backend: BackendKey,
+        /// Flows left when it ended: 0, or what the policy acted on.
+        left: u64,
+    },
+    /// The way to a backend changed.
+    Route {
+        /// The address.
+        address: IpAddr,
+        /// The way now.
+        route: Route,
+    },
+    /// An interface of ours changed.
+    Link {
+        /// Its name.
+        name: String,
+        /// What happened.
+        what: String,
+    },
+    /// A configuration took effect.
+    Config {
+        /// Its revision, 16 hex digits.
+        revision: String,
+        /// Services and backends after it.
+        services: usize,
+        /// Backends after it.
+        backends: usize,
+    },
+}

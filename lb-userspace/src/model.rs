@@ -1,0 +1,385 @@
+//! The nouns: what an operator configures, as it is after `config` has checked it, and what the
+//! world reports about it. Plain values; every wrong state that a type can exclude is excluded.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use lb_common::{Family, Forwarding, Protocol};
+
+/// Name of a service or a backend: 1 to 63 of `[a-z0-9-]`, beginning and ending alphanumerical.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Name(String);
+
+impl Name {
+    /// The name, or `None` when it breaks the rule above.
+    pub fn new(text: &str) -> Option<Self> {
+        let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let bytes = text.as_bytes();
+        let (first, last) = (bytes.first()?, bytes.last()?);
+        let fits = bytes.len() <= 63
+            && inner(*first)
+            && inner(*last)
+            && bytes.iter().all(|&c| inner(c) || c == b'-');
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A backend's full name, `service/backend`: the one identity that survives reordering,
+/// renumbering and restarts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendKey {
+    /// The service.
+    pub service: Name,
+    /// The backend in it.
+    pub backend: Name,
+}
+
+impl std::fmt::Display for BackendKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.service, self.backend)
+    }
+}
+
+impl std::str::FromStr for BackendKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split_once('/')
+            .and_then(|(s, b)| {
+                Some(Self {
+                    service: Name::new(s)?,
+                    backend: Name::new(b)?,
+                })
+            })
+            .ok_or_else(|| format!("backend '{text}': not of the form SERVICE/BACKEND"))
+    }
+}
+
+impl Serialize for BackendKey {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for BackendKey {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How the daemon runs.
+    pub daemon: DaemonConfig,
+    /// Sizes of the maps when they are created.
+    pub limits: Limits,
+    /// Services by name. The order in the file means nothing.
+    pub services: BTreeMap<Name, Service>,
+    /// First eight bytes of the SHA-256 of the canonical form, so that a pure reorder of the
+    /// file is the same revision.
+    pub revision: u64,
+}
+
+/// How the daemon runs. Changes here need a restart (which does not disturb forwarding).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonConfig {
+    /// Seeds, ids and last good configuration live here.
+    pub state_dir: std::path::PathBuf,
+    /// The control socket and the lock live here.
+    pub run_dir: std::path::PathBuf,
+    /// A directory on a bpffs, or a place to mount one; pins go to `v<layout>/` below it.
+    pub bpffs: std::path::PathBuf,
+    /// Interfaces to attach to, by name.
+    pub interfaces: Vec<String>,
+    /// Native or generic XDP.
+    pub xdp_mode: XdpMode,
+    /// Where Prometheus scrapes; `None`: nowhere.
+    pub metrics: Option<std::net::SocketAddr>,
+    /// Echo replies each CPU may send per second for VIPs.
+    pub echo_per_second: u32,
+    /// At most this share (percent) of a pool's backends is taken out for health reasons ...
+    pub velocity_percent: u8,
+    /// ... within this time.
+    pub velocity_window: Duration,
+}
+
+/// How XDP is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum XdpMode {
+    /// In the driver, or not at all.
+    Native,
+    /// In the network stack: slow, works with every driver.
+    Generic,
+    /// In the driver; if that fails, in the stack, which is logged as a warning and shown in status.
+    NativeOrGeneric,
+}
+
+/// Map sizes; see `lb_common::limits`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Flow entries; a power of two.
+    pub flows: u32,
+    /// Services.
+    pub services: u32,
+    /// Backends.
+    pub backends: u32,
+    /// Places in rings.
+    pub ring_slots: u32,
+    /// Next hops.
+    pub next_hops: u32,
+}
+
+/// What the operator configures as one unit: an address and port, and who serves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name.
+    pub name: Name,
+    /// The VIP.
+    pub address: IpAddr,
+    /// The port.
+    pub port: NonZeroU16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// How packets reach backends.
+    pub forwarding: Forwarding,
+    /// How new flows spread.
+    pub scheduler: Scheduler,
+    /// Ring slots; `None`: by pool size (see `maglev::ring_size`).
+    pub ring_size: Option<u32>,
+    /// UDP flows idle for this long are scheduled anew.
+    pub udp_idle: Duration,
+    /// The checks.
+    pub health: HealthPolicy,
+    /// What becomes of a drained backend's flows at the deadline.
+    pub drain: DrainPolicy,
+    /// What happens to the flows of a backend that is down.
+    pub on_down: OnDown,
+    /// When no backend may take flows.
+    pub all_down: AllDown,
+    /// Interface that the daemon adds the VIP to and announces it on; `None`: the router's matter.
+    pub claim: Option<String>,
+    /// Backends by name.
+    pub backends: BTreeMap<Name, Backend>,
+}
+
+/// How new flows spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scheduler {
+    /// Weighted Maglev hashing (NSDI'16).
+    Maglev,
+}
+
+/// One real server of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Its name within the service.
+    pub name: Name,
+    /// Where it listens (`dnat`) or where its MAC address is found (`l2dsr`).
+    pub address: IpAddr,
+    /// The port; in `l2dsr` equal to the service's.
+    pub port: NonZeroU16,
+    /// Relative share of new flows, 0 to 1000; 0: none.
+    pub weight: u16,
+    /// As configured; the command line may override it at run time.
+    pub admin: AdminState,
+}
+
+/// What a person says about a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AdminState {
+    /// May take and keep flows (if healthy).
+    Enabled,
+    /// Keeps flows, takes none.
+    Draining,
+    /// Neither keeps nor takes flows.
+    Disabled,
+}
+
+/// What probes say about a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// No verdict yet: no new flows, unless the service trusts at start.
+    Unknown,
+    /// `rise` good probes in a row.
+    Up,
+    /// `fall` bad probes in a row.
+    Down,
+}
+
+/// After a drain's deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DrainPolicy {
+    /// Flows stay as long as they like.
+    Keep,
+    /// What is left is scheduled to other backends.
+    Migrate,
+}
+
+/// When a backend goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDown {
+    /// Its flows stay (they may outlive a short outage).
+    Keep,
+    /// Its flows are scheduled to other backends with their next packet.
+    Migrate,
+}
+
+/// When no backend of a service is healthy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AllDown {
+    /// Spread over all enabled backends as if all were up.
+    FailOpen,
+    /// Drop new flows with `no_backend`.
+    FailClosed,
+}
+
+/// The checks of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthPolicy {
+    /// What a probe does.
+    pub check: Check,
+    /// Port to probe; `None`: the backend's own.
+    pub port: Option<NonZeroU16>,
+    /// Between the starts of two probes of one target.
+    pub interval: Duration,
+    /// A probe that takes longer has failed; at most the interval.
+    pub timeout: Duration,
+    /// Each start is moved by up to this much either way.
+    pub jitter: Duration,
+    /// Good probes in a row until `up`.
+    pub rise: NonZeroU16,
+    /// Bad probes in a row until `down`.
+    pub fall: NonZeroU16,
+    /// `unknown` counts as `up` for new flows, until the first verdict.
+    pub trust_at_start: bool,
+}
+
+/// What a probe does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// No probes: always up.
+    None,
+    /// A TCP connection is accepted.
+    Tcp,
+    /// An HTTP/1.1 request is answered as expected.
+    Http(HttpCheck),
+}
+
+/// What is asked and what answer is good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpCheck {
+    /// `GET`, `HEAD`, ...
+    pub method: String,
+    /// Path and query, beginning with `/`.
+    pub path: String,
+    /// `Host` header; `None`: the address and port of the target.
+    pub host: Option<String>,
+    /// Status ranges that are good, inclusive, sorted, without overlap.
+    pub expect_status: Vec<(u16, u16)>,
+    /// Text that the first 64 KiB of the body must contain.
+    pub expect_body: Option<String>,
+}
+
+/// One probe, as `health::runner` reports it. Times are the monotonic clock's, in nanoseconds
+/// since boot, as the prober saw them; a round in which the prober itself was late can so be
+/// told from one in which the target was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeResult {
+    /// When it should have started.
+    pub scheduled: u64,
+    /// When it started.
+    pub started: u64,
+    /// When it ended.
+    pub ended: u64,
+    /// How it ended.
+    pub verdict: ProbeVerdict,
+}
+
+/// How a probe ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "verdict", content = "reason")]
+pub enum ProbeVerdict {
+    /// As expected.
+    Good,
+    /// Not as expected: the reason, for people, at most 256 bytes.
+    Bad(String),
+    /// The probe could not be made for a cause on our side (no file descriptors, no memory):
+    /// it says nothing about the target.
+    Void(String),
+}
+
+/// What a prober is told to probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Whose health it is.
+    pub backend: BackendKey,
+    /// Address to connect to.
+    pub address: IpAddr,
+    /// Port to connect to.
+    pub port: u16,
+    /// What to do.
+    pub check: Check,
+    /// As in [`HealthPolicy`].
+    pub interval: Duration,
+    /// As in [`HealthPolicy`].
+    pub timeout: Duration,
+    /// As in [`HealthPolicy`].
+    pub jitter: Duration,
+}
+
+/// A way to an address, as netlink tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Route {
+    /// Resolved: frames go out of `ifindex` with these MAC addresses.
+    Resolved {
+        /// Interface.
+        ifindex: u32,
+        /// Its MAC address.
+        source: [u8; 6],
+        /// The neighbour's MAC address: the backend, or the router before it.
+        destination: [u8; 6],
+    },
+    /// Not usable: the reason, for people.
+    Unresolved(String),
+}
+
+/// An interface, as netlink tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Index.
+    pub ifindex: u32,
+    /// Name.
+    pub name: String,
+    /// MAC address.
+    pub mac: [u8; 6],
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Carrier and administrative state are both up.
+    pub up: bool,
+}
