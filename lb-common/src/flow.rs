@@ -219,11 +219,11 @@ impl FlowWord {
         match self.rank() {
             FlowRank::Free => 1024,
             FlowRank::Idle => 512,
-            FlowRank::ClosingProbation | FlowRank::ClosingProbation2 => 256 + age,
-            FlowRank::Probation => 128 + age,
-            FlowRank::Probation2 => 64 + age,
+            FlowRank::ClosingProbation | FlowRank::ClosingProbation2 => 256 | age,
+            FlowRank::Probation => 128 | age,
+            FlowRank::Probation2 => 64 | age,
             // A finished connection is kept for TIME_WAIT's sake (51 to 69 s), then let go.
-            FlowRank::ClosingProven if age >= 4 => 32 + age,
+            FlowRank::ClosingProven if age >= 4 => 32 | age,
             FlowRank::ClosingProven | FlowRank::Proven => 0,
         }
     }

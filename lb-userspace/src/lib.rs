@@ -4,6 +4,11 @@
 //! Dependencies point one way: `model <- {maglev, health, state} <- desired <- plan <- reconcile
 //! <- daemon <- main`.
 
+pub mod api;
+pub mod cli;
 pub mod dataplane;
 pub mod event;
+pub mod metrics;
 pub mod model;
+pub mod status;
+pub mod store;

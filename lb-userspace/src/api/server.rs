@@ -1,0 +1,117 @@
+//! The daemon's end of the control socket.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{Admin, Done, Refused, Reload};
+use crate::status::Status;
+
+/// A question or order for the owner of the state, with the way back.
+#[derive(Debug)]
+pub enum Request {
+    /// What is the state?
+    Status(oneshot::Sender<Box<Status>>),
+    /// Change an admin state.
+    Admin(Admin, oneshot::Sender<Result<Done, Refused>>),
+    /// Apply the configuration file.
+    Reload(Reload, oneshot::Sender<Result<Done, Refused>>),
+}
+
+/// Why the socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("open the control socket {}: {source} (is run-dir writable?)", path.display())]
+pub struct SocketError {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+/// Opens the socket with mode 0600. The daemon's lock is held by now, so a socket file that is
+/// there already was left by a daemon that is dead.
+pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
+    let fail = |source| SocketError {
+        path: path.to_owned(),
+        source,
+    };
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(fail(e)),
+        _ => {}
+    }
+    // The directory is 0700, so nobody can connect before the mode is set.
+    let listener = UnixListener::bind(path).map_err(fail)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
+    Ok(listener)
+}
+
+/// Serves until the token is cancelled.
+pub async fn serve(
+    listener: UnixListener,
+    owner: mpsc::Sender<Request>,
+    cancel: CancellationToken,
+) {
+    let app = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/admin", post(admin))
+        .route("/v1/reload", post(reload))
+        .layer(DefaultBodyLimit::max(64 << 10))
+        .with_state(owner);
+    if let Err(error) = axum::serve(listener, app)
+        .with_graceful_shutdown(cancel.cancelled_owned())
+        .await
+    {
+        tracing::error!(%error, "the control socket failed");
+    }
+}
+
+fn gone() -> Response {
+    let error = "the daemon is stopping".to_owned();
+    (StatusCode::SERVICE_UNAVAILABLE, Json(Refused { error })).into_response()
+}
+
+async fn status(State(owner): State<mpsc::Sender<Request>>) -> Response {
+    let (reply, answer) = oneshot::channel();
+    if owner.send(Request::Status(reply)).await.is_err() {
+        return gone();
+    }
+    match answer.await {
+        Ok(status) => Json(*status).into_response(),
+        Err(_) => gone(),
+    }
+}
+
+async fn admin(State(owner): State<mpsc::Sender<Request>>, Json(order): Json<Admin>) -> Response {
+    let (reply, answer) = oneshot::channel();
+    order_done(
+        owner.send(Request::Admin(order, reply)).await.is_ok(),
+        answer,
+    )
+    .await
+}
+
+async fn reload(State(owner): State<mpsc::Sender<Request>>, Json(order): Json<Reload>) -> Response {
+    let (reply, answer) = oneshot::channel();
+    order_done(
+        owner.send(Request::Reload(order, reply)).await.is_ok(),
+        answer,
+    )
+    .await
+}
+
+async fn order_done(sent: bool, answer: oneshot::Receiver<Result<Done, Refused>>) -> Response {
+    if !sent {
+        return gone();
+    }
+    match answer.await {
+        Ok(Ok(done)) => Json(done).into_response(),
+        Ok(Err(refused)) => (StatusCode::CONFLICT, Json(refused)).into_response(),
+        Err(_) => gone(),
+    }
+}

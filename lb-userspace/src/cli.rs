@@ -1,0 +1,182 @@
+//! The command line: what can be typed. `cli/*.rs` does it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::model::BackendKey;
+
+pub mod act;
+pub mod table;
+pub mod watch;
+
+/// Layer-4 load balancer: an XDP data plane with health checks, drain and metrics.
+#[derive(Parser, Debug)]
+#[command(
+    name = "fairlead",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Control socket of the daemon.
+    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "FAIRLEAD_SOCKET")]
+    pub socket: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where the socket is when the configuration does not say otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/fairlead/fairlead.sock";
+
+/// What can be done.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the daemon in the foreground. Stopping it leaves forwarding as it is: see 'unload'.
+    Run(Run),
+    /// Check a configuration file, without root and without a daemon.
+    Check(Check),
+    /// Show services, backends, health and counters.
+    Status(Status),
+    /// Let a backend finish its flows and take no new ones.
+    Drain(Drain),
+    /// Let a backend take flows again.
+    Enable(Target),
+    /// Take a backend out at once: its flows move to other backends.
+    Disable(Disable),
+    /// Apply the changed configuration file. A file with errors changes nothing.
+    Reload(Reload),
+    /// Take the data plane away: detach from all interfaces and remove all maps. The service stops.
+    Unload(Unload),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Arguments of `run`.
+#[derive(Args, Debug)]
+pub struct Run {
+    /// The configuration file.
+    #[arg(
+        long,
+        short,
+        value_name = "FILE",
+        default_value = "/etc/fairlead/fairlead.toml"
+    )]
+    pub config: PathBuf,
+    /// Form of the log on standard error.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What to log: a level, or directives such as 'info,lb_userspace::health=debug'.
+    #[arg(
+        long,
+        value_name = "FILTER",
+        default_value = "info",
+        env = "FAIRLEAD_LOG"
+    )]
+    pub log: String,
+    /// Accept a configuration that drops nine tenths or more of what the last one served.
+    #[arg(long)]
+    pub allow_shrink: bool,
+    /// Log what the data plane does with each packet (slow; for debugging only).
+    #[arg(long)]
+    pub log_packets: bool,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Arguments of `check`.
+#[derive(Args, Debug)]
+pub struct Check {
+    /// The configuration file.
+    #[arg(value_name = "FILE", required_unless_present = "explain")]
+    pub file: Option<PathBuf>,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Explain an error code, such as FL0012, instead.
+    #[arg(long, value_name = "CODE")]
+    pub explain: Option<String>,
+}
+
+/// Arguments of `status`.
+#[derive(Args, Debug)]
+pub struct Status {
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Show it again every second until Ctrl-C.
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// A backend.
+#[derive(Args, Debug)]
+pub struct Target {
+    /// The backend, as SERVICE/BACKEND.
+    #[arg(value_name = "BACKEND")]
+    pub backend: BackendKey,
+}
+
+/// Arguments of `drain`.
+#[derive(Args, Debug)]
+pub struct Drain {
+    /// The backend, as SERVICE/BACKEND.
+    #[arg(value_name = "BACKEND")]
+    pub backend: BackendKey,
+    /// After this time the service's drain-policy acts on the flows that are left.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub deadline: Option<Duration>,
+    /// Show how many flows are left until none is. Exit status 0: drained; 124: the deadline passed first.
+    #[arg(long)]
+    pub wait: bool,
+    /// Drain even the last backend of a service that can take flows.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Arguments of `disable`.
+#[derive(Args, Debug)]
+pub struct Disable {
+    /// The backend, as SERVICE/BACKEND.
+    #[arg(value_name = "BACKEND")]
+    pub backend: BackendKey,
+    /// Disable even the last backend of a service that can take flows.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Arguments of `reload`.
+#[derive(Args, Debug)]
+pub struct Reload {
+    /// Accept a configuration that drops nine tenths or more of what the last one served.
+    #[arg(long)]
+    pub allow_shrink: bool,
+}
+
+/// Arguments of `unload`.
+#[derive(Args, Debug)]
+pub struct Unload {
+    /// The configuration that the data plane was started with: tells where its pins and claims are.
+    #[arg(
+        long,
+        short,
+        value_name = "FILE",
+        default_value = "/etc/fairlead/fairlead.toml"
+    )]
+    pub config: PathBuf,
+    /// Where the pins are; overrides the configuration, which is then not read.
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+}

@@ -1,0 +1,151 @@
+//! What the commands that talk to a running daemon do.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use hyper::Method;
+
+use super::{Disable, Drain, table, watch};
+use crate::api::{Admin, Done, Reload, client};
+use crate::model::{AdminState, BackendKey};
+use crate::status::{Backend, Status};
+
+/// Exit status of `drain --wait` when the deadline passes with flows left, as of timeout(1).
+const DEADLINE_PASSED: u8 = 124;
+
+/// `status`.
+pub async fn status(socket: &Path, args: &super::Status) -> anyhow::Result<ExitCode> {
+    if args.watch {
+        watch::watch(socket, args.json).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = fetch(socket).await?;
+    if args.json {
+        println!("{}", serde_json::to_string(&status)?);
+    } else {
+        println!("{}", table::draw(&status, watch::width(), watch::colour()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn fetch(socket: &Path) -> anyhow::Result<Status> {
+    client::ask::<(), Status>(socket, Method::GET, "/v1/status", None).await
+}
+
+async fn admin(socket: &Path, order: Admin) -> anyhow::Result<()> {
+    let done: Done = client::ask(socket, Method::POST, "/v1/admin", Some(&order)).await?;
+    println!("{}", done.message);
+    Ok(())
+}
+
+/// `enable`.
+pub async fn enable(socket: &Path, backend: BackendKey) -> anyhow::Result<ExitCode> {
+    let state = AdminState::Enabled;
+    admin(
+        socket,
+        Admin {
+            backend,
+            state,
+            deadline_ms: None,
+            force: false,
+        },
+    )
+    .await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `disable`.
+pub async fn disable(socket: &Path, args: Disable) -> anyhow::Result<ExitCode> {
+    let state = AdminState::Disabled;
+    let order = Admin {
+        backend: args.backend,
+        state,
+        deadline_ms: None,
+        force: args.force,
+    };
+    admin(socket, order).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `reload`.
+pub async fn reload(socket: &Path, allow_shrink: bool) -> anyhow::Result<ExitCode> {
+    let order = Reload { allow_shrink };
+    let done: Done = client::ask(socket, Method::POST, "/v1/reload", Some(&order)).await?;
+    println!("{}", done.message);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `drain`, and with `--wait` until it is done.
+pub async fn drain(socket: &Path, args: Drain) -> anyhow::Result<ExitCode> {
+    let deadline_ms = args
+        .deadline
+        .map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+    let order = Admin {
+        backend: args.backend.clone(),
+        state: AdminState::Draining,
+        deadline_ms,
+        force: args.force,
+    };
+    admin(socket, order).await?;
+    if args.wait {
+        wait(socket, &args.backend, args.deadline).await
+    } else {
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn wait(
+    socket: &Path,
+    key: &BackendKey,
+    deadline: Option<Duration>,
+) -> anyhow::Result<ExitCode> {
+    let began = Instant::now();
+    let mut shown = None;
+    let mut beat = tokio::time::interval(Duration::from_millis(200));
+    loop {
+        beat.tick().await;
+        let status = fetch(socket).await?;
+        let backend = find(&status, key)
+            .with_context(|| format!("{key} is not configured any more: the wait ends"))?;
+        let Some(drain) = backend
+            .drain
+            .filter(|_| backend.admin == AdminState::Draining)
+        else {
+            anyhow::bail!(
+                "{key} is {:?} again: somebody ended the drain",
+                backend.admin
+            );
+        };
+        if shown != Some(drain.left) && !drain.done {
+            println!(
+                "{key}: {} flows left after {:.1?}",
+                drain.left,
+                began.elapsed()
+            );
+            shown = Some(drain.left);
+        }
+        if drain.done && drain.left == 0 {
+            println!("{key}: drained after {:.1?}", began.elapsed());
+            return Ok(ExitCode::SUCCESS);
+        }
+        if drain.done
+            || deadline.is_some_and(|d| began.elapsed() > d.saturating_add(Duration::from_secs(1)))
+        {
+            println!("{key}: the deadline passed with {} flows left", drain.left);
+            return Ok(ExitCode::from(DEADLINE_PASSED));
+        }
+    }
+}
+
+fn find<'a>(status: &'a Status, key: &BackendKey) -> Option<&'a Backend> {
+    let service = status
+        .services
+        .iter()
+        .find(|s| s.name == key.service.as_str())?;
+    service
+        .backends
+        .iter()
+        .find(|b| b.name == key.backend.as_str())
+}

@@ -1,0 +1,394 @@
+//! Prometheus metrics: every series, its name, its unit and its labels. `metrics/*.rs` serves them.
+//!
+//! Values are read from [`Status`] at scrape time, so nothing is counted twice; histograms are
+//! fed by the daemon. Labels are bounded by the configuration: service, backend, reason.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::model::Health;
+use crate::status::{Service, Status, Traffic};
+
+pub mod classic;
+pub mod server;
+
+/// A label set made at run time: names are static, values are configured names or reasons.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Labels(Vec<(&'static str, String)>);
+
+impl EncodeLabelSet for Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.0.encode(encoder)
+    }
+}
+
+/// What is not in [`Status`]: distributions, which live as long as the daemon.
+#[derive(Clone, Debug)]
+pub struct Timings {
+    /// Seconds a probe took, by service.
+    check: Family<Labels, Histogram, fn() -> Histogram>,
+    /// Seconds to compute a plan.
+    plan: Histogram,
+    /// Seconds to apply one.
+    apply: Histogram,
+    /// Operations applied.
+    operations: Counter,
+    /// Probe rounds that were void.
+    void: Family<Labels, Counter>,
+}
+
+fn seconds() -> Histogram {
+    Histogram::new([
+        0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0,
+    ])
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            check: Family::new_with_constructor(seconds as fn() -> Histogram),
+            plan: seconds(),
+            apply: seconds(),
+            operations: Counter::default(),
+            void: Family::default(),
+        }
+    }
+}
+
+impl Timings {
+    /// A probe of a backend of this service took this long.
+    pub fn checked(&self, service: &str, seconds: f64) {
+        self.check
+            .get_or_create(&service_labels(service))
+            .observe(seconds);
+    }
+
+    /// A probe round of this service said nothing.
+    pub fn void(&self, service: &str) {
+        self.void.get_or_create(&service_labels(service)).inc();
+    }
+
+    /// A plan was computed and applied.
+    pub fn applied(&self, plan_seconds: f64, apply_seconds: f64, operations: u64) {
+        self.plan.observe(plan_seconds);
+        self.apply.observe(apply_seconds);
+        self.operations.inc_by(operations);
+    }
+}
+
+fn service_labels(service: &str) -> Labels {
+    Labels(vec![("service", service.to_owned())])
+}
+
+struct Page<'a> {
+    registry: &'a mut Registry,
+}
+
+impl Page<'_> {
+    fn counter(&mut self, name: &str, help: &str, rows: impl Iterator<Item = (Labels, u64)>) {
+        let family = Family::<Labels, Counter>::default();
+        for (labels, value) in rows {
+            family.get_or_create(&labels).inc_by(value);
+        }
+        self.registry.register(name, help, family);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, rows: impl Iterator<Item = (Labels, i64)>) {
+        let family = Family::<Labels, Gauge>::default();
+        for (labels, value) in rows {
+            family.get_or_create(&labels).set(value);
+        }
+        self.registry.register(name, help, family);
+    }
+
+    fn one(&mut self, name: &str, help: &str, value: u64) {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(value);
+        self.registry.register(name, help, counter);
+    }
+
+    fn level(&mut self, name: &str, help: &str, value: u64) {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        self.registry.register(name, help, gauge);
+    }
+}
+
+/// All metrics in OpenMetrics text form.
+pub fn openmetrics(status: &Status, timings: &Timings) -> Result<String, std::fmt::Error> {
+    let mut registry = Registry::with_prefix("fairlead");
+    let mut page = Page {
+        registry: &mut registry,
+    };
+    data_plane(&mut page, status);
+    daemon(&mut page, status);
+    services(&mut page, status);
+    backends(&mut page, status);
+    for service in &status.services {
+        let _ = timings.check.get_or_create(&service_labels(&service.name));
+        let _ = timings.void.get_or_create(&service_labels(&service.name));
+    }
+    registry.register_with_unit(
+        "check_duration",
+        "Time a health probe took, by service",
+        Unit::Seconds,
+        timings.check.clone(),
+    );
+    registry.register(
+        "check_void",
+        "Health probes that say nothing because the balancer itself was late or short of resources",
+        timings.void.clone(),
+    );
+    registry.register_with_unit(
+        "plan_duration",
+        "Time to compute a change of the maps",
+        Unit::Seconds,
+        timings.plan.clone(),
+    );
+    registry.register_with_unit(
+        "apply_duration",
+        "Time to write a change of the maps",
+        Unit::Seconds,
+        timings.apply.clone(),
+    );
+    registry.register(
+        "map_operations",
+        "Writes to the maps",
+        timings.operations.clone(),
+    );
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+fn data_plane(page: &mut Page<'_>, status: &Status) {
+    let d = &status.data_plane;
+    page.one(
+        "received_packets",
+        "Packets that came in on attached interfaces",
+        d.rx,
+    );
+    page.one(
+        "passed_packets",
+        "Packets given to the kernel because they are not ours",
+        d.pass,
+    );
+    page.one(
+        "transmitted_packets",
+        "Packets sent out of the interface they came from",
+        d.tx,
+    );
+    page.one(
+        "redirected_packets",
+        "Packets sent out of another interface",
+        d.redirect,
+    );
+    page.counter(
+        "dropped_packets",
+        "Packets dropped, by reason",
+        d.drops
+            .iter()
+            .map(|(r, n)| (Labels(vec![("reason", r.clone())]), *n)),
+    );
+    page.one(
+        "echo_replies",
+        "Echo requests to a VIP that were answered",
+        d.echo_replied,
+    );
+    page.one(
+        "icmp_errors_relayed",
+        "ICMP errors relayed to or from backends",
+        d.icmp_relayed,
+    );
+    page.one(
+        "untracked_flows",
+        "New flows that found no room in the flow table",
+        d.untracked,
+    );
+    page.one(
+        "evicted_flows",
+        "Unproven flow entries evicted for new flows",
+        d.evicted,
+    );
+    page.level(
+        "flow_entries",
+        "Live entries of the flow table at the last sweep",
+        d.flows,
+    );
+    page.level(
+        "flow_entries_limit",
+        "Entries the flow table has room for",
+        d.flow_capacity,
+    );
+}
+
+fn daemon(page: &mut Page<'_>, status: &Status) {
+    let version = Labels(vec![("version", status.version.clone())]);
+    page.gauge(
+        "build_info",
+        "The version that runs",
+        [(version, 1)].into_iter(),
+    );
+    page.level(
+        "ready",
+        "1 when the maps are written and all interfaces attached",
+        u64::from(status.ready),
+    );
+    page.level(
+        "config_stale",
+        "1 when the configuration file could not be applied and an earlier one runs",
+        u64::from(status.config_error.is_some()),
+    );
+    page.level(
+        "checker_suspect",
+        "1 while all probes fail at once and the checker itself is suspected",
+        u64::from(status.checker_suspect),
+    );
+    page.gauge(
+        "interface_attached",
+        "1 when the program is attached to the interface",
+        status.attachments.iter().map(|a| {
+            let labels = vec![("interface", a.interface.clone()), ("mode", a.mode.clone())];
+            (Labels(labels), i64::from(a.state == "attached"))
+        }),
+    );
+}
+
+fn services(page: &mut Page<'_>, status: &Status) {
+    let rows = |value: fn(&Service) -> u64| {
+        status
+            .services
+            .iter()
+            .map(move |s| (service_labels(&s.name), value(s)))
+    };
+    page.counter(
+        "service_packets",
+        "Packets to backends",
+        rows(|s| s.traffic.packets),
+    );
+    page.counter(
+        "service_bytes",
+        "Bytes to backends, Ethernet header included",
+        rows(|s| s.traffic.bytes),
+    );
+    page.counter(
+        "service_reply_packets",
+        "Replies translated (dnat)",
+        rows(|s| s.traffic.reply_packets),
+    );
+    page.counter(
+        "service_reply_bytes",
+        "Bytes of translated replies",
+        rows(|s| s.traffic.reply_bytes),
+    );
+    page.counter(
+        "service_new_flows",
+        "Flows scheduled",
+        rows(|s| s.traffic.new_flows),
+    );
+    page.counter(
+        "service_dropped_packets",
+        "Packets of the service dropped, by reason",
+        status.services.iter().flat_map(|s| {
+            s.drops.iter().map(|(reason, n)| {
+                let labels = vec![("service", s.name.clone()), ("reason", reason.clone())];
+                (Labels(labels), *n)
+            })
+        }),
+    );
+    let levels = |value: fn(&Service) -> u64| {
+        status.services.iter().map(move |s| {
+            (
+                service_labels(&s.name),
+                i64::try_from(value(s)).unwrap_or(i64::MAX),
+            )
+        })
+    };
+    page.gauge(
+        "service_live_flows",
+        "Flows in the table at the last sweep",
+        levels(|s| s.traffic.live_flows),
+    );
+    page.gauge(
+        "service_fail_open",
+        "1 while all backends are down and flows go to all of them",
+        levels(|s| u64::from(s.fail_open)),
+    );
+    page.gauge(
+        "service_backends",
+        "Backends configured",
+        levels(|s| s.backends.len() as u64),
+    );
+    page.gauge(
+        "service_backends_available",
+        "Backends that take new flows",
+        levels(|s| s.backends.iter().filter(|b| b.takes_new).count() as u64),
+    );
+}
+
+fn backends(page: &mut Page<'_>, status: &Status) {
+    let each = || {
+        status.services.iter().flat_map(|s| {
+            s.backends.iter().map(move |b| {
+                let labels = vec![("service", s.name.clone()), ("backend", b.name.clone())];
+                (Labels(labels), b)
+            })
+        })
+    };
+    let traffic = |value: fn(&Traffic) -> u64| each().map(move |(l, b)| (l, value(&b.traffic)));
+    page.counter(
+        "backend_packets",
+        "Packets to the backend",
+        traffic(|t| t.packets),
+    );
+    page.counter(
+        "backend_bytes",
+        "Bytes to the backend, Ethernet header included",
+        traffic(|t| t.bytes),
+    );
+    page.counter(
+        "backend_reply_packets",
+        "Replies translated (dnat)",
+        traffic(|t| t.reply_packets),
+    );
+    page.counter(
+        "backend_reply_bytes",
+        "Bytes of translated replies",
+        traffic(|t| t.reply_bytes),
+    );
+    page.counter(
+        "backend_new_flows",
+        "Flows scheduled to the backend",
+        traffic(|t| t.new_flows),
+    );
+    page.counter(
+        "backend_moved_flows",
+        "Flows moved to the backend from one that may not keep them",
+        traffic(|t| t.moved_in),
+    );
+    page.gauge(
+        "backend_live_flows",
+        "Flows in the table at the last sweep",
+        each().map(|(l, b)| (l, i64::try_from(b.traffic.live_flows).unwrap_or(i64::MAX))),
+    );
+    page.gauge(
+        "backend_up",
+        "What probes say: 1 up, 0 down or unknown",
+        each().map(|(l, b)| (l, i64::from(b.health == Health::Up))),
+    );
+    page.gauge(
+        "backend_takes_new_flows",
+        "1 when new flows may go to the backend",
+        each().map(|(l, b)| (l, i64::from(b.takes_new))),
+    );
+    page.gauge(
+        "backend_weight",
+        "Relative share of new flows",
+        each().map(|(l, b)| (l, i64::from(b.weight))),
+    );
+}

@@ -1,0 +1,182 @@
+//! What `fairlead status --json` prints, what the table draws and what metrics export: one
+//! description of the whole balancer, made by [`crate::state`] from itself and from counters that
+//! others read. Field names are a contract: they are only added to.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{AdminState, Health, ProbeResult};
+
+/// The whole balancer at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The image is written and every interface is attached.
+    pub ready: bool,
+    /// The daemon's version.
+    pub version: String,
+    /// The daemon's process id.
+    pub pid: u32,
+    /// Milliseconds since the daemon started.
+    pub uptime_ms: u64,
+    /// Sixteen hex digits; equal for configurations that mean the same.
+    pub config_revision: String,
+    /// Why the configuration file is not what runs (its last load failed); `null`: it is.
+    pub config_error: Option<String>,
+    /// Raised by every daemon that takes the maps over.
+    pub owner_epoch: u64,
+    /// All probes fail at once: the checker itself is suspected, nothing more is taken out.
+    pub checker_suspect: bool,
+    /// Interfaces.
+    pub attachments: Vec<Attachment>,
+    /// Counters of all packets since the maps were made.
+    pub data_plane: DataPlane,
+    /// Services by name.
+    pub services: Vec<Service>,
+}
+
+/// An interface the program should be attached to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Name.
+    pub interface: String,
+    /// Index; 0: there is none.
+    pub ifindex: u32,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// `attached`, or why not.
+    pub state: String,
+}
+
+/// Counters of the data plane; rx = pass + tx + redirect + sum of drops.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataPlane {
+    /// Packets in.
+    pub rx: u64,
+    /// Given to the kernel.
+    pub pass: u64,
+    /// Sent out of the interface they came from.
+    pub tx: u64,
+    /// Sent out of another.
+    pub redirect: u64,
+    /// By [`lb_common::DropReason`] label; every reason is there.
+    pub drops: BTreeMap<String, u64>,
+    /// Echo requests answered.
+    pub echo_replied: u64,
+    /// ICMP errors relayed.
+    pub icmp_relayed: u64,
+    /// New flows without an entry.
+    pub untracked: u64,
+    /// Entries evicted for new flows.
+    pub evicted: u64,
+    /// Live entries of the flow table at the last sweep.
+    pub flows: u64,
+    /// Entries it has room for.
+    pub flow_capacity: u64,
+}
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Name.
+    pub name: String,
+    /// VIP.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// `dnat` or `l2dsr`.
+    pub forwarding: String,
+    /// `maglev`.
+    pub scheduler: String,
+    /// Ring slots; 0: no backend may take new flows.
+    pub ring_size: u32,
+    /// All backends are down and the service spreads over all of them.
+    pub fail_open: bool,
+    /// Packets, bytes, flows over all backends.
+    pub traffic: Traffic,
+    /// Drops by reason; every reason is there.
+    pub drops: BTreeMap<String, u64>,
+    /// Backends by name.
+    pub backends: Vec<Backend>,
+}
+
+/// Traffic of a backend or service since it was configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Packets to backends.
+    pub packets: u64,
+    /// Their bytes, Ethernet header included.
+    pub bytes: u64,
+    /// Replies translated (`dnat`).
+    pub reply_packets: u64,
+    /// Their bytes.
+    pub reply_bytes: u64,
+    /// New flows.
+    pub new_flows: u64,
+    /// Flows moved here because their backend might not keep them.
+    pub moved_in: u64,
+    /// Live flows at the last sweep of the flow table.
+    pub live_flows: u64,
+}
+
+/// A backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backend {
+    /// Name within the service.
+    pub name: String,
+    /// Its index in the kernel.
+    pub id: u32,
+    /// Address.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// Weight.
+    pub weight: u16,
+    /// What a person says.
+    pub admin: AdminState,
+    /// What probes say.
+    pub health: Health,
+    /// Milliseconds since health last changed.
+    pub health_for_ms: u64,
+    /// Why it is so.
+    pub reason: String,
+    /// It takes new flows now.
+    pub takes_new: bool,
+    /// It keeps the flows it has.
+    pub keeps: bool,
+    /// A change that is held back, and why.
+    pub held: Option<String>,
+    /// While draining.
+    pub drain: Option<Drain>,
+    /// The way to it: `eth1 02:00:00:00:00:01`, or why there is none.
+    pub route: String,
+    /// Counters.
+    pub traffic: Traffic,
+    /// The last ten probes, newest last.
+    pub last_results: Vec<ProbeResult>,
+}
+
+/// How far a drain is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// Milliseconds until the drain policy acts; `null`: never.
+    pub deadline_in_ms: Option<u64>,
+    /// Flows left at the last sweep.
+    pub left: u64,
+    /// No flow is left, or the policy has acted.
+    pub done: bool,
+}
+
+/// Counters as the dataplane reads them, summed over CPUs, absolute.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Global lines.
+    pub totals: lb_common::counter::Totals,
+    /// Backend lines by BackendId.
+    pub backends: BTreeMap<u32, lb_common::CounterLine>,
+    /// Drops by service index, by [`lb_common::DropReason`] number.
+    pub service_drops: BTreeMap<u32, [u64; 32]>,
+}
