@@ -1,1 +1,3 @@
-//! All tests.
+//! All tests that need namespaces, root or the compiled data plane: one binary.
+
+mod topology_test;
