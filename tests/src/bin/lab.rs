@@ -44,11 +44,8 @@ fn network() -> Result<()> {
     topology::take_over_interrupts();
     let topology = Topology::build(Shape::default())?;
     let _servers = Server::processes(&topology)?;
-    println!("{}", topology.prefix());
-    println!(
-        "try: ip netns exec {}-client curl http://10.10.1.1:8080/",
-        topology.prefix()
-    );
+    let prefix = topology.prefix();
+    println!("{prefix}\ntry: ip netns exec {prefix}-client curl http://10.10.1.1:8080/");
     while !topology::interrupted() {
         std::thread::sleep(Duration::from_millis(50));
     }
