@@ -1,1 +1,4 @@
-//! All tests.
+//! All tests that need namespaces, root or the compiled data plane: one binary.
+
+mod load_test;
+mod topology_test;

@@ -1,1 +1,5 @@
-//! The lab and the test support.
+//! The lab and the test support: networks made of namespaces, servers, load, faults, observation.
+
+pub mod load;
+pub mod server;
+pub mod topology;

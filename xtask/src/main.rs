@@ -1,2 +1,158 @@
-//! Builds, tests and runs Fairlead.
-fn main() {}
+//! `cargo xtask`: sets up, builds, runs, tests and tidies Fairlead. One file a subcommand.
+//!
+//! It depends on anyhow, clap and std only, so that a fresh clone has it compiled in seconds.
+
+mod build;
+mod run;
+mod setup;
+mod shell;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use setup::Consent;
+
+/// Sets up, builds, runs, tests and tidies Fairlead.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Installs what building needs and this machine lacks; every other command does this first.
+    Setup {
+        /// Install what the tests need, too.
+        #[arg(long)]
+        tests: bool,
+        /// Agree to what needs consent: removing packages that conflict, or toolchains from rustup.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Builds the BPF object, then `fairlead` and `fairlead-lab` with that object inside.
+    Build {
+        /// Build with optimisations, as releases are.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Sets up, builds, and runs the lab; with arguments after `--`, runs `fairlead` with them.
+    ///
+    /// `cargo xtask build-and-run --duration 20s --json` hands its options to the lab.
+    /// `cargo xtask build-and-run -- run --config fairlead.toml` runs fairlead itself.
+    BuildAndRun {
+        /// Build with optimisations, as releases are.
+        #[arg(long)]
+        release: bool,
+        /// Options of the lab.
+        #[arg(allow_hyphen_values = true, value_name = "LAB_OPTIONS")]
+        lab: Vec<OsString>,
+        /// The whole command line of `fairlead`.
+        #[arg(last = true, value_name = "FAIRLEAD_ARGS")]
+        fairlead: Option<Vec<OsString>>,
+    },
+    /// Sets up, then runs every check and every test; needs root.
+    Test {
+        /// Run only tests whose name contains this; the other checks are left out.
+        filter: Option<String>,
+    },
+    /// Checks the rules of the house: who may name aya, what a pure module may not do, and so on.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match run_command(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_command(command: Command) -> anyhow::Result<ExitCode> {
+    let workspace = workspace::Workspace::find()?;
+    match command {
+        Command::Setup { tests, yes } => {
+            let consent = if yes {
+                Consent::Given
+            } else {
+                Consent::Withheld
+            };
+            setup::run(&workspace, tests, consent)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Build { release } => {
+            let compiler = setup::run(&workspace, false, Consent::Withheld)?;
+            build::run(&workspace, &compiler, release)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::BuildAndRun {
+            release,
+            lab,
+            fairlead,
+        } => {
+            let compiler = setup::run(&workspace, false, Consent::Withheld)?;
+            let built = build::run(&workspace, &compiler, release)?;
+            run::replace_process(&built, &lab, fairlead.as_deref())
+        }
+        Command::Test { filter } => test::run(&workspace, filter.as_deref()),
+        Command::Tidy => tidy::run(&workspace),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(line: &[&str], lab_args: &[&str], fairlead_args: Option<&[&str]>) {
+        let cli = Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
+        let Command::BuildAndRun { lab, fairlead, .. } = cli.command else {
+            panic!("{line:?} is another command");
+        };
+        assert_eq!(lab, lab_args);
+        assert_eq!(fairlead.is_some(), fairlead_args.is_some());
+        assert_eq!(
+            fairlead.unwrap_or_default(),
+            fairlead_args.unwrap_or_default()
+        );
+    }
+
+    #[test]
+    fn options_go_to_the_lab_and_all_after_two_dashes_goes_to_fairlead() {
+        check(&["x", "build-and-run"], &[], None);
+        check(
+            &["x", "build-and-run", "--duration", "20s", "--json"],
+            &["--duration", "20s", "--json"],
+            None,
+        );
+        check(
+            &["x", "build-and-run", "--release", "--duration=20s"],
+            &["--duration=20s"],
+            None,
+        );
+        check(
+            &[
+                "x",
+                "build-and-run",
+                "--",
+                "run",
+                "--config",
+                "fairlead.toml",
+            ],
+            &[],
+            Some(&["run", "--config", "fairlead.toml"]),
+        );
+        check(
+            &["x", "build-and-run", "--", "--help"],
+            &[],
+            Some(&["--help"]),
+        );
+    }
+}

@@ -1,0 +1,105 @@
+//! The load generators against real servers, by plain forwarding: they count what happens.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use lb_tests::load::{Bounds, LATE, Long, Request, Storm, Udp, retransmissions};
+use lb_tests::server::{ECHO_PORT, HTTP_PORT, Server};
+use lb_tests::topology::{FAMILIES, Shape, Topology, backend};
+
+fn network() -> (Topology, Vec<Server>) {
+    let topology = Topology::build(Shape::default()).unwrap();
+    let servers = Server::threads(&topology).unwrap();
+    (topology, servers)
+}
+
+/// Every backend in both families.
+fn everyone(port: u16) -> Vec<SocketAddr> {
+    let each = |family| (1..=3).map(move |n| SocketAddr::from((backend(family, n), port)));
+    FAMILIES.into_iter().flat_map(each).collect()
+}
+
+#[test]
+fn short_connections_are_answered_by_whom_they_asked() {
+    let (topology, _servers) = network();
+    for (request, port) in [(Request::Echo, ECHO_PORT), (Request::Http("/"), HTTP_PORT)] {
+        let begin = Instant::now();
+        let report = Storm::run(
+            &topology,
+            &everyone(port),
+            request.clone(),
+            Bounds::count(6000),
+        )
+        .unwrap();
+        println!("{request:?}: {report} in {:?}", begin.elapsed());
+        report.assert_clean(6000);
+        assert_eq!(
+            report.backends().values().copied().collect::<Vec<_>>(),
+            [2000; 3]
+        );
+    }
+    assert_eq!(retransmissions(topology.namespace("client")).unwrap(), 0);
+}
+
+#[test]
+fn long_connections_and_datagrams_notice_a_power_cut() {
+    let (topology, _servers) = network();
+    let time = Duration::from_secs(30);
+    let long = Long::start(&topology, &everyone(ECHO_PORT), 30, time).unwrap();
+    let udp = Udp::start(
+        &topology,
+        &everyone(ECHO_PORT),
+        30,
+        Duration::from_millis(20),
+        time,
+    )
+    .unwrap();
+    long.wait_until_established(Duration::from_secs(5)).unwrap();
+    assert_eq!(
+        long.living().into_iter().collect::<Vec<_>>(),
+        [(1, 10), (2, 10), (3, 10)]
+    );
+    topology.cut_power("b2", "eth0").unwrap();
+    let cut = Instant::now();
+    let failed = || {
+        long.connections()
+            .iter()
+            .filter(|c| c.failed.is_some() && c.messages > 0)
+            .count()
+    };
+    while failed() < 10 {
+        assert!(cut.elapsed() < 4 * LATE, "{:?}", long.connections());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let (connections, flows) = (long.stop(), udp.stop());
+    assert!(
+        connections
+            .iter()
+            .all(|c| c.failed.is_none() || matches!(c.backend, 0 | 2))
+    );
+    let hurt = flows.iter().filter(|f| !f.lost.is_empty());
+    assert!(
+        hurt.clone().all(|f| f.backends.keys().all(|b| *b == 2)),
+        "{flows:?}"
+    );
+    assert_eq!(hurt.count(), 10);
+    assert!(flows.iter().all(|f| f.sent >= f.answered && f.answered > 0));
+}
+
+#[test]
+fn a_slow_answer_is_a_failure() {
+    let (topology, servers) = network();
+    let health = lb_tests::server::Health {
+        delay_ms: 2000,
+        ..Default::default()
+    };
+    servers[0].set_health(&health).unwrap();
+    let target = SocketAddr::from((backend(FAMILIES[0], 1), HTTP_PORT));
+    let bounds = Bounds {
+        concurrency: 1,
+        ..Bounds::count(1)
+    };
+    let report = Storm::run(&topology, &[target], Request::Http("/health"), bounds).unwrap();
+    assert_eq!(report.failures.len(), 1);
+    assert!(report.failures[0].took >= LATE, "{report}");
+}

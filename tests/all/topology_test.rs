@@ -1,0 +1,203 @@
+//! The lab itself: without a balancer, plain forwarding in both families.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use lb_tests::server::{HTTP_PORT, Nginx, Server};
+use lb_tests::topology::{Arms, FAMILIES, Forwarding, Shape, Topology, backend, sweep};
+
+const DNAT_TWO: Shape = Shape {
+    backends: 3,
+    arms: Arms::Two,
+    forwarding: Forwarding::Dnat,
+};
+
+/// What curl gets from a URL, asked from the client.
+#[track_caller]
+fn curl(topology: &Topology, host: std::net::IpAddr, path: &str) -> String {
+    let url = format!(
+        "http://{}{path}",
+        std::net::SocketAddr::from((host, HTTP_PORT))
+    );
+    let mut command = Command::new("curl");
+    command
+        .args(["-sS", "--max-time", "3", "--noproxy", "*", &url])
+        .stdout(Stdio::piped());
+    let process = topology.spawn_in("client", command).unwrap();
+    read_all(process)
+}
+
+fn read_all(mut process: lb_tests::topology::Process) -> String {
+    let mut text = String::new();
+    let mut out = process.child().stdout.take().unwrap();
+    std::io::Read::read_to_string(&mut out, &mut text).unwrap();
+    assert!(
+        process.wait(Duration::from_secs(5)).unwrap().success(),
+        "curl failed"
+    );
+    text
+}
+
+#[track_caller]
+fn check_every_backend_is_reached(shape: Shape) {
+    let topology = Topology::build(shape).unwrap();
+    let _servers = Server::threads(&topology).unwrap();
+    for family in FAMILIES {
+        for n in 1..=shape.backends {
+            assert_eq!(curl(&topology, backend(family, n), "/"), format!("b{n}"));
+        }
+    }
+}
+
+#[test]
+fn client_reaches_every_backend_through_a_balancer_with_two_arms() {
+    check_every_backend_is_reached(DNAT_TWO);
+}
+
+#[test]
+fn client_reaches_every_backend_through_a_balancer_with_one_arm() {
+    check_every_backend_is_reached(Shape {
+        arms: Arms::One,
+        ..DNAT_TWO
+    });
+}
+
+#[test]
+fn client_reaches_every_backend_that_replies_directly() {
+    for arms in [Arms::One, Arms::Two] {
+        check_every_backend_is_reached(Shape {
+            arms,
+            forwarding: Forwarding::L2dsr,
+            backends: 2,
+        });
+    }
+}
+
+#[test]
+fn client_reaches_nginx_and_a_server_process() {
+    let topology = Topology::build(DNAT_TWO).unwrap();
+    let nginx = Nginx::start(&topology, "b1").unwrap();
+    nginx.add_file("hello", 3000, 7).unwrap();
+    let config = lb_tests::server::Config::backend(&topology, 2);
+    let _server = Server::process(topology.namespace("b2"), &config).unwrap();
+    for family in FAMILIES {
+        assert_eq!(curl(&topology, backend(family, 1), "/"), "b1");
+        assert_eq!(curl(&topology, backend(family, 2), "/health"), "ok\n");
+    }
+}
+
+/// Names in a directory that begin with a prefix.
+fn left_in(directory: &str, prefix: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return vec![];
+    };
+    let names = entries
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok());
+    names.filter(|name| name.starts_with(prefix)).collect()
+}
+
+#[track_caller]
+fn check_nothing_is_left(prefix: &str) {
+    assert_eq!(
+        left_in("/run/netns", &format!("{prefix}-")),
+        Vec::<String>::new()
+    );
+    assert_eq!(left_in("/run/fairlead-lab", prefix), Vec::<String>::new());
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&format!("/{prefix}/")), "{mounts}");
+}
+
+/// Command lines of running server processes that were started for a topology.
+fn servers_of(lab: u32) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return vec![];
+    };
+    let pids = entries
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after = stat
+            .rsplit_once(')')
+            .map(|(_, rest)| rest.to_owned())
+            .unwrap_or_default();
+        after.split_whitespace().nth(1) == Some(&lab.to_string())
+    })
+    .collect()
+}
+
+#[test]
+fn nothing_is_left_of_a_dropped_topology() {
+    let topology = Topology::build(DNAT_TWO).unwrap();
+    let servers = Server::processes(&topology).unwrap();
+    let prefix = topology.prefix().to_owned();
+    assert_eq!(left_in("/run/netns", &format!("{prefix}-")).len(), 6);
+    drop(topology);
+    drop(servers);
+    check_nothing_is_left(&prefix);
+}
+
+#[test]
+fn nothing_is_left_after_a_panic() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let panicked = std::thread::spawn(move || {
+        let topology = Topology::build(DNAT_TWO).unwrap();
+        sender.send(topology.prefix().to_owned()).unwrap();
+        panic!("this panic is part of a test");
+    });
+    let prefix = receiver.recv().unwrap();
+    assert!(panicked.join().is_err());
+    check_nothing_is_left(&prefix);
+}
+
+/// Starts the lab's network in a process of its own; returns it with its prefix.
+fn network() -> (std::process::Child, String) {
+    let mut lab = Command::new(env!("CARGO_BIN_EXE_fairlead-lab"))
+        .arg("network")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(lab.stdout.take().unwrap());
+    let mut prefix = String::new();
+    std::io::BufRead::read_line(&mut lines, &mut prefix).unwrap();
+    let prefix = prefix.trim().to_owned();
+    assert_eq!(prefix, format!("fl{}", lab.id()));
+    assert_eq!(left_in("/run/netns", &format!("{prefix}-")).len(), 6);
+    assert_eq!(servers_of(lab.id()).len(), 3);
+    (lab, prefix)
+}
+
+#[test]
+fn leftovers_of_a_killed_run_are_swept() {
+    let (mut lab, prefix) = network();
+    let servers = servers_of(lab.id());
+    lab.kill().unwrap();
+    lab.wait().unwrap();
+    assert_eq!(left_in("/run/netns", &format!("{prefix}-")).len(), 6);
+    sweep().unwrap();
+    check_nothing_is_left(&prefix);
+    for pid in servers {
+        assert!(!std::path::Path::new(&format!("/proc/{pid}/ns/net")).exists() || is_gone(pid));
+    }
+}
+
+/// True when a process ended, even if nobody has reaped it yet.
+fn is_gone(pid: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat
+            .rsplit_once(')')
+            .is_some_and(|(_, rest)| rest.trim().starts_with('Z')),
+        Err(_) => true,
+    }
+}
+
+#[test]
+fn nothing_is_left_after_an_interrupt() {
+    for signal in [nix::sys::signal::SIGINT, nix::sys::signal::SIGTERM] {
+        let (mut lab, prefix) = network();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(lab.id() as i32), signal).unwrap();
+        assert!(lab.wait().unwrap().success());
+        check_nothing_is_left(&prefix);
+    }
+}

@@ -1,0 +1,313 @@
+//! Makes a [`Shape`] real: namespaces, bridges, veth pairs, addresses, routes.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use futures_util::TryStreamExt;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute};
+use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use super::{
+    Cable, FAMILIES, Family, Forwarding, Namespace, Process, Shape, VIPS, cleanup, offload, pass,
+    require_root, vip,
+};
+
+/// A running network. Dropping it removes it, with every process in it.
+pub struct Topology {
+    shape: Shape,
+    prefix: String,
+    directory: PathBuf,
+    namespaces: BTreeMap<String, Namespace>,
+    cables: Vec<Cable>,
+    /// By switch port.
+    pass: BTreeMap<String, OwnedFd>,
+}
+
+/// Settings of every host. Addresses work at once without duplicate address detection, nobody
+/// learns routes by itself, and nobody filters by the way back.
+const EVERY_HOST: &[(&str, &str)] = &[
+    ("net/ipv6/conf/all/accept_dad", "0"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
+    ("net/ipv6/conf/default/dad_transmits", "0"),
+    ("net/ipv6/conf/all/accept_ra", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0"),
+    ("net/ipv6/conf/default/router_solicitations", "0"),
+    ("net/ipv4/conf/all/rp_filter", "0"),
+    ("net/ipv4/conf/default/rp_filter", "0"),
+    ("net/ipv4/conf/all/send_redirects", "0"),
+    ("net/ipv4/conf/default/send_redirects", "0"),
+    ("net/ipv4/conf/all/accept_redirects", "0"),
+    ("net/ipv4/conf/default/accept_redirects", "0"),
+    ("net/ipv6/conf/all/accept_redirects", "0"),
+    ("net/ipv6/conf/default/accept_redirects", "0"),
+    ("net/core/somaxconn", "8192"),
+];
+
+/// A client makes many connections: all ports, and those in TIME_WAIT again after a second.
+const CLIENT: &[(&str, &str)] = &[
+    ("net/ipv4/ip_local_port_range", "1024 65535"),
+    ("net/ipv4/tcp_tw_reuse", "1"),
+];
+
+const BALANCER: &[(&str, &str)] = &[
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv6/conf/all/forwarding", "1"),
+];
+
+/// A backend that has the VIP on its loopback keeps silent about it (arp_ignore, arp_announce in
+/// Documentation/networking/ip-sysctl.rst).
+const DIRECT_RETURN: &[(&str, &str)] = &[
+    ("net/ipv4/conf/all/arp_ignore", "1"),
+    ("net/ipv4/conf/all/arp_announce", "2"),
+];
+
+/// The switch is a switch: no firewall, no addresses of its own.
+const SWITCH: &[(&str, &str)] = &[
+    ("net/bridge/bridge-nf-call-iptables", "0"),
+    ("net/bridge/bridge-nf-call-ip6tables", "0"),
+    ("net/bridge/bridge-nf-call-arptables", "0"),
+    ("net/ipv6/conf/default/disable_ipv6", "1"),
+];
+
+impl Topology {
+    /// Builds the network.
+    pub fn build(shape: Shape) -> Result<Self> {
+        require_root()?;
+        let prefix = cleanup::next_prefix();
+        let directory = cleanup::make_directory(&prefix)?;
+        let mut topology = Self {
+            shape,
+            prefix,
+            directory,
+            namespaces: BTreeMap::new(),
+            cables: shape.cables(),
+            pass: BTreeMap::new(),
+        };
+        topology
+            .make_hosts()
+            .context("make the hosts of the topology")?;
+        for cable in topology.cables.clone() {
+            topology.plug(&cable)?;
+        }
+        Ok(topology)
+    }
+
+    /// What was built.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Begins the name of every namespace.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// A directory for files of this topology; owned by root, removed at the end with all mounts.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The namespace of a host: `client`, `lb`, `switch`, `b1`, ...
+    pub fn namespace(&self, host: &str) -> &Namespace {
+        match self.namespaces.get(host) {
+            Some(namespace) => namespace,
+            None => panic!("no host {host} among {:?}", self.namespaces.keys()),
+        }
+    }
+
+    /// Runs a closure on a thread inside a host.
+    pub fn run_in<R: Send>(&self, host: &str, work: impl FnOnce() -> R + Send) -> R {
+        self.namespace(host).run(work)
+    }
+
+    /// Starts a process inside a host.
+    pub fn spawn_in(&self, host: &str, command: Command) -> Result<Process> {
+        self.namespace(host).spawn(command)
+    }
+
+    pub(super) fn cable(&self, host: &str, device: &str) -> Cable {
+        let found = self
+            .cables
+            .iter()
+            .find(|c| c.host == host && c.device == device);
+        found
+            .unwrap_or_else(|| panic!("no interface {device} at {host}"))
+            .clone()
+    }
+
+    fn make_hosts(&mut self) -> Result<()> {
+        for host in self.shape.hosts().into_iter().chain(["switch".to_owned()]) {
+            let namespace = Namespace::create(&format!("{}-{host}", self.prefix))?;
+            namespace.sysctl(EVERY_HOST)?;
+            self.namespaces.insert(host, namespace);
+        }
+        self.namespace("client").sysctl(CLIENT)?;
+        self.namespace("lb").sysctl(BALANCER)?;
+        self.namespace("switch").sysctl(SWITCH)?;
+        if self.shape.forwarding == Forwarding::L2dsr {
+            for n in 1..=self.shape.backends {
+                let namespace = self.namespace(&format!("b{n}"));
+                namespace.sysctl(DIRECT_RETURN)?;
+                namespace.netlink(own_all_vips)?;
+            }
+        }
+        self.namespace("switch").netlink(async |handle| {
+            for name in ["front", "back"] {
+                let bridge = LinkBridge::new(name).mcast_snooping(false).build();
+                handle
+                    .link()
+                    .add(bridge)
+                    .execute()
+                    .await
+                    .with_context(|| format!("make bridge {name}"))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes a cable: used at the start and after a test has deleted the interface.
+    pub(super) fn plug(&mut self, cable: &Cable) -> Result<()> {
+        let host = self.namespace(&cable.host).clone();
+        let switch = self.namespace("switch").clone();
+        let at = || format!("plug {} of {} into the switch", cable.device, cable.host);
+        switch
+            .netlink(async |handle| make_pair(&handle, cable, &host).await)
+            .with_context(at)?;
+        host.netlink(async |handle| configure(&handle, cable).await)
+            .with_context(at)?;
+        if cable.host == "lb" {
+            let link = switch
+                .run(|| {
+                    offload::switch_off(&cable.port)?;
+                    pass::attach(nix::net::if_::if_nametoindex(cable.port.as_str())?)
+                })
+                .with_context(at)?;
+            self.pass.insert(cable.port.clone(), link);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Topology {
+    fn drop(&mut self) {
+        for namespace in self.namespaces.values() {
+            if let Ok(inode) = namespace.inode() {
+                cleanup::kill_inside(inode);
+            }
+        }
+        if let Err(e) = cleanup::remove_directory(&self.directory) {
+            eprintln!("{e:#}");
+        }
+    }
+}
+
+/// The veth pair, its near end in the switch and its far end in the host.
+async fn make_pair(handle: &rtnetlink::Handle, cable: &Cable, host: &Namespace) -> Result<()> {
+    let peer = LinkUnspec::new_with_name(cable.device)
+        .address(cable.mac.to_vec())
+        .setns_by_fd(host.fd().as_raw_fd())
+        .build();
+    let pair = LinkVeth::new(&cable.port, cable.device)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .build();
+    handle
+        .link()
+        .add(pair)
+        .execute()
+        .await
+        .context("make a veth pair")?;
+    let bridge = index_of(handle, cable.bridge).await?;
+    let port = LinkUnspec::new_with_name(&cable.port)
+        .controller(bridge)
+        .up()
+        .build();
+    handle
+        .link()
+        .set(port)
+        .execute()
+        .await
+        .context("add the port to its bridge")
+}
+
+async fn configure(handle: &rtnetlink::Handle, cable: &Cable) -> Result<()> {
+    let up = LinkUnspec::new_with_name(cable.device).up().build();
+    handle
+        .link()
+        .set(up)
+        .execute()
+        .await
+        .context("set the interface up")?;
+    let index = index_of(handle, cable.device).await?;
+    for (address, length) in &cable.addresses {
+        add_address(handle, index, *address, *length).await?;
+    }
+    for route in &cable.routes {
+        let message = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(route.to.0, route.to.1)?
+            .gateway(route.via)?
+            .output_interface(index)
+            .build();
+        handle
+            .route()
+            .add(message)
+            .execute()
+            .await
+            .with_context(|| format!("add the route to {}/{}", route.to.0, route.to.1))?;
+    }
+    Ok(())
+}
+
+async fn own_all_vips(handle: rtnetlink::Handle) -> Result<()> {
+    let index = index_of(&handle, "lo").await?;
+    for family in FAMILIES {
+        let length = match family {
+            Family::V4 => 32,
+            Family::V6 => 128,
+        };
+        for n in 0..VIPS {
+            add_address(&handle, index, vip(family, n), length).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds an address that works at once.
+pub(super) async fn add_address(
+    handle: &rtnetlink::Handle,
+    index: u32,
+    address: IpAddr,
+    length: u8,
+) -> Result<()> {
+    let mut request = handle.address().add(index, address, length);
+    if address.is_ipv6() {
+        let message = request.message_mut();
+        message.header.flags |= AddressHeaderFlags::Nodad;
+        message
+            .attributes
+            .push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    request
+        .execute()
+        .await
+        .with_context(|| format!("add address {address}/{length}"))
+}
+
+/// The index of an interface by its name.
+pub(super) async fn index_of(handle: &rtnetlink::Handle, name: &str) -> Result<u32> {
+    let mut links = handle.link().get().match_name(name.to_owned()).execute();
+    let link = links
+        .try_next()
+        .await
+        .with_context(|| format!("look for interface {name}"))?;
+    let link = link.with_context(|| format!("no interface {name}"))?;
+    debug_assert!(
+        link.attributes
+            .contains(&LinkAttribute::IfName(name.to_owned()))
+    );
+    Ok(link.header.index)
+}

@@ -1,0 +1,159 @@
+//! Faults: what breaks in a network, done to a running [`Topology`].
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use futures_util::TryStreamExt;
+use rtnetlink::LinkUnspec;
+
+use super::build::{add_address, index_of};
+use super::{Mac, Topology};
+
+impl Topology {
+    /// A host loses power: its switch port goes down. The host loses carrier; nobody else notices.
+    pub fn cut_power(&self, host: &str, device: &str) -> Result<()> {
+        self.set_port(host, device, false)
+    }
+
+    /// The port comes up again.
+    pub fn restore_power(&self, host: &str, device: &str) -> Result<()> {
+        self.set_port(host, device, true)
+    }
+
+    fn set_port(&self, host: &str, device: &str, up: bool) -> Result<()> {
+        let port = self.cable(host, device).port;
+        self.namespace("switch").netlink(async |handle| {
+            let link = LinkUnspec::new_with_name(&port);
+            let link = if up { link.up() } else { link.down() };
+            handle
+                .link()
+                .set(link.build())
+                .execute()
+                .await
+                .with_context(|| {
+                    format!("set switch port {port} {}", if up { "up" } else { "down" })
+                })
+        })
+    }
+
+    /// Gives an interface another MAC address, as a replaced network card would.
+    pub fn change_mac(&self, host: &str, device: &str, mac: Mac) -> Result<()> {
+        self.namespace(host).netlink(async |handle| {
+            let link = LinkUnspec::new_with_name(device)
+                .address(mac.to_vec())
+                .build();
+            handle
+                .link()
+                .set(link)
+                .execute()
+                .await
+                .with_context(|| format!("change the MAC address of {device} at {host}"))
+        })
+    }
+
+    /// Deletes an interface, and its switch port with it.
+    pub fn delete_device(&mut self, host: &str, device: &str) -> Result<()> {
+        self.namespace(host).netlink(async |handle| {
+            let index = index_of(&handle, device).await?;
+            handle
+                .link()
+                .del(index)
+                .execute()
+                .await
+                .with_context(|| format!("delete {device} of {host}"))
+        })
+    }
+
+    /// Makes a deleted interface again: same name, MAC address, addresses and routes, new index.
+    pub fn recreate_device(&mut self, host: &str, device: &str) -> Result<()> {
+        let cable = self.cable(host, device);
+        self.plug(&cable)
+    }
+
+    /// Forgets the neighbours of an interface, as `ip neigh flush` does.
+    pub fn flush_neighbours(&self, host: &str, device: &str) -> Result<()> {
+        self.namespace(host).netlink(async |handle| {
+            let index = index_of(&handle, device).await?;
+            let all: Vec<_> = handle
+                .neighbours()
+                .get()
+                .execute()
+                .try_collect()
+                .await
+                .context("list neighbours")?;
+            for neighbour in all.into_iter().filter(|n| n.header.ifindex == index) {
+                match handle.neighbours().del(neighbour).execute().await {
+                    // Aged away meanwhile.
+                    Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -libc::ENOENT => {}
+                    other => other.context("delete a neighbour")?,
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes an address from an interface.
+    pub fn remove_address(&self, host: &str, device: &str, address: IpAddr) -> Result<()> {
+        self.namespace(host).netlink(async |handle| {
+            let index = index_of(&handle, device).await?;
+            let mut found = handle
+                .address()
+                .get()
+                .set_link_index_filter(index)
+                .set_address_filter(address)
+                .execute();
+            let found = found.try_next().await.context("look for the address")?;
+            let found = found.with_context(|| format!("no address {address} on {device}"))?;
+            handle
+                .address()
+                .del(found)
+                .execute()
+                .await
+                .context("remove the address")
+        })
+    }
+
+    /// Removes all global addresses of an interface, as `ip addr flush scope global` does.
+    pub fn flush_addresses(&self, host: &str, device: &str) -> Result<()> {
+        for (address, _) in self.cable(host, device).addresses {
+            self.remove_address(host, device, address)?;
+        }
+        Ok(())
+    }
+
+    /// Adds an address to an interface.
+    pub fn add_address(&self, host: &str, device: &str, address: IpAddr, length: u8) -> Result<()> {
+        self.namespace(host).netlink(async |handle| {
+            let index = index_of(&handle, device).await?;
+            add_address(&handle, index, address, length).await
+        })
+    }
+
+    /// Loads firewall rules into a host: the text of an `nft -f` file.
+    pub fn nft(&self, host: &str, rules: &str) -> Result<()> {
+        let mut command = Command::new("nft");
+        command
+            .args(["-f", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut process = self
+            .spawn_in(host, command)
+            .context("is nftables installed?")?;
+        let mut input = process.child().stdin.take().context("nft has no input")?;
+        input
+            .write_all(rules.as_bytes())
+            .context("give nft its rules")?;
+        drop(input);
+        let status = process.wait(std::time::Duration::from_secs(10))?;
+        if !status.success() {
+            let mut message = String::new();
+            if let Some(mut errors) = process.child().stderr.take() {
+                std::io::Read::read_to_string(&mut errors, &mut message)?;
+            }
+            bail!("nft refused the rules at {host}: {message}");
+        }
+        Ok(())
+    }
+}

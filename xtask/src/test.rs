@@ -1,0 +1,108 @@
+//! `cargo xtask test`: every check and every test, in one command that needs nothing but root.
+//!
+//! Its last line is `N passed, M failed`. N counts tests that ran and passed; M counts tests that
+//! failed and checks (tidy, format, lints, a build) that did. Nothing may be skipped in silence:
+//! an ignored test, or a test binary that runs no test, is a failure.
+
+mod output;
+mod totals;
+
+use std::{
+    io,
+    process::{Command, ExitCode},
+    time::Instant,
+};
+
+use crate::{
+    build::{self, Built},
+    setup::{self, Consent},
+    shell::{self, cargo},
+    tidy,
+    workspace::Workspace,
+};
+use totals::{Tally, Totals};
+
+/// The test binaries that must run at least one test each when no filter is given, by crate name.
+const DEFAULT_MEMBERS: [&str; 4] = ["lb_common", "lb_ebpf", "lb_userspace", "xtask"];
+/// The test binary of everything that needs root, namespaces and the BPF object.
+const AS_ROOT: [&str; 1] = ["all"];
+
+/// Runs everything, or with a filter only the tests whose name contains it.
+pub(crate) fn run(workspace: &Workspace, filter: Option<&str>) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
+    let tally = match run_all(workspace, filter) {
+        Ok(tally) => tally,
+        Err(error) => {
+            eprintln!("FAILED: {error:#}");
+            Tally {
+                passed: 0,
+                failed: 1,
+            }
+        }
+    };
+    println!("total time {} s", started.elapsed().as_secs());
+    println!("{tally}");
+    Ok(if tally.is_success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn run_all(workspace: &Workspace, filter: Option<&str>) -> anyhow::Result<Tally> {
+    anyhow::ensure!(
+        setup::is_root(),
+        "the tests make network namespaces and load BPF programs, so they need root: \
+         run `cargo xtask test` as root (plain `cargo test` does without)"
+    );
+    let compiler = setup::run(workspace, true, Consent::Withheld)?;
+    let mut tally = Tally::default();
+    if filter.is_none() {
+        tally.count_check("tidy", tidy::check(workspace));
+        tally.count_check(
+            "format",
+            shell::run(cargo(workspace).args(["fmt", "--all", "--check"])),
+        );
+    }
+    let built = build::run(workspace, &compiler, false)?;
+    if filter.is_none() {
+        let mut clippy = with_products(cargo(workspace), workspace, &built, "clippy");
+        clippy.args(["--workspace", "--all-targets", "--", "-D", "warnings"]);
+        tally.count_check("clippy", shell::run(&mut clippy));
+    }
+    for (packages, expected) in [
+        (&[][..], &DEFAULT_MEMBERS[..]),
+        (&["-p", "lb-tests", "--test", "all"], &AS_ROOT),
+    ] {
+        let mut tests = with_products(cargo(workspace), workspace, &built, "test");
+        tests.args(packages).arg("--no-fail-fast");
+        if let Some(filter) = filter {
+            tests.arg("--").arg(filter);
+        }
+        let expected = if filter.is_none() { expected } else { &[] };
+        tally.add(run_tests(tests, expected)?);
+    }
+    Ok(tally)
+}
+
+/// The same environment for every cargo call, so that none makes the next build anything again.
+fn with_products(mut cargo: Command, workspace: &Workspace, built: &Built, verb: &str) -> Command {
+    cargo
+        .arg(verb)
+        .arg("--target-dir")
+        .arg(&workspace.target)
+        .env("FAIRLEAD_BPF_OBJECT", &built.bpf_object)
+        .env("FAIRLEAD_BIN", &built.fairlead);
+    cargo
+}
+
+/// Runs `cargo test`, shows its output as it comes and counts what the test binaries say.
+fn run_tests(mut command: Command, expected: &[&str]) -> anyhow::Result<Tally> {
+    let mut totals = Totals::default();
+    let status = output::show(&mut command, &mut io::stdout(), |line| totals.line(line))?;
+    let (tally, complaints) = totals.finish(status.success(), expected);
+    for complaint in complaints {
+        eprintln!("FAILED: {complaint}");
+    }
+    Ok(tally)
+}

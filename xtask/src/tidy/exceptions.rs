@@ -1,0 +1,133 @@
+//! Who may do what others may not, each with its reason. A path that ends with `/` is a folder.
+
+use super::{Complaint, File};
+
+/// A path and why it is listed.
+pub(super) struct Entry {
+    pub(super) path: &'static str,
+    why: &'static str,
+}
+
+const fn entry(path: &'static str, why: &'static str) -> Entry {
+    Entry { path, why }
+}
+
+/// Files that may name aya.
+pub(super) const AYA: [Entry; 7] = [
+    entry(
+        "lb-userspace/src/dataplane/bpf.rs",
+        "the one Dataplane over BPF",
+    ),
+    entry("lb-userspace/src/dataplane/bpf/", "its parts"),
+    entry(
+        "lb-ebpf/src/main.rs",
+        "the kernel binding: the program's entry",
+    ),
+    entry("lb-ebpf/src/maps.rs", "the kernel binding: the maps"),
+    entry("lb-ebpf/src/xdp.rs", "the kernel binding: the packet"),
+    entry(
+        "tests/",
+        "loads the object itself to compare it with the host",
+    ),
+    entry("xtask/src/tidy/", "the rule itself"),
+];
+
+/// Files that may hold `unsafe`.
+pub(super) const UNSAFE: [Entry; 9] = [
+    entry(
+        "lb-ebpf/src/frame.rs",
+        "the one bounds check of packet memory",
+    ),
+    entry("lb-ebpf/src/mem.rs", "packet memory on the host"),
+    entry(
+        "lb-ebpf/src/wire.rs",
+        "headers as they lie in packet memory",
+    ),
+    entry(
+        "lb-ebpf/src/maps.rs",
+        "map values are shared with other CPUs",
+    ),
+    entry("lb-ebpf/src/xdp.rs", "the kernel's packet pointers"),
+    entry(
+        "lb-ebpf/src/main.rs",
+        "the program's entry and licence section",
+    ),
+    entry("lb-userspace/src/dataplane/bpf.rs", "maps in shared memory"),
+    entry("lb-userspace/src/dataplane/bpf/", "maps in shared memory"),
+    entry("tests/", "namespaces, raw sockets, test runs"),
+];
+
+/// Modules that decide and do nothing: no clock, no random number, no file, no socket, no
+/// environment, and no order that differs from run to run.
+pub(super) const PURE: [Entry; 17] = [
+    entry("lb-userspace/src/announce.rs", "what to announce"),
+    entry("lb-userspace/src/cluster.rs", "who owns what"),
+    entry("lb-userspace/src/config.rs", "text to configuration"),
+    entry("lb-userspace/src/desired.rs", "state to image"),
+    entry("lb-userspace/src/desired/", "state to image"),
+    entry("lb-userspace/src/explain.rs", "why a packet went where"),
+    entry("lb-userspace/src/health.rs", "results to health"),
+    entry("lb-userspace/src/history.rs", "what is kept"),
+    entry("lb-userspace/src/maglev.rs", "pool to ring"),
+    entry("lb-userspace/src/model.rs", "the nouns"),
+    entry("lb-userspace/src/model/", "the nouns"),
+    entry("lb-userspace/src/neigh.rs", "next hops"),
+    entry("lb-userspace/src/plan.rs", "images to operations"),
+    entry("lb-userspace/src/plan/", "images to operations"),
+    entry("lb-userspace/src/state.rs", "events to effects"),
+    entry("lb-userspace/src/state/", "events to effects"),
+    entry("lb-ebpf/src/pipeline.rs", "the path of a packet"),
+];
+
+/// Files that may be longer than the limit.
+pub(super) const LONG: [Entry; 0] = [];
+
+/// Whether one of the entries covers the path.
+pub(super) fn covers(entries: &[Entry], path: &str) -> bool {
+    entries
+        .iter()
+        .any(|entry| match entry.path.strip_suffix('/') {
+            Some(_) => path.starts_with(entry.path),
+            None => path == entry.path,
+        })
+}
+
+/// An exception for a file that is gone must go, too.
+pub(super) fn check(files: &[File]) -> Vec<Complaint> {
+    LONG.iter()
+        .filter(|entry| !files.iter().any(|file| file.path == entry.path))
+        .map(|entry| Complaint {
+            path: "xtask/src/tidy/exceptions.rs".into(),
+            line: 1,
+            text: format!(
+                "{} ({}) is listed as long but is not there",
+                entry.path, entry.why
+            ),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_covers_what_is_in_it_and_a_file_only_itself() {
+        let entries = [entry("a/b.rs", "x"), entry("c/", "x")];
+        for (path, covered) in [
+            ("a/b.rs", true),
+            ("a/b.rs.rs", false),
+            ("c/d/e.rs", true),
+            ("c.rs", false),
+        ] {
+            assert_eq!(covers(&entries, path), covered, "{path}");
+        }
+    }
+
+    #[test]
+    fn every_entry_says_why() {
+        for entry in AYA.iter().chain(&UNSAFE).chain(&PURE).chain(&LONG) {
+            assert!(!entry.why.is_empty(), "{}", entry.path);
+        }
+    }
+}
