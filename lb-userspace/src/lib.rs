@@ -4,6 +4,7 @@
 //! Dependencies point one way: `model <- {maglev, health, state} <- desired <- plan <- reconcile
 //! <- daemon <- main`.
 
+pub mod config;
 pub mod dataplane;
 pub mod event;
 pub mod model;
