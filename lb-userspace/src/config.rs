@@ -1,0 +1,193 @@
+//! The configuration file: text in, either a checked [`Config`] or everything that is wrong with
+//! it, each with a code, a place and a cure. Pure; `config/file.rs` reads files and
+//! `config/check.rs` is the command.
+//!
+//! The parser of `toml` recovers from syntax errors and gives a tree with places, which is walked
+//! with our own table of keys ([`keys`]), so that one run reports all errors of all kinds.
+
+mod across;
+mod canonical;
+pub mod codes;
+mod daemon;
+mod diagnostic;
+mod health;
+pub mod keys;
+mod reader;
+mod service;
+mod syntax;
+mod value;
+
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+pub use canonical::{revision, to_toml};
+pub use codes::Code;
+pub use diagnostic::{Diagnostic, Label, Position, Severity, Suggestion};
+
+use reader::{Note, Notes, Reader};
+use service::{BackendDraft, ServiceDraft};
+
+use crate::model::{Backend, Config, DaemonConfig, Name, Service};
+
+/// What became of a text.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The name of the file, as in the messages.
+    pub file: String,
+    /// The configuration, if there is no error.
+    pub config: Option<Config>,
+    /// Errors and warnings, in the order of their places.
+    pub diagnostics: Vec<Diagnostic>,
+    /// How many more there were than are kept.
+    pub omitted: usize,
+}
+
+impl Outcome {
+    /// The errors.
+    pub fn errors(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.with(Severity::Error)
+    }
+
+    /// The warnings.
+    pub fn warnings(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.with(Severity::Warning)
+    }
+
+    fn with(&self, severity: Severity) -> impl Iterator<Item = &Diagnostic> {
+        let same = move |d: &&Diagnostic| d.code.severity == severity;
+        self.diagnostics.iter().filter(same)
+    }
+}
+
+/// Reads a configuration. `file_name` is for messages only.
+pub fn parse(file_name: &str, text: &str) -> Outcome {
+    let mut notes = Notes::new(text);
+    let (root, errors) = DeTable::parse_recoverable(text);
+    syntax::report(&errors, root.get_ref(), &mut notes);
+    let config = document(root.get_ref(), &mut notes);
+    notes.found.sort_by(|a, b| {
+        let place = |d: &Diagnostic| (d.span.start, d.span.end, d.code.id);
+        place(a).cmp(&place(b))
+    });
+    Outcome {
+        file: file_name.to_owned(),
+        config: config.filter(|_| notes.errors == 0),
+        diagnostics: notes.found,
+        omitted: notes.omitted,
+    }
+}
+
+fn document(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Config> {
+    let file = Reader::new(&keys::ROOT, root, 0..0, String::new(), notes);
+    let daemon = daemon_table(&file, notes)?;
+    let limits = match table(&file, "limits", notes) {
+        Some((found, span)) => {
+            let path = "limits.".to_owned();
+            let reader = Reader::new(&keys::LIMITS, found, span, path, notes);
+            daemon::limits(&reader, notes)
+        }
+        None => daemon::default_limits(),
+    };
+    let mut config = Config {
+        daemon,
+        limits,
+        services: BTreeMap::new(),
+        revision: 0,
+    };
+    let drafts = services(&file, notes);
+    across::check(&drafts, &config, notes);
+    let complete = drafts.into_iter().map(finish).collect::<Option<Vec<_>>>();
+    config.services = complete?.into_iter().collect();
+    config.revision = revision(&config);
+    Some(config)
+}
+
+fn table<'t, 'a>(
+    reader: &Reader<'t, 'a>,
+    key: &str,
+    notes: &mut Notes<'_>,
+) -> Option<(&'t DeTable<'a>, std::ops::Range<usize>)> {
+    let found = reader.get(key)?;
+    if let DeValue::Table(table) = found.get_ref() {
+        return Some((table, found.span()));
+    }
+    reader.wrong_type(key, "a table", found, notes);
+    None
+}
+
+fn daemon_table(file: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Option<DaemonConfig> {
+    let empty = DeTable::new();
+    let (found, span) = match file.get("daemon") {
+        // Without the table, what it must contain is missing.
+        None => (&empty, 0..0),
+        Some(_) => table(file, "daemon", notes).unwrap_or((&empty, 0..0)),
+    };
+    let reader = Reader::new(&keys::DAEMON, found, span, "daemon.".to_owned(), notes);
+    Some(daemon::daemon(&reader, notes))
+}
+
+fn services(file: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Vec<ServiceDraft> {
+    let found = file.get("service");
+    let items: &[Spanned<DeValue<'_>>] = match found.map(|f| (f, f.get_ref())) {
+        Some((_, DeValue::Array(list))) => list,
+        Some((found, _)) => {
+            file.wrong_type("service", "a list of tables", found, notes);
+            return Vec::new();
+        }
+        None => &[],
+    };
+    if items.is_empty() {
+        let message = "no service is configured".to_owned();
+        notes.add(Note::new(&codes::NO_SERVICE, &(0..0), "service", message));
+    }
+    let mut drafts = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        match item.get_ref() {
+            DeValue::Table(table) => {
+                drafts.push(service::service(table, item.span(), index, notes));
+            }
+            _ => file.wrong_type("service", "a list of tables", item, notes),
+        }
+    }
+    drafts
+}
+
+/// The service, if everything could be read (otherwise there is an error).
+fn finish(draft: ServiceDraft) -> Option<(Name, Service)> {
+    let port = draft.port?.value;
+    let finish_backend = |b: BackendDraft| {
+        let name = b.name?.value;
+        let backend = Backend {
+            name: name.clone(),
+            address: b.address?.value,
+            port: b.port?.map_or(port, |own| own.value),
+            weight: b.weight?.value,
+            admin: b.admin?,
+        };
+        Some((name, backend))
+    };
+    let backends = draft.backends.into_iter().map(finish_backend);
+    let name = draft.name?.value;
+    let service = Service {
+        name: name.clone(),
+        address: draft.address?.value,
+        port,
+        protocol: draft.protocol?,
+        forwarding: draft.forwarding?.value,
+        scheduler: draft.scheduler,
+        ring_size: draft.ring_size.map(|at| at.value),
+        udp_idle: draft.udp_idle,
+        health: draft.health,
+        drain: draft.drain,
+        on_down: draft.on_down,
+        all_down: draft.all_down,
+        claim: draft.claim.map(|at| at.value),
+        backends: backends.collect::<Option<_>>()?,
+    };
+    Some((name, service))
+}
+
+#[cfg(test)]
+mod tests;

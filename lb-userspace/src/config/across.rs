@@ -1,0 +1,375 @@
+//! What concerns several services, several backends, or a service and the daemon: duplicates,
+//! families, loops, limits. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::ops::Range;
+
+use lb_common::limits;
+
+use super::codes::{self, Code};
+use super::reader::{At, Note, Notes};
+use super::service::{BackendDraft, ServiceDraft, family};
+use super::value;
+use crate::model::{AdminState, Config, Family, Forwarding, Name, Protocol};
+
+/// Checks all services against each other, the daemon's interfaces and the limits.
+pub(super) fn check(drafts: &[ServiceDraft], config: &Config, notes: &mut Notes<'_>) {
+    names(drafts, notes);
+    endpoints(drafts, notes);
+    let mut vips: BTreeMap<IpAddr, &At<IpAddr>> = BTreeMap::new();
+    for at in drafts.iter().filter_map(|d| d.address.as_ref()) {
+        vips.entry(at.value).or_insert(at);
+    }
+    for draft in drafts {
+        claim(draft, &config.daemon.interfaces, notes);
+        ring(draft, notes);
+        pool(draft, notes);
+        for backend in &draft.backends {
+            against_service(draft, backend, notes);
+            against_vips(backend, &vips, notes);
+        }
+    }
+    sizes(drafts, config, notes);
+}
+
+fn duplicate(
+    code: &'static Code,
+    at: &Range<usize>,
+    first: &Range<usize>,
+    key: String,
+    message: String,
+) -> Note {
+    Note::new(code, at, &key, message).label(first, "first here")
+}
+
+fn names(drafts: &[ServiceDraft], notes: &mut Notes<'_>) {
+    let mut services: BTreeMap<&Name, &Range<usize>> = BTreeMap::new();
+    for draft in drafts {
+        if let Some(name) = &draft.name {
+            match services.get(&name.value) {
+                Some(first) => {
+                    let message = format!("a second service named \"{}\"", name.value);
+                    let key = format!("{}name", draft.path);
+                    notes.add(duplicate(
+                        &codes::DUPLICATE_SERVICE,
+                        &name.span,
+                        first,
+                        key,
+                        message,
+                    ));
+                }
+                None => {
+                    services.insert(&name.value, &name.span);
+                }
+            }
+        }
+        let mut backends: BTreeMap<&Name, &Range<usize>> = BTreeMap::new();
+        for backend in &draft.backends {
+            let Some(name) = &backend.name else { continue };
+            match backends.get(&name.value) {
+                Some(first) => {
+                    let message =
+                        format!("a second backend named \"{}\" in this service", name.value);
+                    let key = format!("{}name", backend.path);
+                    notes.add(duplicate(
+                        &codes::DUPLICATE_BACKEND,
+                        &name.span,
+                        first,
+                        key,
+                        message,
+                    ));
+                }
+                None => {
+                    backends.insert(&name.value, &name.span);
+                }
+            }
+        }
+    }
+}
+
+fn protocol_word(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    }
+}
+
+fn endpoints(drafts: &[ServiceDraft], notes: &mut Notes<'_>) {
+    let mut seen: BTreeMap<(IpAddr, NonZeroU16, u8), &Range<usize>> = BTreeMap::new();
+    for draft in drafts {
+        let (Some(address), Some(port), Some(protocol)) =
+            (&draft.address, &draft.port, draft.protocol)
+        else {
+            continue;
+        };
+        let endpoint = (address.value, port.value, protocol as u8);
+        match seen.get(&endpoint) {
+            Some(first) => {
+                let message = format!(
+                    "a second service at {} port {} over {}",
+                    address.value,
+                    port.value,
+                    protocol_word(protocol)
+                );
+                let key = format!("{}address", draft.path);
+                notes.add(duplicate(
+                    &codes::DUPLICATE_VIP,
+                    &address.span,
+                    first,
+                    key,
+                    message,
+                ));
+            }
+            None => {
+                seen.insert(endpoint, &address.span);
+            }
+        }
+    }
+}
+
+fn claim(draft: &ServiceDraft, interfaces: &[String], notes: &mut Notes<'_>) {
+    let Some(claim) = &draft.claim else { return };
+    if interfaces.is_empty() || interfaces.contains(&claim.value) {
+        return;
+    }
+    let message = format!(
+        "the address is claimed on {}, which is not one of `interfaces`",
+        value::quote_text(&claim.value)
+    );
+    let key = format!("{}claim", draft.path);
+    let note = Note::new(&codes::CLAIM_NOT_ATTACHED, &claim.span, &key, message);
+    let near = super::keys::nearest(&claim.value, interfaces.iter().map(String::as_str), |_| {
+        false
+    });
+    let near = near.or(match interfaces {
+        [only] => Some(only.as_str()),
+        _ => None,
+    });
+    notes.add(match near {
+        Some(near) => note
+            .help(format!(
+                "did you mean \"{near}\"? otherwise add the interface to `interfaces` in [daemon]"
+            ))
+            .suggest(format!("\"{near}\"")),
+        None => note,
+    });
+}
+
+fn ring(draft: &ServiceDraft, notes: &mut Notes<'_>) {
+    let Some(ring) = &draft.ring_size else { return };
+    let backends = u32::try_from(draft.backends.len()).unwrap_or(u32::MAX);
+    let even = backends.saturating_mul(100);
+    let code = if ring.value < backends {
+        &codes::RING_TOO_SMALL
+    } else if ring.value < even {
+        &codes::RING_UNEVEN
+    } else {
+        return;
+    };
+    let message = format!("a ring of {} slots for {backends} backends", ring.value);
+    let key = format!("{}ring-size", draft.path);
+    let note = Note::new(code, &ring.span, &key, message);
+    notes.add(match prime_from(even) {
+        Some(prime) => note
+            .help(format!("leave `ring-size` out, or use {prime} or more"))
+            .suggest(prime.to_string()),
+        None => note,
+    });
+}
+
+/// The first prime that is not less than `from`. Gaps between 32-bit primes are below 400.
+fn prime_from(from: u32) -> Option<u32> {
+    let prime =
+        |n: u32| n > 1 && (2..=n.isqrt()).all(|d| n.checked_rem(d).is_some_and(|rest| rest != 0));
+    (from..=from.saturating_add(400)).find(|&n| prime(n))
+}
+
+fn pool(draft: &ServiceDraft, notes: &mut Notes<'_>) {
+    let key = format!("{}backend", draft.path);
+    let shown = draft.name.as_ref().map_or("this service".to_owned(), |n| {
+        format!("service \"{}\"", n.value)
+    });
+    let backends = draft.backends.as_slice();
+    let weightless = |b: &BackendDraft| b.weight.as_ref().is_some_and(|w| w.value == 0);
+    let closed =
+        |b: &BackendDraft| weightless(b) || b.admin.is_some_and(|a| a != AdminState::Enabled);
+    let (code, message) = if backends.is_empty() {
+        (&codes::NO_BACKEND, format!("{shown} has no backends"))
+    } else if backends.iter().all(weightless) {
+        (
+            &codes::NO_WEIGHT,
+            format!("all backends of {shown} have weight 0"),
+        )
+    } else if backends.iter().all(closed) {
+        (
+            &codes::NONE_ENABLED,
+            format!("no backend of {shown} may take new flows"),
+        )
+    } else if backends.len() == 1 {
+        (&codes::ONE_BACKEND, format!("{shown} has one backend only"))
+    } else {
+        return;
+    };
+    notes.add(Note::new(code, &draft.span, &key, message));
+}
+
+fn against_service(draft: &ServiceDraft, backend: &BackendDraft, notes: &mut Notes<'_>) {
+    let version = |f: Family| match f {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    };
+    if let (Some(vip), Some(own)) = (&draft.address, &backend.address) {
+        let (theirs, ours) = (family(vip.value), family(own.value));
+        if theirs != ours {
+            let message = format!(
+                "{} is an {} address, and the service's is {}",
+                own.value,
+                version(ours),
+                version(theirs)
+            );
+            let key = format!("{}address", backend.path);
+            let note = Note::new(&codes::MIXED_FAMILIES, &own.span, &key, message);
+            notes.add(note.label(&vip.span, "the service's address"));
+        }
+    }
+    if let (Some(forwarding), Some(port), Some(Some(own))) =
+        (&draft.forwarding, &draft.port, &backend.port)
+        && forwarding.value == Forwarding::L2dsr
+        && own.value != port.value
+    {
+        let message = format!(
+            "the backend's port is {}, and the service's {}: l2dsr cannot change it",
+            own.value, port.value
+        );
+        let key = format!("{}port", backend.path);
+        let note = Note::new(&codes::L2DSR_PORT, &own.span, &key, message)
+            .suggest(port.value.to_string())
+            .label(&forwarding.span, "l2dsr");
+        notes.add(note.label(&port.span, "the service's port"));
+    }
+    same_endpoint(draft, backend, notes);
+}
+
+/// Address and port of a backend, as far as known.
+fn endpoint(draft: &ServiceDraft, backend: &BackendDraft) -> Option<(IpAddr, NonZeroU16)> {
+    let address = backend.address.as_ref()?.value;
+    let port = match backend.port.as_ref()? {
+        Some(own) => own.value,
+        None => draft.port.as_ref()?.value,
+    };
+    Some((address, port))
+}
+
+fn same_endpoint(draft: &ServiceDraft, backend: &BackendDraft, notes: &mut Notes<'_>) {
+    let Some(own) = endpoint(draft, backend) else {
+        return;
+    };
+    let first = draft.endpoints.get(&own);
+    let (Some(first), Some(at)) = (first, &backend.address) else {
+        return;
+    };
+    if *first != at.span {
+        let message = format!(
+            "a second backend at {} port {} in this service",
+            own.0, own.1
+        );
+        let key = format!("{}address", backend.path);
+        notes.add(duplicate(
+            &codes::DUPLICATE_ENDPOINT,
+            &at.span,
+            first,
+            key,
+            message,
+        ));
+    }
+}
+
+/// Where each endpoint of a pool stands first.
+pub(super) fn first_endpoints(
+    draft: &ServiceDraft,
+) -> BTreeMap<(IpAddr, NonZeroU16), Range<usize>> {
+    let mut first = BTreeMap::new();
+    for backend in &draft.backends {
+        if let (Some(own), Some(at)) = (endpoint(draft, backend), &backend.address) {
+            first.entry(own).or_insert_with(|| at.span.clone());
+        }
+    }
+    first
+}
+
+fn against_vips(
+    backend: &BackendDraft,
+    vips: &BTreeMap<IpAddr, &At<IpAddr>>,
+    notes: &mut Notes<'_>,
+) {
+    let Some(own) = &backend.address else { return };
+    if let Some(vip) = vips.get(&own.value) {
+        let message = format!(
+            "{} is the address of a service: packets would loop",
+            own.value
+        );
+        let key = format!("{}address", backend.path);
+        let note = Note::new(&codes::FORWARDING_LOOP, &own.span, &key, message);
+        notes.add(note.label(&vip.span, "the service's address"));
+    }
+}
+
+fn sizes(drafts: &[ServiceDraft], config: &Config, notes: &mut Notes<'_>) {
+    let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    let pools = || drafts.iter().map(|d| count(d.backends.len()));
+    let backends: u64 = pools().sum();
+    // A service has two rings: one serves while the other is filled.
+    let slots: u64 = drafts
+        .iter()
+        .map(|d| {
+            d.ring_size
+                .as_ref()
+                .map_or(count(d.backends.len()), |r| u64::from(r.value))
+        })
+        .fold(0, |sum: u64, ring| {
+            sum.saturating_add(ring.saturating_mul(2))
+        });
+    let table = [
+        (
+            &limits::SERVICES,
+            count(drafts.len()),
+            config.limits.services,
+            "services",
+        ),
+        (
+            &limits::BACKENDS,
+            backends,
+            config.limits.backends,
+            "backends",
+        ),
+        (
+            &limits::RING_SLOTS,
+            slots,
+            config.limits.ring_slots,
+            "slots in rings (two rings a service)",
+        ),
+    ];
+    let Some(last) = drafts.last() else { return };
+    for (limit, used, allowed, what) in table {
+        if used <= u64::from(allowed) {
+            continue;
+        }
+        let message = format!("{used} {what}; `{}` allows {allowed}", limit.name);
+        let key = format!("limits.{}", limit.name);
+        let note = Note::new(&codes::TOO_MANY, &last.span, &key, message);
+        let even = used.next_multiple_of(2);
+        notes.add(if used <= limit.max {
+            note.help(format!(
+                "set `{} = {even}` or more in [limits]; a change needs a restart and new maps",
+                limit.name
+            ))
+        } else {
+            note.help(format!(
+                "no more than {} are possible: {}",
+                limit.max, limit.why
+            ))
+        });
+    }
+}

@@ -1,0 +1,170 @@
+//! The one text that stands for a configuration: every value written out, everything in the order
+//! of names. It is itself a valid file (the state directory's `last-good.toml`), and its hash is
+//! the revision. Pure.
+
+use std::fmt::Write;
+
+use sha2::{Digest, Sha256};
+
+use super::daemon::xdp_mode_word;
+use super::service::{ADMINS, ALL_DOWNS, DRAINS, FORWARDINGS, ON_DOWNS, PROTOCOLS, SCHEDULERS};
+use super::value::duration;
+use crate::model::{Backend, Check, Config, HealthPolicy, HttpCheck, Protocol, Service};
+
+/// The canonical form; parsing it gives an equal configuration.
+pub fn to_toml(config: &Config) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_config(&mut out, config);
+    out
+}
+
+/// First eight bytes of the SHA-256 of the canonical form, as a big-endian number.
+pub fn revision(config: &Config) -> u64 {
+    let hash = Sha256::digest(to_toml(config).as_bytes());
+    let mut first = [0; 8];
+    for (to, from) in first.iter_mut().zip(hash) {
+        *to = from;
+    }
+    u64::from_be_bytes(first)
+}
+
+fn write_config(out: &mut String, config: &Config) -> std::fmt::Result {
+    let daemon = &config.daemon;
+    writeln!(out, "[daemon]")?;
+    let mut interfaces: Vec<&String> = daemon.interfaces.iter().collect();
+    interfaces.sort_unstable();
+    interfaces.dedup();
+    let interfaces: Vec<String> = interfaces.iter().map(|i| text(i)).collect();
+    writeln!(out, "interfaces = [{}]", interfaces.join(", "))?;
+    writeln!(
+        out,
+        "state-dir = {}",
+        text(&daemon.state_dir.to_string_lossy())
+    )?;
+    writeln!(out, "run-dir = {}", text(&daemon.run_dir.to_string_lossy()))?;
+    writeln!(out, "bpffs = {}", text(&daemon.bpffs.to_string_lossy()))?;
+    writeln!(out, "xdp-mode = {}", text(xdp_mode_word(daemon.xdp_mode)))?;
+    let metrics = daemon.metrics.map_or("off".to_owned(), |at| at.to_string());
+    writeln!(out, "metrics = {}", text(&metrics))?;
+    writeln!(out, "echo-per-second = {}", daemon.echo_per_second)?;
+    writeln!(out, "velocity-percent = {}", daemon.velocity_percent)?;
+    writeln!(
+        out,
+        "velocity-window = {}",
+        text(&duration(daemon.velocity_window))
+    )?;
+    let limits = &config.limits;
+    writeln!(out, "\n[limits]")?;
+    writeln!(out, "flows = {}", limits.flows)?;
+    writeln!(out, "services = {}", limits.services)?;
+    writeln!(out, "backends = {}", limits.backends)?;
+    writeln!(out, "ring-slots = {}", limits.ring_slots)?;
+    writeln!(out, "next-hops = {}", limits.next_hops)?;
+    for service in config.services.values() {
+        write_service(out, service)?;
+    }
+    Ok(())
+}
+
+fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
+    writeln!(out, "\n[[service]]")?;
+    writeln!(out, "name = {}", text(service.name.as_str()))?;
+    writeln!(out, "address = {}", text(&service.address.to_string()))?;
+    writeln!(out, "port = {}", service.port)?;
+    writeln!(out, "protocol = {}", word(PROTOCOLS, service.protocol))?;
+    writeln!(
+        out,
+        "forwarding = {}",
+        word(FORWARDINGS, service.forwarding)
+    )?;
+    writeln!(out, "scheduler = {}", word(SCHEDULERS, service.scheduler))?;
+    if let Some(size) = service.ring_size {
+        writeln!(out, "ring-size = {size}")?;
+    }
+    if service.protocol == Protocol::Udp {
+        writeln!(out, "udp-idle = {}", text(&duration(service.udp_idle)))?;
+    }
+    writeln!(out, "drain-policy = {}", word(DRAINS, service.drain))?;
+    writeln!(out, "on-down = {}", word(ON_DOWNS, service.on_down))?;
+    writeln!(out, "all-down = {}", word(ALL_DOWNS, service.all_down))?;
+    if let Some(interface) = &service.claim {
+        writeln!(out, "claim = {}", text(interface))?;
+    }
+    write_health(out, &service.health)?;
+    for backend in service.backends.values() {
+        write_backend(out, backend)?;
+    }
+    Ok(())
+}
+
+fn write_health(out: &mut String, health: &HealthPolicy) -> std::fmt::Result {
+    writeln!(out, "\n[service.health]")?;
+    let http = match &health.check {
+        Check::None => return writeln!(out, "type = \"none\""),
+        Check::Tcp => {
+            writeln!(out, "type = \"tcp\"")?;
+            None
+        }
+        Check::Http(http) => {
+            writeln!(out, "type = \"http\"")?;
+            Some(http)
+        }
+    };
+    if let Some(port) = health.port {
+        writeln!(out, "port = {port}")?;
+    }
+    writeln!(out, "interval = {}", text(&duration(health.interval)))?;
+    writeln!(out, "timeout = {}", text(&duration(health.timeout)))?;
+    writeln!(out, "jitter = {}", text(&duration(health.jitter)))?;
+    writeln!(out, "rise = {}", health.rise)?;
+    writeln!(out, "fall = {}", health.fall)?;
+    writeln!(out, "trust-at-start = {}", health.trust_at_start)?;
+    http.map_or(Ok(()), |http| write_http(out, http))
+}
+
+fn write_http(out: &mut String, http: &HttpCheck) -> std::fmt::Result {
+    writeln!(out, "method = {}", text(&http.method))?;
+    writeln!(out, "path = {}", text(&http.path))?;
+    if let Some(host) = &http.host {
+        writeln!(out, "host = {}", text(host))?;
+    }
+    let range = |(low, high): &(u16, u16)| text(&format!("{low}-{high}"));
+    let ranges: Vec<String> = http.expect_status.iter().map(range).collect();
+    writeln!(out, "expect-status = [{}]", ranges.join(", "))?;
+    if let Some(body) = &http.expect_body {
+        writeln!(out, "expect-body = {}", text(body))?;
+    }
+    Ok(())
+}
+
+fn write_backend(out: &mut String, backend: &Backend) -> std::fmt::Result {
+    writeln!(out, "\n[[service.backend]]")?;
+    writeln!(out, "name = {}", text(backend.name.as_str()))?;
+    writeln!(out, "address = {}", text(&backend.address.to_string()))?;
+    writeln!(out, "port = {}", backend.port)?;
+    writeln!(out, "weight = {}", backend.weight)?;
+    writeln!(out, "admin = {}", word(ADMINS, backend.admin))
+}
+
+fn word<T: PartialEq>(words: &[(&str, T)], value: T) -> String {
+    let found = words.iter().find(|(_, v)| *v == value);
+    text(found.map_or("", |(w, _)| w))
+}
+
+/// A basic string of TOML 1.0.
+fn text(value: &str) -> String {
+    let mut out = String::from("\"");
+    for c in value.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04X}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

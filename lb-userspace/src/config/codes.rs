@@ -1,0 +1,210 @@
+//! Every code that a configuration can be answered with: its title, cause and cure. Docs, tests
+//! and `fairlead check --explain CODE` read this table. Pure.
+//!
+//! Codes are append-only: a number keeps its meaning for ever, since people search for it and
+//! scripts match on it. FL00xx are errors, FL01xx are warnings.
+
+use super::diagnostic::Severity;
+
+/// What a code means.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Code {
+    /// `FL0012`.
+    pub id: &'static str,
+    /// Errors stop the file from being used, warnings don't.
+    pub severity: Severity,
+    /// What is wrong, in a few words.
+    pub title: &'static str,
+    /// Why that is wrong.
+    pub cause: &'static str,
+    /// What to do.
+    pub cure: &'static str,
+}
+
+macro_rules! codes {
+    ($($name:ident = $id:literal, $severity:ident, $title:literal, $cause:literal, $cure:literal;)*) => {
+        $(
+            #[doc = $title]
+            pub static $name: Code = Code {
+                id: $id,
+                severity: Severity::$severity,
+                title: $title,
+                cause: $cause,
+                cure: $cure,
+            };
+        )*
+        /// All codes, in the order of their numbers.
+        pub static ALL: &[&Code] = &[$(&$name),*];
+    };
+}
+
+codes! {
+    SYNTAX = "FL0001", Error, "the file is not valid TOML",
+        "the parser of TOML 1.1 does not understand this place",
+        "texts need quotes, each key stands once on a line of its own as `key = value`, and brackets and quotes are closed";
+    DUPLICATE_KEY = "FL0002", Error, "a key or a table is there twice",
+        "a key may have one value only; which of two was meant cannot be known",
+        "remove one of them; a second service or backend begins with its own `[[service]]` or `[[service.backend]]`";
+    UNKNOWN_KEY = "FL0003", Error, "there is no such key",
+        "a key that is not known would have no effect, and that would not be seen until it matters",
+        "correct the spelling, move the key to the table it belongs to, or remove it";
+    MISSING_KEY = "FL0004", Error, "a key that must be there is missing",
+        "there is no sensible default for this key",
+        "add the key";
+    WRONG_TYPE = "FL0005", Error, "the value has the wrong type",
+        "the key wants a text, a number, a truth value, a list or a table, and got another of these",
+        "texts stand in double quotes, numbers and `true` and `false` do not, lists stand in square brackets";
+    UNKNOWN_WORD = "FL0006", Error, "the value is not one of the words that this key knows",
+        "the key takes one of a few words",
+        "use one of the words that the message lists";
+    OUT_OF_RANGE = "FL0007", Error, "the number is too small or too large",
+        "the number is outside of the range that the key allows",
+        "use a number within the range that the message names";
+    BAD_ADDRESS = "FL0008", Error, "the text is not an IP address",
+        "an address is an IPv4 address such as 192.0.2.1 or an IPv6 address such as 2001:db8::1, without port, prefix length, brackets, zone or host name",
+        "write the bare address; the port has a key of its own; host names are not looked up, since forwarding must not depend on a name server";
+    BAD_DURATION = "FL0009", Error, "the text is not a duration",
+        "a duration is a text of a number and a unit, such as \"500ms\", \"2s\" or \"1m 30s\"",
+        "put the number and its unit in quotes";
+    BAD_NAME = "FL0010", Error, "the name is not valid",
+        "names stand in metrics, paths and commands: they have 1 to 63 lower-case letters, digits and hyphens, and begin and end with a letter or a digit",
+        "choose a name of this form";
+    DUPLICATE_SERVICE = "FL0011", Error, "two services have the same name",
+        "commands, metrics and history know a service by its name",
+        "rename one of them";
+    DUPLICATE_BACKEND = "FL0012", Error, "two backends of a service have the same name",
+        "commands, metrics and history know a backend by `service/backend`",
+        "rename one of them";
+    DUPLICATE_VIP = "FL0013", Error, "two services have the same address, port and protocol",
+        "a packet can belong to one service only",
+        "change the address, the port or the protocol of one of them, or put all backends into one service";
+    MIXED_FAMILIES = "FL0014", Error, "a backend's address is of another family than the service's",
+        "packets are forwarded without translation between IPv4 and IPv6",
+        "give the backend an address of the service's family, or make a second service with an address of the other family";
+    BAD_VIP = "FL0015", Error, "the address cannot be that of a service",
+        "clients cannot reach a service at an unspecified, loopback, link-local, multicast, broadcast or reserved address",
+        "use a unicast address that is routed to this machine";
+    BAD_BACKEND_ADDRESS = "FL0016", Error, "the address cannot be that of a backend",
+        "packets cannot be forwarded to an unspecified, loopback, link-local, multicast, broadcast or reserved address",
+        "use the unicast address that the backend has on the network between it and the balancer";
+    FORWARDING_LOOP = "FL0017", Error, "a backend's address is the address of a service",
+        "a packet would come back to the balancer again and again until its time to live ends",
+        "give the backend's own address; for l2dsr too, where the backend has the service's address on its loopback besides";
+    DUPLICATE_ENDPOINT = "FL0018", Error, "two backends of a service have the same address and port",
+        "one server would be checked and counted twice, and drained only by half",
+        "remove one of them; to give a server a larger share, raise its weight";
+    L2DSR_PORT = "FL0019", Error, "an l2dsr backend has another port than its service",
+        "l2dsr changes MAC addresses only, so that the backend gets the packet with the service's port",
+        "leave the backend's port out, or use forwarding \"dnat\"";
+    NO_WEIGHT = "FL0020", Error, "all backends of a service have weight 0",
+        "a backend of weight 0 takes no new flows, so that no flow could begin",
+        "give at least one backend a weight of 1 or more; to take a service out of use, set `admin = \"disabled\"` on its backends or remove it";
+    NO_BACKEND = "FL0021", Error, "a service has no backends",
+        "there would be nowhere to send its packets",
+        "add a `[[service.backend]]` with name and address";
+    DURATION_RANGE = "FL0022", Error, "the duration is too short or too long",
+        "probes more often than every 10 ms are an attack, probes less often than every hour no check; other durations have bounds for like reasons",
+        "use a duration within the range that the message names";
+    TIMEOUT_OVER_INTERVAL = "FL0023", Error, "the timeout is longer than the interval",
+        "probes of one target would overlap, and results would come out of order",
+        "make the timeout at most the interval";
+    JITTER_OVER_INTERVAL = "FL0024", Error, "the jitter is not shorter than the interval",
+        "the start of a probe moves by up to the jitter either way, and probes must stay in order",
+        "make the jitter shorter than the interval; a tenth of it is usual";
+    KEY_WITHOUT_EFFECT = "FL0025", Error, "the key has no effect here",
+        "another key of the same table makes this one meaningless, for example a path where the check is not an HTTP one",
+        "remove the key, or change the other one";
+    BAD_STATUS = "FL0026", Error, "the text is not an HTTP status or a range of them",
+        "a status is a number from 100 to 599; a range is two of them with a hyphen, the lower first",
+        "write 200, \"200-299\" or a list of these";
+    BAD_PATH = "FL0027", Error, "the text is not the path of an HTTP request",
+        "a path begins with `/`, has at most 2048 characters, and has no spaces, controls, `#` or letters outside of ASCII",
+        "write the path and query only, without scheme and host; encode other characters as %XX";
+    BAD_METHOD = "FL0028", Error, "the text is not the method of a health check",
+        "a method is a word of capital letters such as GET or HEAD; CONNECT would turn the server into a proxy",
+        "use GET, HEAD, OPTIONS or POST";
+    BAD_TEXT = "FL0029", Error, "the text is empty, too long or has characters that may not be there",
+        "a host goes into the head of an HTTP request, and a text to look for must be there to be found",
+        "use a host such as \"www.example.org\" or \"www.example.org:8080\"; a text to look for has 1 to 1024 bytes";
+    BAD_SIZE = "FL0030", Error, "the size of a map has the wrong form",
+        "the flow table is indexed with the low bits of a hash, so that it needs a power of two; ring slots are stored in pairs",
+        "use the next size that the message names";
+    TOO_MANY = "FL0031", Error, "there is more of something than the limits allow",
+        "the maps have the sizes that `[limits]` gives them",
+        "raise the limit in `[limits]` (a change needs a restart and new maps), or configure less";
+    RING_TOO_SMALL = "FL0032", Error, "the ring has fewer slots than the service has backends",
+        "a backend without a slot would never take a flow",
+        "leave `ring-size` out, or use a prime of about a hundred slots a backend";
+    NO_INTERFACE = "FL0033", Error, "no interface is named",
+        "the balancer sees packets only where it is attached",
+        "name the interfaces that clients' packets (and, for dnat, the backends' replies) arrive on";
+    BAD_INTERFACE = "FL0034", Error, "the text is not the name of an interface",
+        "Linux allows 1 to 15 bytes without spaces, slashes and colons, and neither `.` nor `..`",
+        "use a name that `ip link` shows";
+    DUPLICATE_INTERFACE = "FL0035", Error, "an interface is named twice",
+        "the program is attached to an interface once",
+        "remove one of them";
+    CLAIM_NOT_ATTACHED = "FL0036", Error, "the service's address is claimed on an interface without balancer",
+        "packets to the address would arrive where no program handles them, and be refused by this machine",
+        "add the interface to `interfaces` in `[daemon]`, or claim the address on one that is there";
+    BAD_PATHNAME = "FL0037", Error, "the path is not absolute",
+        "the daemon may be started from anywhere, and finds its state again only at an absolute path without `..`",
+        "begin the path with `/`";
+    BAD_METRICS = "FL0038", Error, "the text is not an address with a port",
+        "metrics are served at one IP address and port",
+        "write \"127.0.0.1:9460\", \"[::1]:9460\" or \"off\"";
+    NOT_TEXT = "FL0039", Error, "the file is not text",
+        "a configuration is UTF-8 text without NUL bytes; this is something else, or was torn while it was written",
+        "convert the file to UTF-8 (`iconv`), or restore it; `last-good.toml` in the state directory holds the last one that was in use";
+    TOO_LARGE = "FL0040", Error, "the file is too large",
+        "a configuration of the most services and backends that there can be is smaller than 16 MiB",
+        "look whether the path is right";
+    UNREADABLE = "FL0041", Error, "the file cannot be read",
+        "it does not exist, is not a regular file, or may not be read by this user",
+        "see the reason in the message";
+
+    WEIGHT_ZERO = "FL0101", Warning, "a backend of weight 0 takes no new flows",
+        "the weight is its share of the new flows",
+        "give it a weight, or say `admin = \"draining\"` so that status and metrics show that it is meant";
+    NO_CHECK = "FL0102", Warning, "a service is not checked",
+        "a dead backend keeps its share of the flows, and nobody is told",
+        "use type \"tcp\" or \"http\"; for UDP check a TCP port of the same server";
+    FALL_ONE = "FL0103", Warning, "one bad probe takes a backend out",
+        "single probes get lost on every network, and each loss would move flows",
+        "use 2 or 3; a shorter interval finds a dead backend as soon";
+    ONE_BACKEND = "FL0104", Warning, "a service has one backend only",
+        "when that one fails, the service fails",
+        "add a second backend";
+    NO_SERVICE = "FL0105", Warning, "no service is configured",
+        "the daemon would run and forward nothing",
+        "add a `[[service]]`";
+    TOML_1_1 = "FL0106", Warning, "the file uses syntax that came with TOML 1.1",
+        "other tools that read the file may know TOML 1.0 only",
+        "write inline tables on one line without a comma at the end, and escapes as \\u00XX";
+    METRICS_OPEN = "FL0107", Warning, "metrics can be read from other machines",
+        "they tell names, addresses and traffic of all backends, without a password",
+        "listen on 127.0.0.1, or see to it that a firewall lets the metrics server in only";
+    NONE_ENABLED = "FL0108", Warning, "no backend of a service may take flows",
+        "all of them are draining, disabled or of weight 0",
+        "enable one with `admin = \"enabled\"`";
+    RING_UNEVEN = "FL0109", Warning, "the ring is small for its backends",
+        "with fewer than a hundred slots a backend, shares differ by more than a percent (Maglev, NSDI'16, section 5.3)",
+        "leave `ring-size` out, or use a prime of a hundred slots a backend or more";
+}
+
+/// The code with this id, in any case.
+pub fn find(id: &str) -> Option<&'static Code> {
+    ALL.iter().copied().find(|c| c.id.eq_ignore_ascii_case(id))
+}
+
+/// What `--explain` prints.
+pub fn explain(code: &Code) -> String {
+    format!(
+        "{}: {} ({})\n\nwhy:  {}\ncure: {}\n",
+        code.id,
+        code.title,
+        code.severity.as_str(),
+        code.cause,
+        code.cure
+    )
+}

@@ -1,0 +1,240 @@
+//! Reads `[daemon]` and `[limits]`. Pure.
+
+use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use lb_common::limits;
+use toml::de::DeValue;
+
+use super::codes;
+use super::reader::{At, Note, Notes, Reader};
+use super::value;
+use crate::model::{DaemonConfig, Limits, XdpMode};
+
+/// The data plane tells devices apart by the low eight bits of their index (`redirects` map).
+const INTERFACES: usize = 256;
+
+const XDP_MODES: &[(&str, XdpMode)] = &[
+    ("native", XdpMode::Native),
+    ("generic", XdpMode::Generic),
+    ("native-or-generic", XdpMode::NativeOrGeneric),
+];
+
+/// The word for a mode.
+pub(super) fn xdp_mode_word(mode: XdpMode) -> &'static str {
+    match mode {
+        XdpMode::Native => "native",
+        XdpMode::Generic => "generic",
+        XdpMode::NativeOrGeneric => "native-or-generic",
+    }
+}
+
+/// `[daemon]`; where something is wrong, the default, and a note.
+pub(super) fn daemon(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> DaemonConfig {
+    let rate = reader.integer("echo-per-second", 0..=10_000_000, notes);
+    let percent = reader.integer("velocity-percent", 1..=100, notes);
+    let window = Duration::from_millis(100)..=Duration::from_secs(86_400);
+    let window = reader.duration("velocity-window", window, notes);
+    let mode = reader.word("xdp-mode", XDP_MODES, notes);
+    DaemonConfig {
+        state_dir: directory(reader, "state-dir", "/var/lib/fairlead", notes),
+        run_dir: directory(reader, "run-dir", "/run/fairlead", notes),
+        bpffs: directory(reader, "bpffs", "/sys/fs/bpf/fairlead", notes),
+        interfaces: interfaces(reader, notes),
+        xdp_mode: mode.map_or(XdpMode::Native, |at| at.value),
+        metrics: metrics(reader, notes),
+        echo_per_second: rate
+            .and_then(|at| u32::try_from(at.value).ok())
+            .unwrap_or(1000),
+        velocity_percent: percent
+            .and_then(|at| u8::try_from(at.value).ok())
+            .unwrap_or(50),
+        velocity_window: window.map_or(Duration::from_secs(10), |at| at.value),
+    }
+}
+
+fn directory(reader: &Reader<'_, '_>, key: &str, default: &str, notes: &mut Notes<'_>) -> PathBuf {
+    let Some(text) = reader.string(key, notes) else {
+        return PathBuf::from(default);
+    };
+    let path = Path::new(text.value);
+    let absolute = path.is_absolute()
+        && !text.value.contains('\0')
+        && !path.components().any(|c| c == Component::ParentDir);
+    if !absolute {
+        let message = format!(
+            "`{key}` is {}, which is not absolute",
+            value::quote_text(text.value)
+        );
+        let note = Note::new(&codes::BAD_PATHNAME, &text.span, &reader.name(key), message);
+        notes.add(note.help(format!(
+            "begin with `/` and go without `..`; the default is \"{default}\""
+        )));
+    }
+    path.to_path_buf()
+}
+
+fn interfaces(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Vec<String> {
+    const KEY: &str = "interfaces";
+    reader.require(KEY, notes);
+    let Some(found) = reader.get(KEY) else {
+        return Vec::new();
+    };
+    let DeValue::Array(list) = found.get_ref() else {
+        reader.wrong_type(KEY, "a list", found, notes);
+        return Vec::new();
+    };
+    if list.is_empty() {
+        let message = "`interfaces` is empty".to_owned();
+        notes.add(Note::new(
+            &codes::NO_INTERFACE,
+            &found.span(),
+            &reader.name(KEY),
+            message,
+        ));
+    }
+    if list.len() > INTERFACES {
+        let message = format!("{} interfaces; there can be {INTERFACES}", list.len());
+        let note = Note::new(&codes::TOO_MANY, &found.span(), &reader.name(KEY), message);
+        notes.add(note.help("name the interfaces that clients and backends are reached through"));
+    }
+    let mut names: Vec<At<String>> = Vec::new();
+    for item in list.iter() {
+        let DeValue::String(text) = item.get_ref() else {
+            reader.wrong_type(KEY, "a list of texts", item, notes);
+            continue;
+        };
+        let (name, span) = (text.as_ref(), item.span());
+        if let Some(fault) = value::interface_fault(name) {
+            let message = format!(
+                "{} cannot be an interface: {fault}",
+                value::quote_text(name)
+            );
+            notes.add(Note::new(
+                &codes::BAD_INTERFACE,
+                &span,
+                &reader.name(KEY),
+                message,
+            ));
+        } else if let Some(first) = names.iter().find(|n| n.value == name) {
+            let message = format!("interface {} is named twice", value::quote_text(name));
+            let note = Note::new(
+                &codes::DUPLICATE_INTERFACE,
+                &span,
+                &reader.name(KEY),
+                message,
+            );
+            notes.add(note.label(&first.span, "first here"));
+        } else if names.len() < INTERFACES {
+            names.push(At {
+                value: name.to_owned(),
+                span,
+            });
+        }
+    }
+    let mut names: Vec<String> = names.into_iter().map(|n| n.value).collect();
+    names.sort_unstable();
+    names
+}
+
+fn metrics(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Option<SocketAddr> {
+    const KEY: &str = "metrics";
+    const DEFAULT: SocketAddr =
+        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9460);
+    let Some(text) = reader.string(KEY, notes) else {
+        return Some(DEFAULT);
+    };
+    if text.value == "off" {
+        return None;
+    }
+    match text.value.parse::<SocketAddr>() {
+        Ok(at) if at.port() != 0 => {
+            if !at.ip().is_loopback() {
+                let message = format!("metrics at {at} can be read from other machines");
+                notes.add(Note::new(
+                    &codes::METRICS_OPEN,
+                    &text.span,
+                    &reader.name(KEY),
+                    message,
+                ));
+            }
+            Some(at)
+        }
+        _ => {
+            let message = format!(
+                "`metrics` is {}, which is not an address with a port",
+                value::quote_text(text.value)
+            );
+            let note = Note::new(&codes::BAD_METRICS, &text.span, &reader.name(KEY), message);
+            notes.add(match metrics_meant(text.value) {
+                Some(meant) => note.help(format!("did you mean {meant}?")).suggest(meant),
+                None => note,
+            });
+            Some(DEFAULT)
+        }
+    }
+}
+
+fn metrics_meant(text: &str) -> Option<String> {
+    if let Ok(address) = text.parse::<std::net::IpAddr>() {
+        return Some(format!("\"{}\"", SocketAddr::new(address, 9460)));
+    }
+    let port = text.trim_start_matches("localhost").trim_start_matches(':');
+    let port = port.parse::<u16>().ok().filter(|p| *p != 0);
+    match (port, text.to_lowercase().as_str()) {
+        (Some(port), _) => Some(format!("\"127.0.0.1:{port}\"")),
+        (None, "none" | "no" | "false" | "disabled" | "") => Some("\"off\"".to_owned()),
+        _ => None,
+    }
+}
+
+/// The limits without `[limits]`.
+pub(super) fn default_limits() -> Limits {
+    let number = |l: &limits::Limit| u32::try_from(l.default).unwrap_or(u32::MAX);
+    Limits {
+        flows: number(&limits::FLOWS),
+        services: number(&limits::SERVICES),
+        backends: number(&limits::BACKENDS),
+        ring_slots: number(&limits::RING_SLOTS),
+        next_hops: number(&limits::NEXT_HOPS),
+    }
+}
+
+/// `[limits]`.
+pub(super) fn limits(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Limits {
+    let default = default_limits();
+    let mut read = |limit: &limits::Limit, default: u32| {
+        let at = reader.integer(limit.name, limit.min..=limit.max, notes);
+        let value = at.as_ref().and_then(|at| u32::try_from(at.value).ok());
+        (value.unwrap_or(default), at.map(|at| at.span))
+    };
+    let (flows, flows_span) = read(&limits::FLOWS, default.flows);
+    let (ring_slots, ring_span) = read(&limits::RING_SLOTS, default.ring_slots);
+    let read = Limits {
+        flows,
+        ring_slots,
+        services: read(&limits::SERVICES, default.services).0,
+        backends: read(&limits::BACKENDS, default.backends).0,
+        next_hops: read(&limits::NEXT_HOPS, default.next_hops).0,
+    };
+    if let Some(span) = flows_span.filter(|_| !flows.is_power_of_two()) {
+        let next = flows.next_power_of_two();
+        let message = format!("`flows` is {flows}, which is not a power of two");
+        let note = Note::new(&codes::BAD_SIZE, &span, &reader.name("flows"), message);
+        notes.add(
+            note.help(format!("the next power of two is {next}"))
+                .suggest(next.to_string()),
+        );
+    }
+    if let Some(span) = ring_span.filter(|_| ring_slots % 2 != 0) {
+        let next = ring_slots.saturating_add(1);
+        let message = format!("`ring-slots` is {ring_slots}, which is odd");
+        let note = Note::new(&codes::BAD_SIZE, &span, &reader.name("ring-slots"), message);
+        notes.add(
+            note.help(format!("the next even number is {next}"))
+                .suggest(next.to_string()),
+        );
+    }
+    read
+}

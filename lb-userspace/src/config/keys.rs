@@ -1,0 +1,312 @@
+//! The table of keys: what each table of the file may contain, what a value looks like, and its
+//! default. Unknown keys, did-you-mean, help texts, tests and docs read it. Pure.
+
+/// A key.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// What a value looks like, for help texts: `a text such as "web"`.
+    pub form: &'static str,
+    /// What holds without it; `None`: it must be there, or stands for nothing.
+    pub default: Option<&'static str>,
+}
+
+/// A table of the file.
+#[derive(Debug)]
+pub struct Section {
+    /// Its path, as in a header.
+    pub name: &'static str,
+    /// As a header.
+    pub header: &'static str,
+    /// Its keys.
+    pub keys: &'static [Key],
+    /// Words that people coming from other software try, and the key they mean.
+    pub synonyms: &'static [(&'static str, &'static str)],
+}
+
+const fn key(name: &'static str, form: &'static str, default: &'static str) -> Key {
+    Key {
+        name,
+        form,
+        default: Some(default),
+    }
+}
+
+const fn bare(name: &'static str, form: &'static str) -> Key {
+    Key {
+        name,
+        form,
+        default: None,
+    }
+}
+
+/// The file itself.
+pub static ROOT: Section = Section {
+    name: "",
+    header: "the file",
+    keys: &[
+        bare("daemon", "a table [daemon]"),
+        bare("limits", "a table [limits]"),
+        bare("service", "tables [[service]]"),
+    ],
+    synonyms: &[
+        ("global", "daemon"),
+        ("virtual-server", "service"),
+        ("vip", "service"),
+        ("vips", "service"),
+        ("frontend", "service"),
+        ("listen", "service"),
+    ],
+};
+
+/// `[daemon]`.
+pub static DAEMON: Section = Section {
+    name: "daemon",
+    header: "[daemon]",
+    keys: &[
+        bare("interfaces", "a list of names such as [\"eth0\"]"),
+        key(
+            "state-dir",
+            "a path such as \"/var/lib/fairlead\"",
+            "\"/var/lib/fairlead\"",
+        ),
+        key(
+            "run-dir",
+            "a path such as \"/run/fairlead\"",
+            "\"/run/fairlead\"",
+        ),
+        key(
+            "bpffs",
+            "a path such as \"/sys/fs/bpf/fairlead\"",
+            "\"/sys/fs/bpf/fairlead\"",
+        ),
+        key(
+            "xdp-mode",
+            "\"native\", \"generic\" or \"native-or-generic\"",
+            "\"native\"",
+        ),
+        key(
+            "metrics",
+            "an address and port such as \"127.0.0.1:9460\", or \"off\"",
+            "\"127.0.0.1:9460\"",
+        ),
+        key("echo-per-second", "a number such as 1000", "1000"),
+        key("velocity-percent", "a number from 1 to 100", "50"),
+        key("velocity-window", "a duration such as \"10s\"", "\"10s\""),
+    ],
+    synonyms: &[
+        ("interface", "interfaces"),
+        ("device", "interfaces"),
+        ("devices", "interfaces"),
+        ("mode", "xdp-mode"),
+        ("prometheus", "metrics"),
+        ("pin-path", "bpffs"),
+    ],
+};
+
+/// `[limits]`.
+pub static LIMITS: Section = Section {
+    name: "limits",
+    header: "[limits]",
+    keys: &[
+        key("flows", "a power of two such as 1048576", "1048576"),
+        key("services", "a number such as 4096", "4096"),
+        key("backends", "a number such as 16384", "16384"),
+        key("ring-slots", "an even number such as 4194304", "4194304"),
+        key("next-hops", "a number such as 16384", "16384"),
+    ],
+    synonyms: &[
+        ("connections", "flows"),
+        ("max-flows", "flows"),
+        ("vips", "services"),
+        ("servers", "backends"),
+        ("reals", "backends"),
+        ("neighbours", "next-hops"),
+        ("neighbors", "next-hops"),
+    ],
+};
+
+/// `[[service]]`.
+pub static SERVICE: Section = Section {
+    name: "service",
+    header: "[[service]]",
+    keys: &[
+        bare("name", "a name such as \"web\""),
+        bare("address", "an IP address such as \"192.0.2.1\""),
+        bare("port", "a number from 1 to 65535"),
+        bare("protocol", "\"tcp\" or \"udp\""),
+        bare("forwarding", "\"dnat\" or \"l2dsr\""),
+        key("scheduler", "\"maglev\"", "\"maglev\""),
+        bare("ring-size", "a number such as 65537"),
+        key("udp-idle", "a duration such as \"60s\"", "\"60s\""),
+        key("drain-policy", "\"keep\" or \"migrate\"", "\"keep\""),
+        key(
+            "on-down",
+            "\"keep\" or \"migrate\"",
+            "\"keep\" for tcp, \"migrate\" for udp",
+        ),
+        key(
+            "all-down",
+            "\"fail-open\" or \"fail-closed\"",
+            "\"fail-open\"",
+        ),
+        bare("claim", "the name of an interface such as \"eth0\""),
+        bare("health", "a table [service.health]"),
+        bare("backend", "tables [[service.backend]]"),
+    ],
+    synonyms: &[
+        ("vip", "address"),
+        ("ip", "address"),
+        ("listen", "address"),
+        ("bind", "address"),
+        ("mode", "forwarding"),
+        ("method", "forwarding"),
+        ("algorithm", "scheduler"),
+        ("lb-algo", "scheduler"),
+        ("balance", "scheduler"),
+        ("server", "backend"),
+        ("real", "backend"),
+        ("real-server", "backend"),
+        ("target", "backend"),
+        ("check", "health"),
+        ("healthcheck", "health"),
+        ("health-check", "health"),
+        ("interface", "claim"),
+    ],
+};
+
+/// `[service.health]`.
+pub static HEALTH: Section = Section {
+    name: "service.health",
+    header: "[service.health]",
+    keys: &[
+        key("type", "\"tcp\", \"http\" or \"none\"", "\"tcp\""),
+        key("port", "a number from 1 to 65535", "the backend's port"),
+        key("interval", "a duration such as \"1s\"", "\"1s\""),
+        key("timeout", "a duration such as \"500ms\"", "\"500ms\""),
+        key(
+            "jitter",
+            "a duration such as \"100ms\", or a share of the interval such as \"10%\"",
+            "\"10%\"",
+        ),
+        key("rise", "a number from 1 to 1000", "2"),
+        key("fall", "a number from 1 to 1000", "3"),
+        key("trust-at-start", "true or false", "false"),
+        key("method", "a method such as \"GET\"", "\"GET\""),
+        key("path", "a path such as \"/healthz\"", "\"/\""),
+        key(
+            "host",
+            "a host such as \"www.example.org\"",
+            "the target's address and port",
+        ),
+        key(
+            "expect-status",
+            "a status or range or a list of them: 200, \"200-299\", [200, \"300-399\"]",
+            "[\"200-299\"]",
+        ),
+        bare("expect-body", "a text such as \"ready\""),
+    ],
+    synonyms: &[
+        ("kind", "type"),
+        ("check", "type"),
+        ("protocol", "type"),
+        ("inter", "interval"),
+        ("period", "interval"),
+        ("every", "interval"),
+        ("healthy-threshold", "rise"),
+        ("unhealthy-threshold", "fall"),
+        ("retries", "fall"),
+        ("url", "path"),
+        ("uri", "path"),
+        ("status", "expect-status"),
+        ("codes", "expect-status"),
+        ("body", "expect-body"),
+    ],
+};
+
+/// `[[service.backend]]`.
+pub static BACKEND: Section = Section {
+    name: "service.backend",
+    header: "[[service.backend]]",
+    keys: &[
+        bare("name", "a name such as \"b1\""),
+        bare("address", "an IP address such as \"192.0.2.11\""),
+        key("port", "a number from 1 to 65535", "the service's port"),
+        key("weight", "a number from 0 to 1000", "1"),
+        key(
+            "admin",
+            "\"enabled\", \"draining\" or \"disabled\"",
+            "\"enabled\"",
+        ),
+    ],
+    synonyms: &[
+        ("ip", "address"),
+        ("host", "address"),
+        ("server", "address"),
+        ("state", "admin"),
+        ("status", "admin"),
+        ("id", "name"),
+    ],
+};
+
+/// All tables.
+pub static ALL: &[&Section] = &[&ROOT, &DAEMON, &LIMITS, &SERVICE, &HEALTH, &BACKEND];
+
+impl Section {
+    /// The key of this name.
+    pub fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|k| k.name == name)
+    }
+}
+
+/// What an unknown key may have meant.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Guess {
+    /// This key of the same table.
+    Key(&'static str),
+    /// The same word is a key of this other table.
+    Elsewhere(&'static str),
+    /// No idea.
+    Nothing,
+}
+
+/// Guesses what `unknown` meant. `taken`: is this key there already (then it is less likely)?
+pub fn guess(section: &Section, unknown: &str, taken: impl Fn(&str) -> bool) -> Guess {
+    let plain = unknown.to_lowercase().replace(['_', ' '], "-");
+    if let Some(found) = section.key(&plain) {
+        return Guess::Key(found.name);
+    }
+    if let Some((_, meant)) = section.synonyms.iter().find(|(word, _)| *word == plain) {
+        return Guess::Key(meant);
+    }
+    if let Some(other) = ALL.iter().find(|s| s.key(&plain).is_some()) {
+        return Guess::Elsewhere(other.header);
+    }
+    match nearest(&plain, section.keys.iter().map(|k| k.name), taken) {
+        Some(name) => Guess::Key(name),
+        None => Guess::Nothing,
+    }
+}
+
+/// The word that is nearest to `given`, if it is near enough for a slip of the finger or two.
+pub fn nearest<'w>(
+    given: &str,
+    words: impl Iterator<Item = &'w str>,
+    taken: impl Fn(&str) -> bool,
+) -> Option<&'w str> {
+    let allowed = (given.len() / 3).clamp(1, 3);
+    if given.len() > 64 {
+        return None;
+    }
+    words
+        .map(|word| {
+            let distance = strsim::osa_distance(given, word);
+            // Higher is nearer; made an integer so that it can be ordered.
+            let likeness = (strsim::jaro_winkler(given, word) * 1e6) as u64;
+            (distance, taken(word), std::cmp::Reverse(likeness), word)
+        })
+        .filter(|(distance, ..)| *distance <= allowed)
+        .min()
+        .map(|(.., word)| word)
+}

@@ -1,0 +1,356 @@
+//! Reads `[[service]]` and `[[service.backend]]`, one at a time; what concerns several of them is
+//! in `across`. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::ops::Range;
+use std::time::Duration;
+
+use lb_common::limits;
+use toml::de::{DeTable, DeValue};
+
+use super::across;
+use super::codes;
+use super::health;
+use super::keys;
+use super::reader::{At, Note, Notes, Reader};
+use super::value;
+use crate::model::{
+    AdminState, AllDown, Check, DrainPolicy, Family, Forwarding, HealthPolicy, Name, OnDown,
+    Protocol, Scheduler,
+};
+
+pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+pub(super) const FORWARDINGS: &[(&str, Forwarding)] =
+    &[("dnat", Forwarding::Dnat), ("l2dsr", Forwarding::L2dsr)];
+pub(super) const SCHEDULERS: &[(&str, Scheduler)] = &[("maglev", Scheduler::Maglev)];
+pub(super) const DRAINS: &[(&str, DrainPolicy)] = &[
+    ("keep", DrainPolicy::Keep),
+    ("migrate", DrainPolicy::Migrate),
+];
+pub(super) const ON_DOWNS: &[(&str, OnDown)] =
+    &[("keep", OnDown::Keep), ("migrate", OnDown::Migrate)];
+pub(super) const ALL_DOWNS: &[(&str, AllDown)] = &[
+    ("fail-open", AllDown::FailOpen),
+    ("fail-closed", AllDown::FailClosed),
+];
+pub(super) const ADMINS: &[(&str, AdminState)] = &[
+    ("enabled", AdminState::Enabled),
+    ("draining", AdminState::Draining),
+    ("disabled", AdminState::Disabled),
+];
+
+/// A service as far as it could be read.
+#[derive(Debug)]
+pub(super) struct ServiceDraft {
+    /// Its header.
+    pub(super) span: Range<usize>,
+    /// `service.web.`
+    pub(super) path: String,
+    pub(super) name: Option<At<Name>>,
+    pub(super) address: Option<At<IpAddr>>,
+    pub(super) port: Option<At<NonZeroU16>>,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) forwarding: Option<At<Forwarding>>,
+    pub(super) scheduler: Scheduler,
+    pub(super) ring_size: Option<At<u32>>,
+    pub(super) udp_idle: Duration,
+    pub(super) health: HealthPolicy,
+    pub(super) drain: DrainPolicy,
+    pub(super) on_down: OnDown,
+    pub(super) all_down: AllDown,
+    pub(super) claim: Option<At<String>>,
+    pub(super) backends: Vec<BackendDraft>,
+    /// Where each address and port of a backend stands first.
+    pub(super) endpoints: BTreeMap<(IpAddr, NonZeroU16), Range<usize>>,
+}
+
+/// A backend as far as it could be read.
+#[derive(Debug)]
+pub(super) struct BackendDraft {
+    /// `service.web.backend.b1.`
+    pub(super) path: String,
+    pub(super) name: Option<At<Name>>,
+    pub(super) address: Option<At<IpAddr>>,
+    /// The outer `None`: it could not be read; the inner one: the service's.
+    pub(super) port: Option<Option<At<NonZeroU16>>>,
+    pub(super) weight: Option<At<u16>>,
+    pub(super) admin: Option<AdminState>,
+}
+
+/// The family of an address.
+pub(super) fn family(address: IpAddr) -> Family {
+    match address {
+        IpAddr::V4(_) => Family::V4,
+        IpAddr::V6(_) => Family::V6,
+    }
+}
+
+/// The name in a table if it is fit to be shown in a path, or the place in the list.
+fn label(table: &DeTable<'_>, index: usize) -> String {
+    let name = table.iter().find(|(k, _)| k.get_ref() == "name");
+    match name.map(|(_, v)| v.get_ref()) {
+        Some(DeValue::String(name)) if Name::new(name).is_some() => name.to_string(),
+        _ => format!("#{}", index.saturating_add(1)),
+    }
+}
+
+/// One `[[service]]`, the `index`th.
+pub(super) fn service(
+    table: &DeTable<'_>,
+    span: Range<usize>,
+    index: usize,
+    notes: &mut Notes<'_>,
+) -> ServiceDraft {
+    let path = format!("service.{}.", label(table, index));
+    let reader = Reader::new(&keys::SERVICE, table, span.clone(), path.clone(), notes);
+    let protocol = required_word(&reader, "protocol", PROTOCOLS, notes).map(|at| at.value);
+    let idle = Duration::from_secs(1)..=Duration::from_secs(86_400);
+    let idle = reader.duration("udp-idle", idle, notes);
+    if protocol == Some(Protocol::Tcp) {
+        let why = "the service's protocol is tcp";
+        reader.without_effect(&["udp-idle"], why, "remove the key", notes);
+    }
+    let on_down = match protocol {
+        Some(Protocol::Udp) => OnDown::Migrate,
+        _ => OnDown::Keep,
+    };
+    let slots = 1..=limits::RING_SLOTS.max / 2;
+    let ring_size = reader.integer("ring-size", slots, notes);
+    let health = health_policy(&reader, notes);
+    let mut draft = ServiceDraft {
+        name: name(&reader, notes),
+        address: address(&reader, Role::Vip, notes),
+        port: {
+            reader.require("port", notes);
+            health::port(&reader, notes)
+        },
+        protocol,
+        forwarding: required_word(&reader, "forwarding", FORWARDINGS, notes),
+        scheduler: optional_word(&reader, "scheduler", SCHEDULERS, Scheduler::Maglev, notes),
+        ring_size: ring_size.and_then(|at| {
+            u32::try_from(at.value).ok().map(|value| At {
+                value,
+                span: at.span,
+            })
+        }),
+        udp_idle: idle.map_or(Duration::from_secs(60), |at| at.value),
+        health,
+        drain: optional_word(&reader, "drain-policy", DRAINS, DrainPolicy::Keep, notes),
+        on_down: optional_word(&reader, "on-down", ON_DOWNS, on_down, notes),
+        all_down: optional_word(&reader, "all-down", ALL_DOWNS, AllDown::FailOpen, notes),
+        claim: claim(&reader, notes),
+        backends: backends(&reader, notes),
+        endpoints: BTreeMap::new(),
+        span,
+        path,
+    };
+    draft.endpoints = across::first_endpoints(&draft);
+    draft
+}
+
+fn required_word<T: Copy>(
+    reader: &Reader<'_, '_>,
+    key: &str,
+    words: &[(&'static str, T)],
+    notes: &mut Notes<'_>,
+) -> Option<At<T>> {
+    reader.require(key, notes);
+    reader.word(key, words, notes)
+}
+
+fn optional_word<T: Copy>(
+    reader: &Reader<'_, '_>,
+    key: &str,
+    words: &[(&'static str, T)],
+    default: T,
+    notes: &mut Notes<'_>,
+) -> T {
+    reader
+        .word(key, words, notes)
+        .map_or(default, |at| at.value)
+}
+
+fn name(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Option<At<Name>> {
+    reader.require("name", notes);
+    let text = reader.string("name", notes)?;
+    if let Some(value) = Name::new(text.value) {
+        return Some(At {
+            value,
+            span: text.span,
+        });
+    }
+    let message = format!("{} is not a name", value::quote_text(text.value));
+    let note = Note::new(&codes::BAD_NAME, &text.span, &reader.name("name"), message)
+        .help("names have 1 to 63 characters of a-z, 0-9 and `-`, and begin and end with one of a-z and 0-9");
+    notes.add(match value::name_like(text.value) {
+        Some(meant) => note.suggest(format!("\"{meant}\"")),
+        None => note,
+    });
+    None
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Vip,
+    Backend,
+}
+
+fn address(reader: &Reader<'_, '_>, role: Role, notes: &mut Notes<'_>) -> Option<At<IpAddr>> {
+    const KEY: &str = "address";
+    reader.require(KEY, notes);
+    let text = reader.string(KEY, notes)?;
+    let span = text.span;
+    match value::address(text.value) {
+        Ok(found) => {
+            let Some(what) = value::unusable(found) else {
+                return Some(At { value: found, span });
+            };
+            let (code, whose) = match role {
+                Role::Vip => (&codes::BAD_VIP, "service"),
+                Role::Backend => (&codes::BAD_BACKEND_ADDRESS, "backend"),
+            };
+            let message = format!("{found} is {what}, and cannot be the address of a {whose}");
+            let note = Note::new(code, &span, &reader.name(KEY), message);
+            let mapped = match found {
+                IpAddr::V6(a) => a.to_ipv4_mapped(),
+                IpAddr::V4(_) => None,
+            };
+            notes.add(match mapped {
+                Some(v4) => note
+                    .help(format!("write it as \"{v4}\""))
+                    .suggest(format!("\"{v4}\"")),
+                None => note,
+            });
+            None
+        }
+        Err((why, meant)) => {
+            let message = format!(
+                "{} is not an IP address: {why}",
+                value::quote_text(text.value)
+            );
+            let note = Note::new(&codes::BAD_ADDRESS, &span, &reader.name(KEY), message);
+            notes.add(match meant {
+                Some(meant) => note
+                    .help(format!("did you mean \"{meant}\"?"))
+                    .suggest(format!("\"{meant}\"")),
+                None => note,
+            });
+            None
+        }
+    }
+}
+
+fn claim(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Option<At<String>> {
+    let text = reader.string("claim", notes)?;
+    if let Some(fault) = value::interface_fault(text.value) {
+        let message = format!(
+            "{} cannot be an interface: {fault}",
+            value::quote_text(text.value)
+        );
+        notes.add(Note::new(
+            &codes::BAD_INTERFACE,
+            &text.span,
+            &reader.name("claim"),
+            message,
+        ));
+        return None;
+    }
+    Some(At {
+        value: text.value.to_owned(),
+        span: text.span,
+    })
+}
+
+fn health_policy(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> HealthPolicy {
+    let Some((key, found)) = reader.entry("health") else {
+        return health::default_policy();
+    };
+    let DeValue::Table(table) = found.get_ref() else {
+        reader.wrong_type("health", "a table", found, notes);
+        return health::default_policy();
+    };
+    let path = format!("{}health.", reader.path);
+    let health = Reader::new(&keys::HEALTH, table, found.span(), path, notes);
+    let policy = health::policy(&health, notes);
+    if policy.check == Check::None {
+        let span = health.get("type").map_or(key, |v| v.span());
+        let message = "the backends of this service are not checked".to_owned();
+        notes.add(Note::new(
+            &codes::NO_CHECK,
+            &span,
+            &health.name("type"),
+            message,
+        ));
+    }
+    policy
+}
+
+fn backends(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Vec<BackendDraft> {
+    let Some(found) = reader.get("backend") else {
+        return Vec::new();
+    };
+    let DeValue::Array(list) = found.get_ref() else {
+        reader.wrong_type("backend", "a list of tables", found, notes);
+        return Vec::new();
+    };
+    let mut drafts = Vec::new();
+    for (index, item) in list.iter().enumerate() {
+        match item.get_ref() {
+            DeValue::Table(table) => {
+                let path = format!("{}backend.{}.", reader.path, label(table, index));
+                drafts.push(backend(table, item.span(), path, notes));
+            }
+            _ => reader.wrong_type("backend", "a list of tables", item, notes),
+        }
+    }
+    drafts
+}
+
+fn backend(
+    table: &DeTable<'_>,
+    span: Range<usize>,
+    path: String,
+    notes: &mut Notes<'_>,
+) -> BackendDraft {
+    let reader = Reader::new(&keys::BACKEND, table, span.clone(), path.clone(), notes);
+    let weight = limits::WEIGHT;
+    let read = reader.integer("weight", weight.min..=weight.max, notes);
+    let weight = match (read, reader.get("weight")) {
+        (Some(at), _) => u16::try_from(at.value).ok().map(|value| At {
+            value,
+            span: at.span,
+        }),
+        (None, Some(_)) => None,
+        (None, None) => u16::try_from(weight.default).ok().map(|value| At {
+            value,
+            span: span.clone(),
+        }),
+    };
+    if let Some(at) = weight.as_ref().filter(|at| at.value == 0) {
+        let message = "a backend of weight 0 takes no new flows".to_owned();
+        notes.add(Note::new(
+            &codes::WEIGHT_ZERO,
+            &at.span,
+            &reader.name("weight"),
+            message,
+        ));
+    }
+    let port = match reader.get("port") {
+        None => Some(None),
+        Some(_) => health::port(&reader, notes).map(Some),
+    };
+    let admin = match reader.get("admin") {
+        None => Some(AdminState::Enabled),
+        Some(_) => reader.word("admin", ADMINS, notes).map(|at| at.value),
+    };
+    BackendDraft {
+        name: name(&reader, notes),
+        address: address(&reader, Role::Backend, notes),
+        port,
+        weight,
+        admin,
+        path,
+    }
+}
