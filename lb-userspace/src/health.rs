@@ -13,6 +13,7 @@
 //! though late, until a round is on time or good. Void rounds are counted ([`Counts::void`]), kept
 //! among the last ten with their reason, and shown with it.
 
+pub mod http;
 pub mod tcp;
 pub mod verdict;
 

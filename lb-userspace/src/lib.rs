@@ -3,6 +3,7 @@
 //! `foo.rs` decides and is pure: no clock, socket, file, environment or randomness. `foo/*.rs` acts.
 //! Dependencies point one way: `model <- {maglev, health, state} <- desired <- plan <- reconcile
 //! <- daemon <- main`.
+
 pub mod api;
 pub mod cli;
 pub mod dataplane;

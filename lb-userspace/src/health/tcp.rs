@@ -19,6 +19,8 @@ use crate::model::ProbeVerdict;
 pub(super) enum Closing {
     /// With a reset.
     Reset,
+    /// With a FIN (a reset, if the target had more to say).
+    Orderly,
 }
 
 /// Probes `target`.
@@ -65,5 +67,4 @@ fn open(address: IpAddr, closing: Closing) -> std::io::Result<TcpSocket> {
 }
 
 #[cfg(test)]
-#[expect(clippy::arithmetic_side_effects, reason = "small numbers in tests")]
 mod tests;
