@@ -30,7 +30,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={}", object.display());
 
     let bytes = fs::read(&object).map_err(|why| {
-        format!("read FAIRLEAD_BPF_OBJECT={}: {why} (run `cargo xtask build`)", object.display())
+        format!(
+            "read FAIRLEAD_BPF_OBJECT={}: {why} (run `cargo xtask build`)",
+            object.display()
+        )
     })?;
     if !bytes.starts_with(&ELF_MAGIC) {
         return Err(format!(

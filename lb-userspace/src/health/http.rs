@@ -1,0 +1,214 @@
+//! The HTTP/1.1 probe (RFC 9110, RFC 9112): one request on a connection of its own, good when
+//! status and body are as expected.
+//!
+//! It trusts nobody: no redirect is followed and no name resolved, so a target cannot send the
+//! prober elsewhere; a head ends at 16 KiB, a body at 64 KiB, and everything at the timeout. The
+//! body is searched as it comes and not kept. The verdict is known, and the connection closed, as
+//! soon as nothing that may still come can change it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, HOST, USER_AGENT};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout_at};
+
+use super::tcp::{Closing, connect, deadline};
+use super::verdict::{bad, failed, timed_out, void};
+use crate::model::{HttpCheck, ProbeVerdict};
+
+/// The most bytes of a response's head, and of what hyper buffers.
+const HEAD_BYTES: usize = 16 * 1024;
+
+/// The most bytes of a body that are looked at.
+const BODY_BYTES: usize = 64 * 1024;
+
+/// The request of a probe.
+type Probe = Request<Empty<Bytes>>;
+
+/// Probes `target`.
+pub async fn probe(target: SocketAddr, check: &HttpCheck, timeout: Duration) -> ProbeVerdict {
+    let deadline = deadline(timeout);
+    let limit = Limit { deadline, timeout };
+    let request = match request(target, check) {
+        Ok(request) => request,
+        Err(error) => return void(&format!("request: {error} (correct the service's check)")),
+    };
+    let stream = match connect(target, Closing::Orderly, deadline, timeout).await {
+        Ok(stream) => stream,
+        Err(verdict) => return verdict,
+    };
+    let handshake = http1::Builder::new()
+        .max_buf_size(HEAD_BYTES)
+        .handshake(TokioIo::new(stream))
+        .await;
+    let (sender, connection) = match handshake {
+        Ok(both) => both,
+        Err(error) => return not_answered("headers", &error),
+    };
+    // The exchange makes progress only while the connection is polled beside it.
+    let exchange = pin!(exchange(sender, request, check, limit));
+    match select(exchange, pin!(connection)).await {
+        Either::Left((verdict, _closed_on_drop)) => verdict,
+        Either::Right((_told_to_the_exchange, exchange)) => exchange.await,
+    }
+}
+
+/// Until when, and how long that was.
+#[derive(Clone, Copy)]
+struct Limit {
+    deadline: Instant,
+    timeout: Duration,
+}
+
+fn request(target: SocketAddr, check: &HttpCheck) -> Result<Probe, hyper::http::Error> {
+    let host = check.host.clone().unwrap_or_else(|| target.to_string());
+    Request::builder()
+        .method(check.method.as_str())
+        .uri(check.path.as_str())
+        .header(HOST, host)
+        .header(USER_AGENT, concat!("fairlead/", env!("CARGO_PKG_VERSION")))
+        .header(ACCEPT, "*/*")
+        .header(ACCEPT_ENCODING, "identity")
+        .header(CONNECTION, "close")
+        .body(Empty::new())
+}
+
+/// Sends the request and judges what comes back.
+async fn exchange(
+    mut sender: SendRequest<Empty<Bytes>>,
+    request: Probe,
+    check: &HttpCheck,
+    limit: Limit,
+) -> ProbeVerdict {
+    let response = match timeout_at(limit.deadline, sender.send_request(request)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return not_answered("headers", &error),
+        Err(_) => return timed_out("headers", limit.timeout),
+    };
+    let status = response.status();
+    if !expected(status.as_u16(), &check.expect_status) {
+        return bad(&unexpected(status, &check.expect_status));
+    }
+    match &check.expect_body {
+        None => ProbeVerdict::Good,
+        Some(text) => search(response.into_body(), text, limit).await,
+    }
+}
+
+fn expected(status: u16, ranges: &[(u16, u16)]) -> bool {
+    ranges
+        .iter()
+        .any(|&(low, high)| (low..=high).contains(&status))
+}
+
+fn unexpected(status: StatusCode, ranges: &[(u16, u16)]) -> String {
+    let ranges: Vec<String> = ranges
+        .iter()
+        .map(|&(low, high)| match low == high {
+            true => low.to_string(),
+            false => format!("{low}-{high}"),
+        })
+        .collect();
+    let hint = match status.is_redirection() {
+        true => " (redirects are not followed)",
+        false => "",
+    };
+    format!(
+        "status {}, expected {}{hint}",
+        status.as_u16(),
+        ranges.join(", ")
+    )
+}
+
+/// Reads the body until it holds `text`, ends, or is too long.
+async fn search(mut body: Incoming, text: &str, limit: Limit) -> ProbeVerdict {
+    let mut needle = Needle::new(text.as_bytes());
+    let mut left = BODY_BYTES;
+    loop {
+        let data = match timeout_at(limit.deadline, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+            Ok(Some(Err(error))) => return not_answered("body", &error),
+            Ok(None) => return bad(&format!("body lacks '{text}'")),
+            Err(_) => return timed_out("body", limit.timeout),
+        };
+        if needle.found_in(data.get(..left).unwrap_or(&data)) {
+            return ProbeVerdict::Good;
+        }
+        left = left.saturating_sub(data.len());
+        if left == 0 {
+            return bad(&format!("body lacks '{text}' in its first 64 KiB"));
+        }
+    }
+}
+
+/// Searches a stream; keeps no more of it than a match may need.
+struct Needle<'a> {
+    text: &'a [u8],
+    tail: Vec<u8>,
+}
+
+impl<'a> Needle<'a> {
+    fn new(text: &'a [u8]) -> Self {
+        Self {
+            text,
+            tail: Vec::new(),
+        }
+    }
+
+    /// True when the text ends within `data`, the next piece of the stream.
+    fn found_in(&mut self, data: &[u8]) -> bool {
+        if self.text.is_empty() {
+            return true;
+        }
+        self.tail.extend_from_slice(data);
+        if self.tail.windows(self.text.len()).any(|w| w == self.text) {
+            return true;
+        }
+        let keep = self.text.len().saturating_sub(1);
+        let cut = self.tail.len().saturating_sub(keep);
+        self.tail.drain(..cut);
+        false
+    }
+}
+
+/// The verdict when the target broke off, or spoke something else.
+fn not_answered(phase: &str, error: &hyper::Error) -> ProbeVerdict {
+    match io_cause(error) {
+        Some(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => closed(phase),
+        Some(cause) => failed(phase, cause),
+        None if error.is_parse_too_large() => bad(&format!("{phase}: longer than 16 KiB")),
+        None if error.is_parse() => bad(&format!("{phase}: not HTTP/1: {error}")),
+        None if error.is_incomplete_message() || error.is_closed() || error.is_canceled() => {
+            closed(phase)
+        }
+        None => bad(&format!("{phase}: {error}")),
+    }
+}
+
+fn closed(phase: &str) -> ProbeVerdict {
+    bad(&format!("{phase}: closed by the target before the end"))
+}
+
+/// The I/O error below a hyper error, if one is.
+fn io_cause(error: &hyper::Error) -> Option<&io::Error> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref() {
+            return Some(error);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "small numbers in tests")]
+mod tests;

@@ -1,0 +1,65 @@
+//! The TCP probe against real sockets on loopback.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use tokio::net::TcpListener;
+
+use super::*;
+
+const TIMEOUT: Duration = Duration::from_millis(200);
+
+#[tokio::test]
+async fn listening_target_is_good_in_both_families() {
+    for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
+        let verdict = probe(listener.local_addr().unwrap(), TIMEOUT).await;
+        assert_eq!(verdict, ProbeVerdict::Good);
+    }
+}
+
+#[tokio::test]
+async fn closed_port_is_refused() {
+    // Bound but not listening: nobody else can take the port meanwhile.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    assert_eq!(
+        probe(socket.local_addr().unwrap(), TIMEOUT).await,
+        ProbeVerdict::Bad("connect: refused".into())
+    );
+}
+
+/// A listener whose accept queue is full, and what fills it.
+async fn full() -> (TcpListener, Vec<TcpStream>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut held = Vec::new();
+    while let Ok(stream) = timeout_at(deadline(TIMEOUT), TcpStream::connect(address)).await {
+        held.push(stream.unwrap());
+        assert!(held.len() < 100, "the accept queue takes everything");
+    }
+    (listener, held)
+}
+
+#[tokio::test]
+async fn full_accept_queue_times_out() {
+    let (listener, _held) = full().await;
+    let began = Instant::now();
+    assert_eq!(
+        probe(listener.local_addr().unwrap(), TIMEOUT).await,
+        ProbeVerdict::Bad("connect: timed out after 200 ms".into())
+    );
+    assert!(began.elapsed() < TIMEOUT * 2);
+}
+
+#[tokio::test]
+async fn target_sees_a_reset_so_that_no_time_wait_is_left() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    assert_eq!(probe(address, TIMEOUT).await, ProbeVerdict::Good);
+    let (stream, _) = listener.accept().await.unwrap();
+    stream.readable().await.unwrap();
+    let error = stream.try_read(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ECONNRESET));
+}
