@@ -61,13 +61,14 @@ fn long_connections_and_datagrams_notice_a_power_cut() {
     );
     topology.cut_power("b2", "eth0").unwrap();
     let cut = Instant::now();
-    let failed = || {
-        long.connections()
-            .iter()
-            .filter(|c| c.failed.is_some() && c.messages > 0)
-            .count()
+    let all_noticed = || {
+        let failed = long
+            .connections()
+            .into_iter()
+            .filter(|c| c.failed.is_some() && c.messages > 0);
+        failed.count() >= 10 && udp.flows().iter().filter(|f| !f.lost.is_empty()).count() >= 10
     };
-    while failed() < 10 {
+    while !all_noticed() {
         assert!(cut.elapsed() < 4 * LATE, "{:?}", long.connections());
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -108,8 +108,8 @@ fn check_nothing_is_left(prefix: &str) {
     assert!(!mounts.contains(&format!("/{prefix}/")), "{mounts}");
 }
 
-/// Command lines of running server processes that were started for a topology.
-fn servers_of(lab: u32) -> Vec<u32> {
+/// Processes that a process started.
+fn children_of(lab: u32) -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return vec![];
     };
@@ -151,8 +151,15 @@ fn nothing_is_left_after_a_panic() {
     check_nothing_is_left(&prefix);
 }
 
-/// Starts the lab's network in a process of its own; returns it with its prefix.
-fn network() -> (std::process::Child, String) {
+/// The lab's network in a process of its own.
+struct Network {
+    lab: std::process::Child,
+    prefix: String,
+    /// Open, or its next line would kill it.
+    _lines: std::io::BufReader<std::process::ChildStdout>,
+}
+
+fn network() -> Network {
     let mut lab = Command::new(env!("CARGO_BIN_EXE_fairlead-lab"))
         .arg("network")
         .stdout(Stdio::piped())
@@ -164,21 +171,29 @@ fn network() -> (std::process::Child, String) {
     let prefix = prefix.trim().to_owned();
     assert_eq!(prefix, format!("fl{}", lab.id()));
     assert_eq!(left_in("/run/netns", &format!("{prefix}-")).len(), 6);
-    assert_eq!(servers_of(lab.id()).len(), 3);
-    (lab, prefix)
+    assert_eq!(children_of(lab.id()).len(), 3);
+    Network {
+        lab,
+        prefix,
+        _lines: lines,
+    }
 }
 
 #[test]
 fn leftovers_of_a_killed_run_are_swept() {
-    let (mut lab, prefix) = network();
-    let servers = servers_of(lab.id());
+    let Network {
+        mut lab,
+        prefix,
+        _lines,
+    } = network();
+    let servers = children_of(lab.id());
     lab.kill().unwrap();
     lab.wait().unwrap();
     assert_eq!(left_in("/run/netns", &format!("{prefix}-")).len(), 6);
     sweep().unwrap();
     check_nothing_is_left(&prefix);
     for pid in servers {
-        assert!(!std::path::Path::new(&format!("/proc/{pid}/ns/net")).exists() || is_gone(pid));
+        assert!(is_gone(pid), "server {pid} of the killed lab still runs");
     }
 }
 
@@ -195,7 +210,11 @@ fn is_gone(pid: u32) -> bool {
 #[test]
 fn nothing_is_left_after_an_interrupt() {
     for signal in [nix::sys::signal::SIGINT, nix::sys::signal::SIGTERM] {
-        let (mut lab, prefix) = network();
+        let Network {
+            mut lab,
+            prefix,
+            _lines,
+        } = network();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(lab.id() as i32), signal).unwrap();
         assert!(lab.wait().unwrap().success());
         check_nothing_is_left(&prefix);
