@@ -10,7 +10,7 @@ mod test;
 mod tidy;
 mod workspace;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{env, ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -45,6 +45,10 @@ enum Command {
     ///
     /// `cargo xtask build-and-run --duration 20s --json` hands its options to the lab.
     /// `cargo xtask build-and-run -- run --config fairlead.toml` runs fairlead itself.
+    #[command(
+        override_usage = "cargo xtask build-and-run [--release] [LAB_OPTIONS]...\n       \
+                          cargo xtask build-and-run [--release] -- FAIRLEAD_ARGS..."
+    )]
     BuildAndRun {
         /// Build with optimisations, as releases are.
         #[arg(long)]
@@ -52,9 +56,6 @@ enum Command {
         /// Options of the lab.
         #[arg(allow_hyphen_values = true, value_name = "LAB_OPTIONS")]
         lab: Vec<OsString>,
-        /// The whole command line of `fairlead`.
-        #[arg(last = true, value_name = "FAIRLEAD_ARGS")]
-        fairlead: Option<Vec<OsString>>,
     },
     /// Sets up, then runs every check and every test; needs root.
     Test {
@@ -66,7 +67,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run_command(Cli::parse().command) {
+    let (own, fairlead) = split(env::args_os());
+    match run_command(Cli::parse_from(own).command, fairlead.as_deref()) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -75,7 +77,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_command(command: Command) -> anyhow::Result<ExitCode> {
+/// Splits a command line at the first `--`: what follows is the command line of `fairlead`.
+fn split(args: impl Iterator<Item = OsString>) -> (Vec<OsString>, Option<Vec<OsString>>) {
+    let mut own: Vec<OsString> = args.collect();
+    let Some(at) = own.iter().position(|arg| arg == "--") else {
+        return (own, None);
+    };
+    let fairlead = own.split_off(at).into_iter().skip(1).collect();
+    (own, Some(fairlead))
+}
+
+fn run_command(command: Command, fairlead: Option<&[OsString]>) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(
+        fairlead.is_none() || matches!(command, Command::BuildAndRun { .. }),
+        "only build-and-run takes arguments after `--`"
+    );
     let workspace = workspace::Workspace::find()?;
     match command {
         Command::Setup { tests, yes } => {
@@ -92,14 +108,11 @@ fn run_command(command: Command) -> anyhow::Result<ExitCode> {
             build::run(&workspace, &compiler, release)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::BuildAndRun {
-            release,
-            lab,
-            fairlead,
-        } => {
+        Command::BuildAndRun { release, lab } => {
+            let program = run::choose(&lab, fairlead)?;
             let compiler = setup::run(&workspace, false, Consent::Withheld)?;
             let built = build::run(&workspace, &compiler, release)?;
-            run::replace_process(&built, &lab, fairlead.as_deref())
+            run::replace_process(&built, program)
         }
         Command::Test { filter } => test::run(&workspace, filter.as_deref()),
         Command::Tidy => tidy::run(&workspace),
@@ -112,9 +125,11 @@ mod tests {
 
     #[track_caller]
     fn check(line: &[&str], lab_args: &[&str], fairlead_args: Option<&[&str]>) {
-        let cli = Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
-        let Command::BuildAndRun { lab, fairlead, .. } = cli.command else {
-            panic!("{line:?} is another command");
+        let line = ["xtask", "build-and-run"].iter().chain(line);
+        let (own, fairlead) = split(line.map(OsString::from));
+        let cli = Cli::try_parse_from(&own).unwrap_or_else(|error| panic!("{error}"));
+        let Command::BuildAndRun { lab, .. } = cli.command else {
+            panic!("{own:?} is another command");
         };
         assert_eq!(lab, lab_args);
         assert_eq!(fairlead.is_some(), fairlead_args.is_some());
@@ -126,33 +141,29 @@ mod tests {
 
     #[test]
     fn options_go_to_the_lab_and_all_after_two_dashes_goes_to_fairlead() {
-        check(&["x", "build-and-run"], &[], None);
+        check(&[], &[], None);
         check(
-            &["x", "build-and-run", "--duration", "20s", "--json"],
+            &["--duration", "20s", "--json"],
             &["--duration", "20s", "--json"],
             None,
         );
+        check(&["--release", "--duration=20s"], &["--duration=20s"], None);
         check(
-            &["x", "build-and-run", "--release", "--duration=20s"],
-            &["--duration=20s"],
-            None,
-        );
-        check(
-            &[
-                "x",
-                "build-and-run",
-                "--",
-                "run",
-                "--config",
-                "fairlead.toml",
-            ],
+            &["--", "run", "--config", "fairlead.toml"],
             &[],
             Some(&["run", "--config", "fairlead.toml"]),
         );
+        check(&["--", "--help"], &[], Some(&["--help"]));
         check(
-            &["x", "build-and-run", "--", "--help"],
+            &["--release", "--", "exec", "--", "x"],
             &[],
+            Some(&["exec", "--", "x"]),
+        );
+        check(
+            &["--json", "x", "--", "--help"],
+            &["--json", "x"],
             Some(&["--help"]),
         );
+        check(&["--"], &[], Some(&[]));
     }
 }

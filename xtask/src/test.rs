@@ -23,9 +23,8 @@ use crate::{
 use totals::{Tally, Totals};
 
 /// The test binaries that must run at least one test each when no filter is given, by crate name.
-const DEFAULT_MEMBERS: [&str; 4] = ["lb_common", "lb_ebpf", "lb_userspace", "xtask"];
-/// The test binary of everything that needs root, namespaces and the BPF object.
-const AS_ROOT: [&str; 1] = ["all"];
+/// `all` is that of lb-tests: everything that needs root, namespaces and the BPF object.
+const MUST_RUN: [&str; 5] = ["lb_common", "lb_ebpf", "lb_userspace", "xtask", "all"];
 
 /// Runs everything, or with a filter only the tests whose name contains it.
 pub(crate) fn run(workspace: &Workspace, filter: Option<&str>) -> anyhow::Result<ExitCode> {
@@ -70,18 +69,16 @@ fn run_all(workspace: &Workspace, filter: Option<&str>) -> anyhow::Result<Tally>
         clippy.args(["--workspace", "--all-targets", "--", "-D", "warnings"]);
         tally.count_check("clippy", shell::run(&mut clippy));
     }
-    for (packages, expected) in [
-        (&[][..], &DEFAULT_MEMBERS[..]),
-        (&["-p", "lb-tests", "--test", "all"], &AS_ROOT),
-    ] {
-        let mut tests = with_products(cargo(workspace), workspace, &built, "test");
-        tests.args(packages).arg("--no-fail-fast");
-        if let Some(filter) = filter {
-            tests.arg("--").arg(filter);
-        }
-        let expected = if filter.is_none() { expected } else { &[] };
-        tally.add(run_tests(tests, expected)?);
+    // One call for all packages: they share one set of features, so nothing is compiled twice.
+    let mut tests = with_products(cargo(workspace), workspace, &built, "test");
+    tests.args(["--workspace", "--no-fail-fast"]);
+    if let Some(filter) = filter {
+        tests.arg("--").arg(filter);
     }
+    tally.add(run_tests(
+        tests,
+        if filter.is_none() { &MUST_RUN } else { &[] },
+    )?);
     Ok(tally)
 }
 

@@ -36,9 +36,9 @@ pub(super) fn show(
         let Some(bytes) = chunk.get(..length).filter(|bytes| !bytes.is_empty()) else {
             break;
         };
-        stdout
+        screen
             .write_all(bytes)
-            .and_then(|()| stdout.flush())
+            .and_then(|()| screen.flush())
             .context("show a child's output")?;
         for byte in bytes {
             if *byte == b'\n' {
