@@ -79,7 +79,8 @@ pub struct ServiceEntry {
     pub family: u8,
     /// 1 while the entry is in use.
     pub used: u8,
-    /// Zero.
+    /// First word: the pair of rings that `ring` is a half of, as [`Self::slice`] of its base and of
+    /// the slots of one half; for the control plane only. The rest is zero.
     pub reserved: [u64; 4],
 }
 

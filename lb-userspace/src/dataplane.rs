@@ -4,6 +4,8 @@
 //! which half of a ring pair is live. That is the physical part, [`Actual`], which only `plan`
 //! looks at. Only `plan` makes a [`MapOp`]; only a [`Dataplane`] runs one.
 
+pub mod bpf;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -198,6 +200,18 @@ pub enum DataplaneError {
         index: u32,
         /// Entries.
         size: u32,
+    },
+    /// A map holds, or was to be given, what this version never writes.
+    #[error(
+        "{map}[{index}]: {why} (written by something else, or a bug: 'fairlead unload' and start again)"
+    )]
+    Invalid {
+        /// Map.
+        map: &'static str,
+        /// Index.
+        index: u32,
+        /// What is wrong.
+        why: String,
     },
     /// The kernel refused.
     #[error("{call}: {source}")]

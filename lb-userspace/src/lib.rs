@@ -8,6 +8,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod dataplane;
+pub mod embedded;
 pub mod event;
 pub mod health;
 pub mod metrics;

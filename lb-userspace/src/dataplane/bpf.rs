@@ -1,0 +1,436 @@
+//! The kernel: loads, pins, adopts, attaches, reads and writes the data plane.
+//!
+//! The data plane lives in pins, not in this process. [`Bpf::open`] makes it or takes it over as it
+//! stands, and dropping [`Bpf`] leaves it running; [`unload`] is the only thing that takes it away.
+//! Files below: `place` (where pins live), `lock`, `host` (privileges, kernel), `geometry` (sizes and their
+//! check), `sys` and `mapped` (the unsafe parts), `maps`, `program`, `links` and `netdev`
+//! (attachment), `apply` and `actual` (the seam [`Dataplane`](super::Dataplane)), `reader`
+//! (counters, flow table), `debug_log`.
+
+mod actual;
+mod apply;
+mod debug_log;
+mod error;
+mod geometry;
+mod host;
+mod links;
+mod lock;
+mod mapped;
+mod maps;
+mod netdev;
+mod place;
+mod program;
+mod reader;
+mod sys;
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lb_common::header::{LAYOUT_VERSION, MAGIC};
+use lb_common::{Control, HashKey, Header};
+
+pub use debug_log::DebugLog;
+pub use error::BpfError;
+pub use geometry::{Geometry, check_control, check_header, limit_differences};
+pub use host::{effective_capabilities, kernel_version, missing_capabilities};
+pub use links::{Attached, AttachedHow, Attachment, AttachmentState};
+pub use netdev::AttachMode;
+pub use place::{Component, check_path};
+pub use program::{Program, ProgramOptions};
+pub use reader::{FlowCounts, Reader, Sweep};
+
+use crate::embedded;
+use crate::model::{Limits, XdpMode};
+use links::Links;
+use lock::Lock;
+use maps::Maps;
+use place::Place;
+
+/// The pin of the program.
+const PROGRAM_PIN: &str = "program";
+/// Where the next program is pinned before it takes the place of the last one.
+const NEXT_PROGRAM_PIN: &str = "program-next";
+/// An empty directory whose name says which object `program` was loaded from.
+const FINGERPRINT: &str = "object-";
+
+/// What [`Bpf::open`] is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// As `DaemonConfig::bpffs`.
+    pub bpffs: PathBuf,
+    /// As `DaemonConfig::run_dir`.
+    pub run_dir: PathBuf,
+    /// Sizes of the maps if they have to be made.
+    pub limits: Limits,
+    /// Secret key of the flow hash, from the state directory.
+    pub flow_key: HashKey,
+    /// Names the keys of the state directory.
+    pub seed_id: u64,
+    /// Load the program with its log on.
+    pub debug_log: bool,
+}
+
+/// How the data plane was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// There was none.
+    Created,
+    /// One was left half made by a crash, attached to nothing; it was made again.
+    Recreated,
+    /// A complete one was taken over as it stands.
+    Adopted {
+        /// Owner epoch now.
+        owner_epoch: u64,
+        /// The pinned program is of this very binary and was kept.
+        same_program: bool,
+        /// Limits in the configuration that differ from those of the live maps, which keep theirs until
+        /// they are unloaded; to be said aloud.
+        differences: Vec<String>,
+    },
+}
+
+/// The data plane in the kernel, and the right to write to it.
+#[derive(Debug)]
+pub struct Bpf {
+    maps: Arc<Maps>,
+    links: Links,
+    program: Program,
+    directory: PathBuf,
+    owner_epoch: u64,
+    debug_log: Option<DebugLog>,
+    _lock: Lock,
+}
+
+impl Bpf {
+    /// Makes the data plane, or takes over the one that is pinned. Attaches nothing.
+    ///
+    /// What is refused is left as it was; what was made before a failure is taken away again.
+    pub fn open(settings: &Settings) -> Result<(Self, Opening), BpfError> {
+        if embedded::OBJECT.is_empty() {
+            return Err(BpfError::NotBuilt);
+        }
+        host::check_privileges("load the data plane")?;
+        host::check_kernel()?;
+        let lock = Lock::take(&settings.run_dir)?;
+        let place = Place::prepare(&settings.bpffs)?;
+        place.refuse_foreign()?;
+        let directory = place.layout(LAYOUT_VERSION);
+        if !directory.exists() {
+            return Ok((Self::create(settings, directory, lock)?, Opening::Created));
+        }
+        if abandoned(&directory)? {
+            remove_layout(&directory)?;
+            return Ok((Self::create(settings, directory, lock)?, Opening::Recreated));
+        }
+        Self::adopt(settings, directory, lock)
+    }
+
+    fn create(settings: &Settings, directory: PathBuf, lock: Lock) -> Result<Self, BpfError> {
+        place::create_path(&directory)?;
+        let made = Self::fill(settings, &directory);
+        if made.is_err() {
+            // Nothing is attached yet. If this fails too, the next start finds it abandoned.
+            let _ = remove_layout(&directory);
+        }
+        let (maps, program, debug_log) = made?;
+        Ok(Self {
+            maps: Arc::new(maps),
+            links: Links::default(),
+            program,
+            directory,
+            owner_epoch: 1,
+            debug_log,
+            _lock: lock,
+        })
+    }
+
+    fn fill(
+        settings: &Settings,
+        directory: &Path,
+    ) -> Result<(Maps, Program, Option<DebugLog>), BpfError> {
+        let geometry = Geometry::of(&settings.limits, host::possible_cpus()?);
+        let header = geometry.header(settings.seed_id, writer_version());
+        let differences = check_header(&header);
+        if !differences.is_empty() {
+            return Err(BpfError::Object {
+                why: format!(
+                    "the limits do not make good maps: {}",
+                    differences.join("; ")
+                ),
+            });
+        }
+        let (program, debug_log) = load_and_pin(directory, &geometry, settings.debug_log)?;
+        let maps = Maps::with_geometry(directory, geometry)?;
+        apply::initialise(&maps, &header, &geometry.control(settings.flow_key))
+            .map_err(BpfError::system("write the header of the new maps"))?;
+        Ok((maps, program, debug_log))
+    }
+
+    fn adopt(
+        settings: &Settings,
+        directory: PathBuf,
+        lock: Lock,
+    ) -> Result<(Self, Opening), BpfError> {
+        let maps = Maps::open(&directory)?;
+        check_keys(settings, &directory, &maps)?;
+        check_cpus(&directory, &maps)?;
+        let (program, same_program, debug_log) = match same_program(&directory, settings.debug_log)
+        {
+            Some(program) => (program, true, None),
+            None => {
+                let (program, log) = load_and_pin(&directory, &maps.geometry, settings.debug_log)?;
+                (program, false, log)
+            }
+        };
+        let differences = limit_differences(&maps.geometry.limits(), &settings.limits);
+        let owner_epoch = apply::raise_owner_epoch(&maps);
+        let adopted = Self {
+            maps: Arc::new(maps),
+            links: Links::default(),
+            program,
+            directory,
+            owner_epoch,
+            debug_log,
+            _lock: lock,
+        };
+        let opening = Opening::Adopted {
+            owner_epoch,
+            same_program,
+            differences,
+        };
+        Ok((adopted, opening))
+    }
+
+    /// Our owner epoch.
+    pub fn owner_epoch(&self) -> u64 {
+        self.owner_epoch
+    }
+
+    /// Sizes of the live maps.
+    pub fn geometry(&self) -> Geometry {
+        self.maps.geometry
+    }
+
+    /// The directory of the pins.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The program that interfaces run.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// The program's log, once, if it was asked for.
+    pub fn take_debug_log(&mut self) -> Option<DebugLog> {
+        self.debug_log.take()
+    }
+
+    /// Reads counters and flows.
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.maps))
+    }
+
+    /// Another instance of the program over the live maps, attached to nothing.
+    pub fn load_program(&self, options: ProgramOptions) -> Result<Program, BpfError> {
+        program::load(&self.directory, &self.maps.geometry, options).map(|(program, _)| program)
+    }
+
+    /// Brings an interface to run the program: through the pinned link without a gap if there is one,
+    /// anew otherwise. The mode is remembered for [`Self::reattach`], also when this fails because
+    /// there is no such interface yet.
+    pub fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached, BpfError> {
+        let program = (self.program.fd(), self.program.id());
+        self.links.attach(&self.directory, program, interface, mode)
+    }
+
+    /// Attaches again after netlink said that the interface appeared or changed. Does nothing if it
+    /// is attached (`AttachedHow::Kept`); `None`: the interface is not ours.
+    pub fn reattach(&mut self, interface: &str) -> Result<Option<Attached>, BpfError> {
+        match self.links.wanted(interface) {
+            Some(mode) => self.attach(interface, mode).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes the program off an interface that is not ours any more.
+    pub fn detach(&mut self, interface: &str) -> Result<(), BpfError> {
+        self.links.detach(&self.directory, interface)
+    }
+
+    /// Interfaces that we were told to attach to, and how it stands with each.
+    pub fn attachments(&self) -> Result<Vec<Attachment>, BpfError> {
+        self.links.attachments()
+    }
+
+    /// Interfaces with a pinned link, whoever made it. Those that are not in the configuration are to
+    /// be detached.
+    pub fn pinned_interfaces(&self) -> Result<Vec<String>, BpfError> {
+        links::pinned_interfaces(&self.directory)
+    }
+
+    /// Pins again what somebody has unpinned; returns the names, which are worth an alarm.
+    pub fn repin(&self) -> Result<Vec<String>, BpfError> {
+        place::create_path(&self.directory)?;
+        let fixed = self.maps.named();
+        let all = fixed
+            .iter()
+            .map(|(name, fd)| ((*name).to_owned(), *fd))
+            .chain([(PROGRAM_PIN.to_owned(), self.program.fd())])
+            .chain(self.links.named());
+        let mut missing = Vec::new();
+        for (name, fd) in all {
+            let path = self.directory.join(&name);
+            if path.exists() {
+                continue;
+            }
+            sys::pin(fd, &path).map_err(BpfError::system(format!("pin {}", path.display())))?;
+            missing.push(name);
+        }
+        Ok(missing)
+    }
+}
+
+/// Takes the data plane away: links, maps, program, directories, and the bpffs if it is ours.
+///
+/// `layout`: that one only, known or not; `None`: ours. Refused while a daemon runs. Returns the
+/// layouts that were removed.
+pub fn unload(bpffs: &Path, run_dir: &Path, layout: Option<u32>) -> Result<Vec<u32>, BpfError> {
+    host::check_privileges("unload the data plane")?;
+    let _lock = Lock::take(run_dir)?;
+    let Some(place) = Place::existing(bpffs)? else {
+        return Ok(Vec::new());
+    };
+    let wanted = layout.unwrap_or(LAYOUT_VERSION);
+    let found = place.layouts()?.contains(&wanted);
+    if found {
+        remove_layout(&place.layout(wanted))?;
+    }
+    place.leave()?;
+    Ok(if found { vec![wanted] } else { Vec::new() })
+}
+
+/// Removes a directory of pins, the links first, so that no packet meets half a data plane.
+fn remove_layout(directory: &Path) -> Result<(), BpfError> {
+    let names = place::list(directory)?;
+    for pin in names.iter().filter(|name| name.starts_with("link-")) {
+        links::release(directory, pin)?;
+    }
+    for name in names.iter().filter(|name| !name.starts_with("link-")) {
+        let path = directory.join(name);
+        let removed = if path.is_dir() {
+            fs::remove_dir(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        removed.map_err(BpfError::system(format!("remove {}", path.display())))?;
+    }
+    fs::remove_dir(directory).map_err(BpfError::system(format!("remove {}", directory.display())))
+}
+
+/// True for what a crash during creation leaves: no link, and a header that was never written, or not
+/// completed. Anything else that is odd is for a person to look at.
+fn abandoned(directory: &Path) -> Result<bool, BpfError> {
+    if !links::pinned_interfaces(directory)?.is_empty() {
+        return Ok(false);
+    }
+    Ok(match maps::pinned_header(directory)? {
+        None => true,
+        Some(header) => {
+            header.magic == 0 && bytemuck::bytes_of(&header).iter().all(|&byte| byte == 0)
+                || header.magic == MAGIC
+                    && header.layout_version == LAYOUT_VERSION
+                    && header.complete == 0
+        }
+    })
+}
+
+/// The flow table is worth nothing under another key.
+fn check_keys(settings: &Settings, directory: &Path, maps: &Maps) -> Result<(), BpfError> {
+    let header: Option<Header> = maps.header.read(0);
+    let control: Option<Control> = maps.control.read(0);
+    let (found, key) = (
+        header.map_or(0, |header| header.seed_id),
+        control.map(|control| HashKey(control.flow_key)),
+    );
+    if found == settings.seed_id && key == Some(settings.flow_key) {
+        return Ok(());
+    }
+    Err(BpfError::OtherKeys {
+        path: directory.to_owned(),
+        found,
+        ours: settings.seed_id,
+    })
+}
+
+/// Counters must have room for every CPU.
+fn check_cpus(directory: &Path, maps: &Maps) -> Result<(), BpfError> {
+    let possible = host::possible_cpus()?;
+    if possible <= maps.geometry.cpus {
+        return Ok(());
+    }
+    let why = format!(
+        "header: counters for {} CPUs, this machine may have {possible}",
+        maps.geometry.cpus
+    );
+    Err(BpfError::Unusable {
+        path: directory.to_owned(),
+        differences: vec![why],
+    })
+}
+
+/// The pinned program if it was loaded from this binary's object in the same way. A program that logs
+/// is always loaded anew: its log can only be had from the loader.
+fn same_program(directory: &Path, debug_log: bool) -> Option<Program> {
+    let options = ProgramOptions {
+        debug_log,
+        ..ProgramOptions::default()
+    };
+    let mark = directory.join(format!("{FINGERPRINT}{}", program::fingerprint(options)));
+    if debug_log || !mark.is_dir() {
+        return None;
+    }
+    Program::pinned(&directory.join(PROGRAM_PIN)).ok()
+}
+
+/// Loads this binary's program over the maps in `directory` and puts it in the place of the pinned
+/// one. At every moment there is a pinned program, and a fingerprint only if it is that one's.
+fn load_and_pin(
+    directory: &Path,
+    geometry: &Geometry,
+    debug_log: bool,
+) -> Result<(Program, Option<DebugLog>), BpfError> {
+    let options = ProgramOptions {
+        debug_log,
+        ..ProgramOptions::default()
+    };
+    let (program, mut object) = program::load(directory, geometry, options)?;
+    let log = debug_log.then(|| DebugLog::new(&mut object)).transpose()?;
+    for name in place::list(directory)? {
+        let path = directory.join(&name);
+        let stale = match name.as_str() {
+            NEXT_PROGRAM_PIN => fs::remove_file(&path),
+            _ if name.starts_with(FINGERPRINT) => fs::remove_dir(&path),
+            _ => continue,
+        };
+        stale.map_err(BpfError::system(format!("remove {}", path.display())))?;
+    }
+    let next = directory.join(NEXT_PROGRAM_PIN);
+    sys::pin(program.fd().as_fd(), &next)
+        .map_err(BpfError::system(format!("pin {}", next.display())))?;
+    let pin = directory.join(PROGRAM_PIN);
+    fs::rename(&next, &pin).map_err(BpfError::system(format!("pin {}", pin.display())))?;
+    place::create_path(&directory.join(format!("{FINGERPRINT}{}", program::fingerprint(options))))?;
+    Ok((program, log))
+}
+
+/// As `Header::writer_version`.
+fn writer_version() -> u32 {
+    env!("CARGO_PKG_VERSION")
+        .split('.')
+        .zip([16_u32, 8, 0])
+        .filter_map(|(part, shift)| part.parse::<u32>().ok()?.checked_shl(shift))
+        .fold(0, |all, part| all | part)
+}

@@ -1,0 +1,286 @@
+//! Reads the maps back into an [`Actual`], believing nothing.
+//!
+//! Pins may have been written by a bug, a person, or a crash. Whatever would lead out of a map, or
+//! has a value that this version never writes, is an error that names the place: the
+//! daemon must not plan from it.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use bytemuck::Pod;
+use lb_common::backend::device_slot;
+use lb_common::{
+    Address, BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding,
+    Header, NextHop, Permissions, Protocol, ServiceEntry,
+};
+
+use super::mapped::Mapped;
+use super::maps::Maps;
+use super::sys;
+use crate::dataplane::{Actual, DataplaneError, EndpointTarget, Image, ServiceImage};
+
+fn invalid(map: &'static str, index: u32, why: &str) -> DataplaneError {
+    DataplaneError::Invalid {
+        map,
+        index,
+        why: why.to_owned(),
+    }
+}
+
+/// Fails with `why` unless `good`.
+fn require(
+    map: &'static str,
+    index: u32,
+    good: bool,
+    why: &'static str,
+) -> Result<(), DataplaneError> {
+    if good {
+        Ok(())
+    } else {
+        Err(invalid(map, index, why))
+    }
+}
+
+/// Entries of a map that `keep` says are in use, by index.
+fn entries<T: Pod>(
+    name: &'static str,
+    map: &Mapped,
+    range: std::ops::Range<u32>,
+    keep: impl Fn(&T) -> bool,
+) -> Result<BTreeMap<u32, T>, DataplaneError> {
+    let mut found = BTreeMap::new();
+    for index in range {
+        let value: T = map
+            .read(index)
+            .ok_or_else(|| invalid(name, index, "it is beyond the end of the map"))?;
+        if keep(&value) {
+            found.insert(index, value);
+        }
+    }
+    Ok(found)
+}
+
+fn endpoints(
+    maps: &Maps,
+    control: &Control,
+) -> Result<BTreeMap<EndpointKey, Vec<EndpointTarget>>, DataplaneError> {
+    let slots = maps.geometry.endpoint_slots;
+    let first = if control.active == 0 { 0 } else { slots };
+    let range = first..first.saturating_add(slots);
+    let mut found: BTreeMap<EndpointKey, Vec<EndpointTarget>> = BTreeMap::new();
+    for (index, slot) in
+        entries::<EndpointSlot>("endpoints", &maps.endpoints, range, |slot| slot.kind != 0)?
+    {
+        let check = |good, why| require("endpoints", index, good, why);
+        let (kind, size) = match slot.kind {
+            1 => (EndpointKind::Vip, maps.geometry.services),
+            2 => (EndpointKind::VipAddress, 1),
+            3 => (EndpointKind::Backend, maps.geometry.backends),
+            _ => return Err(invalid("endpoints", index, "its kind is unknown")),
+        };
+        check(slot.index < size, "it leads out of a map")?;
+        check(slot.reserved == 0, "reserved bytes are not zero")?;
+        let without_port = slot.port == [0, 0] && slot.protocol == 0;
+        check(
+            match kind {
+                EndpointKind::VipAddress => without_port,
+                _ => slot.port != [0, 0] && Protocol::from_u8(slot.protocol).is_some(),
+            },
+            "port and protocol do not fit its kind",
+        )?;
+        let key = EndpointKey {
+            address: Address(slot.address),
+            port: slot.port,
+            protocol: slot.protocol,
+        };
+        found.entry(key).or_default().push((kind, slot.index));
+    }
+    for targets in found.values_mut() {
+        targets.sort_unstable();
+    }
+    Ok(found)
+}
+
+fn ring(maps: &Maps, base: u32, length: u32) -> Result<Arc<[u32]>, DataplaneError> {
+    let mut ids = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    let elements = base / 2..base.saturating_add(length).div_ceil(2);
+    for element in elements {
+        let pair: [u32; 2] = maps
+            .rings
+            .read(element)
+            .ok_or_else(|| invalid("rings", element, "it is beyond the end of the map"))?;
+        ids.extend_from_slice(&pair);
+    }
+    ids.truncate(usize::try_from(length).unwrap_or(0));
+    for (slot, &id) in (base..).zip(&ids) {
+        require(
+            "rings",
+            slot,
+            id < maps.geometry.backends,
+            "its BackendId leads out of the map",
+        )?;
+    }
+    Ok(ids.into())
+}
+
+fn service(
+    maps: &Maps,
+    index: u32,
+    entry: &ServiceEntry,
+) -> Result<(ServiceImage, u8), DataplaneError> {
+    let check = |good, why| require("services", index, good, why);
+    let [pair, rest @ ..] = entry.reserved;
+    let (base, length) = ServiceEntry::unslice(entry.ring);
+    let (ring_base, ring_capacity) = ServiceEntry::unslice(pair);
+    let pair_end = u64::from(ring_base).saturating_add(u64::from(ring_capacity).saturating_mul(2));
+    check(entry.used == 1, "'used' is neither 0 nor 1")?;
+    check(rest == [0; 3], "reserved bytes are not zero")?;
+    check(
+        pair_end <= u64::from(maps.geometry.ring_slots)
+            && ring_base.is_multiple_of(2)
+            && ring_capacity.is_multiple_of(2),
+        "its pair of rings leads out of the map",
+    )?;
+    check(
+        length <= ring_capacity
+            && (base == ring_base || Some(base) == ring_base.checked_add(ring_capacity)),
+        "its ring is not a half of its pair",
+    )?;
+    check(
+        Protocol::from_u8(entry.protocol).is_some(),
+        "its protocol is unknown",
+    )?;
+    check(
+        Forwarding::from_u8(entry.forwarding).is_some(),
+        "its forwarding is unknown",
+    )?;
+    check(
+        matches!(entry.family, 4 | 6) && (entry.family == 4) == Address(entry.address).is_v4(),
+        "its family is not its address's",
+    )?;
+    let image = ServiceImage {
+        address: entry.address,
+        port: u16::from_be_bytes(entry.port),
+        protocol: entry.protocol,
+        forwarding: entry.forwarding,
+        family: entry.family,
+        idle_epochs: entry.idle_epochs,
+        ring_base,
+        ring_capacity,
+        ring: ring(maps, base, length)?,
+    };
+    Ok((image, u8::from(base != ring_base)))
+}
+
+fn check_backend(maps: &Maps, id: u32, entry: &BackendEntry) -> Result<(), DataplaneError> {
+    let check = |good, why| require("backends", id, good, why);
+    check(entry.used == 1, "'used' is neither 0 nor 1")?;
+    check(
+        entry.permissions.0 & !Permissions::ALL.0 == 0,
+        "it has unknown permissions",
+    )?;
+    check(
+        entry.next_hop < maps.geometry.next_hops,
+        "its next hop leads out of the map",
+    )?;
+    check(
+        entry.service < maps.geometry.services,
+        "its service leads out of the map",
+    )?;
+    check(
+        entry.reserved == [0; 2] && entry.reserved2 == [0; 2] && entry.reserved3 == [0; 4],
+        "reserved bytes are not zero",
+    )
+}
+
+fn check_next_hop(index: u32, hop: &NextHop) -> Result<(), DataplaneError> {
+    let check = |good, why| require("next_hops", index, good, why);
+    check(hop.used == 1, "'used' is neither 0 nor 1")?;
+    check(hop.resolved <= 1, "'resolved' is neither 0 nor 1")?;
+    check(
+        hop.reserved == 0 && hop.reserved2 == 0,
+        "reserved bytes are not zero",
+    )
+}
+
+/// Devices that are in use and that frames can be redirected to. The kernel empties the slot of the
+/// devmap when a device is deleted; a slot that does not name the device is so reported as empty.
+fn devices(maps: &Maps) -> Result<BTreeMap<u32, Device>, DataplaneError> {
+    let range = 0..maps.devices.entries();
+    let mut found = entries("devices", &maps.devices, range, |d: &Device| d.ifindex != 0)?;
+    for (&slot, device) in &found {
+        require(
+            "devices",
+            slot,
+            device_slot(device.ifindex) == slot && device.reserved == 0,
+            "it is not the interface of this slot",
+        )?;
+    }
+    let mut error = None;
+    found.retain(
+        |&slot, device| match sys::devmap_get(maps.redirects.as_fd(), slot) {
+            Ok(ifindex) => ifindex == device.ifindex,
+            Err(source) => {
+                error = Some(DataplaneError::Kernel {
+                    call: format!("read redirects[{slot}]"),
+                    source,
+                });
+                false
+            }
+        },
+    );
+    error.map_or(Ok(found), Err)
+}
+
+/// Everything, read back.
+pub(crate) fn read(maps: &Maps) -> Result<Actual, DataplaneError> {
+    let gone = |map| move || invalid(map, 0, "it is beyond the end of the map");
+    let header: Header = maps.header.read(0).ok_or_else(gone("header"))?;
+    let control: Control = maps.control.read(0).ok_or_else(gone("control"))?;
+    require(
+        "control",
+        0,
+        control.active <= 1,
+        "the live generation is neither 0 nor 1",
+    )?;
+
+    let mut services = BTreeMap::new();
+    let mut live_half = BTreeMap::new();
+    let range = 0..maps.services.entries();
+    for (index, entry) in entries("services", &maps.services, range, |s: &ServiceEntry| {
+        s.used != 0
+    })? {
+        let (image, half) = service(maps, index, &entry)?;
+        services.insert(index, image);
+        live_half.insert(index, half);
+    }
+    let range = 0..maps.backends.entries();
+    let backends = entries("backends", &maps.backends, range, |b: &BackendEntry| {
+        b.used != 0
+    })?;
+    for (&id, entry) in &backends {
+        check_backend(maps, id, entry)?;
+    }
+    let range = 0..maps.next_hops.entries();
+    let next_hops = entries("next_hops", &maps.next_hops, range, |h: &NextHop| {
+        h.used != 0
+    })?;
+    for (&index, hop) in &next_hops {
+        check_next_hop(index, hop)?;
+    }
+    Ok(Actual {
+        image: Image {
+            endpoints: endpoints(maps, &control)?,
+            services,
+            backends,
+            next_hops,
+            devices: devices(maps)?,
+            echo_per_second: control.echo_per_second,
+            config_revision: header.config_revision,
+        },
+        generation: u8::from(control.active == 1),
+        live_half,
+        header,
+    })
+}

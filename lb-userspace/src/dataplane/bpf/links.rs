@@ -1,0 +1,307 @@
+//! Attachment to interfaces: a pinned bpf_link for each *name*.
+//!
+//! A link outlives the daemon, and its program is replaced without a gap. It does not survive its
+//! device: when that is deleted, the pinned link stays with ifindex 0, updates answer ENOLINK, and a
+//! new device of the same name has no program. So a pin is never believed; what the link says
+//! about its interface is compared with what the name means now.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::BpfError;
+use super::netdev::{self, AttachMode};
+use super::place::{interface_of, link_pin, list};
+use super::sys::{self, LinkInfo};
+use crate::model::XdpMode;
+
+/// How an interface came to run the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachedHow {
+    /// A new link.
+    New,
+    /// The pinned link ran this very program.
+    Kept,
+    /// The pinned link ran another program; it was replaced without a gap.
+    Replaced,
+    /// The pinned link had lost its device; a new one was made.
+    Renewed,
+}
+
+/// The outcome of an attachment, for the log and `status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// Its index now.
+    pub ifindex: u32,
+    /// In driver or stack; compare with what was asked for.
+    pub mode: AttachMode,
+    /// How it came to it.
+    pub how: AttachedHow,
+    /// Why native mode was refused, if generic mode is a fallback.
+    pub native_refused: Option<String>,
+}
+
+/// State of an attachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachmentState {
+    /// Packets on the interface pass through the program.
+    Attached,
+    /// The interface is there but the link is not on it: its device was deleted and made again, or renamed.
+    Defunct,
+    /// No interface has the name.
+    Missing,
+}
+
+/// An interface that we should be attached to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Its name.
+    pub interface: String,
+    /// Its index now; `None` if it is missing.
+    pub ifindex: Option<u32>,
+    /// `None` if it is not attached.
+    pub mode: Option<AttachMode>,
+    /// Whether packets pass through the program.
+    pub state: AttachmentState,
+}
+
+/// What is wanted and held for one name.
+#[derive(Debug)]
+struct Held {
+    wanted: XdpMode,
+    link: Option<OwnedFd>,
+}
+
+/// All links.
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    held: BTreeMap<String, Held>,
+}
+
+fn pinned_link(directory: &Path, interface: &str) -> Result<Option<(OwnedFd, LinkInfo)>, BpfError> {
+    let path = directory.join(link_pin(interface));
+    let link = match sys::open_pin(&path) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(BpfError::system(format!("open {}", path.display()))(error)),
+    };
+    let info = sys::link_info(link.as_fd())
+        .map_err(BpfError::system(format!("look at {}", path.display())))?;
+    Ok(Some((link, info)))
+}
+
+fn unlink(path: &Path) -> Result<(), BpfError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(BpfError::system(format!(
+            "remove {}",
+            path.display()
+        ))(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Takes a link off its interface and removes its pin, whoever else holds it.
+pub(crate) fn release(directory: &Path, pin: &str) -> Result<(), BpfError> {
+    let path = directory.join(pin);
+    if let Ok(link) = sys::open_pin(&path)
+        && sys::link_info(link.as_fd()).is_ok_and(|info| info.ifindex != 0)
+    {
+        sys::link_detach(link.as_fd())
+            .map_err(BpfError::system(format!("detach {}", path.display())))?;
+    }
+    unlink(&path)
+}
+
+/// Interfaces that have a pinned link in `directory`.
+pub(crate) fn pinned_interfaces(directory: &Path) -> Result<Vec<String>, BpfError> {
+    Ok(list(directory)?
+        .iter()
+        .filter_map(|pin| interface_of(pin))
+        .collect())
+}
+
+impl Links {
+    /// Brings an interface to run `program`, from whatever state it is in.
+    pub(crate) fn attach(
+        &mut self,
+        directory: &Path,
+        program: (BorrowedFd<'_>, u32),
+        interface: &str,
+        mode: XdpMode,
+    ) -> Result<Attached, BpfError> {
+        let held = self.held.entry(interface.to_owned()).or_insert(Held {
+            wanted: mode,
+            link: None,
+        });
+        held.wanted = mode;
+        let Some(ifindex) = netdev::ifindex(interface) else {
+            return Err(BpfError::NoInterface {
+                interface: interface.to_owned(),
+            });
+        };
+        let (fd, id) = program;
+        let pin = link_pin(interface);
+        let mut how = AttachedHow::New;
+        if let Some((link, info)) = pinned_link(directory, interface)? {
+            if info.ifindex == ifindex {
+                let how = if info.program_id == id {
+                    AttachedHow::Kept
+                } else {
+                    sys::link_update(link.as_fd(), fd).map_err(BpfError::system(format!(
+                        "replace the program on {interface}"
+                    )))?;
+                    AttachedHow::Replaced
+                };
+                held.link = Some(link);
+                let mode = netdev::xdp_state(ifindex)?.map_or(AttachMode::Native, |s| s.mode);
+                return Ok(Attached {
+                    ifindex,
+                    mode,
+                    how,
+                    native_refused: None,
+                });
+            }
+            how = AttachedHow::Renewed;
+            release(directory, &pin)?;
+        }
+        // Our own descriptor of a link whose pin somebody removed would make the device busy.
+        if let Some(old) = held.link.take()
+            && sys::link_info(old.as_fd()).is_ok_and(|info| info.ifindex == ifindex)
+        {
+            let path = directory.join(&pin);
+            sys::pin(old.as_fd(), &path)
+                .map_err(BpfError::system(format!("pin {}", path.display())))?;
+            drop(old);
+            return self.attach(directory, program, interface, mode);
+        }
+        let (link, mode, native_refused) = create(fd, interface, ifindex, mode)?;
+        let path = directory.join(&pin);
+        sys::pin(link.as_fd(), &path)
+            .map_err(BpfError::system(format!("pin {}", path.display())))?;
+        held.link = Some(link);
+        Ok(Attached {
+            ifindex,
+            mode,
+            how,
+            native_refused,
+        })
+    }
+
+    /// The mode that was asked for an interface; `None`: it is not ours.
+    pub(crate) fn wanted(&self, interface: &str) -> Option<XdpMode> {
+        self.held.get(interface).map(|held| held.wanted)
+    }
+
+    /// Takes the program off an interface.
+    pub(crate) fn detach(&mut self, directory: &Path, interface: &str) -> Result<(), BpfError> {
+        self.held.remove(interface);
+        release(directory, &link_pin(interface))
+    }
+
+    /// Every interface that is wanted.
+    pub(crate) fn attachments(&self) -> Result<Vec<Attachment>, BpfError> {
+        self.held
+            .iter()
+            .map(|(interface, held)| {
+                let ifindex = netdev::ifindex(interface);
+                let on = held
+                    .link
+                    .as_ref()
+                    .and_then(|link| sys::link_info(link.as_fd()).ok())
+                    .map(|info| info.ifindex);
+                let state = match (ifindex, on) {
+                    (None, _) => AttachmentState::Missing,
+                    (Some(now), Some(on)) if now == on => AttachmentState::Attached,
+                    _ => AttachmentState::Defunct,
+                };
+                let mode = match (state, ifindex) {
+                    (AttachmentState::Attached, Some(now)) => {
+                        netdev::xdp_state(now)?.map(|found| found.mode)
+                    }
+                    _ => None,
+                };
+                Ok(Attachment {
+                    interface: interface.clone(),
+                    ifindex,
+                    mode,
+                    state,
+                })
+            })
+            .collect()
+    }
+
+    /// Every link that is held, with the name of its pin.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
+        self.held.iter().filter_map(|(interface, held)| {
+            Some((link_pin(interface), held.link.as_ref()?.as_fd()))
+        })
+    }
+}
+
+type Created = (OwnedFd, AttachMode, Option<String>);
+
+fn create(
+    program: BorrowedFd<'_>,
+    interface: &str,
+    ifindex: u32,
+    mode: XdpMode,
+) -> Result<Created, BpfError> {
+    let native = || {
+        sys::link_create(program, ifindex, sys::XDP_DRV)
+            .map_err(|source| creation_error(interface, ifindex, source, true))
+    };
+    let generic = || {
+        sys::link_create(program, ifindex, sys::XDP_SKB)
+            .map_err(|source| creation_error(interface, ifindex, source, false))
+    };
+    match mode {
+        XdpMode::Native => Ok((native()?, AttachMode::Native, None)),
+        XdpMode::Generic => Ok((generic()?, AttachMode::Generic, None)),
+        XdpMode::NativeOrGeneric => match native() {
+            Ok(link) => Ok((link, AttachMode::Native, None)),
+            Err(BpfError::NoNative { source, .. }) => {
+                Ok((generic()?, AttachMode::Generic, Some(source.to_string())))
+            }
+            Err(other) => Err(other),
+        },
+    }
+}
+
+fn creation_error(interface: &str, ifindex: u32, source: io::Error, native: bool) -> BpfError {
+    let interface = interface.to_owned();
+    match source.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) => {
+            let (holder, off) = match netdev::xdp_state(ifindex) {
+                Ok(Some(found)) => (
+                    format!("XDP program {} ({})", found.program_id, found.mode),
+                    match found.mode {
+                        AttachMode::Native => "xdp",
+                        AttachMode::Generic => "xdpgeneric",
+                    },
+                ),
+                _ => ("another XDP program".to_owned(), "xdp"),
+            };
+            BpfError::Busy {
+                interface,
+                holder,
+                off,
+            }
+        }
+        Some(libc::ENODEV) => BpfError::NoInterface { interface },
+        Some(libc::EPERM | libc::ENOMEM) => BpfError::System {
+            what: format!("attach to {interface}"),
+            source,
+        },
+        _ if native => BpfError::NoNative { interface, source },
+        _ => BpfError::System {
+            what: format!("attach to {interface} in generic mode"),
+            source,
+        },
+    }
+}

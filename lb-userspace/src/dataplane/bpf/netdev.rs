@@ -1,0 +1,112 @@
+//! What the kernel's network stack says about XDP on an interface (rtnetlink(7), `IFLA_XDP`).
+
+use std::io;
+
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::net::if_::{if_indextoname, if_nametoindex};
+use serde::{Deserialize, Serialize};
+
+use super::error::BpfError;
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachMode {
+    /// In the driver.
+    Native,
+    /// In the network stack.
+    Generic,
+}
+
+impl std::fmt::Display for AttachMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        })
+    }
+}
+
+/// A program on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct XdpState {
+    pub(crate) mode: AttachMode,
+    pub(crate) program_id: u32,
+}
+
+/// The index of an interface; `None`: there is none of this name.
+pub(crate) fn ifindex(interface: &str) -> Option<u32> {
+    if_nametoindex(interface).ok()
+}
+
+/// True if no interface has this index.
+pub(crate) fn is_gone(ifindex: u32) -> bool {
+    if_indextoname(ifindex).is_err()
+}
+
+/// The program that runs on an interface; `None`: there is none.
+pub(crate) fn xdp_state(ifindex: u32) -> Result<Option<XdpState>, BpfError> {
+    let link = query(ifindex).map_err(BpfError::system(format!(
+        "ask the kernel about interface {ifindex}"
+    )))?;
+    Ok(link
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Xdp(xdp) => state(xdp),
+            _ => None,
+        }))
+}
+
+fn state(xdp: &[LinkXdp]) -> Option<XdpState> {
+    let attached = xdp.iter().find_map(|x| match x {
+        LinkXdp::Attached(attached) => Some(attached),
+        _ => None,
+    })?;
+    let mode = match attached {
+        XdpAttached::None => return None,
+        XdpAttached::SocketBuffer => AttachMode::Generic,
+        _ => AttachMode::Native,
+    };
+    let program_id = xdp.iter().find_map(|x| match x {
+        LinkXdp::ProgId(id) => Some(*id),
+        _ => None,
+    });
+    Some(XdpState {
+        mode,
+        program_id: program_id.unwrap_or(0),
+    })
+}
+
+fn query(ifindex: u32) -> io::Result<LinkMessage> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut link = LinkMessage::default();
+    link.header.index = ifindex;
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST;
+    let mut request = NetlinkMessage::new(
+        header,
+        NetlinkPayload::from(RouteNetlinkMessage::GetLink(link)),
+    );
+    request.finalize();
+    let mut buffer = vec![0; request.buffer_len()];
+    request.serialize(&mut buffer);
+    socket.send(&buffer, 0)?;
+
+    let (answer, _) = socket.recv_from_full()?;
+    let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+    match message.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(link),
+        NetlinkPayload::Error(error) => Err(error.to_io()),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the answer is not about a link",
+        )),
+    }
+}

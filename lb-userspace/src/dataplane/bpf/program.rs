@@ -1,0 +1,154 @@
+//! Loads the compiled program; with `debug_log.rs` the only place that needs aya.
+//!
+//! aya relocates the object, creates the maps that are not pinned yet and takes those that are, so
+//! that a new program works on the live maps from its first packet on.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use aya::programs::{ProgramError, Xdp};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use lb_common::backend::DEVICES;
+use sha2::{Digest, Sha256};
+
+use super::error::BpfError;
+use super::geometry::{Geometry, REDIRECTS};
+use super::sys::{self, ProgramInfo};
+use crate::embedded;
+
+/// The name of the XDP program in the object.
+const PROGRAM: &str = "fairlead";
+/// `BPF_PROG_TYPE_XDP`.
+const PROGRAM_TYPE_XDP: u32 = 6;
+
+/// What the program is told when it is loaded; the verifier drops the branches that are off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProgramOptions {
+    /// Writes no map and counts nothing: for test runs over live maps.
+    pub read_only: bool,
+    /// Logs through aya-log.
+    pub debug_log: bool,
+}
+
+/// A loaded program.
+#[derive(Debug)]
+pub struct Program {
+    fd: OwnedFd,
+    info: ProgramInfo,
+}
+
+impl Program {
+    /// The kernel's number for it.
+    pub fn id(&self) -> u32 {
+        self.info.id
+    }
+
+    /// Its descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Runs it once over a frame as if that had come in on `ifindex` (`None`: on loopback); returns
+    /// the XDP action and the frame afterwards. Unless the program is read-only, this is
+    /// a packet like any other: counted, and remembered in the flow table.
+    pub fn test_run(&self, frame: &[u8], ifindex: Option<u32>) -> std::io::Result<(u32, Vec<u8>)> {
+        sys::test_run(self.fd(), frame, ifindex)
+    }
+
+    /// Takes the program that is pinned at `path`.
+    pub(crate) fn pinned(path: &Path) -> std::io::Result<Self> {
+        Self::of(sys::open_pin(path)?)
+    }
+
+    fn of(fd: OwnedFd) -> std::io::Result<Self> {
+        let info = sys::program_info(fd.as_fd())?;
+        if info.program_type != PROGRAM_TYPE_XDP {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                format!("it is a program of type {}, not of XDP", info.program_type),
+            ));
+        }
+        Ok(Self { fd, info })
+    }
+}
+
+/// Names what `load` would make of this binary's object: equal names, equal programs.
+pub(crate) fn fingerprint(options: ProgramOptions) -> String {
+    let mut hash = Sha256::new();
+    hash.update(embedded::OBJECT);
+    hash.update([u8::from(options.read_only), u8::from(options.debug_log)]);
+    hash.finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// Loads the program over the maps that are pinned in `directory`; creates and pins those that are not.
+pub(crate) fn load(
+    directory: &Path,
+    geometry: &Geometry,
+    options: ProgramOptions,
+) -> Result<(Program, Ebpf), BpfError> {
+    if embedded::OBJECT.is_empty() {
+        return Err(BpfError::NotBuilt);
+    }
+    let mut loader = EbpfLoader::new();
+    for shape in geometry.arrays() {
+        loader
+            .map_max_entries(shape.name, shape.entries)
+            .map_pin_path(shape.name, directory.join(shape.name));
+    }
+    loader
+        .map_max_entries(REDIRECTS, DEVICES)
+        .map_pin_path(REDIRECTS, directory.join(REDIRECTS));
+    // Only set what is on: an object that was built without logging has no such global.
+    if options.read_only {
+        loader.override_global("READ_ONLY", &1_u8, true);
+    }
+    if options.debug_log {
+        loader.override_global("DEBUG_LOG", &1_u8, true);
+    }
+    let mut object = loader.load(embedded::OBJECT).map_err(refused)?;
+    let xdp: &mut Xdp = object
+        .program_mut(PROGRAM)
+        .ok_or_else(|| BpfError::Object {
+            why: format!("the object has no program '{PROGRAM}'"),
+        })?
+        .try_into()
+        .map_err(|error| refused(EbpfError::ProgramError(error)))?;
+    xdp.load()
+        .map_err(|error| refused(EbpfError::ProgramError(error)))?;
+    let fd = xdp
+        .fd()
+        .map_err(|error| refused(EbpfError::ProgramError(error)))?
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(Program::of)
+        .map_err(BpfError::system("keep the loaded program"))?;
+    Ok((fd, object))
+}
+
+/// Sorts aya's errors by what can be done about them.
+fn refused(error: EbpfError) -> BpfError {
+    if let EbpfError::ProgramError(ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    }) = error
+    {
+        return BpfError::Refused {
+            source: io_error,
+            log: verifier_log.to_string(),
+        };
+    }
+    let mut why = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(inner) = cause {
+        let text = inner.to_string();
+        if !why.contains(&text) {
+            why = format!("{why}: {text}");
+        }
+        cause = inner.source();
+    }
+    BpfError::Object { why }
+}

@@ -1,0 +1,181 @@
+//! Counters and the flow table, read through shared memory without system calls.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lb_common::counter::{
+    BACKEND_LINE, DROP_LINE, DROP_LINES, Totals, lines_per_cpu, service_line,
+};
+use lb_common::flow::{IDLE_AFTER, WAYS};
+use lb_common::{CounterLine, Epoch, FlowRank, FlowWord};
+
+use super::geometry::Geometry;
+use super::maps::Maps;
+
+/// Reads counters and flows. Cheap to clone; usable from any thread.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    maps: Arc<Maps>,
+}
+
+impl Reader {
+    pub(crate) fn new(maps: Arc<Maps>) -> Self {
+        Self { maps }
+    }
+
+    /// Sizes of the live maps.
+    pub fn geometry(&self) -> Geometry {
+        self.maps.geometry
+    }
+
+    /// A line summed over all CPUs. Zero for a line that is not there.
+    fn sum(&self, line: u32) -> CounterLine {
+        let geometry = &self.maps.geometry;
+        let per_cpu = lines_per_cpu(geometry.backends, geometry.services);
+        let mut sum = CounterLine::default();
+        for cpu in 0..geometry.cpus {
+            let index = cpu.saturating_mul(per_cpu).saturating_add(line);
+            let one: CounterLine = self.maps.counters.read(index).unwrap_or_default();
+            for (total, value) in sum.iter_mut().zip(one) {
+                *total = total.wrapping_add(value);
+            }
+        }
+        sum
+    }
+
+    fn drop_lines(&self, first: u32) -> [u64; 32] {
+        let mut drops = [0; 32];
+        let lines = (0..DROP_LINES).map(|n| self.sum(first.saturating_add(n)));
+        for (place, line) in drops.chunks_mut(8).zip(lines) {
+            place.copy_from_slice(&line);
+        }
+        drops
+    }
+
+    /// What the conservation law is about.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            global: self.sum(0),
+            drops: self.drop_lines(DROP_LINE),
+        }
+    }
+
+    /// A backend's line, by `counter::PerBackend`.
+    pub fn backend(&self, id: u32) -> CounterLine {
+        if id >= self.maps.geometry.backends {
+            return CounterLine::default();
+        }
+        self.sum(BACKEND_LINE.saturating_add(id))
+    }
+
+    /// A service's drops, by `DropReason`.
+    pub fn service_drops(&self, service: u32) -> [u64; 32] {
+        let geometry = &self.maps.geometry;
+        if service >= geometry.services {
+            return [0; 32];
+        }
+        self.drop_lines(service_line(geometry.backends, service))
+    }
+
+    /// Begins a walk through the flow table. Entries of the backends in `forget` are freed on the
+    /// way, so that their ids can be used again; the caller has cleared those backends before.
+    pub fn sweep(&self, forget: BTreeSet<u32>) -> Sweep {
+        let backends = usize::try_from(self.maps.geometry.backends).unwrap_or(0);
+        Sweep {
+            maps: Arc::clone(&self.maps),
+            next: 0,
+            forget,
+            live: vec![0; backends],
+            idle: vec![0; backends],
+            freed: 0,
+        }
+    }
+}
+
+/// What a sweep has counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FlowCounts {
+    /// Flows seen within the last `IDLE_AFTER` epochs, by BackendId; ids without any are absent.
+    pub live: BTreeMap<u32, u64>,
+    /// Entries that only still stand there, by BackendId; ids without any are absent.
+    pub idle: BTreeMap<u32, u64>,
+    /// Entries freed.
+    pub freed: u64,
+}
+
+/// A walk through the flow table in slices, so that it never stalls its caller. It also writes down
+/// which entries are idle before the wrapping clock could make them look young again, so a whole
+/// walk must end within 137 seconds.
+#[derive(Debug)]
+pub struct Sweep {
+    maps: Arc<Maps>,
+    next: u32,
+    forget: BTreeSet<u32>,
+    live: Vec<u64>,
+    idle: Vec<u64>,
+    freed: u64,
+}
+
+impl Sweep {
+    /// Walks at most `sets` sets (64 bytes each) at the time `now` of the kernel's clock. `Some`
+    /// at the end of the table.
+    pub fn slice(&mut self, now: Epoch, sets: u32) -> Option<FlowCounts> {
+        let end = self
+            .next
+            .saturating_add(sets)
+            .min(self.maps.geometry.flow_sets);
+        let maps = Arc::clone(&self.maps);
+        for set in self.next..end {
+            for way in 0..WAYS {
+                let Some(place) = maps.flows.word(set, way) else {
+                    continue;
+                };
+                let word = FlowWord(place.load(Ordering::Relaxed));
+                if let Some(new) = self.look(word, now) {
+                    // If a packet was faster, its word is newer than ours.
+                    let written = place
+                        .compare_exchange(word.0, new.0, Ordering::AcqRel, Ordering::Relaxed)
+                        .is_ok();
+                    if written && new == FlowWord::FREE {
+                        self.freed = self.freed.saturating_add(1);
+                    }
+                }
+            }
+        }
+        self.next = end;
+        (end == maps.geometry.flow_sets).then(|| self.counts())
+    }
+
+    /// Counts an entry; `Some`: it is to be replaced by this.
+    fn look(&mut self, word: FlowWord, now: Epoch) -> Option<FlowWord> {
+        if !word.is_live() {
+            return None;
+        }
+        let id = word.backend_id();
+        if self.forget.contains(&id) {
+            return Some(FlowWord::FREE);
+        }
+        let idle = matches!(word.rank(), FlowRank::Idle) || word.age(now) > IDLE_AFTER;
+        let counts = if idle { &mut self.idle } else { &mut self.live };
+        if let Some(count) = counts.get_mut(usize::try_from(id).unwrap_or(usize::MAX)) {
+            *count = count.saturating_add(1);
+        }
+        word.settled(now)
+    }
+
+    fn counts(&self) -> FlowCounts {
+        let present = |counts: &[u64]| {
+            (0..)
+                .zip(counts)
+                .filter(|(_, count)| **count > 0)
+                .map(|(id, count)| (id, *count))
+                .collect()
+        };
+        FlowCounts {
+            live: present(&self.live),
+            idle: present(&self.idle),
+            freed: self.freed,
+        }
+    }
+}
