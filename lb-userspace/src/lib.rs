@@ -10,5 +10,6 @@ pub mod dataplane;
 pub mod event;
 pub mod metrics;
 pub mod model;
+pub mod neigh;
 pub mod status;
 pub mod store;
