@@ -13,5 +13,6 @@ pub mod event;
 pub mod health;
 pub mod metrics;
 pub mod model;
+pub mod neigh;
 pub mod status;
 pub mod store;

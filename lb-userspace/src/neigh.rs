@@ -1,0 +1,594 @@
+//! The way to every backend: from the kernel's links, routes and neighbour entries to one
+//! [`Route`] per followed address, and what must be asked of the kernel to keep it known.
+//!
+//! Pure: `neigh/*.rs` feeds it with what netlink says and carries out what it wants.
+//! States of a neighbour entry: RFC 4861 section 7.3.2, Linux `include/uapi/linux/neighbour.h`.
+//!
+//! Packets that XDP sends never pass the kernel's neighbour code, so to the kernel an entry looks
+//! unused: it would be left to grow stale and be collected. So each next hop is either `managed`
+//! (the kernel itself keeps it resolved, Linux 5.16 and later) or used by name every
+//! [`KEEP_ALIVE`]. An entry that a person made permanent is left alone: a use would take that away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::event::Event;
+use crate::model::{Link, Route};
+
+pub mod follower;
+pub mod netlink;
+
+const MILLISECOND: u64 = 1_000_000;
+
+/// A failed entry is believed after this long. `ip neigh flush` shows an entry as failed for a
+/// moment and then removes it; that is no verdict about the host.
+pub const SETTLE: u64 = 2 * MILLISECOND;
+
+/// An entry that vanished, or was never there, may be resolved for this long before the address
+/// counts as unresolved; until then the last MAC address stays in use.
+pub const GRACE: u64 = 1_000 * MILLISECOND;
+
+/// Between two uses of a resolved entry that the kernel does not keep by itself. Up to four
+/// seconds are added, different for each address, so that uses spread over time.
+pub const KEEP_ALIVE: u64 = 15_000 * MILLISECOND;
+
+/// An entry that is not resolved is asked for at once, and again after this time, which doubles
+/// from one attempt to the next ...
+pub const RETRY: u64 = 20 * MILLISECOND;
+
+/// ... up to this.
+pub const RETRY_MAX: u64 = 1_000 * MILLISECOND;
+
+/// A neighbour entry's place: interface and address.
+pub type Hop = (u32, IpAddr);
+
+/// What the kernel's routing says about an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Packets leave by this interface, to the router or to the address itself.
+    Via(Hop),
+    /// There is no usable way: the reason, for people.
+    None(String),
+}
+
+/// The state of a neighbour entry, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NeighbourState {
+    /// `REACHABLE`, `STALE`, `DELAY`, `PROBE`: has a MAC address that may be used.
+    Usable,
+    /// `PERMANENT`, `NOARP`: the same, and never to be probed.
+    Fixed,
+    /// `INCOMPLETE`, `NONE`: no answer yet.
+    Pending,
+    /// `FAILED`: no answer at all.
+    Failed,
+}
+
+/// A neighbour entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its state.
+    pub state: NeighbourState,
+    /// Its MAC address, if it is one of Ethernet.
+    pub mac: Option<[u8; 6]>,
+    /// The kernel keeps it resolved (`NTF_EXT_MANAGED`).
+    pub managed: bool,
+}
+
+/// An interface and whether it speaks Ethernet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkState {
+    /// The interface.
+    pub link: Link,
+    /// `ARPHRD_ETHER`.
+    pub ethernet: bool,
+}
+
+/// A request to the kernel to resolve a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Solicit {
+    /// Whom.
+    pub hop: Hop,
+    /// Whether the kernel is to keep it resolved from now on.
+    pub managed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Followed {
+    answer: Option<Answer>,
+    told: Option<Route>,
+}
+
+#[derive(Debug)]
+struct HopState {
+    users: BTreeSet<IpAddr>,
+    /// The last MAC address that could be used.
+    last: Option<[u8; 6]>,
+    /// Since when it has had no usable entry.
+    lost: u64,
+    /// When to solicit next, and how often that was in vain.
+    solicit: Option<u64>,
+    attempts: u32,
+    /// The present entry was solicited by us: if it is not `managed`, the kernel cannot do that.
+    ours: bool,
+    /// What the kernel said to the last solicitation, if it refused.
+    refused: Option<String>,
+}
+
+enum Verdict {
+    Known(Route),
+    /// Stay with what was told; look again then, unless something happens before.
+    Hold(Option<u64>),
+}
+
+/// Everything that is known about ways. Times are nanoseconds of one monotonic clock.
+#[derive(Debug)]
+pub struct Ways {
+    interfaces: BTreeSet<String>,
+    links: BTreeMap<u32, LinkState>,
+    neighbours: BTreeMap<Hop, Neighbour>,
+    hops: BTreeMap<Hop, HopState>,
+    followed: BTreeMap<IpAddr, Followed>,
+    /// Addresses whose answer must be asked for.
+    asks: BTreeSet<IpAddr>,
+    /// Addresses whose verdict may have changed.
+    dirty: BTreeSet<IpAddr>,
+    timers: BTreeSet<(u64, IpAddr)>,
+    solicits: BTreeSet<(u64, Hop)>,
+    released: BTreeSet<Hop>,
+    events: Vec<Event>,
+}
+
+impl Ways {
+    /// Ways that leave by one of `interfaces`, by name; empty: by any. Link events are told for
+    /// the same ones.
+    pub fn new(interfaces: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            interfaces: interfaces.into_iter().collect(),
+            links: BTreeMap::new(),
+            neighbours: BTreeMap::new(),
+            hops: BTreeMap::new(),
+            followed: BTreeMap::new(),
+            asks: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            solicits: BTreeSet::new(),
+            released: BTreeSet::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// The complete set of addresses to follow.
+    pub fn follow(&mut self, addresses: BTreeSet<IpAddr>) {
+        let gone: Vec<_> = self
+            .followed
+            .keys()
+            .filter(|a| !addresses.contains(a))
+            .copied()
+            .collect();
+        for address in gone {
+            if let Some(Followed {
+                answer: Some(Answer::Via(hop)),
+                ..
+            }) = self.followed.remove(&address)
+            {
+                self.leave(hop, address);
+            }
+            self.asks.remove(&address);
+            self.dirty.remove(&address);
+        }
+        for address in addresses {
+            self.followed.entry(address).or_insert_with(|| {
+                self.asks.insert(address);
+                Followed::default()
+            });
+        }
+    }
+
+    /// An interface appeared or changed.
+    pub fn link(&mut self, state: LinkState, now: u64) {
+        let index = state.link.ifindex;
+        let before = self.links.insert(index, state.clone());
+        if before.as_ref() == Some(&state) {
+            return;
+        }
+        if self.concerns(&state.link.name) {
+            self.events.push(Event::Link(state.link.clone()));
+        } else if let Some(b) = &before
+            && self.concerns(&b.link.name)
+        {
+            // Renamed away: under the configured name there is nothing now.
+            self.events.push(Event::LinkGone { ifindex: index });
+        }
+        if before.is_none_or(|b| b.link.up != state.link.up) {
+            // IPv4 routes come and go with a link without being announced.
+            self.routes_changed(None);
+            self.link_turned(index, state.link.up, now);
+        }
+        self.touch_link(index);
+    }
+
+    /// An interface is gone.
+    pub fn link_gone(&mut self, ifindex: u32, now: u64) {
+        let Some(before) = self.links.remove(&ifindex) else {
+            return;
+        };
+        if self.concerns(&before.link.name) {
+            self.events.push(Event::LinkGone { ifindex });
+        }
+        self.routes_changed(None);
+        self.link_turned(ifindex, false, now);
+        self.touch_link(ifindex);
+    }
+
+    /// A neighbour entry appeared or changed.
+    pub fn neighbour(&mut self, hop: Hop, neighbour: Neighbour, now: u64) {
+        let before = self.neighbours.insert(hop, neighbour);
+        if before != Some(neighbour) {
+            self.hop_changed(hop, now);
+        }
+    }
+
+    /// A neighbour entry is gone.
+    pub fn neighbour_gone(&mut self, hop: Hop, now: u64) {
+        if self.neighbours.remove(&hop).is_some() {
+            self.hop_changed(hop, now);
+        }
+    }
+
+    /// After messages were lost: everything that is there now. What is not named is gone.
+    pub fn replace(&mut self, links: Vec<LinkState>, neighbours: Vec<(Hop, Neighbour)>, now: u64) {
+        let named: BTreeSet<_> = links.iter().map(|l| l.link.ifindex).collect();
+        let gone: Vec<_> = self
+            .links
+            .keys()
+            .filter(|i| !named.contains(i))
+            .copied()
+            .collect();
+        for index in gone {
+            self.link_gone(index, now);
+        }
+        for link in links {
+            self.link(link, now);
+        }
+        let named: BTreeSet<_> = neighbours.iter().map(|(hop, _)| *hop).collect();
+        let gone: Vec<_> = self
+            .neighbours
+            .keys()
+            .filter(|h| !named.contains(h))
+            .copied()
+            .collect();
+        for hop in gone {
+            self.neighbour_gone(hop, now);
+        }
+        for (hop, neighbour) in neighbours {
+            self.neighbour(hop, neighbour, now);
+        }
+        self.routes_changed(None);
+    }
+
+    /// Routes changed: those to this prefix, or any.
+    pub fn routes_changed(&mut self, prefix: Option<(IpAddr, u8)>) {
+        match prefix {
+            Some((address, length)) => {
+                let affected = self.followed.range(range(address, length));
+                self.asks.extend(affected.map(|(a, _)| *a));
+            }
+            None => self.asks.extend(self.followed.keys().copied()),
+        }
+    }
+
+    /// The next address to ask the kernel's routing about.
+    pub fn next_ask(&mut self) -> Option<IpAddr> {
+        self.asks.pop_first()
+    }
+
+    /// What it answered.
+    pub fn answer(&mut self, address: IpAddr, answer: Answer, now: u64) {
+        let Some(followed) = self.followed.get_mut(&address) else {
+            return;
+        };
+        if followed.answer.as_ref() == Some(&answer) {
+            return;
+        }
+        let before = followed.answer.replace(answer.clone());
+        if let Answer::Via(hop) = answer {
+            self.join(hop, address, now);
+        }
+        if let Some(Answer::Via(hop)) = before {
+            self.leave(hop, address);
+        }
+        self.dirty.insert(address);
+    }
+
+    /// The next neighbour to solicit, if one is due.
+    pub fn next_solicit(&mut self, now: u64) -> Option<Solicit> {
+        if let Some(hop) = self.released.pop_first() {
+            return Some(Solicit {
+                hop,
+                managed: false,
+            });
+        }
+        let (due, hop) = *self.solicits.first()?;
+        if due > now {
+            return None;
+        }
+        self.solicits.pop_first();
+        if let Some(state) = self.hops.get_mut(&hop) {
+            state.solicit = None;
+            state.ours = true;
+            state.attempts = state.attempts.saturating_add(1);
+        }
+        self.schedule(hop, now);
+        Some(Solicit { hop, managed: true })
+    }
+
+    /// The kernel's answer to a solicitation: `None`: done, or why not.
+    pub fn solicited(&mut self, hop: Hop, refused: Option<String>) {
+        if let Some(state) = self.hops.get_mut(&hop)
+            && state.refused != refused
+        {
+            state.refused = refused;
+            self.dirty.extend(state.users.iter().copied());
+        }
+    }
+
+    /// What changed since the last call: each address and link at most once more than needed.
+    pub fn changes(&mut self, now: u64) -> Vec<Event> {
+        while let Some((due, address)) = self.timers.first().copied()
+            && due <= now
+        {
+            self.timers.pop_first();
+            self.dirty.insert(address);
+        }
+        for address in std::mem::take(&mut self.dirty) {
+            let route = match self.verdict(address, now) {
+                Verdict::Known(route) => route,
+                Verdict::Hold(until) => {
+                    self.timers.extend(until.map(|u| (u, address)));
+                    continue;
+                }
+            };
+            if let Some(followed) = self.followed.get_mut(&address)
+                && followed.told.as_ref() != Some(&route)
+            {
+                followed.told = Some(route.clone());
+                self.events.push(Event::Route { address, route });
+            }
+        }
+        std::mem::take(&mut self.events)
+    }
+
+    /// When to call [`Self::changes`] and [`Self::next_solicit`] next, if nothing happens.
+    pub fn deadline(&self) -> Option<u64> {
+        let timer = self.timers.first().map(|(due, _)| *due);
+        let solicit = self.solicits.first().map(|(due, _)| *due);
+        timer.into_iter().chain(solicit).min()
+    }
+
+    /// Of the next hops that are resolved: how many the kernel keeps by itself, and how many not.
+    pub fn kept(&self) -> (usize, usize) {
+        let usable = self.hops.keys().filter_map(|hop| self.neighbours.get(hop));
+        let usable = usable.filter(|n| n.state == NeighbourState::Usable);
+        let (managed, not): (Vec<&Neighbour>, Vec<&Neighbour>) = usable.partition(|n| n.managed);
+        (managed.len(), not.len())
+    }
+
+    fn verdict(&self, address: IpAddr, now: u64) -> Verdict {
+        let no = |reason: String| Verdict::Known(Route::Unresolved(reason));
+        let hop = match self.followed.get(&address).and_then(|f| f.answer.as_ref()) {
+            None => return Verdict::Hold(None),
+            Some(Answer::None(reason)) => return no(reason.clone()),
+            Some(Answer::Via(hop)) => *hop,
+        };
+        let (ifindex, via) = hop;
+        let Some(LinkState { link, ethernet }) = self.links.get(&ifindex) else {
+            return no(format!("interface {ifindex} of the route is gone"));
+        };
+        let name = &link.name;
+        if !self.concerns(name) {
+            return no(format!(
+                "the route leaves by {name}, which is not in daemon.interfaces"
+            ));
+        }
+        if !link.up {
+            return no(format!("interface {name} is down or has no carrier"));
+        }
+        if !ethernet {
+            return no(format!("interface {name} does not carry Ethernet frames"));
+        }
+        let neighbour = self.neighbours.get(&hop);
+        if let Some(mac) = neighbour.and_then(Neighbour::destination) {
+            return Verdict::Known(Route::Resolved {
+                ifindex,
+                source: link.mac,
+                destination: mac,
+            });
+        }
+        let Some(state) = self.hops.get(&hop) else {
+            return Verdict::Hold(None);
+        };
+        let failed = neighbour.is_some_and(|n| n.state == NeighbourState::Failed);
+        let patience = match (failed, state.last) {
+            (true, None) => 0,
+            (true, Some(_)) => SETTLE,
+            (false, _) => GRACE,
+        };
+        let until = state.lost.saturating_add(patience);
+        if now < until && state.refused.is_none() {
+            return Verdict::Hold(Some(until));
+        }
+        let who = if via == address {
+            via.to_string()
+        } else {
+            format!("router {via}")
+        };
+        match &state.refused {
+            Some(why) => no(format!("{who} cannot be resolved on {name}: {why}")),
+            None => no(format!("{who} does not answer on {name}")),
+        }
+    }
+
+    fn concerns(&self, name: &str) -> bool {
+        self.interfaces.is_empty() || self.interfaces.contains(name)
+    }
+
+    fn join(&mut self, hop: Hop, address: IpAddr, now: u64) {
+        let last = self.neighbours.get(&hop).and_then(Neighbour::destination);
+        let state = self.hops.entry(hop).or_insert_with(|| HopState {
+            users: BTreeSet::new(),
+            last,
+            lost: if last.is_some() { u64::MAX } else { now },
+            solicit: None,
+            attempts: 0,
+            ours: false,
+            refused: None,
+        });
+        state.users.insert(address);
+        self.released.remove(&hop);
+        self.schedule(hop, now);
+    }
+
+    fn leave(&mut self, hop: Hop, address: IpAddr) {
+        let Some(state) = self.hops.get_mut(&hop) else {
+            return;
+        };
+        state.users.remove(&address);
+        if state.users.is_empty() {
+            if let Some(due) = state.solicit {
+                self.solicits.remove(&(due, hop));
+            }
+            self.hops.remove(&hop);
+            if self.neighbours.get(&hop).is_some_and(|n| n.managed) {
+                self.released.insert(hop);
+            }
+        }
+    }
+
+    fn touch_link(&mut self, ifindex: u32) {
+        let from = (ifindex, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let hops = self
+            .hops
+            .range(from..)
+            .take_while(|((i, _), _)| *i == ifindex);
+        for (_, state) in hops {
+            self.dirty.extend(state.users.iter().copied());
+        }
+    }
+
+    /// A link went down, taking its neighbour entries along, or came up.
+    fn link_turned(&mut self, ifindex: u32, up: bool, now: u64) {
+        let from = (ifindex, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let hops = self
+            .hops
+            .range_mut(from..)
+            .take_while(|((i, _), _)| *i == ifindex);
+        let mut turned = Vec::new();
+        for (hop, state) in hops {
+            state.lost = state.lost.max(now);
+            state.attempts = 0;
+            state.refused = None;
+            if !up {
+                state.last = None;
+            }
+            turned.push(*hop);
+        }
+        for hop in turned {
+            self.schedule(hop, now);
+        }
+    }
+
+    fn hop_changed(&mut self, hop: Hop, now: u64) {
+        let Some(state) = self.hops.get_mut(&hop) else {
+            return;
+        };
+        match self.neighbours.get(&hop).and_then(Neighbour::destination) {
+            Some(mac) => {
+                state.last = Some(mac);
+                state.lost = u64::MAX;
+                state.attempts = 0;
+                state.refused = None;
+            }
+            None => state.lost = state.lost.min(now),
+        }
+        state.ours &= self.neighbours.contains_key(&hop);
+        self.dirty.extend(state.users.iter().copied());
+        self.schedule(hop, now);
+    }
+
+    /// Decides when a next hop is solicited next.
+    fn schedule(&mut self, hop: Hop, now: u64) {
+        let Some(state) = self.hops.get_mut(&hop) else {
+            return;
+        };
+        if let Some(due) = state.solicit.take() {
+            self.solicits.remove(&(due, hop));
+        }
+        let link = self.links.get(&hop.0);
+        if !link.is_some_and(|l| l.link.up && l.ethernet) {
+            return;
+        }
+        let neighbour = self.neighbours.get(&hop);
+        let wait = match neighbour.map(|n| (n.state, n.managed)) {
+            Some((NeighbourState::Fixed, _)) => return,
+            Some((NeighbourState::Usable, true)) => return,
+            Some((NeighbourState::Usable, false)) if state.ours => {
+                KEEP_ALIVE.saturating_add(spread(hop.1))
+            }
+            Some((NeighbourState::Usable, false)) => 0,
+            Some((NeighbourState::Failed, _)) => retry(state.attempts.saturating_add(1)),
+            Some((NeighbourState::Pending, _)) | None => retry(state.attempts),
+        };
+        let due = now.saturating_add(wait);
+        state.solicit = Some(due);
+        self.solicits.insert((due, hop));
+    }
+}
+
+impl Neighbour {
+    /// The MAC address, if frames may go there now.
+    fn destination(&self) -> Option<[u8; 6]> {
+        let usable = matches!(self.state, NeighbourState::Usable | NeighbourState::Fixed);
+        let group = |mac: &[u8; 6]| mac[0] & 1 == 1;
+        self.mac
+            .filter(|mac| usable && *mac != [0; 6] && !group(mac))
+    }
+}
+
+/// The wait before an attempt: none, then 20 ms, 40 ms, ...
+fn retry(attempts: u32) -> u64 {
+    match attempts.checked_sub(1) {
+        None => 0,
+        Some(doublings) => RETRY.saturating_mul(1u64.checked_shl(doublings).unwrap_or(u64::MAX)),
+    }
+    .min(RETRY_MAX)
+}
+
+/// Up to 4,096 ms, by address.
+fn spread(address: IpAddr) -> u64 {
+    let low = match address {
+        IpAddr::V4(a) => a.to_bits(),
+        IpAddr::V6(a) => {
+            let [.., x, y, z, w] = a.octets();
+            u32::from_be_bytes([x, y, z, w])
+        }
+    };
+    // Fibonacci hashing: neighbouring addresses get far apart.
+    u64::from(low.wrapping_mul(0x9e37_79b1) >> 20).saturating_mul(MILLISECOND)
+}
+
+/// First and last address of a prefix.
+fn range(address: IpAddr, length: u8) -> std::ops::RangeInclusive<IpAddr> {
+    match address {
+        IpAddr::V4(a) => {
+            let host = u32::MAX.checked_shr(length.into()).unwrap_or(0);
+            let first = a.to_bits() & !host;
+            Ipv4Addr::from_bits(first).into()..=Ipv4Addr::from_bits(first | host).into()
+        }
+        IpAddr::V6(a) => {
+            let host = u128::MAX.checked_shr(length.into()).unwrap_or(0);
+            let first = a.to_bits() & !host;
+            Ipv6Addr::from_bits(first).into()..=Ipv6Addr::from_bits(first | host).into()
+        }
+    }
+}

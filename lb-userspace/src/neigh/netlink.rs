@@ -1,0 +1,746 @@
+//! The kernel's network configuration over rtnetlink(7): notices of what changed, and requests.
+//!
+//! Only the attributes that are needed are looked at, one by one, so that a newer kernel's unknown
+//! ones never make a message unreadable. A request is answered before `sendto` returns (the kernel
+//! works on it in the caller's context), so [`Requests`] never waits.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST,
+    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{LinkFlags, LinkHeader, LinkLayerType, LinkMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourHeader, NeighbourMessage,
+    NeighbourState as Nud,
+};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{AsyncSocket, Socket, TokioSocket, protocols::NETLINK_ROUTE};
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::{Answer, Hop, LinkState, Neighbour, NeighbourState, Solicit};
+use crate::model::Link;
+
+/// Multicast groups (`enum rtnetlink_groups`) of links and addresses.
+pub const ADDRESS_GROUPS: &[u32] = &[1, 5, 9];
+/// ... and of links, neighbours, routes, rules and next-hop objects.
+pub const WAY_GROUPS: &[u32] = &[1, 3, 7, 8, 11, 19, 32];
+
+/// Bytes of kernel memory for messages we did not read yet.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// A datagram is never longer: the kernel cuts lists into pieces of at most 32 KiB.
+const DATAGRAM: usize = 64 << 10;
+
+/// Requests in one `sendto`: their answers fit the smallest receive buffer the kernel gives.
+pub const BATCH: usize = 32;
+
+/// What went wrong with netlink.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// No socket.
+    #[error("open a netlink socket: {0} (is AF_NETLINK forbidden by a sandbox?)")]
+    Open(io::Error),
+    /// The socket failed.
+    #[error("{call} on a netlink socket: {source}")]
+    Socket {
+        /// The system call.
+        call: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel's bytes make no sense.
+    #[error("read a netlink message: {0} (this kernel may be newer than this program)")]
+    Malformed(String),
+    /// The kernel refused a request.
+    #[error("{request}: {source}{}", hint(.source))]
+    Refused {
+        /// What was asked of it.
+        request: String,
+        /// Its answer.
+        source: io::Error,
+    },
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::EPERM) => " (needs CAP_NET_ADMIN)",
+        Some(libc::ENOBUFS) => {
+            " (the neighbour table is full: raise net.ipv4.neigh.default.gc_thresh3 and \
+             net.ipv6.neigh.default.gc_thresh3 above the number of backends)"
+        }
+        _ => "",
+    }
+}
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    /// The interface.
+    pub ifindex: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// Length of its prefix.
+    pub prefix: u8,
+}
+
+/// One thing the kernel tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A link appeared or changed.
+    Link(LinkState),
+    /// A link is gone.
+    LinkGone(u32),
+    /// A neighbour entry appeared or changed.
+    Neighbour(Hop, Neighbour),
+    /// A neighbour entry is gone.
+    NeighbourGone(Hop),
+    /// A route to this prefix appeared, changed or went; as an answer: the way.
+    Route {
+        /// The prefix.
+        to: (IpAddr, u8),
+        /// The way it describes.
+        answer: Answer,
+    },
+    /// Rules or next-hop objects changed: any way may have.
+    Routing,
+    /// An interface has an address.
+    Address(InterfaceAddress),
+    /// An interface lost an address.
+    AddressGone(InterfaceAddress),
+}
+
+/// A message: a notice, the end of a dump, or an error number (0: done).
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Message {
+    Notice(Notice),
+    Other,
+    Done,
+    Error(i32),
+}
+
+/// Reads all messages of a datagram: sequence number, flags, content.
+fn read(mut bytes: &[u8]) -> Result<Vec<(u32, u16, Message)>, NetlinkError> {
+    let mut messages = Vec::new();
+    while !bytes.is_empty() {
+        let buffer = NetlinkBuffer::new_checked(bytes).map_err(malformed)?;
+        let message = content(buffer.message_type(), buffer.payload())?;
+        messages.push((buffer.sequence_number(), buffer.flags(), message));
+        let length = usize::try_from(buffer.length()).unwrap_or(usize::MAX);
+        let next = length.checked_next_multiple_of(4).unwrap_or(usize::MAX);
+        bytes = bytes.get(next..).unwrap_or_default();
+    }
+    Ok(messages)
+}
+
+fn malformed(error: impl std::fmt::Display) -> NetlinkError {
+    NetlinkError::Malformed(error.to_string())
+}
+
+fn content(kind: u16, body: &[u8]) -> Result<Message, NetlinkError> {
+    let notice = match kind {
+        libc::RTM_NEWLINK | libc::RTM_DELLINK => link(kind == libc::RTM_DELLINK, body)?,
+        libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => neighbour(kind == libc::RTM_DELNEIGH, body)?,
+        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => route(body)?,
+        libc::RTM_NEWADDR | libc::RTM_DELADDR => address(kind == libc::RTM_DELADDR, body)?,
+        libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(Notice::Routing),
+        // RTM_NEWNEXTHOP, RTM_DELNEXTHOP
+        104 | 105 => Some(Notice::Routing),
+        // NLMSG_DONE carries an error number too, if the dump broke off.
+        3 => match number(body) {
+            Some(code) if code < 0 => return Ok(Message::Error(code.saturating_neg())),
+            _ => return Ok(Message::Done),
+        },
+        // NLMSG_ERROR
+        2 => {
+            let code = number(body).ok_or_else(|| malformed("an error without a number"))?;
+            return Ok(Message::Error(code.saturating_neg()));
+        }
+        _ => None,
+    };
+    Ok(notice.map_or(Message::Other, Message::Notice))
+}
+
+fn number(body: &[u8]) -> Option<i32> {
+    body.first_chunk().map(|b| i32::from_ne_bytes(*b))
+}
+
+/// The attributes after a header of `header` bytes: kind and value.
+fn attributes(body: &[u8], header: usize) -> Result<Vec<(u16, &[u8])>, NetlinkError> {
+    let rest = body
+        .get(header..)
+        .ok_or_else(|| malformed("a header cut short"))?;
+    let mut list = Vec::new();
+    for attribute in NlasIterator::new(rest) {
+        let attribute = attribute.map_err(malformed)?;
+        let offset = attribute.into_inner();
+        let (head, value) = offset
+            .split_at_checked(4)
+            .ok_or_else(|| malformed("an attribute cut short"))?;
+        let length = match head {
+            [a, b, ..] => usize::from(u16::from_ne_bytes([*a, *b])),
+            _ => 0,
+        };
+        let kind = match head {
+            // The two upper bits are flags.
+            [_, _, a, b] => u16::from_ne_bytes([*a, *b]) & 0x3fff,
+            _ => 0,
+        };
+        let value = value.get(..length.saturating_sub(4)).unwrap_or(value);
+        list.push((kind, value));
+    }
+    Ok(list)
+}
+
+fn word(value: &[u8]) -> Option<u32> {
+    value.first_chunk().map(|b| u32::from_ne_bytes(*b))
+}
+
+fn ip(value: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(value)
+        .ok()
+        .map(|b| IpAddr::V4(b.into()));
+    v4.or_else(|| {
+        <[u8; 16]>::try_from(value)
+            .ok()
+            .map(|b| IpAddr::V6(b.into()))
+    })
+}
+
+/// Attributes: IFLA_ADDRESS 1, IFLA_IFNAME 3, IFLA_MTU 4.
+fn link(gone: bool, body: &[u8]) -> Result<Option<Notice>, NetlinkError> {
+    let header = LinkHeader::parse(body).map_err(malformed)?;
+    if header.interface_family != AddressFamily::Unspec {
+        // A bridge speaks of its ports in the same group; a port that leaves is no link that goes.
+        return Ok(None);
+    }
+    if gone {
+        return Ok(Some(Notice::LinkGone(header.index)));
+    }
+    let (mut name, mut mtu, mut mac) = (None, None, [0; 6]);
+    for (kind, value) in attributes(body, 16)? {
+        match kind {
+            1 => mac = value.try_into().unwrap_or_default(),
+            3 => {
+                name = Some(
+                    String::from_utf8_lossy(value)
+                        .trim_end_matches('\0')
+                        .to_owned(),
+                )
+            }
+            4 => mtu = word(value),
+            _ => {}
+        }
+    }
+    let (Some(name), Some(mtu)) = (name, mtu) else {
+        // Wireless drivers send messages that carry nothing but their own event.
+        return Ok(None);
+    };
+    Ok(Some(Notice::Link(LinkState {
+        link: Link {
+            ifindex: header.index,
+            name,
+            mac,
+            mtu,
+            up: header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        },
+        ethernet: header.link_layer_type == LinkLayerType::Ether,
+    })))
+}
+
+/// Attributes: NDA_DST 1, NDA_LLADDR 2, NDA_FLAGS_EXT 15.
+fn neighbour(gone: bool, body: &[u8]) -> Result<Option<Notice>, NetlinkError> {
+    let header = NeighbourHeader::parse(body).map_err(malformed)?;
+    if !matches!(header.family, AddressFamily::Inet | AddressFamily::Inet6) {
+        return Ok(None);
+    }
+    let (mut address, mut mac, mut managed) = (None, None, false);
+    for (kind, value) in attributes(body, 12)? {
+        match kind {
+            1 => address = ip(value),
+            2 => mac = value.try_into().ok(),
+            15 => {
+                let flags = NeighbourExtFlags::from_bits_retain(word(value).unwrap_or_default());
+                managed = flags.contains(NeighbourExtFlags::Managed);
+            }
+            _ => {}
+        }
+    }
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    if header.flags.contains(NeighbourFlags::Proxy) {
+        return Ok(None);
+    }
+    let hop = (header.ifindex, address);
+    let state = match header.state {
+        Nud::Reachable | Nud::Stale | Nud::Delay | Nud::Probe => NeighbourState::Usable,
+        Nud::Permanent | Nud::Noarp => NeighbourState::Fixed,
+        Nud::Failed => NeighbourState::Failed,
+        _ => NeighbourState::Pending,
+    };
+    Ok(Some(if gone {
+        Notice::NeighbourGone(hop)
+    } else {
+        Notice::Neighbour(
+            hop,
+            Neighbour {
+                state,
+                mac,
+                managed,
+            },
+        )
+    }))
+}
+
+/// Attributes: RTA_DST 1, RTA_OIF 4, RTA_GATEWAY 5, RTA_VIA 18.
+fn route(body: &[u8]) -> Result<Option<Notice>, NetlinkError> {
+    let header = RouteHeader::parse(body).map_err(malformed)?;
+    let any: IpAddr = match header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return Ok(None),
+    };
+    let (mut to, mut interface, mut gateway) = (any, None, None);
+    for (kind, value) in attributes(body, 12)? {
+        match kind {
+            1 => to = ip(value).unwrap_or(any),
+            4 => interface = word(value),
+            5 => gateway = ip(value),
+            // struct rtvia: a family, then an address of it (RFC 5549 next hops)
+            18 => gateway = value.get(2..).and_then(ip),
+            _ => {}
+        }
+    }
+    let answer = match (header.kind, interface) {
+        (RouteType::Unicast, Some(ifindex)) => Answer::Via((ifindex, gateway.unwrap_or(to))),
+        (RouteType::Unicast, None) => Answer::None("the route names no interface".to_owned()),
+        (RouteType::Local, _) => Answer::None("the address is this host's own".to_owned()),
+        (kind, _) => {
+            let kind = format!("{kind:?}").to_lowercase();
+            Answer::None(format!("the route is of type {kind}"))
+        }
+    };
+    let to = (to, header.destination_prefix_length);
+    Ok(Some(Notice::Route { to, answer }))
+}
+
+/// Attributes: IFA_ADDRESS 1, IFA_LOCAL 2.
+fn address(gone: bool, body: &[u8]) -> Result<Option<Notice>, NetlinkError> {
+    let [_, prefix, _, _, a, b, c, d, ..] = *body else {
+        return Err(malformed("an address message cut short"));
+    };
+    let (mut own, mut peer) = (None, None);
+    for (kind, value) in attributes(body, 8)? {
+        match kind {
+            1 => peer = ip(value),
+            2 => own = ip(value),
+            _ => {}
+        }
+    }
+    let Some(address) = own.or(peer) else {
+        return Ok(None);
+    };
+    let ifindex = u32::from_ne_bytes([a, b, c, d]);
+    let address = InterfaceAddress {
+        ifindex,
+        address,
+        prefix,
+    };
+    Ok(Some(if gone {
+        Notice::AddressGone(address)
+    } else {
+        Notice::Address(address)
+    }))
+}
+
+fn failed(call: &'static str) -> impl Fn(io::Error) -> NetlinkError {
+    move |source| NetlinkError::Socket { call, source }
+}
+
+fn prepare(socket: &mut Socket, groups: &[u32]) -> Result<(), NetlinkError> {
+    // More than the limit of the system where we may, up to that limit elsewhere.
+    if setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER)
+            .map_err(|e| failed("setsockopt(SO_RCVBUF)")(e.into()))?;
+    }
+    socket
+        .set_non_blocking(true)
+        .map_err(failed("ioctl(FIONBIO)"))?;
+    socket.bind_auto().map_err(failed("bind"))?;
+    for &group in groups {
+        socket
+            .add_membership(group)
+            .map_err(failed("setsockopt(NETLINK_ADD_MEMBERSHIP)"))?;
+    }
+    Ok(())
+}
+
+/// A socket that gets notices.
+pub struct Notices {
+    socket: TokioSocket,
+    buffer: Vec<u8>,
+}
+
+/// What reading notices gave.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// These, in order.
+    Notices(Vec<Notice>),
+    /// None is waiting.
+    Nothing,
+    /// The kernel had to throw some away: look at everything anew.
+    Lost,
+}
+
+impl Notices {
+    /// Subscribes to groups, in the network namespace of the calling thread.
+    pub fn subscribe(groups: &[u32]) -> Result<Self, NetlinkError> {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(NetlinkError::Open)?;
+        prepare(socket.socket_mut(), groups)?;
+        let buffer = vec![0; DATAGRAM];
+        Ok(Self { socket, buffer })
+    }
+
+    /// Reads one datagram, if one is waiting.
+    pub fn hear(&mut self) -> Result<Heard, NetlinkError> {
+        heard(receive(self.socket.socket_ref(), &mut self.buffer))
+    }
+
+    /// Waits for a datagram and reads it. Nothing is lost when the wait is given up.
+    pub async fn next(&mut self) -> Result<Heard, NetlinkError> {
+        let Self { socket, buffer } = self;
+        let length = std::future::poll_fn(|cx| {
+            let mut free = buffer.as_mut_slice();
+            let read = socket.poll_recv(cx, &mut free);
+            let left = free.len();
+            read.map_ok(|()| DATAGRAM.saturating_sub(left))
+        })
+        .await;
+        heard(length.map(|length| buffer.get(..length).unwrap_or_default()))
+    }
+}
+
+fn heard(bytes: io::Result<&[u8]>) -> Result<Heard, NetlinkError> {
+    match bytes {
+        Ok(bytes) => {
+            let notice = |(_, _, message)| match message {
+                Message::Notice(notice) => Some(notice),
+                _ => None,
+            };
+            let all = read(bytes)?.into_iter();
+            Ok(Heard::Notices(all.filter_map(notice).collect()))
+        }
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Heard::Nothing),
+        Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => Ok(Heard::Lost),
+        Err(source) => Err(failed("recv")(source)),
+    }
+}
+
+fn receive<'a>(socket: &Socket, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+    loop {
+        let mut free = &mut *buffer;
+        match socket.recv(&mut free, 0) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+            Ok(length) => return Ok(buffer.get(..length).unwrap_or_default()),
+        }
+    }
+}
+
+/// A socket for requests.
+#[derive(Debug)]
+pub struct Requests {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Requests {
+    /// In the network namespace of the calling thread.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let mut socket = Socket::new(NETLINK_ROUTE).map_err(NetlinkError::Open)?;
+        prepare(&mut socket, &[])?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+            buffer: vec![0; DATAGRAM],
+        })
+    }
+
+    /// All links.
+    pub fn links(&mut self) -> Result<Vec<LinkState>, NetlinkError> {
+        let all = self.dump(
+            "list links",
+            RouteNetlinkMessage::GetLink(LinkMessage::default()),
+        )?;
+        Ok(all
+            .into_iter()
+            .filter_map(|n| {
+                if let Notice::Link(l) = n {
+                    Some(l)
+                } else {
+                    None
+                }
+            })
+            .collect())
+    }
+
+    /// All neighbour entries of both families.
+    pub fn neighbours(&mut self) -> Result<Vec<(Hop, Neighbour)>, NetlinkError> {
+        let ask = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
+        let all = self.dump("list neighbours", ask)?;
+        Ok(all
+            .into_iter()
+            .filter_map(|n| {
+                if let Notice::Neighbour(h, s) = n {
+                    Some((h, s))
+                } else {
+                    None
+                }
+            })
+            .collect())
+    }
+
+    /// All addresses of all interfaces.
+    pub fn addresses(&mut self) -> Result<Vec<InterfaceAddress>, NetlinkError> {
+        let ask = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let all = self.dump("list addresses", ask)?;
+        Ok(all
+            .into_iter()
+            .filter_map(|n| {
+                if let Notice::Address(a) = n {
+                    Some(a)
+                } else {
+                    None
+                }
+            })
+            .collect())
+    }
+
+    /// The ways to at most [`BATCH`] addresses.
+    pub fn ways(&mut self, addresses: &[IpAddr]) -> Result<Vec<Answer>, NetlinkError> {
+        let asks = addresses.iter().map(|&to| {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family(to);
+            message.header.destination_prefix_length = host_prefix(to);
+            message
+                .attributes
+                .push(RouteAttribute::Destination(to.into()));
+            (RouteNetlinkMessage::GetRoute(message), NLM_F_REQUEST)
+        });
+        let answers = self.exchange(asks.collect())?;
+        Ok(answers
+            .into_iter()
+            .map(|answer| match answer {
+                Ok(Some(Notice::Route { answer, .. })) => answer,
+                Ok(_) => Answer::None("the kernel named no route".to_owned()),
+                Err(e) => Answer::None(format!("no route: {}", io::Error::from_raw_os_error(e))),
+            })
+            .collect())
+    }
+
+    /// Solicits at most [`BATCH`] neighbours: `None`: done, or why the kernel refused.
+    pub fn solicit(&mut self, list: &[Solicit]) -> Result<Vec<Option<String>>, NetlinkError> {
+        let asks = list.iter().map(
+            |Solicit {
+                 hop: (ifindex, address),
+                 managed,
+             }| {
+                let mut message = NeighbourMessage::default();
+                message.header.family = family(*address);
+                message.header.ifindex = *ifindex;
+                message.header.flags = NeighbourFlags::Use;
+                message
+                    .attributes
+                    .push(NeighbourAttribute::Destination((*address).into()));
+                // Releasing makes no entry where there is none.
+                let mut flags = NLM_F_REQUEST | NLM_F_ACK;
+                if *managed {
+                    flags |= NLM_F_CREATE | NLM_F_REPLACE;
+                    message
+                        .attributes
+                        .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+                }
+                (RouteNetlinkMessage::NewNeighbour(message), flags)
+            },
+        );
+        let answers = self.exchange(asks.collect())?;
+        Ok(answers
+            .into_iter()
+            .map(|answer| {
+                answer.err().map(|e| {
+                    let source = io::Error::from_raw_os_error(e);
+                    format!("{source}{}", hint(&source))
+                })
+            })
+            .collect())
+    }
+
+    /// Adds an address to an interface, without duplicate address detection.
+    pub fn add_address(&mut self, address: InterfaceAddress) -> Result<(), NetlinkError> {
+        let InterfaceAddress {
+            ifindex,
+            address: ip,
+            prefix,
+        } = address;
+        let ask = RouteNetlinkMessage::NewAddress(address_message(address));
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        self.one(
+            format!("add {ip}/{prefix} to interface {ifindex}"),
+            ask,
+            flags,
+        )
+    }
+
+    /// Takes an address from an interface.
+    pub fn remove_address(&mut self, address: InterfaceAddress) -> Result<(), NetlinkError> {
+        let InterfaceAddress {
+            ifindex,
+            address: ip,
+            prefix,
+        } = address;
+        let ask = RouteNetlinkMessage::DelAddress(address_message(address));
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
+        self.one(
+            format!("remove {ip}/{prefix} from interface {ifindex}"),
+            ask,
+            flags,
+        )
+    }
+
+    fn one(
+        &mut self,
+        request: String,
+        ask: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), NetlinkError> {
+        for answer in self.exchange(vec![(ask, flags)])? {
+            answer.map_err(|e| NetlinkError::Refused {
+                request: request.clone(),
+                source: io::Error::from_raw_os_error(e),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Sends requests together; per request its answer, or an error number.
+    fn exchange(
+        &mut self,
+        asks: Vec<(RouteNetlinkMessage, u16)>,
+    ) -> Result<Vec<Result<Option<Notice>, i32>>, NetlinkError> {
+        let first = self.sequence.wrapping_add(1);
+        let count = asks.len();
+        self.send(asks)?;
+        let mut answers = Vec::new();
+        answers.resize_with(count, || None);
+        while answers.iter().any(Option::is_none) {
+            for (sequence, _, message) in self.receive()? {
+                let place = usize::try_from(sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
+                if let Some(place) = answers.get_mut(place) {
+                    *place = Some(match message {
+                        Message::Notice(notice) => Ok(Some(notice)),
+                        Message::Error(0) | Message::Done | Message::Other => Ok(None),
+                        Message::Error(code) => Err(code),
+                    });
+                }
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// A list. One that changed while it was read is read again.
+    fn dump(&mut self, what: &str, ask: RouteNetlinkMessage) -> Result<Vec<Notice>, NetlinkError> {
+        let refused = |code| NetlinkError::Refused {
+            request: what.to_owned(),
+            source: io::Error::from_raw_os_error(code),
+        };
+        for _ in 0..16 {
+            self.send(vec![(ask.clone(), NLM_F_REQUEST | NLM_F_DUMP)])?;
+            let mut all = Vec::new();
+            let mut torn = false;
+            'more: loop {
+                for (sequence, flags, message) in self.receive()? {
+                    if sequence != self.sequence {
+                        continue;
+                    }
+                    torn |= flags & NLM_F_DUMP_INTR != 0;
+                    match message {
+                        Message::Notice(notice) => all.push(notice),
+                        Message::Other | Message::Error(0) => {}
+                        Message::Done => break 'more,
+                        Message::Error(code) => return Err(refused(code)),
+                    }
+                }
+            }
+            if !torn {
+                return Ok(all);
+            }
+        }
+        Err(refused(libc::EINTR))
+    }
+
+    fn send(&mut self, asks: Vec<(RouteNetlinkMessage, u16)>) -> Result<(), NetlinkError> {
+        let mut bytes = Vec::new();
+        for (ask, flags) in asks {
+            self.sequence = self.sequence.wrapping_add(1);
+            let mut header = NetlinkHeader::default();
+            header.flags = flags;
+            header.sequence_number = self.sequence;
+            let mut message = NetlinkMessage::new(header, NetlinkPayload::from(ask));
+            message.finalize();
+            let start = bytes.len();
+            let end = start.saturating_add(message.buffer_len());
+            bytes.resize(end.next_multiple_of(4), 0);
+            message.serialize(bytes.get_mut(start..end).unwrap_or_default());
+        }
+        self.socket
+            .send(&bytes, 0)
+            .map(drop)
+            .map_err(|source| NetlinkError::Socket {
+                call: "send",
+                source,
+            })
+    }
+
+    fn receive(&mut self) -> Result<Vec<(u32, u16, Message)>, NetlinkError> {
+        let bytes =
+            receive(&self.socket, &mut self.buffer).map_err(|source| NetlinkError::Socket {
+                call: "recv",
+                source,
+            })?;
+        read(bytes)
+    }
+}
+
+fn address_message(address: InterfaceAddress) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address.address);
+    message.header.prefix_len = address.prefix;
+    message.header.index = address.ifindex;
+    message.attributes = vec![
+        AddressAttribute::Local(address.address),
+        AddressAttribute::Address(address.address),
+        AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute),
+    ];
+    message
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+/// Length of the prefix that is one address.
+pub fn host_prefix(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
