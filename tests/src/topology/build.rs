@@ -5,11 +5,14 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope,
+};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, State};
 use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::{
@@ -46,6 +49,8 @@ const EVERY_HOST: &[(&str, &str)] = &[
     ("net/ipv6/conf/all/accept_redirects", "0"),
     ("net/ipv6/conf/default/accept_redirects", "0"),
     ("net/core/somaxconn", "8192"),
+    // A busy machine may not run a host for 200 ms; a segment sent again then says nothing.
+    ("net/ipv4/tcp_rto_min_us", "600000"),
 ];
 
 /// A client makes many connections: all ports, and those in TIME_WAIT again after a second.
@@ -94,6 +99,7 @@ impl Topology {
         for cable in topology.cables.clone() {
             topology.plug(&cable)?;
         }
+        topology.wait_until_up(&topology.cables)?;
         Ok(topology)
     }
 
@@ -191,6 +197,61 @@ impl Topology {
         }
         Ok(())
     }
+}
+
+impl Topology {
+    /// Waits until cables carry frames: the bridge ports forward and IPv6 has its link-local
+    /// addresses. The kernel does both some time after the interface is up, when it has looked at
+    /// the carrier.
+    pub(super) fn wait_until_up(&self, cables: &[Cable]) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        for cable in cables {
+            let switch = [(self.namespace("switch"), cable.port.as_str(), false)];
+            let ends =
+                switch
+                    .into_iter()
+                    .chain([(self.namespace(&cable.host), cable.device, true)]);
+            for (namespace, device, link_local) in ends {
+                namespace.netlink(async |handle| {
+                    while !is_up(&handle, device, link_local).await? {
+                        if Instant::now() > deadline {
+                            bail!("{device} of {} does not come up", cable.host);
+                        }
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn is_up(handle: &rtnetlink::Handle, device: &str, link_local: bool) -> Result<bool> {
+    let mut links = handle.link().get().match_name(device.to_owned()).execute();
+    let link = links
+        .try_next()
+        .await?
+        .with_context(|| format!("no interface {device}"))?;
+    if !link
+        .attributes
+        .contains(&LinkAttribute::OperState(State::Up))
+    {
+        return Ok(false);
+    }
+    if !link_local {
+        return Ok(true);
+    }
+    let addresses = handle
+        .address()
+        .get()
+        .set_link_index_filter(link.header.index)
+        .execute();
+    let addresses: Vec<_> = addresses.try_collect().await?;
+    Ok(addresses.iter().any(|a| {
+        a.header.scope == AddressScope::Link
+            && !a.header.flags.contains(AddressHeaderFlags::Tentative)
+    }))
 }
 
 impl Drop for Topology {
