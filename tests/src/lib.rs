@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod daemon;
+pub mod lab;
 pub mod load;
 pub mod server;
 pub mod topology;

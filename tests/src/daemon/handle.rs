@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
-use super::{Config, Status};
+use super::{Config, DataPlane, Status};
 use crate::topology::{Namespace, Process, Topology};
 
 /// A daemon with files of its own; killed when dropped. What it pinned goes with its bpffs, when
@@ -18,7 +18,6 @@ pub struct Daemon {
     home: PathBuf,
     process: Option<Process>,
     config: Config,
-    conserved: bool,
 }
 
 /// What a command of the CLI answered.
@@ -62,7 +61,6 @@ impl Daemon {
             home,
             process: None,
             config,
-            conserved: false,
         };
         daemon.write_config(&daemon.config.toml(&daemon.home))?;
         Ok(daemon)
@@ -251,21 +249,26 @@ impl Daemon {
         }
     }
 
-    /// Checks the conservation law. The counters of several CPUs are not read at one moment, so a
-    /// packet under way may be missing: it is asked again, for a short time. Call when the load has
-    /// ended; every test calls it once.
-    pub fn check_conservation(&mut self) -> Result<()> {
+    /// The counters of the data plane when the load has ended. Those of several CPUs are not read
+    /// at one moment, so a packet under way may be missing: they are read again, for a short time,
+    /// until they add up.
+    pub fn counters_at_rest(&self) -> Result<DataPlane> {
         let deadline = Instant::now() + Duration::from_secs(3);
         loop {
             let counters = self.status()?.data_plane;
-            if counters.conserved() {
-                self.conserved = true;
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                bail!("packets are not conserved: {counters:?}");
+            if counters.conserved() || Instant::now() > deadline {
+                return Ok(counters);
             }
         }
+    }
+
+    /// Checks the conservation law; every test with a balancer ends with it.
+    pub fn check_conservation(&self) -> Result<()> {
+        let counters = self.counters_at_rest()?;
+        if !counters.conserved() {
+            bail!("packets are not conserved: {counters:?}");
+        }
+        Ok(())
     }
 }
 

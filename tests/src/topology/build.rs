@@ -49,9 +49,11 @@ const EVERY_HOST: &[(&str, &str)] = &[
     ("net/ipv6/conf/all/accept_redirects", "0"),
     ("net/ipv6/conf/default/accept_redirects", "0"),
     ("net/core/somaxconn", "8192"),
-    // A busy machine may not run a host for 200 ms; a segment sent again then says nothing.
-    ("net/ipv4/tcp_rto_min_us", "600000"),
 ];
+
+/// Settings that not every kernel has (`tcp_rto_min_us` came with Linux 6.11). A busy machine may not
+/// run a host for 200 ms; a segment that is sent again then says nothing.
+const EVERY_HOST_IF_KNOWN: &[(&str, &str)] = &[("net/ipv4/tcp_rto_min_us", "600000")];
 
 /// A client makes many connections: all ports, and those in TIME_WAIT again after a second.
 const CLIENT: &[(&str, &str)] = &[
@@ -71,12 +73,14 @@ const DIRECT_RETURN: &[(&str, &str)] = &[
     ("net/ipv4/conf/all/arp_announce", "2"),
 ];
 
-/// The switch is a switch: no firewall, no addresses of its own.
-const SWITCH: &[(&str, &str)] = &[
+/// The switch has no addresses of its own.
+const SWITCH: &[(&str, &str)] = &[("net/ipv6/conf/default/disable_ipv6", "1")];
+
+/// And no firewall, where the kernel would have one for bridges.
+const SWITCH_IF_KNOWN: &[(&str, &str)] = &[
     ("net/bridge/bridge-nf-call-iptables", "0"),
     ("net/bridge/bridge-nf-call-ip6tables", "0"),
     ("net/bridge/bridge-nf-call-arptables", "0"),
-    ("net/ipv6/conf/default/disable_ipv6", "1"),
 ];
 
 impl Topology {
@@ -150,11 +154,13 @@ impl Topology {
         for host in self.shape.hosts().into_iter().chain(["switch".to_owned()]) {
             let namespace = Namespace::create(&format!("{}-{host}", self.prefix))?;
             namespace.sysctl(EVERY_HOST)?;
+            namespace.sysctl_if_known(EVERY_HOST_IF_KNOWN)?;
             self.namespaces.insert(host, namespace);
         }
         self.namespace("client").sysctl(CLIENT)?;
         self.namespace("lb").sysctl(BALANCER)?;
         self.namespace("switch").sysctl(SWITCH)?;
+        self.namespace("switch").sysctl_if_known(SWITCH_IF_KNOWN)?;
         if self.shape.forwarding == Forwarding::L2dsr {
             for n in 1..=self.shape.backends {
                 let namespace = self.namespace(&format!("b{n}"));
