@@ -38,7 +38,8 @@ fn short_connections_are_answered_by_whom_they_asked() {
             [2000; 3]
         );
     }
-    assert_eq!(retransmissions(topology.namespace("client")).unwrap(), 0);
+    let again = retransmissions(topology.namespace("client")).unwrap();
+    assert_eq!(again, 0, "segments were sent again");
 }
 
 #[test]

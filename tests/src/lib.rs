@@ -1,5 +1,8 @@
 //! The lab and the test support: networks made of namespaces, servers, load, faults, observation.
 
+pub mod capture;
+pub mod daemon;
+pub mod lab;
 pub mod load;
 pub mod server;
 pub mod topology;

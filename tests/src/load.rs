@@ -13,10 +13,10 @@ mod retransmissions;
 mod short;
 mod udp;
 
-pub use long::Long;
+pub use long::{Connection, Long};
 pub use pace::{Bounds, Storm};
 pub use retransmissions::retransmissions;
-pub use udp::Udp;
+pub use udp::{Flow, Udp};
 
 /// Longer than any honest answer in the lab, and shorter than the second after which Linux sends a
 /// lost SYN again: a hidden retransmission counts as a failure.

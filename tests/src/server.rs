@@ -17,6 +17,7 @@ mod nginx;
 mod run;
 
 pub use nginx::Nginx;
+pub(crate) use run::binary;
 pub use run::{Server, lab_binary, serve};
 
 /// The port of HTTP.

@@ -257,18 +257,19 @@ fn run(config: &Config, sockets: Sockets, stopped: oneshot::Receiver<()>) -> Res
 
 /// The lab's binary: `FAIRLEAD_LAB_BIN`, or the one that cargo built beside the running program.
 pub fn lab_binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("FAIRLEAD_LAB_BIN") {
+    binary("FAIRLEAD_LAB_BIN", "fairlead-lab")
+}
+
+/// A binary: what the environment says, or the one beside the running program, whose folder is
+/// that of cargo's binaries or, for tests, one below.
+pub(crate) fn binary(variable: &str, name: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
         return Ok(path.into());
     }
     let own = std::env::current_exe().context("find the running program")?;
-    for folder in own.ancestors().skip(1).take(2) {
-        let candidate = folder.join("fairlead-lab");
-        if candidate.is_file() {
-            return Ok(candidate);
-        }
-    }
-    bail!(
-        "no fairlead-lab near {} (set FAIRLEAD_LAB_BIN)",
-        own.display()
-    )
+    let folders = own.ancestors().skip(1).take(2);
+    let found = folders
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file());
+    found.with_context(|| format!("no {name} near {} (set {variable})", own.display()))
 }

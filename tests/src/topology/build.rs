@@ -5,11 +5,14 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope,
+};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, State};
 use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::{
@@ -48,6 +51,10 @@ const EVERY_HOST: &[(&str, &str)] = &[
     ("net/core/somaxconn", "8192"),
 ];
 
+/// Settings that not every kernel has (`tcp_rto_min_us` came with Linux 6.11). A busy machine may not
+/// run a host for 200 ms; a segment that is sent again then says nothing.
+const EVERY_HOST_IF_KNOWN: &[(&str, &str)] = &[("net/ipv4/tcp_rto_min_us", "600000")];
+
 /// A client makes many connections: all ports, and those in TIME_WAIT again after a second.
 const CLIENT: &[(&str, &str)] = &[
     ("net/ipv4/ip_local_port_range", "1024 65535"),
@@ -66,12 +73,14 @@ const DIRECT_RETURN: &[(&str, &str)] = &[
     ("net/ipv4/conf/all/arp_announce", "2"),
 ];
 
-/// The switch is a switch: no firewall, no addresses of its own.
-const SWITCH: &[(&str, &str)] = &[
+/// The switch has no addresses of its own.
+const SWITCH: &[(&str, &str)] = &[("net/ipv6/conf/default/disable_ipv6", "1")];
+
+/// And no firewall, where the kernel would have one for bridges.
+const SWITCH_IF_KNOWN: &[(&str, &str)] = &[
     ("net/bridge/bridge-nf-call-iptables", "0"),
     ("net/bridge/bridge-nf-call-ip6tables", "0"),
     ("net/bridge/bridge-nf-call-arptables", "0"),
-    ("net/ipv6/conf/default/disable_ipv6", "1"),
 ];
 
 impl Topology {
@@ -94,6 +103,7 @@ impl Topology {
         for cable in topology.cables.clone() {
             topology.plug(&cable)?;
         }
+        topology.wait_until_up(&topology.cables)?;
         Ok(topology)
     }
 
@@ -144,11 +154,13 @@ impl Topology {
         for host in self.shape.hosts().into_iter().chain(["switch".to_owned()]) {
             let namespace = Namespace::create(&format!("{}-{host}", self.prefix))?;
             namespace.sysctl(EVERY_HOST)?;
+            namespace.sysctl_if_known(EVERY_HOST_IF_KNOWN)?;
             self.namespaces.insert(host, namespace);
         }
         self.namespace("client").sysctl(CLIENT)?;
         self.namespace("lb").sysctl(BALANCER)?;
         self.namespace("switch").sysctl(SWITCH)?;
+        self.namespace("switch").sysctl_if_known(SWITCH_IF_KNOWN)?;
         if self.shape.forwarding == Forwarding::L2dsr {
             for n in 1..=self.shape.backends {
                 let namespace = self.namespace(&format!("b{n}"));
@@ -191,6 +203,61 @@ impl Topology {
         }
         Ok(())
     }
+}
+
+impl Topology {
+    /// Waits until cables carry frames: the bridge ports forward and IPv6 has its link-local
+    /// addresses. The kernel does both some time after the interface is up, when it has looked at
+    /// the carrier.
+    pub(super) fn wait_until_up(&self, cables: &[Cable]) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        for cable in cables {
+            let switch = [(self.namespace("switch"), cable.port.as_str(), false)];
+            let ends =
+                switch
+                    .into_iter()
+                    .chain([(self.namespace(&cable.host), cable.device, true)]);
+            for (namespace, device, link_local) in ends {
+                namespace.netlink(async |handle| {
+                    while !is_up(&handle, device, link_local).await? {
+                        if Instant::now() > deadline {
+                            bail!("{device} of {} does not come up", cable.host);
+                        }
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn is_up(handle: &rtnetlink::Handle, device: &str, link_local: bool) -> Result<bool> {
+    let mut links = handle.link().get().match_name(device.to_owned()).execute();
+    let link = links
+        .try_next()
+        .await?
+        .with_context(|| format!("no interface {device}"))?;
+    if !link
+        .attributes
+        .contains(&LinkAttribute::OperState(State::Up))
+    {
+        return Ok(false);
+    }
+    if !link_local {
+        return Ok(true);
+    }
+    let addresses = handle
+        .address()
+        .get()
+        .set_link_index_filter(link.header.index)
+        .execute();
+    let addresses: Vec<_> = addresses.try_collect().await?;
+    Ok(addresses.iter().any(|a| {
+        a.header.scope == AddressScope::Link
+            && !a.header.flags.contains(AddressHeaderFlags::Tentative)
+    }))
 }
 
 impl Drop for Topology {

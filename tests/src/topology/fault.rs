@@ -17,9 +17,10 @@ impl Topology {
         self.set_port(host, device, false)
     }
 
-    /// The port comes up again.
+    /// The port comes up again; it forwards when this returns.
     pub fn restore_power(&self, host: &str, device: &str) -> Result<()> {
-        self.set_port(host, device, true)
+        self.set_port(host, device, true)?;
+        self.wait_until_up(&[self.cable(host, device)])
     }
 
     fn set_port(&self, host: &str, device: &str, up: bool) -> Result<()> {
@@ -69,7 +70,8 @@ impl Topology {
     /// Makes a deleted interface again: same name, MAC address, addresses and routes, new index.
     pub fn recreate_device(&mut self, host: &str, device: &str) -> Result<()> {
         let cable = self.cable(host, device);
-        self.plug(&cable)
+        self.plug(&cable)?;
+        self.wait_until_up(&[cable])
     }
 
     /// Forgets the neighbours of an interface, as `ip neigh flush` does.

@@ -142,6 +142,15 @@ impl Namespace {
     }
 }
 
+impl Namespace {
+    /// As [`Self::sysctl`], leaving out what this kernel does not have.
+    pub fn sysctl_if_known(&self, settings: &[(&str, &str)]) -> Result<()> {
+        let known = |(key, _): &&(&str, &str)| Path::new("/proc/sys").join(key).exists();
+        let known: Vec<_> = self.run(|| settings.iter().filter(known).copied().collect());
+        self.sysctl(&known)
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         unname(&path_of(&self.name));

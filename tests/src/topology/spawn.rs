@@ -108,6 +108,14 @@ impl Process {
             .with_context(|| format!("wait for {}", self.what))
     }
 
+    /// True when it ended, reaped or not.
+    pub fn has_ended(&self) -> bool {
+        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let state = waitid(Id::Pid(Pid::from_raw(self.pid() as i32)), flags);
+        !matches!(state, Ok(WaitStatus::StillAlive))
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self, at_most: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + at_most;

@@ -1,0 +1,115 @@
+//! What `fairlead status --json` says, read as any other program would: by the names of its keys.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// The balancer at one moment.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    /// The maps are written and every interface is attached.
+    pub ready: bool,
+    /// Tells configurations apart.
+    pub config_revision: String,
+    /// All probes fail at once: the checker is suspected.
+    #[serde(default)]
+    pub checker_suspect: bool,
+    /// Counters of all packets.
+    pub data_plane: DataPlane,
+    /// Services.
+    pub services: Vec<Service>,
+}
+
+/// Counters of the data plane.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct DataPlane {
+    /// Packets in.
+    pub rx: u64,
+    /// Given to the kernel.
+    pub pass: u64,
+    /// Sent out of the interface they came from.
+    pub tx: u64,
+    /// Sent out of another.
+    pub redirect: u64,
+    /// Dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// New flows without an entry.
+    #[serde(default)]
+    pub untracked: u64,
+    /// Entries evicted for new flows.
+    #[serde(default)]
+    pub evicted: u64,
+}
+
+/// A service.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Service {
+    /// Name.
+    pub name: String,
+    /// Backends.
+    pub backends: Vec<Backend>,
+}
+
+/// A backend.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Backend {
+    /// Name.
+    pub name: String,
+    /// Its index in the kernel.
+    #[serde(default)]
+    pub id: u32,
+    /// `enabled`, `draining` or `disabled`.
+    pub admin: String,
+    /// `up`, `down` or `unknown`.
+    pub health: String,
+    /// Why.
+    pub reason: String,
+    /// Counters.
+    pub traffic: Traffic,
+}
+
+/// Traffic of a backend.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct Traffic {
+    /// Packets to it.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Flows scheduled to it.
+    pub new_flows: u64,
+    /// Flows moved to it from a backend that might not keep them.
+    #[serde(default)]
+    pub moved_in: u64,
+    /// Live flows at the last sweep.
+    pub live_flows: u64,
+}
+
+impl DataPlane {
+    /// Every packet ends in exactly one counter: rx = pass + tx + redirect + sum of drops.
+    pub fn conserved(&self) -> bool {
+        self.rx == self.pass + self.tx + self.redirect + self.dropped()
+    }
+
+    /// All drops.
+    pub fn dropped(&self) -> u64 {
+        self.drops.values().sum()
+    }
+}
+
+impl Status {
+    /// A backend by `SERVICE/BACKEND`.
+    #[track_caller]
+    pub fn backend(&self, key: &str) -> &Backend {
+        let found = key.split_once('/').and_then(|(service, backend)| {
+            let service = self.services.iter().find(|s| s.name == service)?;
+            service.backends.iter().find(|b| b.name == backend)
+        });
+        found.unwrap_or_else(|| panic!("no backend {key} in {self:?}"))
+    }
+
+    /// True when every backend of every service has this health.
+    pub fn all_are(&self, health: &str) -> bool {
+        let mut backends = self.services.iter().flat_map(|service| &service.backends);
+        backends.all(|backend| backend.health == health)
+    }
+}
