@@ -59,15 +59,17 @@ pub(super) const UNSAFE: [Entry; 9] = [
 
 /// Modules that decide and do nothing: no clock, no random number, no file, no socket, no
 /// environment, and no order that differs from run to run.
-pub(super) const PURE: [Entry; 17] = [
+pub(super) const PURE: [Entry; 22] = [
     entry("lb-userspace/src/announce.rs", "what to announce"),
     entry("lb-userspace/src/cluster.rs", "who owns what"),
     entry("lb-userspace/src/config.rs", "text to configuration"),
     entry("lb-userspace/src/desired.rs", "state to image"),
     entry("lb-userspace/src/desired/", "state to image"),
+    entry("lb-userspace/src/event.rs", "what can happen"),
     entry("lb-userspace/src/explain.rs", "why a packet went where"),
     entry("lb-userspace/src/health.rs", "results to health"),
     entry("lb-userspace/src/history.rs", "what is kept"),
+    entry("lb-userspace/src/ids.rs", "who has which id"),
     entry("lb-userspace/src/maglev.rs", "pool to ring"),
     entry("lb-userspace/src/model.rs", "the nouns"),
     entry("lb-userspace/src/model/", "the nouns"),
@@ -76,6 +78,9 @@ pub(super) const PURE: [Entry; 17] = [
     entry("lb-userspace/src/plan/", "images to operations"),
     entry("lb-userspace/src/state.rs", "events to effects"),
     entry("lb-userspace/src/state/", "events to effects"),
+    entry("lb-userspace/src/status.rs", "what is shown"),
+    entry("lb-userspace/src/store.rs", "the form of the state file"),
+    entry("lb-userspace/src/velocity.rs", "how fast a pool may shrink"),
     entry("lb-ebpf/src/pipeline.rs", "the path of a packet"),
 ];
 

@@ -60,7 +60,9 @@ fn exists(name: &str, paths: &[&str]) -> bool {
             .iter()
             .any(|path| path.starts_with(&format!("{first}/")));
     let odd = name.contains(|c: char| c.is_whitespace() || "<>*$~:()".contains(c));
-    if odd || name.starts_with('/') || !(source || ours) {
+    // `foo.rs` stands for any file.
+    let example = name.rsplit('/').next() == Some("foo.rs");
+    if odd || example || name.starts_with('/') || !(source || ours) {
         return true;
     }
     paths.iter().any(|path| {

@@ -53,7 +53,11 @@ fn a_file_stays_short() {
         "a.rs",
         &format!("{code}\n// a comment\n\n#[cfg(test)]\nmod tests {{\n{code}}}\n"),
     );
-    assert_eq!(lines("a.rs", &format!("{code}b();\n")), [1]);
+    let long = format!("{code}b();\n");
+    good("lb-userspace/src/config/tests.rs", &long);
+    for path in ["a.rs", "tests/src/topology.rs"] {
+        assert_eq!(lines(path, &long), [1], "{path}");
+    }
 }
 
 #[test]
