@@ -1,6 +1,13 @@
 //! Runs the steps of a setup, one line of reason before each.
 
-use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf, thread, time::Duration};
+use std::{
+    fs,
+    io::{ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+    thread,
+    time::Duration,
+};
 
 use anyhow::Context;
 
@@ -108,31 +115,38 @@ fn apt_get() -> std::process::Command {
     apt_get
 }
 
+/// What Debian asks before a package starts its service.
+const POLICY_FILE: &str = "/usr/sbin/policy-rc.d";
+/// 101: "action forbidden by policy".
+const POLICY: &str = "#!/bin/sh\n# Written by `cargo xtask setup` while it installs packages; safe to remove.\nexit 101\n";
+
 /// Keeps packages from starting their services while it lives: nginx and Prometheus are wanted as
-/// programs, not as daemons that take ports. Debian asks `policy-rc.d` before it starts one.
+/// programs, not as daemons that take ports.
 struct NoServices {
     policy: Option<PathBuf>,
 }
 
 impl NoServices {
     fn begin() -> anyhow::Result<Self> {
-        let policy = PathBuf::from("/usr/sbin/policy-rc.d");
+        let policy = PathBuf::from(POLICY_FILE);
         let file = fs::OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o755)
             .open(&policy);
         match file {
-            // 101: "action forbidden by policy".
             Ok(mut file) => file
-                .write_all(b"#!/bin/sh\nexit 101\n")
+                .write_all(POLICY.as_bytes())
                 .map(|()| Self {
                     policy: Some(policy),
                 })
                 .context("write /usr/sbin/policy-rc.d"),
-            // The administrator has a policy: it stands.
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Ok(Self { policy: None })
+            // Ours, left by a setup that was killed; or the administrator's, which stands.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let ours = fs::read_to_string(&policy).is_ok_and(|text| text == POLICY);
+                Ok(Self {
+                    policy: ours.then_some(policy),
+                })
             }
             Err(error) => Err(error).context("create /usr/sbin/policy-rc.d"),
         }
