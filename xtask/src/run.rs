@@ -36,7 +36,10 @@ pub(crate) fn replace_process(built: &Built, program: Program<'_>) -> anyhow::Re
         Program::Fairlead(args) => (&built.fairlead, args),
     };
     let mut command = shell::command(file);
-    command.args(args).env("FAIRLEAD_BIN", &built.fairlead);
+    command
+        .args(args)
+        .env("FAIRLEAD_BIN", &built.fairlead)
+        .env("FAIRLEAD_LAB_BIN", &built.lab);
     Err(command.exec()).with_context(|| format!("run {}", file.display()))
 }
 

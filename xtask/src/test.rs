@@ -89,7 +89,8 @@ fn with_products(mut cargo: Command, workspace: &Workspace, built: &Built, verb:
         .arg("--target-dir")
         .arg(&workspace.target)
         .env("FAIRLEAD_BPF_OBJECT", &built.bpf_object)
-        .env("FAIRLEAD_BIN", &built.fairlead);
+        .env("FAIRLEAD_BIN", &built.fairlead)
+        .env("FAIRLEAD_LAB_BIN", &built.lab);
     cargo
 }
 
