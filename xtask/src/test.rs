@@ -63,7 +63,14 @@ fn run_all(workspace: &Workspace, filter: Option<&str>) -> anyhow::Result<Tally>
             shell::run(cargo(workspace).args(["fmt", "--all", "--check"])),
         );
     }
-    let built = build::run(workspace, &compiler, false)?;
+    let built = match build::run(workspace, &compiler, false) {
+        Ok(built) => built,
+        // Without the object and the programs every later step would fail for that one reason.
+        Err(error) => {
+            tally.count_check("build", Err(error));
+            return Ok(tally);
+        }
+    };
     if filter.is_none() {
         let mut clippy = with_products(cargo(workspace), workspace, &built, "clippy");
         clippy.args(["--workspace", "--all-targets", "--", "-D", "warnings"]);
