@@ -11,6 +11,7 @@ pub mod event;
 pub mod health;
 pub mod metrics;
 pub mod model;
+pub mod rota;
 pub mod status;
 pub mod store;
 pub mod velocity;
