@@ -14,6 +14,7 @@
 //! among the last ten with their reason, and shown with it.
 
 pub mod http;
+pub mod runner;
 pub mod tcp;
 pub mod verdict;
 

@@ -14,5 +14,7 @@ pub mod health;
 pub mod metrics;
 pub mod model;
 pub mod neigh;
+pub mod rota;
 pub mod status;
 pub mod store;
+pub mod velocity;

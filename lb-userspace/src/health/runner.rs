@@ -1,0 +1,180 @@
+//! Probes all targets, each at its time ([`crate::rota`]), and reports the results as events.
+//!
+//! One task keeps the rota; each probe is a task for as long as it lasts. Permits bound how many
+//! are under way. A probe that waits for one keeps its time, so its lateness shows in the result.
+//! When the events' channel is full, probes wait with their result in hand and are late with the
+//! next one: the state is never flooded, and nothing is lost.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{http, tcp};
+use crate::event::Event;
+use crate::model::{Check, ProbeResult, ProbeVerdict, Target};
+use crate::rota::{Due, Rota, TargetId};
+
+/// Probes under way at once, unless told otherwise. Each holds one descriptor.
+pub const CONCURRENCY: usize = 512;
+
+/// Where results go, each with the time at which it was seen.
+pub type Events = mpsc::Sender<(u64, Event)>;
+
+/// The prober.
+#[derive(Debug)]
+pub struct Runner {
+    targets: watch::Sender<Vec<Target>>,
+    task: JoinHandle<()>,
+}
+
+impl Runner {
+    /// Starts it, without targets. It ends when `cancel` is cancelled, when nobody receives events
+    /// any more, and when it is dropped. `seed` spreads the probes.
+    pub fn spawn(events: Events, cancel: CancellationToken, concurrency: usize, seed: u64) -> Self {
+        let (sender, targets) = watch::channel(Vec::new());
+        let work = Work {
+            rota: Rota::new(seed),
+            permits: Arc::new(Semaphore::new(concurrency.clamp(1, Semaphore::MAX_PERMITS))),
+            events,
+            probes: JoinSet::new(),
+            abandon: BTreeMap::new(),
+        };
+        Self {
+            targets: sender,
+            task: tokio::spawn(work.run(targets, cancel)),
+        }
+    }
+
+    /// The complete list of targets. Unchanged ones keep their times; probes of those that
+    /// changed or are gone are abandoned. A result that was already sent may still arrive.
+    pub fn set_targets(&self, targets: Vec<Target>) {
+        self.targets.send_replace(targets);
+    }
+
+    /// Waits for the end, which the token given to [`Runner::spawn`] brings about.
+    pub async fn ended(self) -> Result<(), JoinError> {
+        self.task.await
+    }
+}
+
+/// The monotonic clock, nanoseconds since boot: the one that the kernel stamps flows with.
+pub fn now_ns() -> u64 {
+    // The clock exists on every Linux and the argument is valid: there is nothing to fail.
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map(|time| super::nanos(Duration::from(time)))
+        .unwrap_or(0)
+}
+
+struct Work {
+    rota: Rota,
+    permits: Arc<Semaphore>,
+    events: Events,
+    probes: JoinSet<TargetId>,
+    abandon: BTreeMap<TargetId, AbortHandle>,
+}
+
+impl Work {
+    async fn run(mut self, mut targets: watch::Receiver<Vec<Target>>, cancel: CancellationToken) {
+        loop {
+            let wake = self.rota.next_due().map(instant);
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                () = self.events.closed() => break,
+                changed = targets.changed() => match changed {
+                    Ok(()) => {
+                        let wanted = targets.borrow_and_update().clone();
+                        self.set_targets(wanted);
+                    }
+                    Err(_runner_dropped) => break,
+                },
+                Some(ended) = self.probes.join_next() => {
+                    self.ended(ended);
+                    while let Some(ended) = self.probes.try_join_next() {
+                        self.ended(ended);
+                    }
+                }
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+            }
+            self.start_due();
+        }
+        self.probes.shutdown().await;
+    }
+
+    fn set_targets(&mut self, targets: Vec<Target>) {
+        for id in self.rota.set_targets(targets, now_ns()) {
+            if let Some(probe) = self.abandon.remove(&id) {
+                probe.abort();
+            }
+        }
+    }
+
+    fn start_due(&mut self) {
+        while let Some(due) = self.rota.pop_due(now_ns()) {
+            let id = due.id;
+            let probe = round(due, self.permits.clone(), self.events.clone());
+            self.abandon.insert(id, self.probes.spawn(probe));
+        }
+    }
+
+    /// Plans the next round. An error means that the probe was abandoned: nothing to plan.
+    fn ended(&mut self, ended: Result<TargetId, JoinError>) {
+        if let Ok(id) = ended {
+            self.abandon.remove(&id);
+            self.rota.ended(id, now_ns());
+        }
+    }
+}
+
+/// One probe, from the wait for a permit to the report.
+async fn round(due: Due, permits: Arc<Semaphore>, events: Events) -> TargetId {
+    let Due {
+        id,
+        scheduled,
+        target,
+    } = due;
+    let result = {
+        // The semaphore is never closed.
+        let _permit = permits.acquire().await;
+        let started = now_ns();
+        let verdict = probe(&target).await;
+        ProbeResult {
+            scheduled,
+            started,
+            ended: now_ns(),
+            verdict,
+        }
+    };
+    let seen = result.ended;
+    let backend = target.backend;
+    // When nobody listens any more, the runner ends by itself.
+    let _told = events.send((seen, Event::Probe { backend, result })).await;
+    id
+}
+
+/// Does what the target's check says.
+pub async fn probe(target: &Target) -> ProbeVerdict {
+    let address = SocketAddr::new(target.address, target.port);
+    match &target.check {
+        Check::None => ProbeVerdict::Good,
+        Check::Tcp => tcp::probe(address, target.timeout).await,
+        Check::Http(check) => http::probe(address, check, target.timeout).await,
+    }
+}
+
+/// The instant of a time since boot.
+fn instant(at_ns: u64) -> Instant {
+    let wait = Duration::from_nanos(at_ns.saturating_sub(now_ns()));
+    let now = Instant::now();
+    now.checked_add(wait).unwrap_or(now)
+}
+
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "small numbers in tests")]
+mod tests;

@@ -1,0 +1,168 @@
+//! When each target is probed next: [`Rota`]. Pure; `health::runner` acts on it.
+//!
+//! A new target is probed at once, so that a fresh start is quick. Its second probe falls anywhere
+//! in the second half of the interval, which spreads targets that began together; after that each
+//! start is one interval after the one before, moved by up to the jitter. A target has one probe
+//! at a time. Rounds that were missed (the prober was stopped) are not made up for: the target is
+//! spread anew.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use crate::health::nanos;
+use crate::model::{BackendKey, Check, Target};
+
+/// Names a target for as long as nothing about it changes.
+pub type TargetId = u64;
+
+/// A probe that is to start now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Of this target; hand it back to [`Rota::ended`].
+    pub id: TargetId,
+    /// When it should have started, nanoseconds since boot.
+    pub scheduled: u64,
+    /// What to probe.
+    pub target: Target,
+}
+
+#[derive(Debug)]
+struct Entry {
+    target: Target,
+    /// Its first probe has been handed out.
+    begun: bool,
+    /// When the probe that is under way should have started.
+    probing: Option<u64>,
+}
+
+/// The rota of all targets.
+#[derive(Debug)]
+pub struct Rota {
+    entries: BTreeMap<TargetId, Entry>,
+    ids: BTreeMap<BackendKey, TargetId>,
+    /// By time. What `entries` lacks is gone and skipped.
+    queue: BinaryHeap<Reverse<(u64, TargetId)>>,
+    next_id: TargetId,
+    random: u64,
+}
+
+impl Rota {
+    /// Empty. The seed decides about spread and jitter.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            queue: BinaryHeap::new(),
+            next_id: 0,
+            // Xorshift stays at 0 for ever.
+            random: seed.max(1),
+        }
+    }
+
+    /// The complete list of targets; the last of several with one name counts. Unchanged ones keep
+    /// their place. Gives the ids that are no more: their probes are to be abandoned.
+    pub fn set_targets(&mut self, targets: Vec<Target>, now_ns: u64) -> Vec<TargetId> {
+        let wanted: BTreeMap<BackendKey, Target> = targets
+            .into_iter()
+            .filter(|target| target.check != Check::None)
+            .map(|target| (target.backend.clone(), target))
+            .collect();
+        let mut gone = Vec::new();
+        self.entries.retain(|id, entry| {
+            let stays = wanted.get(&entry.target.backend) == Some(&entry.target);
+            if !stays {
+                gone.push(*id);
+                self.ids.remove(&entry.target.backend);
+            }
+            stays
+        });
+        for (backend, target) in wanted {
+            if self.ids.contains_key(&backend) {
+                continue;
+            }
+            let id = self.next_id;
+            self.next_id = id.wrapping_add(1);
+            self.ids.insert(backend, id);
+            let entry = Entry {
+                target,
+                begun: false,
+                probing: None,
+            };
+            self.entries.insert(id, entry);
+            self.queue.push(Reverse((now_ns, id)));
+        }
+        gone
+    }
+
+    /// The next probe that is due, if one is.
+    pub fn pop_due(&mut self, now_ns: u64) -> Option<Due> {
+        loop {
+            let Reverse((scheduled, _)) = *self.queue.peek()?;
+            if scheduled > now_ns {
+                return None;
+            }
+            let Reverse((scheduled, id)) = self.queue.pop()?;
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.probing = Some(scheduled);
+                let target = entry.target.clone();
+                return Some(Due {
+                    id,
+                    scheduled,
+                    target,
+                });
+            }
+        }
+    }
+
+    /// A probe ended and has been reported: the target's next one is planned.
+    pub fn ended(&mut self, id: TargetId, now_ns: u64) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        let Some(scheduled) = entry.probing.take() else {
+            return;
+        };
+        let interval = nanos(entry.target.interval);
+        let jitter = nanos(entry.target.jitter);
+        let first = !std::mem::replace(&mut entry.begun, true);
+        let planned = match first {
+            true => self.spread(scheduled, interval),
+            false => {
+                let shift = self.below(jitter.saturating_mul(2).saturating_add(1));
+                let earliest = scheduled.saturating_add(interval).saturating_sub(jitter);
+                earliest.saturating_add(shift)
+            }
+        };
+        let missed = now_ns.saturating_sub(planned) > interval / 2;
+        let due = match missed {
+            true => self.spread(now_ns, interval),
+            // A probe that took the whole interval is followed at once.
+            false => planned.max(now_ns),
+        };
+        self.queue.push(Reverse((due, id)));
+    }
+
+    /// When the next probe is due; `None`: nothing is planned.
+    pub fn next_due(&self) -> Option<u64> {
+        self.queue.peek().map(|Reverse((due, _))| *due)
+    }
+
+    /// Between half an interval and an interval after `base`.
+    fn spread(&mut self, base: u64, interval: u64) -> u64 {
+        let half = interval / 2;
+        let shift = self.below(half.saturating_add(1));
+        base.saturating_add(half).saturating_add(shift)
+    }
+
+    /// A number below `bound`, which is not 0. Xorshift64 (Marsaglia, 2003): spread, not secrecy.
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random.checked_rem(bound).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "small numbers in tests")]
+mod tests;

@@ -1,0 +1,140 @@
+//! The rota over simulated time.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use super::*;
+
+const MS: u64 = 1_000_000;
+
+fn target(n: u64) -> Target {
+    Target {
+        backend: format!("web/b{n}").parse().unwrap(),
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        port: 80,
+        check: Check::Tcp,
+        interval: Duration::from_millis(1000),
+        timeout: Duration::from_millis(500),
+        jitter: Duration::from_millis(100),
+    }
+}
+
+/// Runs the rota as a prober would whose probes take `took`; gives the starts by target.
+fn run(rota: &mut Rota, from: u64, until: u64, took: u64) -> BTreeMap<String, Vec<u64>> {
+    let mut starts: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    let mut running: BTreeMap<(u64, TargetId), ()> = BTreeMap::new();
+    let mut now = from;
+    loop {
+        while let Some(due) = rota.pop_due(now) {
+            assert!(due.scheduled <= now);
+            let name = due.target.backend.backend.to_string();
+            starts.entry(name).or_default().push(now);
+            running.insert((now + took, due.id), ());
+        }
+        let ends = running.keys().next().copied();
+        let next = rota.next_due().into_iter().chain(ends.map(|(at, _)| at));
+        match next.min() {
+            Some(at) if at <= until => now = now.max(at),
+            _ => return starts,
+        }
+        while let Some((at, id)) = running.keys().next().copied().filter(|(at, _)| *at <= now) {
+            running.remove(&(at, id));
+            rota.ended(id, now);
+        }
+    }
+}
+
+#[test]
+fn new_targets_start_at_once_then_spread_then_keep_the_interval() {
+    let mut rota = Rota::new(7);
+    rota.set_targets((0..1000).map(target).collect(), 0);
+    let starts = run(&mut rota, 0, 20_000 * MS, MS);
+    assert_eq!(starts.len(), 1000);
+    let mut slots = [0; 5];
+    for times in starts.values() {
+        assert_eq!(times[0], 0);
+        assert!((500 * MS..=1000 * MS).contains(&times[1]));
+        slots[usize::try_from((times[1] - 500 * MS) / (100 * MS))
+            .unwrap()
+            .min(4)] += 1;
+        for pair in times[1..].windows(2) {
+            let gap = pair[1] - pair[0];
+            assert!((900 * MS..=1100 * MS).contains(&gap), "{gap}");
+        }
+        assert!((18..=23).contains(&times.len()), "{}", times.len());
+    }
+    assert!(slots.iter().all(|&n| (150..=250).contains(&n)), "{slots:?}");
+}
+
+#[test]
+fn same_seed_gives_the_same_rota() {
+    let play = |seed| {
+        let mut rota = Rota::new(seed);
+        rota.set_targets((0..10).map(target).collect(), 0);
+        run(&mut rota, 0, 9000 * MS, MS)
+    };
+    assert_eq!(play(3), play(3));
+    assert_ne!(play(3), play(4));
+    assert_ne!(play(0).len(), 0);
+}
+
+#[test]
+fn unchanged_targets_keep_their_place_and_changed_ones_begin_anew() {
+    let mut rota = Rota::new(1);
+    assert_eq!(rota.set_targets((0..3).map(target).collect(), 0), [0u64; 0]);
+    run(&mut rota, 0, 0, 0);
+    let planned = rota.next_due();
+    assert!(planned.unwrap() >= 500 * MS);
+    assert_eq!(
+        rota.set_targets((0..3).map(target).collect(), MS),
+        [0u64; 0]
+    );
+    assert_eq!(rota.next_due(), planned);
+
+    let mut moved = target(1);
+    moved.port = 81;
+    let gone = rota.set_targets(vec![target(0), moved.clone()], 2 * MS);
+    assert_eq!(gone, [1, 2]);
+    let due = rota.pop_due(2 * MS).unwrap();
+    assert_eq!((due.scheduled, due.target), (2 * MS, moved));
+    assert_eq!(rota.pop_due(2 * MS), None);
+    // The probe of a target that is gone plans nothing.
+    rota.ended(1, 3 * MS);
+    let starts = run(&mut rota, 3 * MS, 3000 * MS, 0);
+    assert_eq!(starts.keys().collect::<Vec<_>>(), ["b0"]);
+}
+
+#[test]
+fn target_without_a_check_is_not_probed() {
+    let mut rota = Rota::new(1);
+    let none = Target {
+        check: Check::None,
+        ..target(0)
+    };
+    rota.set_targets(vec![none], 0);
+    assert_eq!(rota.next_due(), None);
+}
+
+#[test]
+fn probe_that_takes_the_whole_interval_is_followed_at_once_and_never_overlaps() {
+    let mut rota = Rota::new(1);
+    rota.set_targets(vec![target(0)], 0);
+    let starts = run(&mut rota, 0, 20_000 * MS, 1000 * MS);
+    for pair in starts["b0"].windows(2) {
+        assert!((1000 * MS..=1100 * MS).contains(&(pair[1] - pair[0])));
+    }
+}
+
+#[test]
+fn missed_rounds_are_spread_and_not_made_up_for() {
+    let mut rota = Rota::new(1);
+    rota.set_targets((0..100).map(target).collect(), 0);
+    run(&mut rota, 0, 5000 * MS, 0);
+    // Stopped for a minute: each target has one late probe, then its interval again.
+    let starts = run(&mut rota, 65_000 * MS, 67_000 * MS, 0);
+    for times in starts.values() {
+        assert_eq!(times[0], 65_000 * MS);
+        assert!((65_500 * MS..=66_000 * MS).contains(&times[1]));
+        assert!(times.len() <= 3);
+    }
+}

@@ -1,0 +1,609 @@
+//! Which health changes may take effect now: [`Velocity`]. Pure. It stands between the trackers
+//! ([`crate::health`]), which say what the probes say, and the state, which acts on it. Made for
+//! the day on which the checker is ill and its targets are not (AWS, 2025-10-20; RELIABILITY.md
+//! B10, B11).
+//!
+//! Only what takes capacity away can be held: a serving backend that is to become down. Everything
+//! else takes effect at once, recoveries first of all.
+//!
+//! **Velocity limit.** Of a pool's enabled backends, at most `percent` (rounded down, but at least
+//! one) may be out that were taken out within the last `window`. A backend that came back makes
+//! room for the next: a rolling restart is not held up, and the loss of capacity stays bounded.
+//!
+//! **Checker suspect.** A down verdict is believed when some probe, of any target, has succeeded
+//! since the first bad one of its row: then the prober works. When none has, and backends at two
+//! addresses or more are failing, the fault may be ours, and everything is held. A pool with a
+//! backend that is alive hears a good probe within one interval, so this costs only pools that
+//! have nobody left to send to. The first good probe of any target ends it; what was held then
+//! needs one more bad probe, begun after that, because the earlier ones were blind.
+//!
+//! **Everything is really down.** Probes cannot tell a lasting total failure from a lasting
+//! checker fault. When no probe has succeeded for a whole `window`, what the velocity limit allows
+//! is taken out, window by window; for what is out the service's all-down policy decides. Nothing
+//! is lost by that wait: there was nobody to send to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::health::{Evidence, nanos};
+use crate::model::{BackendKey, Health, Name};
+
+/// How much may be taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Percent of a pool's enabled backends.
+    pub percent: u8,
+    /// Nanoseconds.
+    pub window_ns: u64,
+}
+
+impl Limit {
+    /// As configured.
+    pub fn new(percent: u8, window: Duration) -> Self {
+        Self {
+            percent,
+            window_ns: nanos(window),
+        }
+    }
+
+    /// How many of `size` backends may leave within a window.
+    pub fn allowance(&self, size: usize) -> usize {
+        let share = size.saturating_mul(self.percent.into()) / 100;
+        share.max(1)
+    }
+}
+
+/// A backend as the pool sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Where it is probed; targets at one address count as one witness.
+    pub address: IpAddr,
+    /// It may take new flows as far as people are concerned. What is draining or disabled is no
+    /// capacity: it is neither counted nor held.
+    pub enabled: bool,
+    /// It is probed. What is not, is up, and no witness.
+    pub probed: bool,
+}
+
+/// Why a change to down does not take effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hold {
+    /// The pool has lost its share within the window. Another may go at `until`, or sooner if one
+    /// comes back.
+    Velocity {
+        /// Nanoseconds since boot.
+        until: u64,
+    },
+    /// No probe at all succeeds: perhaps the checker's fault. Believed at `until`.
+    CheckerSuspect {
+        /// Nanoseconds since boot.
+        until: u64,
+    },
+    /// The checker was suspect and works again; the backend's next probe decides.
+    Recheck,
+}
+
+impl std::fmt::Display for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Velocity { .. } => "velocity: the pool lost its share within the window",
+            Self::CheckerSuspect { .. } => "checker-suspect: no probe of any target succeeds",
+            Self::Recheck => "checker-suspect: over, the next probe decides",
+        })
+    }
+}
+
+/// What follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The health that counts changed.
+    Apply {
+        /// Of this backend.
+        backend: BackendKey,
+        /// Before.
+        from: Health,
+        /// After.
+        to: Health,
+    },
+    /// A change to down is held, or is held for another reason than before.
+    Hold {
+        /// Of this backend.
+        backend: BackendKey,
+        /// Why.
+        why: Hold,
+    },
+    /// The probes withdrew what was held.
+    Release {
+        /// Of this backend.
+        backend: BackendKey,
+    },
+    /// Suspicion begins.
+    Suspect {
+        /// Targets that fail.
+        failing: usize,
+        /// Targets that are probed.
+        probed: usize,
+    },
+    /// Suspicion ends: a probe succeeded.
+    Trust,
+}
+
+/// What the probes of all targets say about the prober.
+#[derive(Clone, Copy, Debug, Default)]
+struct Witness {
+    /// When a good probe was last heard of.
+    last_good: Option<u64>,
+    /// When the first bad one after that was.
+    silent_since: Option<u64>,
+    /// Addresses at which a target is failing.
+    addresses: usize,
+    /// Probes that began before are not believed: the checker was suspect.
+    believed_from: u64,
+}
+
+impl Witness {
+    /// Why a row of bad probes (start of the first, start of the last) is not believed yet.
+    fn doubt(&self, bad: Option<(u64, u64)>, window_ns: u64, now_ns: u64) -> Option<Hold> {
+        let Some((first, _)) = bad.filter(|&(_, last)| last >= self.believed_from) else {
+            return Some(Hold::Recheck);
+        };
+        let heard = self.last_good.is_some_and(|good| good >= first);
+        let until = self.silent_since?.saturating_add(window_ns);
+        let doubtful = !heard && self.addresses >= 2 && now_ns < until;
+        doubtful.then_some(Hold::CheckerSuspect { until })
+    }
+}
+
+/// A backend and what is known of it.
+#[derive(Clone, Debug)]
+struct Entry {
+    member: Member,
+    /// What the tracker says.
+    raw: Health,
+    /// What counts.
+    applied: Health,
+    /// Start of the first bad probe since a good one, and of the last.
+    bad: Option<(u64, u64)>,
+    /// When it was taken out, if it is out.
+    taken: Option<u64>,
+    /// When the tracker first said down, and why that is held, once it has been looked at.
+    pending: Option<(u64, Option<Hold>)>,
+}
+
+impl Entry {
+    fn new(member: Member) -> Self {
+        Self {
+            member,
+            raw: Health::Unknown,
+            applied: Health::Unknown,
+            bad: None,
+            taken: None,
+            pending: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Pool {
+    entries: BTreeMap<Name, Entry>,
+    /// `unknown` serves, so that down takes capacity away.
+    trust_at_start: bool,
+    /// Held changes, in the order in which the trackers made them.
+    queue: BTreeSet<(u64, Name)>,
+    /// What was taken out within the window and is still out, by time.
+    taken: BTreeSet<(u64, Name)>,
+    /// Enabled backends.
+    size: usize,
+}
+
+impl Pool {
+    /// Carries over what the tracker says, or queues it if it takes capacity away.
+    fn turn(&mut self, key: &BackendKey, now_ns: u64, decisions: &mut Vec<Decision>) {
+        let Some(entry) = self.entries.get_mut(&key.backend) else {
+            return;
+        };
+        let serves = match entry.applied {
+            Health::Up => true,
+            Health::Unknown => self.trust_at_start,
+            Health::Down => false,
+        };
+        let (from, to) = (entry.applied, entry.raw);
+        let changes = to != Health::Unknown && to != from;
+        let takes = changes && to == Health::Down && serves && entry.member.enabled;
+        if takes {
+            if entry.pending.is_none() {
+                entry.pending = Some((now_ns, None));
+                self.queue.insert((now_ns, key.backend.clone()));
+            }
+            return;
+        }
+        if let Some((since, _)) = entry.pending.take() {
+            self.queue.remove(&(since, key.backend.clone()));
+            if !changes {
+                let backend = key.clone();
+                decisions.push(Decision::Release { backend });
+            }
+        }
+        if changes {
+            entry.applied = to;
+            if let Some(at) = entry.taken.take() {
+                self.taken.remove(&(at, key.backend.clone()));
+            }
+            let backend = key.clone();
+            decisions.push(Decision::Apply { backend, from, to });
+        }
+    }
+
+    /// Lets through what may pass, in the order of the queue.
+    fn settle(
+        &mut self,
+        service: &Name,
+        rules: &Rules,
+        now_ns: u64,
+        decisions: &mut Vec<Decision>,
+    ) -> Settled {
+        let names: Vec<Name> = self.queue.iter().map(|(_, name)| name.clone()).collect();
+        let mut settled = Settled::Sure;
+        for backend in names {
+            let service = service.clone();
+            let key = BackendKey { service, backend };
+            match self.hold(&key.backend, rules, now_ns) {
+                Some(why) => settled = settled.max(self.keep(&key, why, decisions)),
+                None => self.take_out(key, now_ns, decisions),
+            }
+        }
+        settled
+    }
+
+    /// As [`Pool::settle`], but when this one stays held the others are not looked at.
+    fn settle_one(
+        &mut self,
+        key: &BackendKey,
+        rules: &Rules,
+        now_ns: u64,
+        decisions: &mut Vec<Decision>,
+    ) -> Settled {
+        match self.hold(&key.backend, rules, now_ns) {
+            Some(why) => self.keep(key, why, decisions),
+            None => self.settle(&key.service, rules, now_ns, decisions),
+        }
+    }
+
+    /// Why a queued change may not pass now.
+    fn hold(&mut self, name: &Name, rules: &Rules, now_ns: u64) -> Option<Hold> {
+        let bad = self.entries.get(name)?.bad;
+        rules
+            .witness
+            .doubt(bad, rules.limit.window_ns, now_ns)
+            .or_else(|| self.full(rules.limit, now_ns))
+    }
+
+    /// `None`: one more may be taken out.
+    fn full(&mut self, limit: Limit, now_ns: u64) -> Option<Hold> {
+        let end = |at: u64| at.saturating_add(limit.window_ns);
+        while self.taken.first().is_some_and(|(at, _)| end(*at) <= now_ns) {
+            self.taken.pop_first();
+        }
+        // With a limit that became smaller, several windows must end first.
+        let place = self.taken.len().checked_sub(limit.allowance(self.size))?;
+        let (at, _) = self.taken.iter().nth(place)?;
+        Some(Hold::Velocity { until: end(*at) })
+    }
+
+    fn keep(&mut self, key: &BackendKey, why: Hold, decisions: &mut Vec<Decision>) -> Settled {
+        if let Some((_, hold)) = self.pending_mut(&key.backend) {
+            let kind = |hold: &Hold| std::mem::discriminant(hold);
+            if hold.replace(why).as_ref().map(kind) != Some(kind(&why)) {
+                let backend = key.clone();
+                decisions.push(Decision::Hold { backend, why });
+            }
+        }
+        match why {
+            Hold::CheckerSuspect { .. } => Settled::InDoubt,
+            Hold::Velocity { .. } | Hold::Recheck => Settled::Sure,
+        }
+    }
+
+    fn take_out(&mut self, backend: BackendKey, now_ns: u64, decisions: &mut Vec<Decision>) {
+        let Some(entry) = self.entries.get_mut(&backend.backend) else {
+            return;
+        };
+        let to = Health::Down;
+        let from = std::mem::replace(&mut entry.applied, to);
+        entry.taken = Some(now_ns);
+        if let Some((since, _)) = entry.pending.take() {
+            self.queue.remove(&(since, backend.backend.clone()));
+        }
+        self.taken.insert((now_ns, backend.backend.clone()));
+        decisions.push(Decision::Apply { backend, from, to });
+    }
+
+    fn pending_mut(&mut self, name: &Name) -> Option<&mut (u64, Option<Hold>)> {
+        self.entries.get_mut(name)?.pending.as_mut()
+    }
+}
+
+/// What a change is held against.
+struct Rules {
+    limit: Limit,
+    witness: Witness,
+}
+
+/// How a pool was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Settled {
+    /// Nothing is held for suspicion.
+    Sure,
+    /// Something is.
+    InDoubt,
+}
+
+/// The gate for all pools.
+#[derive(Clone, Debug)]
+pub struct Velocity {
+    limit: Limit,
+    pools: BTreeMap<Name, Pool>,
+    /// Pools that were set since the last tick.
+    dirty: BTreeSet<Name>,
+    /// Failing targets by address, none with 0.
+    failing: BTreeMap<IpAddr, usize>,
+    /// Their sum.
+    failing_targets: usize,
+    /// Targets that are probed.
+    probed: usize,
+    witness: Witness,
+    suspect: bool,
+}
+
+impl Velocity {
+    /// Knows no pools yet.
+    pub fn new(limit: Limit) -> Self {
+        Self {
+            limit,
+            pools: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            failing: BTreeMap::new(),
+            failing_targets: 0,
+            probed: 0,
+            witness: Witness::default(),
+            suspect: false,
+        }
+    }
+
+    /// A new limit after a reload; takes effect with the next [`Velocity::tick`].
+    pub fn set_limit(&mut self, limit: Limit) {
+        self.limit = limit;
+    }
+
+    /// The complete list of a pool's backends; those that stay keep what is known. A new one is
+    /// unknown, or up if it is not probed. Call [`Velocity::tick`] when all pools are set.
+    pub fn set_pool(
+        &mut self,
+        service: &Name,
+        trust_at_start: bool,
+        members: &BTreeMap<Name, Member>,
+    ) {
+        let mut old = self.take_pool(service);
+        let mut pool = Pool {
+            trust_at_start,
+            ..Pool::default()
+        };
+        for (name, member) in members {
+            let mut entry = old.entries.remove(name).unwrap_or(Entry::new(*member));
+            if entry.member.address != member.address || !member.probed {
+                entry.bad = None;
+            }
+            if !member.probed {
+                entry.raw = Health::Up;
+            }
+            entry.member = *member;
+            if let Some((since, _)) = entry.pending {
+                pool.queue.insert((since, name.clone()));
+            }
+            // What is not enabled is no loss, whoever took it out.
+            entry.taken = entry.taken.filter(|_| member.enabled);
+            pool.taken.extend(entry.taken.map(|at| (at, name.clone())));
+            pool.size = pool.size.saturating_add(member.enabled.into());
+            self.probed = self.probed.saturating_add(member.probed.into());
+            self.count(member.address, entry.bad.is_some(), usize::saturating_add);
+            pool.entries.insert(name.clone(), entry);
+        }
+        self.pools.insert(service.clone(), pool);
+        self.dirty.insert(service.clone());
+    }
+
+    /// A service is gone.
+    pub fn remove_pool(&mut self, service: &Name) {
+        self.take_pool(service);
+    }
+
+    /// What counted before a restart, from the maps that were adopted: it stays until the probes
+    /// say otherwise, and is no loss of this run's.
+    pub fn restore(&mut self, backend: &BackendKey, applied: Health) {
+        if let Some(entry) = self.entry_mut(backend) {
+            entry.applied = applied;
+        }
+    }
+
+    /// A round ended: what it is worth and when it began (as the tracker's `Observation` and the
+    /// `ProbeResult` say), and what the tracker says now. An unknown backend is ignored.
+    pub fn observe(
+        &mut self,
+        backend: &BackendKey,
+        evidence: &Evidence,
+        started_ns: u64,
+        raw: Health,
+        now_ns: u64,
+    ) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        let Some(entry) = self.entry_mut(backend).filter(|e| e.member.probed) else {
+            return decisions;
+        };
+        entry.raw = raw;
+        let (address, was_bad, was_out) = (
+            entry.member.address,
+            entry.bad.is_some(),
+            entry.taken.is_some(),
+        );
+        match evidence {
+            Evidence::Void(_) => {}
+            Evidence::Good => {
+                entry.bad = None;
+                self.count(address, was_bad, usize::saturating_sub);
+                self.heard_good(now_ns, &mut decisions);
+            }
+            Evidence::Bad(_) => {
+                let first = entry
+                    .bad
+                    .map_or(started_ns, |(first, _)| first.min(started_ns));
+                entry.bad = Some((first, started_ns.max(first)));
+                self.count(address, !was_bad, usize::saturating_add);
+                self.heard_bad(now_ns, &mut decisions);
+            }
+        }
+        let Some(pool) = self.pools.get_mut(&backend.service) else {
+            return decisions;
+        };
+        pool.turn(backend, now_ns, &mut decisions);
+        let entry = pool.entries.get(&backend.backend);
+        let came_back = was_out && entry.is_some_and(|e| e.taken.is_none());
+        let pending = entry.is_some_and(|e| e.pending.is_some());
+        let rules = self.rules();
+        let settled = match self.pools.get_mut(&backend.service) {
+            Some(pool) if came_back => {
+                pool.settle(&backend.service, &rules, now_ns, &mut decisions)
+            }
+            Some(pool) if pending => pool.settle_one(backend, &rules, now_ns, &mut decisions),
+            _ => Settled::Sure,
+        };
+        self.conclude(settled, &mut decisions);
+        decisions
+    }
+
+    /// Time passed, or pools were set: what is held is looked at again.
+    pub fn tick(&mut self, now_ns: u64) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        for service in std::mem::take(&mut self.dirty) {
+            let Some(pool) = self.pools.get_mut(&service) else {
+                continue;
+            };
+            let names: Vec<Name> = pool.entries.keys().cloned().collect();
+            for backend in names {
+                let service = service.clone();
+                pool.turn(&BackendKey { service, backend }, now_ns, &mut decisions);
+            }
+        }
+        self.settle_all(now_ns, &mut decisions);
+        decisions
+    }
+
+    /// When [`Velocity::tick`] may let something through; `None`: only a probe can.
+    pub fn next_deadline(&self) -> Option<u64> {
+        let ends = self.held().filter_map(|(_, why)| match why {
+            Hold::Velocity { until } | Hold::CheckerSuspect { until } => Some(until),
+            Hold::Recheck => None,
+        });
+        ends.min()
+    }
+
+    /// The health that counts; `None`: no such backend.
+    pub fn applied(&self, backend: &BackendKey) -> Option<Health> {
+        let pool = self.pools.get(&backend.service)?;
+        Some(pool.entries.get(&backend.backend)?.applied)
+    }
+
+    /// What is held, and why.
+    pub fn held(&self) -> impl Iterator<Item = (BackendKey, Hold)> {
+        self.pools.iter().flat_map(|(service, pool)| {
+            pool.queue.iter().filter_map(|(_, name)| {
+                let why = pool.entries.get(name)?.pending?.1?;
+                let (service, backend) = (service.clone(), name.clone());
+                Some((BackendKey { service, backend }, why))
+            })
+        })
+    }
+
+    /// True while no probe succeeds and that may be the checker's fault.
+    pub fn checker_suspect(&self) -> bool {
+        self.suspect
+    }
+
+    fn entry_mut(&mut self, backend: &BackendKey) -> Option<&mut Entry> {
+        let pool = self.pools.get_mut(&backend.service)?;
+        pool.entries.get_mut(&backend.backend)
+    }
+
+    /// Takes a pool out of the figures.
+    fn take_pool(&mut self, service: &Name) -> Pool {
+        let pool = self.pools.remove(service).unwrap_or_default();
+        for entry in pool.entries.values() {
+            self.probed = self.probed.saturating_sub(entry.member.probed.into());
+            self.count(
+                entry.member.address,
+                entry.bad.is_some(),
+                usize::saturating_sub,
+            );
+        }
+        pool
+    }
+
+    /// One failing target at `address` more or less, if `changed`.
+    fn count(&mut self, address: IpAddr, changed: bool, step: fn(usize, usize) -> usize) {
+        if changed {
+            self.failing_targets = step(self.failing_targets, 1);
+            let targets = step(self.failing.get(&address).copied().unwrap_or(0), 1);
+            match targets {
+                0 => self.failing.remove(&address),
+                _ => self.failing.insert(address, targets),
+            };
+        }
+        self.witness.addresses = self.failing.len();
+    }
+
+    fn heard_good(&mut self, now_ns: u64, decisions: &mut Vec<Decision>) {
+        self.witness.last_good = Some(now_ns);
+        self.witness.silent_since = None;
+        if std::mem::take(&mut self.suspect) {
+            self.witness.believed_from = now_ns;
+            decisions.push(Decision::Trust);
+            self.settle_all(now_ns, decisions);
+        }
+    }
+
+    fn heard_bad(&mut self, now_ns: u64, decisions: &mut Vec<Decision>) {
+        self.witness.silent_since.get_or_insert(now_ns);
+        if self.witness.addresses >= 2 && self.failing_targets == self.probed {
+            self.conclude(Settled::InDoubt, decisions);
+        }
+    }
+
+    fn settle_all(&mut self, now_ns: u64, decisions: &mut Vec<Decision>) {
+        let rules = self.rules();
+        let mut settled = Settled::Sure;
+        for (service, pool) in &mut self.pools {
+            settled = settled.max(pool.settle(service, &rules, now_ns, decisions));
+        }
+        self.conclude(settled, decisions);
+    }
+
+    fn conclude(&mut self, settled: Settled, decisions: &mut Vec<Decision>) {
+        if settled == Settled::InDoubt && !std::mem::replace(&mut self.suspect, true) {
+            decisions.push(Decision::Suspect {
+                failing: self.failing_targets,
+                probed: self.probed,
+            });
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            limit: self.limit,
+            witness: self.witness,
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "small numbers in tests")]
+mod tests;
