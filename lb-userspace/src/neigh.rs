@@ -17,6 +17,7 @@ use crate::model::{Link, Route};
 
 pub mod follower;
 pub mod netlink;
+pub mod notice;
 
 const MILLISECOND: u64 = 1_000_000;
 
@@ -62,6 +63,17 @@ pub enum NeighbourState {
     Pending,
     /// `FAILED`: no answer at all.
     Failed,
+}
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    /// The interface.
+    pub ifindex: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// Length of its prefix.
+    pub prefix: u8,
 }
 
 /// A neighbour entry.
@@ -592,3 +604,14 @@ fn range(address: IpAddr, length: u8) -> std::ops::RangeInclusive<IpAddr> {
         }
     }
 }
+
+/// Length of the prefix that is one address.
+pub fn host_prefix(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,21 +5,19 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::netlink::{BATCH, Heard, NetlinkError, Notice, Notices, Requests, WAY_GROUPS};
+use super::netlink::now;
+use super::netlink::{BATCH, Heard, NetlinkError, Notices, Requests, WAY_GROUPS};
+use super::notice::Notice;
 use super::{KEEP_ALIVE, Solicit, Ways};
 use crate::event::Event;
 
 /// Datagrams read before the changes they made are looked at.
 const BURST: usize = 256;
-
-/// Datagrams thrown away at most before a new reading; more than the socket's memory can hold.
-const DISCARD: usize = 1 << 16;
 
 /// A running follower. Dropping it does not stop it; its cancellation token does.
 #[derive(Debug)]
@@ -152,17 +150,12 @@ impl Follower {
             }
             Ok(Heard::Lost) => {
                 warn!("the kernel dropped netlink messages: reading links and neighbours anew");
-                // What is queued is older than what was dropped: it must not be heard after the
-                // new reading.
-                for _ in 0..DISCARD {
-                    if matches!(self.notices.hear()?, Heard::Nothing) {
-                        break;
-                    }
-                }
+                self.notices.discard()?;
                 self.resync()
             }
             Err(error @ NetlinkError::Malformed(_)) => {
                 warn!(%error, "reading links and neighbours anew");
+                self.notices.discard()?;
                 self.resync()
             }
             Err(error) => Err(error),
@@ -265,11 +258,4 @@ fn subject(event: &Event) -> Option<IpAddr> {
         Event::Route { address, .. } => Some(*address),
         _ => None,
     }
-}
-
-/// Nanoseconds since boot, of the clock that BPF programs read too.
-fn now() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
-    // The clock exists on every Linux; the call has no other way to fail.
-    u64::try_from(time.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,29 +1,29 @@
 //! The kernel's network configuration over rtnetlink(7): notices of what changed, and requests.
 //!
-//! Only the attributes that are needed are looked at, one by one, so that a newer kernel's unknown
-//! ones never make a message unreadable. A request is answered before `sendto` returns (the kernel
-//! works on it in the caller's context), so [`Requests`] never waits.
+//! A request is answered before `sendto` returns (the kernel works on it in the caller's context),
+//! so [`Requests`] never waits.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
+use std::time::Duration;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST,
-    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::link::{LinkFlags, LinkHeader, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::{
-    NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourHeader, NeighbourMessage,
-    NeighbourState as Nud,
+    NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
 };
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{AsyncSocket, Socket, TokioSocket, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::time::{ClockId, clock_gettime};
 
-use super::{Answer, Hop, LinkState, Neighbour, NeighbourState, Solicit};
-use crate::model::Link;
+use super::notice::{Malformed, Message, Notice, read};
+use super::{Answer, Hop, InterfaceAddress, LinkState, Neighbour, Solicit, host_prefix};
 
 /// Multicast groups (`enum rtnetlink_groups`) of links and addresses.
 pub const ADDRESS_GROUPS: &[u32] = &[1, 5, 9];
@@ -35,6 +35,9 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// A datagram is never longer: the kernel cuts lists into pieces of at most 32 KiB.
 const DATAGRAM: usize = 64 << 10;
+
+/// Datagrams thrown away at most; more than the socket's memory can hold.
+const DISCARD: usize = 1 << 16;
 
 /// Requests in one `sendto`: their answers fit the smallest receive buffer the kernel gives.
 pub const BATCH: usize = 32;
@@ -54,8 +57,8 @@ pub enum NetlinkError {
         source: io::Error,
     },
     /// The kernel's bytes make no sense.
-    #[error("read a netlink message: {0} (this kernel may be newer than this program)")]
-    Malformed(String),
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
     /// The kernel refused a request.
     #[error("{request}: {source}{}", hint(.source))]
     Refused {
@@ -75,287 +78,6 @@ fn hint(source: &io::Error) -> &'static str {
         }
         _ => "",
     }
-}
-
-/// An address of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InterfaceAddress {
-    /// The interface.
-    pub ifindex: u32,
-    /// The address.
-    pub address: IpAddr,
-    /// Length of its prefix.
-    pub prefix: u8,
-}
-
-/// One thing the kernel tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// A link appeared or changed.
-    Link(LinkState),
-    /// A link is gone.
-    LinkGone(u32),
-    /// A neighbour entry appeared or changed.
-    Neighbour(Hop, Neighbour),
-    /// A neighbour entry is gone.
-    NeighbourGone(Hop),
-    /// A route to this prefix appeared, changed or went; as an answer: the way.
-    Route {
-        /// The prefix.
-        to: (IpAddr, u8),
-        /// The way it describes.
-        answer: Answer,
-    },
-    /// Rules or next-hop objects changed: any way may have.
-    Routing,
-    /// An interface has an address.
-    Address(InterfaceAddress),
-    /// An interface lost an address.
-    AddressGone(InterfaceAddress),
-}
-
-/// A message: a notice, the end of a dump, or an error number (0: done).
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Message {
-    Notice(Notice),
-    Other,
-    Done,
-    Error(i32),
-}
-
-/// Reads all messages of a datagram: sequence number, flags, content.
-fn read(mut bytes: &[u8]) -> Result<Vec<(u32, u16, Message)>, NetlinkError> {
-    let mut messages = Vec::new();
-    while !bytes.is_empty() {
-        let buffer = NetlinkBuffer::new_checked(bytes).map_err(malformed)?;
-        let message = content(buffer.message_type(), buffer.payload())?;
-        messages.push((buffer.sequence_number(), buffer.flags(), message));
-        let length = usize::try_from(buffer.length()).unwrap_or(usize::MAX);
-        let next = length.checked_next_multiple_of(4).unwrap_or(usize::MAX);
-        bytes = bytes.get(next..).unwrap_or_default();
-    }
-    Ok(messages)
-}
-
-fn malformed(error: impl std::fmt::Display) -> NetlinkError {
-    NetlinkError::Malformed(error.to_string())
-}
-
-fn content(kind: u16, body: &[u8]) -> Result<Message, NetlinkError> {
-    let notice = match kind {
-        libc::RTM_NEWLINK | libc::RTM_DELLINK => link(kind == libc::RTM_DELLINK, body)?,
-        libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => neighbour(kind == libc::RTM_DELNEIGH, body)?,
-        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => route(body)?,
-        libc::RTM_NEWADDR | libc::RTM_DELADDR => address(kind == libc::RTM_DELADDR, body)?,
-        libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(Notice::Routing),
-        // RTM_NEWNEXTHOP, RTM_DELNEXTHOP
-        104 | 105 => Some(Notice::Routing),
-        // NLMSG_DONE carries an error number too, if the dump broke off.
-        3 => match number(body) {
-            Some(code) if code < 0 => return Ok(Message::Error(code.saturating_neg())),
-            _ => return Ok(Message::Done),
-        },
-        // NLMSG_ERROR
-        2 => {
-            let code = number(body).ok_or_else(|| malformed("an error without a number"))?;
-            return Ok(Message::Error(code.saturating_neg()));
-        }
-        _ => None,
-    };
-    Ok(notice.map_or(Message::Other, Message::Notice))
-}
-
-fn number(body: &[u8]) -> Option<i32> {
-    body.first_chunk().map(|b| i32::from_ne_bytes(*b))
-}
-
-/// The attributes after a header of `header` bytes: kind and value.
-fn attributes(body: &[u8], header: usize) -> Result<Vec<(u16, &[u8])>, NetlinkError> {
-    let rest = body
-        .get(header..)
-        .ok_or_else(|| malformed("a header cut short"))?;
-    let mut list = Vec::new();
-    for attribute in NlasIterator::new(rest) {
-        let attribute = attribute.map_err(malformed)?;
-        let offset = attribute.into_inner();
-        let (head, value) = offset
-            .split_at_checked(4)
-            .ok_or_else(|| malformed("an attribute cut short"))?;
-        let length = match head {
-            [a, b, ..] => usize::from(u16::from_ne_bytes([*a, *b])),
-            _ => 0,
-        };
-        let kind = match head {
-            // The two upper bits are flags.
-            [_, _, a, b] => u16::from_ne_bytes([*a, *b]) & 0x3fff,
-            _ => 0,
-        };
-        let value = value.get(..length.saturating_sub(4)).unwrap_or(value);
-        list.push((kind, value));
-    }
-    Ok(list)
-}
-
-fn word(value: &[u8]) -> Option<u32> {
-    value.first_chunk().map(|b| u32::from_ne_bytes(*b))
-}
-
-fn ip(value: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(value)
-        .ok()
-        .map(|b| IpAddr::V4(b.into()));
-    v4.or_else(|| {
-        <[u8; 16]>::try_from(value)
-            .ok()
-            .map(|b| IpAddr::V6(b.into()))
-    })
-}
-
-/// Attributes: IFLA_ADDRESS 1, IFLA_IFNAME 3, IFLA_MTU 4.
-fn link(gone: bool, body: &[u8]) -> Result<Option<Notice>, NetlinkError> {
-    let header = LinkHeader::parse(body).map_err(malformed)?;
-    if header.interface_family != AddressFamily::Unspec {
-        // A bridge speaks of its ports in the same group; a port that leaves is no link that goes.
-        return Ok(None);
-    }
-    if gone {
-        return Ok(Some(Notice::LinkGone(header.index)));
-    }
-    let (mut name, mut mtu, mut mac) = (None, None, [0; 6]);
-    for (kind, value) in attributes(body, 16)? {
-        match kind {
-            1 => mac = value.try_into().unwrap_or_default(),
-            3 => {
-                name = Some(
-                    String::from_utf8_lossy(value)
-                        .trim_end_matches('\0')
-                        .to_owned(),
-                )
-            }
-            4 => mtu = word(value),
-            _ => {}
-        }
-    }
-    let (Some(name), Some(mtu)) = (name, mtu) else {
-        // Wireless drivers send messages that carry nothing but their own event.
-        return Ok(None);
-    };
-    Ok(Some(Notice::Link(LinkState {
-        link: Link {
-            ifindex: header.index,
-            name,
-            mac,
-            mtu,
-            up: header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
-        },
-        ethernet: header.link_layer_type == LinkLayerType::Ether,
-    })))
-}
-
-/// Attributes: NDA_DST 1, NDA_LLADDR 2, NDA_FLAGS_EXT 15.
-fn neighbour(gone: bool, body: &[u8]) -> Result<Option<Notice>, NetlinkError> {
-    let header = NeighbourHeader::parse(body).map_err(malformed)?;
-    if !matches!(header.family, AddressFamily::Inet | AddressFamily::Inet6) {
-        return Ok(None);
-    }
-    let (mut address, mut mac, mut managed) = (None, None, false);
-    for (kind, value) in attributes(body, 12)? {
-        match kind {
-            1 => address = ip(value),
-            2 => mac = value.try_into().ok(),
-            15 => {
-                let flags = NeighbourExtFlags::from_bits_retain(word(value).unwrap_or_default());
-                managed = flags.contains(NeighbourExtFlags::Managed);
-            }
-            _ => {}
-        }
-    }
-    let Some(address) = address else {
-        return Ok(None);
-    };
-    if header.flags.contains(NeighbourFlags::Proxy) {
-        return Ok(None);
-    }
-    let hop = (header.ifindex, address);
-    let state = match header.state {
-        Nud::Reachable | Nud::Stale | Nud::Delay | Nud::Probe => NeighbourState::Usable,
-        Nud::Permanent | Nud::Noarp => NeighbourState::Fixed,
-        Nud::Failed => NeighbourState::Failed,
-        _ => NeighbourState::Pending,
-    };
-    Ok(Some(if gone {
-        Notice::NeighbourGone(hop)
-    } else {
-        Notice::Neighbour(
-            hop,
-            Neighbour {
-                state,
-                mac,
-                managed,
-            },
-        )
-    }))
-}
-
-/// Attributes: RTA_DST 1, RTA_OIF 4, RTA_GATEWAY 5, RTA_VIA 18.
-fn route(body: &[u8]) -> Result<Option<Notice>, NetlinkError> {
-    let header = RouteHeader::parse(body).map_err(malformed)?;
-    let any: IpAddr = match header.address_family {
-        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
-        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
-        _ => return Ok(None),
-    };
-    let (mut to, mut interface, mut gateway) = (any, None, None);
-    for (kind, value) in attributes(body, 12)? {
-        match kind {
-            1 => to = ip(value).unwrap_or(any),
-            4 => interface = word(value),
-            5 => gateway = ip(value),
-            // struct rtvia: a family, then an address of it (RFC 5549 next hops)
-            18 => gateway = value.get(2..).and_then(ip),
-            _ => {}
-        }
-    }
-    let answer = match (header.kind, interface) {
-        (RouteType::Unicast, Some(ifindex)) => Answer::Via((ifindex, gateway.unwrap_or(to))),
-        (RouteType::Unicast, None) => Answer::None("the route names no interface".to_owned()),
-        (RouteType::Local, _) => Answer::None("the address is this host's own".to_owned()),
-        (kind, _) => {
-            let kind = format!("{kind:?}").to_lowercase();
-            Answer::None(format!("the route is of type {kind}"))
-        }
-    };
-    let to = (to, header.destination_prefix_length);
-    Ok(Some(Notice::Route { to, answer }))
-}
-
-/// Attributes: IFA_ADDRESS 1, IFA_LOCAL 2.
-fn address(gone: bool, body: &[u8]) -> Result<Option<Notice>, NetlinkError> {
-    let [_, prefix, _, _, a, b, c, d, ..] = *body else {
-        return Err(malformed("an address message cut short"));
-    };
-    let (mut own, mut peer) = (None, None);
-    for (kind, value) in attributes(body, 8)? {
-        match kind {
-            1 => peer = ip(value),
-            2 => own = ip(value),
-            _ => {}
-        }
-    }
-    let Some(address) = own.or(peer) else {
-        return Ok(None);
-    };
-    let ifindex = u32::from_ne_bytes([a, b, c, d]);
-    let address = InterfaceAddress {
-        ifindex,
-        address,
-        prefix,
-    };
-    Ok(Some(if gone {
-        Notice::AddressGone(address)
-    } else {
-        Notice::Address(address)
-    }))
 }
 
 fn failed(call: &'static str) -> impl Fn(io::Error) -> NetlinkError {
@@ -409,6 +131,19 @@ impl Notices {
     /// Reads one datagram, if one is waiting.
     pub fn hear(&mut self) -> Result<Heard, NetlinkError> {
         heard(receive(self.socket.socket_ref(), &mut self.buffer))
+    }
+
+    /// Throws away what is queued. Before everything is read anew: what is queued is older than
+    /// what was lost, and must not be heard after the new reading.
+    pub fn discard(&mut self) -> Result<(), NetlinkError> {
+        for _ in 0..DISCARD {
+            match self.hear() {
+                Ok(Heard::Nothing) => break,
+                Ok(_) | Err(NetlinkError::Malformed(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Waits for a datagram and reads it. Nothing is lost when the wait is given up.
@@ -713,7 +448,7 @@ impl Requests {
                 call: "recv",
                 source,
             })?;
-        read(bytes)
+        Ok(read(bytes)?)
     }
 }
 
@@ -737,10 +472,9 @@ fn family(address: IpAddr) -> AddressFamily {
     }
 }
 
-/// Length of the prefix that is one address.
-pub fn host_prefix(address: IpAddr) -> u8 {
-    match address {
-        IpAddr::V4(_) => 32,
-        IpAddr::V6(_) => 128,
-    }
+/// Nanoseconds since boot, of the clock that BPF programs read too.
+pub fn now() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
+    // The clock exists on every Linux; the call has no other way to fail.
+    u64::try_from(time.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
 }
