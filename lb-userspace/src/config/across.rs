@@ -9,13 +9,18 @@ use std::ops::Range;
 use lb_common::limits;
 
 use super::codes::{self, Code};
-use super::reader::{At, Note, Notes};
+use super::notes::{At, Note, Notes};
 use super::service::{BackendDraft, ServiceDraft, family};
 use super::value;
-use crate::model::{AdminState, Config, Family, Forwarding, Name, Protocol};
+use crate::model::{AdminState, Family, Forwarding, Limits, Name, Protocol};
 
 /// Checks all services against each other, the daemon's interfaces and the limits.
-pub(super) fn check(drafts: &[ServiceDraft], config: &Config, notes: &mut Notes<'_>) {
+pub(super) fn check(
+    drafts: &[ServiceDraft],
+    interfaces: &[String],
+    limits: &Limits,
+    notes: &mut Notes<'_>,
+) {
     names(drafts, notes);
     endpoints(drafts, notes);
     let mut vips: BTreeMap<IpAddr, &At<IpAddr>> = BTreeMap::new();
@@ -23,7 +28,7 @@ pub(super) fn check(drafts: &[ServiceDraft], config: &Config, notes: &mut Notes<
         vips.entry(at.value).or_insert(at);
     }
     for draft in drafts {
-        claim(draft, &config.daemon.interfaces, notes);
+        claim(draft, interfaces, notes);
         ring(draft, notes);
         pool(draft, notes);
         for backend in &draft.backends {
@@ -31,7 +36,7 @@ pub(super) fn check(drafts: &[ServiceDraft], config: &Config, notes: &mut Notes<
             against_vips(backend, &vips, notes);
         }
     }
-    sizes(drafts, config, notes);
+    sizes(drafts, limits, notes);
 }
 
 fn duplicate(
@@ -196,6 +201,9 @@ fn pool(draft: &ServiceDraft, notes: &mut Notes<'_>) {
     let closed =
         |b: &BackendDraft| weightless(b) || b.admin.is_some_and(|a| a != AdminState::Enabled);
     let (code, message) = if backends.is_empty() {
+        if draft.has_backends {
+            return;
+        }
         (&codes::NO_BACKEND, format!("{shown} has no backends"))
     } else if backends.iter().all(weightless) {
         (
@@ -316,7 +324,7 @@ fn against_vips(
     }
 }
 
-fn sizes(drafts: &[ServiceDraft], config: &Config, notes: &mut Notes<'_>) {
+fn sizes(drafts: &[ServiceDraft], allowed: &Limits, notes: &mut Notes<'_>) {
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let pools = || drafts.iter().map(|d| count(d.backends.len()));
     let backends: u64 = pools().sum();
@@ -335,19 +343,14 @@ fn sizes(drafts: &[ServiceDraft], config: &Config, notes: &mut Notes<'_>) {
         (
             &limits::SERVICES,
             count(drafts.len()),
-            config.limits.services,
+            allowed.services,
             "services",
         ),
-        (
-            &limits::BACKENDS,
-            backends,
-            config.limits.backends,
-            "backends",
-        ),
+        (&limits::BACKENDS, backends, allowed.backends, "backends"),
         (
             &limits::RING_SLOTS,
             slots,
-            config.limits.ring_slots,
+            allowed.ring_slots,
             "slots in rings (two rings a service)",
         ),
     ];
