@@ -4,16 +4,16 @@
 
 use crate::model::Config;
 
-/// What would get lost.
+/// How much smaller it would get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shrink {
     /// Services now.
     pub services: usize,
-    /// Of these, how many remain.
+    /// Services then.
     pub services_left: usize,
-    /// Backends now.
+    /// Backends now, over all services.
     pub backends: usize,
-    /// Of these, how many remain.
+    /// Backends then.
     pub backends_left: usize,
 }
 
@@ -21,35 +21,24 @@ impl std::fmt::Display for Shrink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "the new configuration keeps {} of {} services and {} of {} backends: not applied \
-             without consent (if it is meant: `fairlead reload --allow-shrink`)",
+            "the new configuration has {} services where there are {}, and {} backends where \
+             there are {}: not applied without consent (if it is meant: `fairlead reload \
+             --allow-shrink`)",
             self.services_left, self.services, self.backends_left, self.backends
         )
     }
 }
 
-/// What of `old` would get lost, if that is so much that it needs consent: everything, or 90 % or
-/// more of the services or of the backends. What is new in `new` does not make up for it.
+/// How much smaller `new` is than `old`, if that needs consent: nothing is left, or a tenth or less
+/// of the services or of the backends. Replacing all of them by as many others is no shrink.
 pub fn shrink(old: &Config, new: &Config) -> Option<Shrink> {
-    let kept =
-        |pair: &(&crate::model::Name, &crate::model::Service)| new.services.contains_key(pair.0);
-    let mut found = Shrink {
+    let backends = |config: &Config| config.services.values().map(|s| s.backends.len()).sum();
+    let found = Shrink {
         services: old.services.len(),
-        services_left: old.services.iter().filter(kept).count(),
-        backends: 0,
-        backends_left: 0,
+        services_left: new.services.len(),
+        backends: backends(old),
+        backends_left: backends(new),
     };
-    for (name, service) in &old.services {
-        let names = service.backends.keys();
-        let still = |backend: &&crate::model::Name| {
-            let service = new.services.get(name);
-            service.is_some_and(|s| s.backends.contains_key(*backend))
-        };
-        found.backends = found.backends.saturating_add(service.backends.len());
-        found.backends_left = found
-            .backends_left
-            .saturating_add(names.filter(still).count());
-    }
     let drastic = |before: usize, after: usize| before > 0 && after.saturating_mul(10) <= before;
     (drastic(found.services, found.services_left) || drastic(found.backends, found.backends_left))
         .then_some(found)
