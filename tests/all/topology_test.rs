@@ -6,7 +6,8 @@ use std::time::Duration;
 use lb_tests::capture::{Capture, Frame};
 use lb_tests::server::{HTTP_PORT, Nginx, Server};
 use lb_tests::topology::{
-    Arms, FAMILIES, Forwarding, Shape, Topology, backend, backend_mac, client, sweep,
+    Arms, FAMILIES, Forwarding, Shape, Topology, backend, backend_mac, balancer_front, client,
+    sweep,
 };
 
 const DNAT_TWO: Shape = Shape {
@@ -246,4 +247,35 @@ fn the_switch_port_sees_what_the_balancer_sends_to_a_dead_backend() {
     assert_eq!(capture.lost().unwrap(), 0);
     topology.restore_power("b1", "eth0").unwrap();
     assert_eq!(curl(&topology, backend(FAMILIES[1], 1), "/"), "b1");
+}
+
+#[test]
+fn what_an_xdp_program_sends_back_arrives_with_a_right_checksum() {
+    let mut topology = Topology::build(DNAT_TWO).unwrap();
+    for round in 0..2 {
+        let link = topology
+            .attach_xdp("lb", "eth0", &crate::reflect::REFLECT)
+            .unwrap();
+        let ask = || {
+            let socket = std::net::UdpSocket::bind("10.10.0.2:5000").unwrap();
+            socket.connect((balancer_front(FAMILIES[0]), 5000)).unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(2)))
+                .unwrap();
+            socket.send(b"reflected").unwrap();
+            let mut answer = [0; 100];
+            socket
+                .recv(&mut answer)
+                .map(|length| answer[..length].to_vec())
+        };
+        assert_eq!(
+            topology.run_in("client", ask).unwrap(),
+            b"reflected",
+            "round {round}"
+        );
+        drop(link);
+        // The same with an interface that was deleted and made again.
+        topology.delete_device("lb", "eth0").unwrap();
+        topology.recreate_device("lb", "eth0").unwrap();
+    }
 }
