@@ -4,10 +4,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use lb_tests::capture::{Capture, Frame};
-use lb_tests::server::{HTTP_PORT, Nginx, Server};
+use lb_tests::load::Udp;
+use lb_tests::server::{ECHO_PORT, HTTP_PORT, Nginx, Server};
 use lb_tests::topology::{
     Arms, FAMILIES, Forwarding, Shape, Topology, backend, backend_mac, balancer_front, client,
-    sweep,
+    sweep, vip,
 };
 
 const DNAT_TWO: Shape = Shape {
@@ -74,6 +75,44 @@ fn client_reaches_every_backend_that_replies_directly() {
             forwarding: Forwarding::L2dsr,
             backends: 2,
         });
+    }
+}
+
+/// Plain routing toward one backend is a balancer with direct return, if a poor one.
+#[test]
+fn backend_that_owns_the_vip_answers_straight_to_the_client() {
+    for arms in [Arms::One, Arms::Two] {
+        let shape = Shape {
+            arms,
+            forwarding: Forwarding::L2dsr,
+            backends: 2,
+        };
+        let topology = Topology::build(shape).unwrap();
+        let _servers = Server::threads(&topology).unwrap();
+        for family in FAMILIES {
+            let address = vip(family, 0);
+            topology
+                .add_host_route("lb", address, backend(family, 2))
+                .unwrap();
+            assert_eq!(curl(&topology, address, "/"), "b2");
+            let target = [std::net::SocketAddr::from((address, ECHO_PORT))];
+            let tick = Duration::from_millis(10);
+            let udp = Udp::start(&topology, &target, 5, tick, Duration::from_secs(1)).unwrap();
+            let flows = udp.wait();
+            assert!(
+                flows
+                    .iter()
+                    .all(|f| f.lost.is_empty() && f.backends.contains_key(&2))
+            );
+        }
+        // One MAC address: nobody but the balancer answers for the VIP.
+        let seen = topology.run_in("client", || {
+            std::fs::read_to_string("/proc/thread-self/net/arp")
+        });
+        assert!(
+            !seen.unwrap().contains("10.10.0.100 "),
+            "a backend answered ARP for the VIP"
+        );
     }
 }
 
