@@ -105,3 +105,21 @@ fn a_slow_answer_is_a_failure() {
     assert_eq!(report.failures.len(), 1);
     assert!(report.failures[0].took >= LATE, "{report}");
 }
+
+#[test]
+fn a_thousand_long_connections_and_flows_do_not_hurt_each_other() {
+    let (topology, _servers) = network();
+    let time = Duration::from_secs(30);
+    let targets = everyone(ECHO_PORT);
+    let long = Long::start(&topology, &targets, 1000, time).unwrap();
+    let udp = Udp::start(&topology, &targets, 1000, Duration::from_secs(1), time).unwrap();
+    long.wait_until_established(Duration::from_secs(10))
+        .unwrap();
+    Storm::run(&topology, &targets, Request::Echo, Bounds::count(10_000))
+        .unwrap()
+        .assert_clean(10_000);
+    let (connections, flows) = (long.stop(), udp.stop());
+    assert_eq!(connections.len(), 1000, "none was made anew");
+    assert!(connections.iter().all(|c| c.failed.is_none()));
+    assert!(flows.iter().all(|f| f.lost.is_empty()), "{flows:?}");
+}

@@ -4,9 +4,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use lb_tests::capture::{Capture, Frame};
-use lb_tests::server::{HTTP_PORT, Nginx, Server};
+use lb_tests::load::Udp;
+use lb_tests::server::{ECHO_PORT, HTTP_PORT, Nginx, Server};
 use lb_tests::topology::{
-    Arms, FAMILIES, Forwarding, Shape, Topology, backend, backend_mac, client, sweep,
+    Arms, FAMILIES, Forwarding, Shape, Topology, backend, backend_mac, balancer_front, client,
+    sweep, vip,
 };
 
 const DNAT_TWO: Shape = Shape {
@@ -73,6 +75,44 @@ fn client_reaches_every_backend_that_replies_directly() {
             forwarding: Forwarding::L2dsr,
             backends: 2,
         });
+    }
+}
+
+/// Plain routing toward one backend is a balancer with direct return, if a poor one.
+#[test]
+fn backend_that_owns_the_vip_answers_straight_to_the_client() {
+    for arms in [Arms::One, Arms::Two] {
+        let shape = Shape {
+            arms,
+            forwarding: Forwarding::L2dsr,
+            backends: 2,
+        };
+        let topology = Topology::build(shape).unwrap();
+        let _servers = Server::threads(&topology).unwrap();
+        for family in FAMILIES {
+            let address = vip(family, 0);
+            topology
+                .add_host_route("lb", address, backend(family, 2))
+                .unwrap();
+            assert_eq!(curl(&topology, address, "/"), "b2");
+            let target = [std::net::SocketAddr::from((address, ECHO_PORT))];
+            let tick = Duration::from_millis(10);
+            let udp = Udp::start(&topology, &target, 5, tick, Duration::from_secs(1)).unwrap();
+            let flows = udp.wait();
+            assert!(
+                flows
+                    .iter()
+                    .all(|f| f.lost.is_empty() && f.backends.contains_key(&2))
+            );
+        }
+        // One MAC address: nobody but the balancer answers for the VIP.
+        let seen = topology.run_in("client", || {
+            std::fs::read_to_string("/proc/thread-self/net/arp")
+        });
+        assert!(
+            !seen.unwrap().contains("10.10.0.100 "),
+            "a backend answered ARP for the VIP"
+        );
     }
 }
 
@@ -246,4 +286,35 @@ fn the_switch_port_sees_what_the_balancer_sends_to_a_dead_backend() {
     assert_eq!(capture.lost().unwrap(), 0);
     topology.restore_power("b1", "eth0").unwrap();
     assert_eq!(curl(&topology, backend(FAMILIES[1], 1), "/"), "b1");
+}
+
+#[test]
+fn what_an_xdp_program_sends_back_arrives_with_a_right_checksum() {
+    let mut topology = Topology::build(DNAT_TWO).unwrap();
+    for round in 0..2 {
+        let link = topology
+            .attach_xdp("lb", "eth0", &crate::reflect::REFLECT)
+            .unwrap();
+        let ask = || {
+            let socket = std::net::UdpSocket::bind("10.10.0.2:5000").unwrap();
+            socket.connect((balancer_front(FAMILIES[0]), 5000)).unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(2)))
+                .unwrap();
+            socket.send(b"reflected").unwrap();
+            let mut answer = [0; 100];
+            socket
+                .recv(&mut answer)
+                .map(|length| answer[..length].to_vec())
+        };
+        assert_eq!(
+            topology.run_in("client", ask).unwrap(),
+            b"reflected",
+            "round {round}"
+        );
+        drop(link);
+        // The same with an interface that was deleted and made again.
+        topology.delete_device("lb", "eth0").unwrap();
+        topology.recreate_device("lb", "eth0").unwrap();
+    }
 }

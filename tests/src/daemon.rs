@@ -38,6 +38,8 @@ pub struct Health {
     pub fall: u32,
     /// Another port than the backend's.
     pub port: Option<u16>,
+    /// Random shift of each probe, in milliseconds.
+    pub jitter_ms: u64,
 }
 
 impl Health {
@@ -49,11 +51,13 @@ impl Health {
         rise: 2,
         fall: 2,
         port: None,
+        jitter_ms: 0,
     };
 
-    /// The longest that a dead backend may go unnoticed, in milliseconds: fall x interval + timeout.
+    /// The longest that a dead backend may go unnoticed, in milliseconds: fall x (interval +
+    /// jitter) + timeout.
     pub fn bound_ms(&self) -> u64 {
-        u64::from(self.fall) * self.interval_ms + self.timeout_ms
+        u64::from(self.fall) * (self.interval_ms + self.jitter_ms) + self.timeout_ms
     }
 }
 
@@ -92,7 +96,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service over all backends of a topology. With direct return the port of the VIP is that of
+    /// A service over all backends of a topology. Flows of a backend that is down move to others: a
+    /// client learns by a reset, at once, that its connection is lost. With direct return the port of the VIP is that of
     /// the backends.
     pub fn new(
         topology: &Topology,
@@ -125,7 +130,7 @@ impl Service {
             forwarding: shape.forwarding,
             health,
             backends: backends.collect(),
-            extra: String::new(),
+            extra: "on-down = \"migrate\"".to_owned(),
         }
     }
 
@@ -244,6 +249,7 @@ impl Service {
         }
         writeln!(out, "interval = \"{}ms\"", health.interval_ms)?;
         writeln!(out, "timeout = \"{}ms\"", health.timeout_ms)?;
+        writeln!(out, "jitter = \"{}ms\"", health.jitter_ms)?;
         writeln!(out, "rise = {}\nfall = {}", health.rise, health.fall)?;
         for backend in &self.backends {
             writeln!(out, "\n[[service.backend]]\nname = \"{}\"", backend.name)?;

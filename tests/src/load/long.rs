@@ -121,6 +121,14 @@ impl Long {
     }
 }
 
+impl Long {
+    /// Waits until the time given at the start has passed.
+    pub fn wait(mut self) -> Vec<Connection> {
+        join(&mut self.threads);
+        self.connections()
+    }
+}
+
 impl Drop for Long {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);

@@ -89,6 +89,14 @@ impl Udp {
     }
 }
 
+impl Udp {
+    /// Waits until the time given at the start has passed.
+    pub fn wait(mut self) -> Vec<Flow> {
+        join(&mut self.threads);
+        self.flows()
+    }
+}
+
 impl Drop for Udp {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);

@@ -140,6 +140,13 @@ impl Topology {
         self.namespace(host).spawn(command)
     }
 
+    /// Attaches an XDP program, given as `struct bpf_insn`s, while the returned link lives.
+    pub fn attach_xdp(&self, host: &str, device: &str, program: &[u64]) -> Result<OwnedFd> {
+        self.run_in(host, || {
+            pass::attach_program(nix::net::if_::if_nametoindex(device)?, program)
+        })
+    }
+
     pub(super) fn cable(&self, host: &str, device: &str) -> Cable {
         let found = self
             .cables

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
-use rtnetlink::LinkUnspec;
+use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 
 use super::build::{add_address, index_of};
 use super::{Mac, Topology};
@@ -130,6 +130,19 @@ impl Topology {
         self.namespace(host).netlink(async |handle| {
             let index = index_of(&handle, device).await?;
             add_address(&handle, index, address, length).await
+        })
+    }
+
+    /// Adds a route to one address.
+    pub fn add_host_route(&self, host: &str, to: IpAddr, via: IpAddr) -> Result<()> {
+        self.namespace(host).netlink(async |handle| {
+            let length = if to.is_ipv4() { 32 } else { 128 };
+            let route = RouteMessageBuilder::<IpAddr>::new()
+                .destination_prefix(to, length)?
+                .gateway(via)?
+                .build();
+            let added = handle.route().add(route).execute().await;
+            added.with_context(|| format!("add a route to {to} via {via} at {host}"))
         })
     }
 

@@ -43,19 +43,24 @@ struct Link {
 
 /// Attaches the program for as long as the returned link lives. Call inside the namespace.
 pub(super) fn attach(ifindex: u32) -> Result<OwnedFd> {
+    attach_program(ifindex, &PASS)
+}
+
+/// Attaches a program given as `struct bpf_insn`s. Call inside the namespace.
+pub(super) fn attach_program(ifindex: u32, program: &[u64]) -> Result<OwnedFd> {
     let load = Load {
         program_type: BPF_PROG_TYPE_XDP,
-        instructions: PASS.len() as u32,
-        code: PASS.as_ptr() as u64,
+        instructions: program.len() as u32,
+        code: program.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
         log_level: 0,
         log_size: 0,
         log: 0,
         kernel_version: 0,
         flags: 0,
-        name: *b"fl_lab_pass\0\0\0\0\0",
+        name: *b"fl_lab\0\0\0\0\0\0\0\0\0\0",
     };
-    let program = bpf(BPF_PROG_LOAD, &load).context("load an XDP program that passes all")?;
+    let program = bpf(BPF_PROG_LOAD, &load).context("load an XDP program")?;
     let link = Link {
         program: program.as_raw_fd() as u32,
         ifindex,
@@ -63,7 +68,7 @@ pub(super) fn attach(ifindex: u32) -> Result<OwnedFd> {
         flags: XDP_FLAGS_DRV_MODE,
     };
     bpf(BPF_LINK_CREATE, &link)
-        .with_context(|| format!("attach a passing XDP program to interface {ifindex}"))
+        .with_context(|| format!("attach an XDP program to interface {ifindex}"))
 }
 
 fn bpf<A>(command: i64, attributes: &A) -> Result<OwnedFd> {
