@@ -15,6 +15,7 @@ pub mod health;
 pub mod metrics;
 pub mod model;
 pub mod neigh;
+mod pool;
 pub mod rota;
 pub mod status;
 pub mod store;
