@@ -12,6 +12,7 @@ pub mod dataplane;
 pub mod embedded;
 pub mod event;
 pub mod health;
+pub mod maglev;
 pub mod metrics;
 pub mod model;
 pub mod neigh;
