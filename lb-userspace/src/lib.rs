@@ -23,6 +23,7 @@ pub mod model;
 pub mod neigh;
 pub mod plan;
 mod pool;
+pub mod reconcile;
 pub mod rota;
 pub mod state;
 pub mod status;
