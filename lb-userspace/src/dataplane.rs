@@ -5,6 +5,7 @@
 //! looks at. Only `plan` makes a [`MapOp`]; only a [`Dataplane`] runs one.
 
 pub mod bpf;
+pub mod consistent;
 pub mod mem;
 
 use std::collections::BTreeMap;

@@ -18,7 +18,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use crate::dataplane::{Actual, Dataplane, DataplaneError, MapOp};
+use crate::dataplane::{Actual, Dataplane, DataplaneError, MapOp, consistent};
 use crate::desired::{self, Rings};
 use crate::event::{Effect, Event};
 use crate::model::{AdminState, BackendKey};
@@ -97,6 +97,7 @@ impl<D: Dataplane> Reconciler<D> {
         persistent: Option<Persistent>,
     ) -> Result<(Self, Vec<Effect>), ReconcileError> {
         let actual = dataplane.actual()?;
+        consistent::check(&actual)?;
         let known = persistent.as_ref().map(|persistent| persistent.ids.clone());
         let start = Start {
             config,
@@ -170,16 +171,20 @@ impl<D: Dataplane> Reconciler<D> {
     }
 
     /// The last document could not be saved: the state is as it was before the configuration that needed new
-    /// ids, and what others were told is to be told again. Call it before further events are folded in.
+    /// ids, and the effects tell others so. Call it before further events are folded in.
     /// At start there is nothing to go back to, and new ids keep waiting.
-    pub fn abandon(&mut self) {
+    pub fn abandon(&mut self) -> Vec<Effect> {
         match std::mem::replace(&mut self.unsaved, Unsaved::No) {
-            Unsaved::No => {}
-            Unsaved::FromStart => self.unsaved = Unsaved::FromStart,
+            Unsaved::No => Vec::new(),
+            Unsaved::FromStart => {
+                self.unsaved = Unsaved::FromStart;
+                Vec::new()
+            }
             Unsaved::Since(before) => {
                 self.state = *before;
                 self.state.mark_all();
                 self.note();
+                self.state.announcements()
             }
         }
     }
@@ -267,7 +272,9 @@ impl<D: Dataplane> Reconciler<D> {
 
     fn read_back(&mut self) -> Result<(), DataplaneError> {
         if self.actual.is_none() {
-            self.actual = Some(self.dataplane.actual()?);
+            let actual = self.dataplane.actual()?;
+            consistent::check(&actual)?;
+            self.actual = Some(actual);
         }
         Ok(())
     }

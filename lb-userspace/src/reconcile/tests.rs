@@ -164,7 +164,9 @@ fn a_configuration_whose_ids_cannot_be_saved_is_taken_back() {
     let before = maps(&mut reconciler);
     let four = unchecked(&format!("{WEB} d=10.0.0.4:80"));
     reconciler.fold([(2 * SECOND, Event::Config(four))]);
-    reconciler.abandon();
+    let effects = reconciler.abandon();
+    assert!(matches!(&effects[0], Effect::Probe(targets) if targets.is_empty()));
+    assert!(matches!(&effects[1], Effect::Follow(ips) if ips.len() == 3));
     assert!(reconciler.state().ids().backend(&key("web/d")).is_none());
     assert_eq!(feed(&mut reconciler, []), 0);
     assert_eq!(maps(&mut reconciler), before);
@@ -200,7 +202,7 @@ fn maps_that_hold_garbage_are_refused_by_place() {
     fn ring(mem: &Mem) -> usize {
         ServiceEntry::unslice(mem.services[0].ring).0 as usize
     }
-    let damages: [(Damage, &str); 5] = [
+    let damages: [(Damage, &str); 9] = [
         (
             |m| {
                 let slot = ring(m);
@@ -210,6 +212,19 @@ fn maps_that_hold_garbage_are_refused_by_place() {
         ),
         (|m| m.services[0].ring = u64::MAX, "services[0]"),
         (|m| m.services[0].forwarding = 77, "services[0]"),
+        (
+            |m| {
+                let slot = ring(m);
+                m.rings[slot] = 40
+            },
+            "services[0]",
+        ),
+        (
+            |m| m.backends[1] = bytemuck::Zeroable::zeroed(),
+            "services[0]",
+        ),
+        (|m| m.services[0].used = 0, "services[0]"),
+        (|m| m.backends[1].next_hop = 60, "backends[1]"),
         (|m| m.devices[9].ifindex = 1, "devices[9]"),
         (
             |m| m.endpoints.iter_mut().for_each(|slot| slot.kind = 200),

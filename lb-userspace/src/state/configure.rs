@@ -51,12 +51,14 @@ impl State {
         Ok(())
     }
 
-    /// All that the I/O tasks must do for the present configuration, at start.
-    pub(super) fn announce(&self, effects: &mut Vec<Effect>) {
-        effects.push(Effect::Probe(targets(&self.config)));
-        effects.push(follow(&self.config));
-        effects.push(claim(&self.config));
-        record(effects, configured(&self.config));
+    /// All that the I/O tasks must do for the present configuration.
+    pub fn announcements(&self) -> Vec<Effect> {
+        vec![
+            Effect::Probe(targets(&self.config)),
+            follow(&self.config),
+            claim(&self.config),
+            Effect::Record(configured(&self.config)),
+        ]
     }
 
     /// Backends as configured. Those in `moved` have another address or port: nothing is known of them.

@@ -111,7 +111,7 @@ impl State {
         let decisions = state.velocity.tick(now);
         state.decided(now, decisions, &mut effects);
         super::persist(&mut effects);
-        state.announce(&mut effects);
+        effects.extend(state.announcements());
         state.mark_all();
         state.settle();
         Ok((state, effects))
