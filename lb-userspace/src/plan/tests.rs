@@ -54,18 +54,16 @@ fn served(mem: &Mem) -> BTreeSet<u32> {
         .collect()
 }
 
-/// Runs operations one at a time and looks after each whether packets before, in between and after are
+/// Runs operations one at a time on the way to `after` and looks after each whether packets are
 /// told the truth.
-fn run_checked(mem: &mut Mem, ops: &[MapOp]) -> Result<(), TestCaseError> {
+fn run_checked(mem: &mut Mem, ops: &[MapOp], after: &Mem) -> Result<(), TestCaseError> {
     let before = mem.clone();
-    let mut after = mem.clone();
-    after.apply(ops).unwrap();
     let keep: Vec<_> = keepers(&before)
-        .intersection(&keepers(&after))
+        .intersection(&keepers(after))
         .copied()
         .collect();
     let serve: Vec<_> = served(&before)
-        .intersection(&served(&after))
+        .intersection(&served(after))
         .copied()
         .collect();
     let vips = check::vips(&before);
@@ -89,7 +87,7 @@ fn run_checked(mem: &mut Mem, ops: &[MapOp]) -> Result<(), TestCaseError> {
         for vip in &vips {
             for flow in flows() {
                 let old = lookup(&before, vip, flow);
-                let new = lookup(&after, vip, flow);
+                let new = lookup(after, vip, flow);
                 let now = lookup(mem, vip, flow);
                 let ends = old == Found::Nothing || new == Found::Nothing;
                 prop_assert!(ends || now != Found::Nothing, "{at}: a service is missed");
@@ -190,17 +188,20 @@ impl World {
         let words = desired::words(&self.state, &dirty);
         let hops = desired::next_hops(&self.state, &dirty.hops);
         let fast = plan_words(&before.image, &words, &hops, self.state.devices());
-        run_checked(&mut self.mem, &fast)?;
-
-        let before = self.mem.actual().unwrap();
+        let mut goal = self.mem.clone();
+        goal.apply(&fast).unwrap();
+        let before = goal.actual().unwrap();
         let desired = self.image();
-        let mut ops = plan(&before, &desired).unwrap();
+        let ops = plan(&before, &desired).unwrap();
+        goal.apply(&ops).unwrap();
+
+        run_checked(&mut self.mem, &fast, &goal)?;
         if let Some(stop) = stop {
-            ops.truncate(stop);
             self.state.mark_all();
-            return run_checked(&mut self.mem, &ops);
+            let first = ops.get(..stop).unwrap_or(&ops);
+            return run_checked(&mut self.mem, first, &goal);
         }
-        run_checked(&mut self.mem, &ops)?;
+        run_checked(&mut self.mem, &ops, &goal)?;
         let actual = self.mem.actual().unwrap();
         prop_assert_eq!(&actual.image, &desired);
         prop_assert_eq!(&actual, &after(&before, &desired, &ops));
@@ -209,7 +210,9 @@ impl World {
         // Back again, on a copy: the same way, as safe.
         let mut copy = self.mem.clone();
         let back = plan(&actual, &before.image).unwrap();
-        run_checked(&mut copy, &back)?;
+        let mut goal = copy.clone();
+        goal.apply(&back).unwrap();
+        run_checked(&mut copy, &back, &goal)?;
         let again = copy.actual().unwrap();
         prop_assert_eq!(again.image, before.image);
         self.state.written(self.now);
