@@ -215,9 +215,10 @@ impl Velocity {
         self.dirty.insert(service.clone());
     }
 
-    /// A service is gone.
+    /// A service is gone. Call [`Velocity::tick`] afterwards.
     pub fn remove_pool(&mut self, service: &Name) {
         self.take_pool(service);
+        self.dirty.insert(service.clone());
     }
 
     /// What counted before a restart, from the maps that were adopted: it stays until the probes
@@ -292,6 +293,10 @@ impl Velocity {
             let entries = self.pools.values().flat_map(|pool| pool.entries.values());
             let fresh = entries.filter(|e| e.bad.is_some_and(|row| !self.witness.heard_since(row)));
             self.fresh = fresh.map(|e| e.member.address).collect();
+            // Whoever failed is gone: nobody is left to end the suspicion by a good probe.
+            if self.failing.is_empty() && std::mem::take(&mut self.suspect) {
+                decisions.push(Decision::Trust);
+            }
         }
         for service in std::mem::take(&mut self.dirty) {
             let Some(pool) = self.pools.get_mut(&service) else {

@@ -354,6 +354,7 @@ fn removed_targets_are_forgotten() {
     gate.set_pool(&name("web"), false, &members(1, 0));
     assert_eq!(tell(gate.tick(300 * MS)), ["b1 down"]);
     gate.remove_pool(&name("web"));
+    assert_eq!(tell(gate.tick(400 * MS)), ["trust"]);
     assert_eq!((gate.next_deadline(), gate.held().count()), (None, 0));
     assert_eq!(gate.failing_targets + gate.probed, 0);
 }
