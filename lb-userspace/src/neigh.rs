@@ -148,6 +148,8 @@ pub struct Ways {
     timers: BTreeSet<(u64, IpAddr)>,
     solicits: BTreeSet<(u64, Hop)>,
     released: BTreeSet<Hop>,
+    /// Interfaces whose link-local IPv6 address can be used. Without one, a solicitation is lost.
+    speaking: BTreeSet<u32>,
     events: Vec<Event>,
 }
 
@@ -166,6 +168,7 @@ impl Ways {
             timers: BTreeSet::new(),
             solicits: BTreeSet::new(),
             released: BTreeSet::new(),
+            speaking: BTreeSet::new(),
             events: Vec::new(),
         }
     }
@@ -222,6 +225,7 @@ impl Ways {
 
     /// An interface is gone.
     pub fn link_gone(&mut self, ifindex: u32, now: u64) {
+        self.speaking.remove(&ifindex);
         let Some(before) = self.links.remove(&ifindex) else {
             return;
         };
@@ -231,6 +235,25 @@ impl Ways {
         self.routes_changed(None);
         self.link_turned(ifindex, false, now);
         self.touch_link(ifindex);
+    }
+
+    /// An interface has an address that can be used.
+    pub fn speaks(&mut self, at: InterfaceAddress, now: u64) {
+        if is_link_local(at.address) && self.speaking.insert(at.ifindex) {
+            let from = (at.ifindex, IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+            let hops = self.hops.range(from..).map(|(hop, _)| *hop);
+            let waiting: Vec<_> = hops.take_while(|(i, _)| *i == at.ifindex).collect();
+            for hop in waiting {
+                self.schedule(hop, now);
+            }
+        }
+    }
+
+    /// An interface lost an address.
+    pub fn falls_silent(&mut self, at: InterfaceAddress) {
+        if is_link_local(at.address) {
+            self.speaking.remove(&at.ifindex);
+        }
     }
 
     /// A neighbour entry appeared or changed.
@@ -551,7 +574,8 @@ impl Ways {
             Some((NeighbourState::Failed, _)) => retry(state.attempts.saturating_add(1)),
             Some((NeighbourState::Pending, _)) | None => retry(state.attempts),
         };
-        let due = now.saturating_add(wait);
+        let silent = hop.1.is_ipv6() && !self.speaking.contains(&hop.0);
+        let due = now.saturating_add(if silent { wait.max(RETRY_MAX) } else { wait });
         state.solicit = Some(due);
         self.solicits.insert((due, hop));
     }
@@ -565,6 +589,10 @@ impl Neighbour {
         self.mac
             .filter(|mac| usable && *mac != [0; 6] && !group(mac))
     }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(a) if a.is_unicast_link_local())
 }
 
 /// The wait before an attempt: none, then 20 ms, 40 ms, ...

@@ -142,7 +142,7 @@ impl Claimer {
         match notice {
             Notice::Link(link) => self.claiming.link(link, now()),
             Notice::LinkGone(ifindex) => self.claiming.link_gone(ifindex),
-            Notice::Address(at) => self.claiming.address(at),
+            Notice::Address { at, .. } => self.claiming.address(at),
             Notice::AddressGone(at) => self.claiming.address_gone(at),
             _ => {}
         }
@@ -151,6 +151,7 @@ impl Claimer {
     fn resync(&mut self) -> Result<(), NetlinkError> {
         let links = self.requests.links()?;
         let addresses = self.requests.addresses()?;
+        let addresses = addresses.into_iter().map(|(at, _)| at).collect();
         self.claiming.replace(links, addresses, now());
         Ok(())
     }

@@ -27,8 +27,8 @@ use super::{Answer, Hop, InterfaceAddress, LinkState, Neighbour, Solicit, host_p
 
 /// Multicast groups (`enum rtnetlink_groups`) of links and addresses.
 pub const ADDRESS_GROUPS: &[u32] = &[1, 5, 9];
-/// ... and of links, neighbours, routes, rules and next-hop objects.
-pub const WAY_GROUPS: &[u32] = &[1, 3, 7, 8, 11, 19, 32];
+/// ... and of links, neighbours, routes, rules, IPv6 addresses and next-hop objects.
+pub const WAY_GROUPS: &[u32] = &[1, 3, 7, 8, 9, 11, 19, 32];
 
 /// Bytes of kernel memory for messages we did not read yet.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -241,15 +241,15 @@ impl Requests {
             .collect())
     }
 
-    /// All addresses of all interfaces.
-    pub fn addresses(&mut self) -> Result<Vec<InterfaceAddress>, NetlinkError> {
+    /// All addresses of all interfaces, and whether each is tentative.
+    pub fn addresses(&mut self) -> Result<Vec<(InterfaceAddress, bool)>, NetlinkError> {
         let ask = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let all = self.dump("list addresses", ask)?;
         Ok(all
             .into_iter()
             .filter_map(|n| {
-                if let Notice::Address(a) = n {
-                    Some(a)
+                if let Notice::Address { at, tentative } = n {
+                    Some((at, tentative))
                 } else {
                     None
                 }

@@ -16,6 +16,8 @@ enum Do {
     /// Interface 7 is called so, and is up or not.
     Link(&'static str, bool),
     LinkGone,
+    /// The interface has this address, ready for use.
+    Own(&'static str),
     /// The kernel's routing now sends the address to this one, through interface 7.
     Via(&'static str, &'static str),
     /// ... or nowhere.
@@ -52,6 +54,15 @@ impl Story {
                 while ways.next_ask().is_some() {}
             }
             Link(name, up) => ways.link(link(name, up), now),
+            Own(address) => {
+                let address = ip(address);
+                let at = InterfaceAddress {
+                    ifindex: 7,
+                    address,
+                    prefix: 64,
+                };
+                ways.speaks(at, now);
+            }
             LinkGone => ways.link_gone(7, now),
             Via(to, via) => ways.answer(ip(to), Answer::Via(hop(via)), now),
             Nowhere(to, why) => ways.answer(ip(to), Answer::None(why.to_owned()), now),
@@ -155,7 +166,9 @@ fn ipv6_backend_uses_a_link_local_router() {
     check(&[
         UP,
         (Follow(&["fd00::1"]), &[]),
-        (Via("fd00::1", "fe80::9"), &["solicit fe80::9"]),
+        // Not before our own address can be used: the kernel could not send it.
+        (Via("fd00::1", "fe80::9"), &[]),
+        (Own("fe80::1"), &["solicit fe80::9"]),
         (Kept("fe80::9", MAC), &["fd00::1: 7 1"]),
     ]);
 }
