@@ -37,6 +37,10 @@ pub const KEEP_ALIVE: u64 = 15_000 * MILLISECOND;
 /// from one attempt to the next ...
 pub const RETRY: u64 = 20 * MILLISECOND;
 
+/// So many of these attempts begin anew, the last 300 ms after the first: on a link that has just
+/// come up the first question is easily lost. Later ones go at the kernel's own pace.
+pub const RESTARTS: u32 = 4;
+
 /// ... up to this.
 pub const RETRY_MAX: u64 = 1_000 * MILLISECOND;
 
@@ -103,6 +107,8 @@ pub struct Solicit {
     pub hop: Hop,
     /// Whether the kernel is to keep it resolved from now on.
     pub managed: bool,
+    /// Begin anew: the kernel itself would wait a second before it asks again.
+    pub restart: bool,
 }
 
 #[derive(Debug, Default)]
@@ -342,6 +348,7 @@ impl Ways {
             return Some(Solicit {
                 hop,
                 managed: false,
+                restart: false,
             });
         }
         let (due, hop) = *self.solicits.first()?;
@@ -349,13 +356,23 @@ impl Ways {
             return None;
         }
         self.solicits.pop_first();
+        let pending = self
+            .neighbours
+            .get(&hop)
+            .is_none_or(|n| n.state == NeighbourState::Pending);
+        let mut restart = false;
         if let Some(state) = self.hops.get_mut(&hop) {
+            restart = pending && (1..=RESTARTS).contains(&state.attempts);
             state.solicit = None;
             state.ours = true;
             state.attempts = state.attempts.saturating_add(1);
         }
         self.schedule(hop, now);
-        Some(Solicit { hop, managed: true })
+        Some(Solicit {
+            hop,
+            managed: true,
+            restart,
+        })
     }
 
     /// The kernel's answer to a solicitation: `None`: done, or why not.

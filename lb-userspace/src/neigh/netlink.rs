@@ -281,29 +281,26 @@ impl Requests {
 
     /// Solicits at most [`BATCH`] neighbours: `None`: done, or why the kernel refused.
     pub fn solicit(&mut self, list: &[Solicit]) -> Result<Vec<Option<String>>, NetlinkError> {
-        let asks = list.iter().map(
-            |Solicit {
-                 hop: (ifindex, address),
-                 managed,
-             }| {
-                let mut message = NeighbourMessage::default();
-                message.header.family = family(*address);
-                message.header.ifindex = *ifindex;
-                message.header.flags = NeighbourFlags::Use;
+        let ended = list.iter().filter(|s| s.restart).map(|s| {
+            let message = neighbour_message(s.hop);
+            let flags = NLM_F_REQUEST | NLM_F_ACK;
+            (RouteNetlinkMessage::DelNeighbour(message), flags)
+        });
+        // An entry that is not there need not be ended.
+        self.exchange(ended.collect())?;
+        let asks = list.iter().map(|Solicit { hop, managed, .. }| {
+            let mut message = neighbour_message(*hop);
+            message.header.flags = NeighbourFlags::Use;
+            // Releasing makes no entry where there is none.
+            let mut flags = NLM_F_REQUEST | NLM_F_ACK;
+            if *managed {
+                flags |= NLM_F_CREATE | NLM_F_REPLACE;
                 message
                     .attributes
-                    .push(NeighbourAttribute::Destination((*address).into()));
-                // Releasing makes no entry where there is none.
-                let mut flags = NLM_F_REQUEST | NLM_F_ACK;
-                if *managed {
-                    flags |= NLM_F_CREATE | NLM_F_REPLACE;
-                    message
-                        .attributes
-                        .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
-                }
-                (RouteNetlinkMessage::NewNeighbour(message), flags)
-            },
-        );
+                    .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+            }
+            (RouteNetlinkMessage::NewNeighbour(message), flags)
+        });
         let answers = self.exchange(asks.collect())?;
         Ok(answers
             .into_iter()
@@ -368,6 +365,9 @@ impl Requests {
         &mut self,
         asks: Vec<(RouteNetlinkMessage, u16)>,
     ) -> Result<Vec<Result<Option<Notice>, i32>>, NetlinkError> {
+        if asks.is_empty() {
+            return Ok(Vec::new());
+        }
         let first = self.sequence.wrapping_add(1);
         let count = asks.len();
         self.send(asks)?;
@@ -462,6 +462,15 @@ fn address_message(address: InterfaceAddress) -> AddressMessage {
         AddressAttribute::Address(address.address),
         AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute),
     ];
+    message
+}
+
+fn neighbour_message((ifindex, address): Hop) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = ifindex;
+    let destination = NeighbourAttribute::Destination(address.into());
+    message.attributes.push(destination);
     message
 }
 

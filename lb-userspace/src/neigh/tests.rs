@@ -82,8 +82,17 @@ impl Story {
     /// Solicitations that are due and changes, as text.
     fn heard(&mut self) -> Vec<String> {
         let mut heard = Vec::new();
-        while let Some(Solicit { hop, managed }) = self.ways.next_solicit(self.now) {
-            let word = if managed { "solicit" } else { "release" };
+        while let Some(Solicit {
+            hop,
+            managed,
+            restart,
+        }) = self.ways.next_solicit(self.now)
+        {
+            let word = match (managed, restart) {
+                (true, false) => "solicit",
+                (true, true) => "restart",
+                (false, _) => "release",
+            };
             heard.push(format!("{word} {}", hop.1));
             self.ways.solicited(hop, None);
         }
@@ -194,7 +203,7 @@ fn failed_neighbour_is_unresolved_within_two_milliseconds_and_asked_for_again() 
         (Pass(17), &[]),
         (Pass(1), &["solicit 10.0.0.1"]),
         (Near(NEAR, Pending, MAC), &[]),
-        (Pass(2_000), &["solicit 10.0.0.1"]),
+        (Pass(2_000), &["restart 10.0.0.1"]),
         (Near(NEAR, Failed, MAC), &[]),
         (Kept(NEAR, OTHER), &["10.0.0.1: 7 2"]),
     ]);
@@ -220,7 +229,7 @@ fn flushed_neighbour_keeps_its_mac_while_it_is_asked_for() {
         (Near(NEAR, Failed, MAC), &[]),
         (NearGone(NEAR), &["solicit 10.0.0.1"]),
         (Near(NEAR, Pending, MAC), &[]),
-        (Pass(900), &["solicit 10.0.0.1"]),
+        (Pass(900), &["restart 10.0.0.1"]),
         (Kept(NEAR, MAC), &[]),
     ]);
 }
@@ -229,8 +238,23 @@ fn flushed_neighbour_keeps_its_mac_while_it_is_asked_for() {
 fn flushed_neighbour_that_stays_away_is_unresolved_after_the_grace_time() {
     check_known(vec![
         (NearGone(NEAR), &["solicit 10.0.0.1"]),
-        (Pass(999), &["solicit 10.0.0.1"]),
+        (Pass(999), &["restart 10.0.0.1"]),
         (Pass(1), &["10.0.0.1: 10.0.0.1 does not answer on eth0"]),
+    ]);
+}
+
+#[test]
+fn lost_question_is_asked_again_after_20_60_140_and_300_ms_and_then_by_the_kernel() {
+    check(&[
+        UP,
+        (Follow(&[NEAR]), &[]),
+        (Via(NEAR, NEAR), &["solicit 10.0.0.1"]),
+        (Pass(20), &["restart 10.0.0.1"]),
+        (Pass(39), &[]),
+        (Pass(1), &["restart 10.0.0.1"]),
+        (Pass(80), &["restart 10.0.0.1"]),
+        (Pass(160), &["restart 10.0.0.1"]),
+        (Pass(320), &["solicit 10.0.0.1"]),
     ]);
 }
 
