@@ -15,7 +15,9 @@ use lb_userspace::neigh::InterfaceAddress;
 use lb_userspace::neigh::follower::{Follower, Handle};
 use lb_userspace::neigh::netlink::{Heard, Notices, Requests, WAY_GROUPS};
 use netlink_packet_route::link::LinkFlags;
-use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourState};
+use netlink_packet_route::neighbour::{
+    NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
+};
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
@@ -201,7 +203,24 @@ fn with_backend(test: impl AsyncFn(Lab, IpAddr) + Send + Sync) {
 
 #[test]
 fn backend_on_link_is_resolved_without_traffic_and_the_follower_ends() {
-    with_backend(async |lab, _| lab.ended().await);
+    with_backend(async |lab, to| {
+        // The kernel goes on keeping the entry when the follower has ended (Linux 5.16 and later).
+        let (netlink, index) = (lab.netlink.clone(), lab.index("eth1").await);
+        lab.ended().await;
+        let all: Vec<_> = netlink
+            .neighbours()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .unwrap();
+        let wanted = NeighbourAttribute::Destination(to.into());
+        let found =
+            |e: &&NeighbourMessage| e.header.ifindex == index && e.attributes.contains(&wanted);
+        let entry = all.iter().find(found).unwrap();
+        let managed = NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed);
+        assert!(entry.attributes.contains(&managed), "{entry:?}");
+    });
 }
 
 #[test]

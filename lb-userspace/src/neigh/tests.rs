@@ -1,5 +1,10 @@
 //! Stories of links, routes and neighbours, and the ways that follow.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "an overflow in a test is a failed test"
+)]
+
 use super::NeighbourState::{Failed, Fixed, Pending, Usable};
 use super::*;
 
