@@ -13,7 +13,8 @@ use lb_userspace::event::Event;
 use lb_userspace::model::Route;
 use lb_userspace::neigh::InterfaceAddress;
 use lb_userspace::neigh::follower::{Follower, Handle};
-use lb_userspace::neigh::netlink::{Heard, Notices, Requests, WAY_GROUPS};
+use lb_userspace::neigh::netlink::{Heard, Notices, WAY_GROUPS};
+use lb_userspace::neigh::requests::Requests;
 use netlink_packet_route::link::LinkFlags;
 use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,

@@ -16,8 +16,9 @@ use tracing::{info, warn};
 
 use super::{Claim, Claiming, Claims, Origin, Report, Step, host_address};
 use crate::neigh::InterfaceAddress;
-use crate::neigh::netlink::{ADDRESS_GROUPS, Heard, NetlinkError, Notices, Requests, now};
+use crate::neigh::netlink::{ADDRESS_GROUPS, Heard, NetlinkError, Notices, now};
 use crate::neigh::notice::Notice;
+use crate::neigh::requests::Requests;
 
 /// Stores the record of claims; called before an address is added and after one was removed.
 pub type Store = Box<dyn FnMut(&Claims) -> io::Result<()> + Send>;

@@ -10,9 +10,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::netlink::now;
-use super::netlink::{BATCH, Heard, NetlinkError, Notices, Requests, WAY_GROUPS};
+use super::netlink::{Heard, NetlinkError, Notices, WAY_GROUPS, now};
 use super::notice::Notice;
+use super::requests::{BATCH, Requests};
 use super::{KEEP_ALIVE, Solicit, Ways};
 use crate::event::Event;
 

@@ -6,6 +6,7 @@
 )]
 
 use super::NeighbourState::{Failed, Fixed, Pending, Usable};
+use super::hops::spread;
 use super::*;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
