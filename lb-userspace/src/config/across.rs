@@ -329,16 +329,9 @@ fn sizes(drafts: &[ServiceDraft], allowed: &Limits, notes: &mut Notes<'_>) {
     let pools = || drafts.iter().map(|d| count(d.backends.len()));
     let backends: u64 = pools().sum();
     // A service has two rings: one serves while the other is filled.
-    let slots: u64 = drafts
-        .iter()
-        .map(|d| {
-            d.ring_size
-                .as_ref()
-                .map_or(count(d.backends.len()), |r| u64::from(r.value))
-        })
-        .fold(0, |sum: u64, ring| {
-            sum.saturating_add(ring.saturating_mul(2))
-        });
+    let slots: u64 = drafts.iter().map(ring_capacity).fold(0, |sum: u64, ring| {
+        sum.saturating_add(ring.saturating_mul(2))
+    });
     let table = [
         (
             &limits::SERVICES,
@@ -374,5 +367,16 @@ fn sizes(drafts: &[ServiceDraft], allowed: &Limits, notes: &mut Notes<'_>) {
                 limit.max, limit.why
             ))
         });
+    }
+}
+
+/// Slots that a ring of the service takes at least; rings begin at even slots. Without `ring-size`,
+/// it is chosen when the ring is filled: a thousand or more, and more for large pools.
+fn ring_capacity(draft: &ServiceDraft) -> u64 {
+    const SMALLEST_CHOSEN: u64 = 1022;
+    let pool = u64::try_from(draft.backends.len()).unwrap_or(u64::MAX);
+    match &draft.ring_size {
+        Some(ring) => u64::from(ring.value).next_multiple_of(2),
+        None => pool.max(SMALLEST_CHOSEN),
     }
 }

@@ -42,6 +42,9 @@ pub(super) const ADMINS: &[(&str, AdminState)] = &[
     ("disabled", AdminState::Disabled),
 ];
 
+/// A hundred slots for each of as many backends as there can be; filling it takes seconds.
+const LARGEST_RING: u64 = 1 << 24;
+
 /// A service as far as it could be read.
 #[derive(Debug)]
 pub(super) struct ServiceDraft {
@@ -118,8 +121,7 @@ pub(super) fn service(
         Some(Protocol::Udp) => OnDown::Migrate,
         _ => OnDown::Keep,
     };
-    let slots = 1..=limits::RING_SLOTS.max / 2;
-    let ring_size = reader.integer("ring-size", slots, notes);
+    let ring_size = reader.integer("ring-size", 1..=LARGEST_RING, notes);
     let health = health_policy(&reader, notes);
     let mut draft = ServiceDraft {
         name: name(&reader, notes),

@@ -48,10 +48,7 @@ fn each_broken_file_is_answered_as_its_snapshot_says() {
             insta::assert_snapshot!(name, shown);
         });
     }
-}
-
-#[test]
-fn there_are_many_broken_files_and_no_stale_snapshot() {
+    // Afterwards, since the snapshots may just have been made: many files, and no stale snapshot.
     let names: BTreeSet<String> = files().into_iter().map(|(name, _)| name).collect();
     assert!(names.len() >= 45, "{}", names.len());
     let snapshots: BTreeSet<String> = fs::read_dir(folder("snapshots"))
