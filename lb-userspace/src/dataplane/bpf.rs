@@ -41,7 +41,6 @@ pub use place::{Component, check_path};
 pub use program::{Program, ProgramOptions};
 pub use reader::{FlowCounts, Reader, Sweep};
 
-use crate::embedded;
 use crate::model::{Limits, XdpMode};
 use links::Links;
 use lock::Lock;
@@ -70,6 +69,8 @@ pub struct Settings {
     pub seed_id: u64,
     /// Load the program with its log on.
     pub debug_log: bool,
+    /// The compiled data plane: [`crate::embedded::OBJECT`].
+    pub object: &'static [u8],
 }
 
 /// How the data plane was found.
@@ -99,6 +100,7 @@ pub struct Bpf {
     program: Program,
     directory: PathBuf,
     owner_epoch: u64,
+    object: &'static [u8],
     debug_log: Option<DebugLog>,
     _lock: Lock,
 }
@@ -108,7 +110,7 @@ impl Bpf {
     ///
     /// What is refused is left as it was; what was made before a failure is taken away again.
     pub fn open(settings: &Settings) -> Result<(Self, Opening), BpfError> {
-        if embedded::OBJECT.is_empty() {
+        if settings.object.is_empty() {
             return Err(BpfError::NotBuilt);
         }
         host::check_privileges("load the data plane")?;
@@ -141,6 +143,7 @@ impl Bpf {
             program,
             directory,
             owner_epoch: 1,
+            object: settings.object,
             debug_log,
             _lock: lock,
         })
@@ -161,7 +164,7 @@ impl Bpf {
                 ),
             });
         }
-        let (program, debug_log) = load_and_pin(directory, &geometry, settings.debug_log)?;
+        let (program, debug_log) = load_and_pin(settings, directory, &geometry)?;
         let maps = Maps::with_geometry(directory, geometry)?;
         apply::initialise(&maps, &header, &geometry.control(settings.flow_key))
             .map_err(BpfError::system("write the header of the new maps"))?;
@@ -176,11 +179,10 @@ impl Bpf {
         let maps = Maps::open(&directory)?;
         check_keys(settings, &directory, &maps)?;
         check_cpus(&directory, &maps)?;
-        let (program, same_program, debug_log) = match same_program(&directory, settings.debug_log)
-        {
+        let (program, same_program, debug_log) = match same_program(settings, &directory) {
             Some(program) => (program, true, None),
             None => {
-                let (program, log) = load_and_pin(&directory, &maps.geometry, settings.debug_log)?;
+                let (program, log) = load_and_pin(settings, &directory, &maps.geometry)?;
                 (program, false, log)
             }
         };
@@ -192,6 +194,7 @@ impl Bpf {
             program,
             directory,
             owner_epoch,
+            object: settings.object,
             debug_log,
             _lock: lock,
         };
@@ -235,7 +238,8 @@ impl Bpf {
 
     /// Another instance of the program over the live maps, attached to nothing.
     pub fn load_program(&self, options: ProgramOptions) -> Result<Program, BpfError> {
-        program::load(&self.directory, &self.maps.geometry, options).map(|(program, _)| program)
+        program::load(self.object, &self.directory, &self.maps.geometry, options)
+            .map(|(program, _)| program)
     }
 
     /// Brings an interface to run the program: through the pinned link without a gap if there is one,
@@ -295,13 +299,13 @@ impl Bpf {
 
 /// Takes the data plane away: links, maps, program, directories, and the bpffs if it is ours.
 ///
-/// `layout`: that one only, known or not; `None`: ours. Refused while a daemon runs. Returns the
-/// layouts that were removed.
-pub fn unload(bpffs: &Path, run_dir: &Path, layout: Option<u32>) -> Result<Vec<u32>, BpfError> {
+/// `layout`: that one only, known or not; `None`: ours. `run_dir`: refuse while a daemon holds the lock
+/// there; `None`: do not look. Returns true if there was anything to take away.
+pub fn unload(bpffs: &Path, run_dir: Option<&Path>, layout: Option<u32>) -> Result<bool, BpfError> {
     host::check_privileges("unload the data plane")?;
-    let _lock = Lock::take(run_dir)?;
+    let _lock = run_dir.map(Lock::take).transpose()?;
     let Some(place) = Place::existing(bpffs)? else {
-        return Ok(Vec::new());
+        return Ok(false);
     };
     let wanted = layout.unwrap_or(LAYOUT_VERSION);
     let found = place.layouts()?.contains(&wanted);
@@ -309,7 +313,7 @@ pub fn unload(bpffs: &Path, run_dir: &Path, layout: Option<u32>) -> Result<Vec<u
         remove_layout(&place.layout(wanted))?;
     }
     place.leave()?;
-    Ok(if found { vec![wanted] } else { Vec::new() })
+    Ok(found)
 }
 
 /// Removes a directory of pins, the links first, so that no packet meets half a data plane.
@@ -381,15 +385,23 @@ fn check_cpus(directory: &Path, maps: &Maps) -> Result<(), BpfError> {
     })
 }
 
+fn options(settings: &Settings) -> ProgramOptions {
+    ProgramOptions {
+        read_only: false,
+        debug_log: settings.debug_log,
+    }
+}
+
+/// The empty directory that stands for what `settings` would load.
+fn fingerprint(settings: &Settings, directory: &Path) -> PathBuf {
+    let name = program::fingerprint(settings.object, options(settings));
+    directory.join(format!("{FINGERPRINT}{name}"))
+}
+
 /// The pinned program if it was loaded from this binary's object in the same way. A program that logs
 /// is always loaded anew: its log can only be had from the loader.
-fn same_program(directory: &Path, debug_log: bool) -> Option<Program> {
-    let options = ProgramOptions {
-        debug_log,
-        ..ProgramOptions::default()
-    };
-    let mark = directory.join(format!("{FINGERPRINT}{}", program::fingerprint(options)));
-    if debug_log || !mark.is_dir() {
+fn same_program(settings: &Settings, directory: &Path) -> Option<Program> {
+    if settings.debug_log || !fingerprint(settings, directory).is_dir() {
         return None;
     }
     Program::pinned(&directory.join(PROGRAM_PIN)).ok()
@@ -398,16 +410,16 @@ fn same_program(directory: &Path, debug_log: bool) -> Option<Program> {
 /// Loads this binary's program over the maps in `directory` and puts it in the place of the pinned
 /// one. At every moment there is a pinned program, and a fingerprint only if it is that one's.
 fn load_and_pin(
+    settings: &Settings,
     directory: &Path,
     geometry: &Geometry,
-    debug_log: bool,
 ) -> Result<(Program, Option<DebugLog>), BpfError> {
-    let options = ProgramOptions {
-        debug_log,
-        ..ProgramOptions::default()
-    };
-    let (program, mut object) = program::load(directory, geometry, options)?;
-    let log = debug_log.then(|| DebugLog::new(&mut object)).transpose()?;
+    let (program, mut object) =
+        program::load(settings.object, directory, geometry, options(settings))?;
+    let log = settings
+        .debug_log
+        .then(|| DebugLog::new(&mut object))
+        .transpose()?;
     for name in place::list(directory)? {
         let path = directory.join(&name);
         let stale = match name.as_str() {
@@ -422,7 +434,7 @@ fn load_and_pin(
         .map_err(BpfError::system(format!("pin {}", next.display())))?;
     let pin = directory.join(PROGRAM_PIN);
     fs::rename(&next, &pin).map_err(BpfError::system(format!("pin {}", pin.display())))?;
-    place::create_path(&directory.join(format!("{FINGERPRINT}{}", program::fingerprint(options))))?;
+    place::create_path(&fingerprint(settings, directory))?;
     Ok((program, log))
 }
 

@@ -12,6 +12,7 @@ use lb_common::{CounterLine, Epoch, FlowRank, FlowWord};
 
 use super::geometry::Geometry;
 use super::maps::Maps;
+use crate::status::Counters;
 
 /// Reads counters and flows. Cheap to clone; usable from any thread.
 #[derive(Clone, Debug)]
@@ -76,6 +77,25 @@ impl Reader {
             return [0; 32];
         }
         self.drop_lines(service_line(geometry.backends, service))
+    }
+
+    /// All of these at once: the lines of the backends and services that are named.
+    pub fn counters(
+        &self,
+        backends: impl IntoIterator<Item = u32>,
+        services: impl IntoIterator<Item = u32>,
+    ) -> Counters {
+        Counters {
+            totals: self.totals(),
+            backends: backends
+                .into_iter()
+                .map(|id| (id, self.backend(id)))
+                .collect(),
+            service_drops: services
+                .into_iter()
+                .map(|index| (index, self.service_drops(index)))
+                .collect(),
+        }
     }
 
     /// Begins a walk through the flow table. Entries of the backends in `forget` are freed on the
