@@ -49,8 +49,9 @@ pub fn in_room(work: impl FnOnce(&Room) + Send) {
         scope
             .spawn(|| {
                 unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
-                let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-                mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+                // What others unmount goes here too; what is mounted here stays here.
+                let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+                mount(None::<&str>, "/", None::<&str>, slave, None::<&str>).unwrap();
                 // Otherwise the kernel itself sends router solicitations, which would be counted.
                 fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
                 let room = Room { dir: dir.clone() };

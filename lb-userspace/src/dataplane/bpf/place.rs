@@ -209,7 +209,7 @@ impl Place {
     /// `prepare` has mounted and nothing is left there.
     pub(crate) fn leave(self) -> Result<(), BpfError> {
         for directory in [self.root.as_path(), Path::new(USUAL_MOUNT)] {
-            if !directory.is_dir() || !list(directory)?.is_empty() {
+            if !directory.is_dir() || !list(directory)?.iter().all(|name| is_kernels(name)) {
                 continue;
             }
             let table = fs::read_to_string("/proc/thread-self/mountinfo")
@@ -226,6 +226,11 @@ impl Place {
         }
         Ok(())
     }
+}
+
+/// The kernel puts these two into the root of each new bpffs (kernel/bpf/preload).
+fn is_kernels(name: &str) -> bool {
+    matches!(name, "maps.debug" | "progs.debug")
 }
 
 /// File system type and source of each mount at `path`, oldest first. Pure; `table` is
