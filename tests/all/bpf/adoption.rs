@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use lb_common::{HashKey, Header};
 use lb_userspace::dataplane::bpf::{Bpf, BpfError, Opening, ProgramOptions, Settings, unload};
@@ -290,6 +292,95 @@ fn unload_of_one_directory_leaves_the_rest_of_a_bpffs() {
         fs::create_dir(path.join("still-a-bpffs")).unwrap();
         let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         assert!(mounts.contains(path.to_str().unwrap()), "{mounts}");
+    });
+}
+
+#[test]
+fn a_bpffs_is_mounted_at_the_usual_place_if_there_is_none() {
+    in_room(|room| {
+        // A sysfs without a bpffs on it, whatever this machine has there.
+        let flags = MsFlags::empty();
+        mount(Some("sysfs"), "/sys", Some("sysfs"), flags, None::<&str>).unwrap();
+        let settings = Settings {
+            bpffs: "/sys/fs/bpf/fairlead".into(),
+            ..room.settings()
+        };
+        let mounted = || {
+            let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+            mounts.contains(" /sys/fs/bpf rw,nosuid,nodev,noexec,relatime - bpf fairlead ")
+        };
+        let (bpf, _) = Bpf::open(&settings).unwrap();
+        assert!(mounted());
+        assert_eq!(bpf.directory(), Path::new("/sys/fs/bpf/fairlead/v1"));
+        drop(bpf);
+        assert!(unload(&settings.bpffs, Some(&settings.run_dir), None).unwrap());
+        assert!(!mounted());
+    });
+}
+
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_program_logs_when_asked_and_only_then() {
+    in_room(|room| {
+        prepare(room);
+        let (mut bpf, _) = room.open();
+        assert!(bpf.take_debug_log().is_none());
+        drop(bpf);
+        let (mut bpf, opening) = Bpf::open(&Settings {
+            debug_log: true,
+            ..room.settings()
+        })
+        .unwrap();
+        assert!(
+            matches!(
+                opening,
+                Opening::Adopted {
+                    same_program: false,
+                    ..
+                }
+            ),
+            "{opening:?}"
+        );
+        let log = bpf.take_debug_log().unwrap();
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .finish();
+        let _default = tracing::subscriber::set_default(subscriber);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let text = || String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        runtime.block_on(async {
+            let forward = tokio::spawn(log.forward());
+            bpf.program().test_run(&[0x88; 64], None).unwrap();
+            let arrived = async {
+                while !text().contains("pass") {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let limit = std::time::Duration::from_secs(5);
+            tokio::time::timeout(limit, arrived).await.unwrap();
+            forward.abort();
+        });
+        assert!(text().contains("fairlead::bpf"), "{}", text());
     });
 }
 

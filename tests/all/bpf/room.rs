@@ -24,6 +24,9 @@ pub const LIMITS: Limits = Limits {
     next_hops: 16,
 };
 
+/// Directories of rooms: this, the pid, and a number.
+const DIR: &str = "/tmp/fairlead-bpf-";
+
 /// Where a test lives.
 pub struct Room {
     dir: PathBuf,
@@ -37,12 +40,28 @@ impl Drop for Remove<'_> {
     }
 }
 
+/// Removes what a test run that was killed has left: plain directories, as its mounts died with it.
+fn sweep() {
+    let (parent, prefix) = DIR.rsplit_once('/').unwrap();
+    for entry in fs::read_dir(parent).unwrap().flatten() {
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(prefix))
+            .and_then(|rest| rest.split('-').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Runs a test in a room with the veth pair `v0` (ours) and `v1` (the world).
 pub fn in_room(work: impl FnOnce(&Room) + Send) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     require_root().unwrap();
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let dir = PathBuf::from(format!("/tmp/fairlead-bpf-{}-{number}", std::process::id()));
+    sweep();
+    let dir = PathBuf::from(format!("{DIR}{}-{number}", std::process::id()));
     fs::create_dir(&dir).unwrap();
     let remove = Remove(&dir);
     let result = std::thread::scope(|scope| {
