@@ -206,6 +206,18 @@ impl Bpf {
         Ok((adopted, opening))
     }
 
+    /// Refuses once another daemon has taken over.
+    fn check_ownership(&self) -> Result<(), BpfError> {
+        let theirs = apply::owner_epoch(&self.maps);
+        if theirs == self.owner_epoch {
+            return Ok(());
+        }
+        Err(BpfError::Fenced {
+            ours: self.owner_epoch,
+            theirs,
+        })
+    }
+
     /// Our owner epoch.
     pub fn owner_epoch(&self) -> u64 {
         self.owner_epoch
@@ -233,7 +245,7 @@ impl Bpf {
 
     /// Reads counters and flows.
     pub fn reader(&self) -> Reader {
-        Reader::new(Arc::clone(&self.maps))
+        Reader::new(Arc::clone(&self.maps), self.owner_epoch)
     }
 
     /// Another instance of the program over the live maps, attached to nothing.
@@ -246,6 +258,7 @@ impl Bpf {
     /// anew otherwise. The mode is remembered for [`Self::reattach`], also when this fails because
     /// there is no such interface yet.
     pub fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached, BpfError> {
+        self.check_ownership()?;
         let program = (self.program.fd(), self.program.id());
         self.links.attach(&self.directory, program, interface, mode)
     }
@@ -261,6 +274,7 @@ impl Bpf {
 
     /// Takes the program off an interface that is not ours any more.
     pub fn detach(&mut self, interface: &str) -> Result<(), BpfError> {
+        self.check_ownership()?;
         self.links.detach(&self.directory, interface)
     }
 
@@ -277,6 +291,7 @@ impl Bpf {
 
     /// Pins again what somebody has unpinned; returns the names, which are worth an alarm.
     pub fn repin(&self) -> Result<Vec<String>, BpfError> {
+        self.check_ownership()?;
         place::create_path(&self.directory)?;
         let fixed = self.maps.named();
         let all = fixed
@@ -322,16 +337,9 @@ fn remove_layout(directory: &Path) -> Result<(), BpfError> {
     for pin in names.iter().filter(|name| name.starts_with("link-")) {
         links::release(directory, pin)?;
     }
-    for name in names.iter().filter(|name| !name.starts_with("link-")) {
-        let path = directory.join(name);
-        let removed = if path.is_dir() {
-            fs::remove_dir(&path)
-        } else {
-            fs::remove_file(&path)
-        };
-        removed.map_err(BpfError::system(format!("remove {}", path.display())))?;
-    }
-    fs::remove_dir(directory).map_err(BpfError::system(format!("remove {}", directory.display())))
+    // Pins of an unknown layout may stand in directories of their own.
+    fs::remove_dir_all(directory)
+        .map_err(BpfError::system(format!("remove {}", directory.display())))
 }
 
 /// True for what a crash during creation leaves: no link, and a header that was never written, or not

@@ -1,11 +1,12 @@
 //! Creation, adoption, ownership, and the end.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use lb_common::{HashKey, Header};
+use lb_common::{Epoch, FlowRank, FlowWord, HashKey, Header};
 use lb_userspace::dataplane::bpf::{Bpf, BpfError, Opening, ProgramOptions, Settings, unload};
 use lb_userspace::dataplane::{Dataplane, DataplaneError, MapOp};
 use lb_userspace::model::{Limits, XdpMode};
@@ -173,8 +174,24 @@ fn a_paused_daemon_that_wakes_after_a_takeover_writes_nothing() {
                 "{error}"
             );
         }
+        for error in [
+            old.attach("v0", XdpMode::Native).unwrap_err(),
+            old.detach("v0").unwrap_err(),
+            old.repin().unwrap_err(),
+        ] {
+            assert!(matches!(error, BpfError::Fenced { .. }), "{error}");
+        }
+        let word = FlowWord::new(1, 2, FlowRank::Proven, Epoch(0));
+        room.poke("flows", 0, |bytes: &mut [u8; 64]| {
+            bytes[..8].copy_from_slice(&word.0.to_ne_bytes());
+        });
+        let forget = || BTreeSet::from([2]);
+        let mut sweep = old.reader().sweep(forget());
+        assert_eq!(sweep.slice(Epoch(0), u32::MAX).unwrap().freed, 0);
         assert_eq!(new.actual().unwrap(), before);
         new.apply(&[MapOp::SetRevision { revision: 1 }]).unwrap();
+        let mut sweep = new.reader().sweep(forget());
+        assert_eq!(sweep.slice(Epoch(0), u32::MAX).unwrap().freed, 1);
     });
 }
 
@@ -232,7 +249,7 @@ fn another_layout_is_refused_and_can_be_unloaded_by_number() {
     in_room(|room| {
         prepare(room);
         let foreign = room.bpffs().join("v2");
-        fs::create_dir(&foreign).unwrap();
+        fs::create_dir_all(foreign.join("maps")).unwrap();
         let error = room.refused();
         let BpfError::ForeignLayout {
             found: 2, known: 1, ..
