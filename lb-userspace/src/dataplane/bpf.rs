@@ -2,7 +2,7 @@
 //!
 //! The data plane lives in pins, not in this process. [`Bpf::open`] makes it or takes it over as it
 //! stands, and dropping [`Bpf`] leaves it running; [`unload`] is the only thing that takes it away.
-//! Files below: `place` (where pins live), `lock`, `host` (privileges, kernel), `geometry` (sizes and their
+//! Files below: `place` (where pins live), `pins` (what stands there), `lock`, `host` (privileges, kernel), `geometry` (sizes and their
 //! check), `sys` and `mapped` (the unsafe parts), `maps`, `program`, `links` and `netdev`
 //! (attachment), `apply` and `actual` (the seam [`Dataplane`](super::Dataplane)), `reader`
 //! (counters, flow table), `debug_log`.
@@ -18,17 +18,16 @@ mod lock;
 mod mapped;
 mod maps;
 mod netdev;
+mod pins;
 mod place;
 mod program;
 mod reader;
 mod sys;
 
-use std::fs;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lb_common::header::{LAYOUT_VERSION, MAGIC};
+use lb_common::header::LAYOUT_VERSION;
 use lb_common::{Control, HashKey, Header};
 
 pub use debug_log::DebugLog;
@@ -45,14 +44,8 @@ use crate::model::{Limits, XdpMode};
 use links::Links;
 use lock::Lock;
 use maps::Maps;
+use pins::{PROGRAM_PIN, abandoned, load_and_pin, remove_layout, same_program};
 use place::Place;
-
-/// The pin of the program.
-const PROGRAM_PIN: &str = "program";
-/// Where the next program is pinned before it takes the place of the last one.
-const NEXT_PROGRAM_PIN: &str = "program-next";
-/// An empty directory whose name says which object `program` was loaded from.
-const FINGERPRINT: &str = "object-";
 
 /// What [`Bpf::open`] is told.
 #[derive(Clone, Debug)]
@@ -331,34 +324,6 @@ pub fn unload(bpffs: &Path, run_dir: Option<&Path>, layout: Option<u32>) -> Resu
     Ok(found)
 }
 
-/// Removes a directory of pins, the links first, so that no packet meets half a data plane.
-fn remove_layout(directory: &Path) -> Result<(), BpfError> {
-    let names = place::list(directory)?;
-    for pin in names.iter().filter(|name| name.starts_with("link-")) {
-        links::release(directory, pin)?;
-    }
-    // Pins of an unknown layout may stand in directories of their own.
-    fs::remove_dir_all(directory)
-        .map_err(BpfError::system(format!("remove {}", directory.display())))
-}
-
-/// True for what a crash during creation leaves: no link, and a header that was never written, or not
-/// completed. Anything else that is odd is for a person to look at.
-fn abandoned(directory: &Path) -> Result<bool, BpfError> {
-    if !links::pinned_interfaces(directory)?.is_empty() {
-        return Ok(false);
-    }
-    Ok(match maps::pinned_header(directory)? {
-        None => true,
-        Some(header) => {
-            header.magic == 0 && bytemuck::bytes_of(&header).iter().all(|&byte| byte == 0)
-                || header.magic == MAGIC
-                    && header.layout_version == LAYOUT_VERSION
-                    && header.complete == 0
-        }
-    })
-}
-
 /// The flow table is worth nothing under another key.
 fn check_keys(settings: &Settings, directory: &Path, maps: &Maps) -> Result<(), BpfError> {
     let header: Option<Header> = maps.header.read(0);
@@ -391,59 +356,6 @@ fn check_cpus(directory: &Path, maps: &Maps) -> Result<(), BpfError> {
         path: directory.to_owned(),
         differences: vec![why],
     })
-}
-
-fn options(settings: &Settings) -> ProgramOptions {
-    ProgramOptions {
-        read_only: false,
-        debug_log: settings.debug_log,
-    }
-}
-
-/// The empty directory that stands for what `settings` would load.
-fn fingerprint(settings: &Settings, directory: &Path) -> PathBuf {
-    let name = program::fingerprint(settings.object, options(settings));
-    directory.join(format!("{FINGERPRINT}{name}"))
-}
-
-/// The pinned program if it was loaded from this binary's object in the same way. A program that logs
-/// is always loaded anew: its log can only be had from the loader.
-fn same_program(settings: &Settings, directory: &Path) -> Option<Program> {
-    if settings.debug_log || !fingerprint(settings, directory).is_dir() {
-        return None;
-    }
-    Program::pinned(&directory.join(PROGRAM_PIN)).ok()
-}
-
-/// Loads this binary's program over the maps in `directory` and puts it in the place of the pinned
-/// one. At every moment there is a pinned program, and a fingerprint only if it is that one's.
-fn load_and_pin(
-    settings: &Settings,
-    directory: &Path,
-    geometry: &Geometry,
-) -> Result<(Program, Option<DebugLog>), BpfError> {
-    let (program, mut object) =
-        program::load(settings.object, directory, geometry, options(settings))?;
-    let log = settings
-        .debug_log
-        .then(|| DebugLog::new(&mut object))
-        .transpose()?;
-    for name in place::list(directory)? {
-        let path = directory.join(&name);
-        let stale = match name.as_str() {
-            NEXT_PROGRAM_PIN => fs::remove_file(&path),
-            _ if name.starts_with(FINGERPRINT) => fs::remove_dir(&path),
-            _ => continue,
-        };
-        stale.map_err(BpfError::system(format!("remove {}", path.display())))?;
-    }
-    let next = directory.join(NEXT_PROGRAM_PIN);
-    sys::pin(program.fd().as_fd(), &next)
-        .map_err(BpfError::system(format!("pin {}", next.display())))?;
-    let pin = directory.join(PROGRAM_PIN);
-    fs::rename(&next, &pin).map_err(BpfError::system(format!("pin {}", pin.display())))?;
-    place::create_path(&fingerprint(settings, directory))?;
-    Ok((program, log))
 }
 
 /// As `Header::writer_version`.
