@@ -6,4 +6,5 @@ mod attachment;
 mod mutation;
 mod readers;
 mod room;
+mod twin;
 mod writes;
