@@ -1,5 +1,6 @@
 //! All tests that need namespaces, root or the compiled data plane: one binary.
 
+mod bpf;
 mod lab_test;
 mod load_test;
 mod net_test;
