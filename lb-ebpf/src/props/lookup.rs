@@ -1,5 +1,4 @@
 //! The endpoint table finds what was placed in it, and nothing else.
-#![expect(clippy::arithmetic_side_effects, reason = "test code")]
 
 use std::collections::BTreeSet;
 
@@ -38,7 +37,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
                 EndpointKind::Vip,
                 EndpointKind::VipAddress,
                 EndpointKind::Backend,
-            ][kind as usize];
+            ][kind];
             let bare = kind == EndpointKind::VipAddress;
             Endpoint {
                 key: EndpointKey {
@@ -83,16 +82,7 @@ fn tables() -> MemTables {
     tables
 }
 
-/// As the data plane asks.
-fn asked_as(key: &EndpointKey) -> service::Key {
-    service::Key {
-        address: key.address.words(),
-        tail: key.tail(),
-    }
-}
-
 fn backends(tables: &MemTables, key: &EndpointKey) -> Vec<u32> {
-    let key = &asked_as(key);
     let probe = Probe::new(&tables.control, key);
     let mut found: Vec<_> = (0..MAX_PROBES)
         .map_while(|distance| service::candidate(tables, probe, key, distance).ok())
@@ -111,14 +101,13 @@ fn check(tables: &MemTables, placed: &[Endpoint], asked: &[Endpoint]) {
                 .iter()
                 .filter(move |e| e.kind == kind && e.key == *key)
         };
-        let vip =
-            service::at(tables, &tables.control, &asked_as(key)).map(|found| found.unwrap().index);
+        let vip = service::at(tables, key).map(|found| found.unwrap().index);
         assert_eq!(
             vip,
             of(EndpointKind::Vip).map(|e| e.index).next(),
             "{key:?}"
         );
-        let is_vip = service::is_vip(tables, &tables.control, key.address.words());
+        let is_vip = service::is_vip(tables, key.address);
         let expected = placed
             .iter()
             .any(|e| e.kind == EndpointKind::VipAddress && e.key.address == key.address);
