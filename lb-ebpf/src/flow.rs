@@ -12,6 +12,7 @@ use lb_common::{
 };
 
 use crate::{
+    forward,
     parse::Arrival,
     schedule,
     service::{self, Backend, Service},
@@ -95,6 +96,9 @@ pub struct Assignment<'t> {
 #[derive(Clone, Copy)]
 pub struct Assigned(pub u64);
 
+const NO_BACKEND: u64 = DropReason::NoBackend as u64;
+const UNRESOLVED: u64 = DropReason::NextHopUnresolved as u64;
+
 impl Assigned {
     #[inline(always)]
     const fn refused(reason: DropReason) -> Self {
@@ -112,10 +116,11 @@ impl Assigned {
     pub fn assignment<T: Tables>(self, tables: &T) -> Result<Assignment<'_>, DropReason> {
         let origin = match self.0 >> 52 {
             0 => {
-                // The only two reasons for a refusal.
-                return Err(match self.0 == DropReason::NoBackend as u64 {
-                    true => DropReason::NoBackend,
-                    false => DropReason::MapInconsistent,
+                // The only reasons for a refusal.
+                return Err(match self.0 {
+                    NO_BACKEND => DropReason::NoBackend,
+                    UNRESOLVED => DropReason::NextHopUnresolved,
+                    _ => DropReason::MapInconsistent,
                 });
             }
             1 => Origin::Known,
@@ -355,7 +360,12 @@ fn fresh(seeker: &Seeker<'_>, backend: Backend<'_>, rank: FlowRank) -> FlowWord 
 fn choose<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>) -> Result<Backend<'t>, DropReason> {
     match tables.choose_backend(seeker.service.index, seeker.hash.0) {
         schedule::NOBODY => Err(DropReason::NoBackend),
-        id => service::backend(tables, id).ok_or(DropReason::MapInconsistent),
+        id => {
+            let backend = service::backend(tables, id).ok_or(DropReason::MapInconsistent)?;
+            // Before the flow has an entry, or its next packet would not be counted as a new flow's.
+            forward::check_resolved(tables, backend)?;
+            Ok(backend)
+        }
     }
 }
 
