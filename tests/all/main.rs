@@ -4,5 +4,6 @@ mod bpf;
 mod lab_test;
 mod load_test;
 mod net_test;
+mod prog;
 mod reflect;
 mod topology_test;
