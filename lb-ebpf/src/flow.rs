@@ -475,7 +475,11 @@ pub fn victim<T: Tables>(tables: &T, first: u32, second: u32, floor: u32, epoch:
     let mut position: u32 = 0;
     while position < BOTH_SETS {
         let way = position & 7;
-        let line = if position < WAYS as u32 { first } else { second };
+        let line = if position < WAYS as u32 {
+            first
+        } else {
+            second
+        };
         let readiness = FlowWord(line.word(way)).eviction(epoch);
         let floor = if way < QUOTA_FROM { floor } else { 1 };
         let rank = readiness << 5 | 31_u32.wrapping_sub(position);

@@ -100,7 +100,10 @@ impl KernelTables {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn find_endpoint(low: u64, high: u64, tail: u64, kind: u32) -> u32 {
-    let key = PackedKey { address: [low, high], tail };
+    let key = PackedKey {
+        address: [low, high],
+        tail,
+    };
     lb_ebpf::service::endpoint(&KernelTables, key, kind)
 }
 
@@ -161,7 +164,10 @@ pub(crate) extern "C" fn flow_holder(service: u32, hash: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn reply_owner(b0: u64, b1: u64, tail: u64, c0: u64, c1: u64) -> u64 {
-    let key = PackedKey { address: [b0, b1], tail };
+    let key = PackedKey {
+        address: [b0, b1],
+        tail,
+    };
     lb_ebpf::reply::owner(&KernelTables, key, [c0, c1])
 }
 

@@ -3,8 +3,8 @@
 use core::sync::atomic::AtomicU64;
 
 use lb_common::{
-    Address, BackendEntry, Control, Device, EndpointKey, EndpointSlot, FlowWord, Header, NextHop, Permissions, ReturnHop,
-    ServiceEntry, hash::FlowTuple,
+    Address, BackendEntry, Control, Device, EndpointKey, EndpointSlot, FlowWord, Header, NextHop,
+    Permissions, ReturnHop, ServiceEntry, hash::FlowTuple,
 };
 
 /// A line of eight words that the data plane writes: a set of `flows` or `return_hops`, or a line
