@@ -1,7 +1,9 @@
 //! All tests that need namespaces, root or the compiled data plane: one binary.
 
+mod e2e;
 mod lab_test;
 mod load_test;
 mod net_test;
 mod reflect;
+mod stage;
 mod topology_test;
