@@ -1,6 +1,7 @@
 //! All tests that need namespaces, root or the compiled data plane: one binary.
 
 mod e2e;
+mod fault;
 mod lab_test;
 mod load_test;
 mod net_test;
