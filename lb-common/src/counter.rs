@@ -12,6 +12,8 @@ use bytemuck::{Pod, Zeroable};
 /// Eight counters. Map `counters`.
 pub type CounterLine = [u64; 8];
 
+/// The line of [`Global`].
+pub const GLOBAL_LINE: u32 = 0;
 /// Lines of drop reasons: room for 32.
 pub const DROP_LINES: u32 = 4;
 /// First line of drops; line 0 is [`Global`].

@@ -70,7 +70,7 @@ pub enum FlowRank {
     ClosingProbation = 5,
     /// `Probation2` that saw FIN or RST.
     ClosingProbation2 = 6,
-    /// `Proven` that saw FIN or RST. Any later packet without the flags makes it `Proven` again.
+    /// `Proven` that saw FIN or RST. A packet without the flags in a later epoch makes it `Proven` again.
     ClosingProven = 7,
 }
 
@@ -169,6 +169,8 @@ impl FlowWord {
         let age = self.age(now);
         let base = match self.rank() {
             FlowRank::Free => return self,
+            // The last ACK of every close comes without FIN: only a packet of a later epoch revives.
+            rank if rank.is_closing() && !closing && age == 0 => return self,
             FlowRank::Probation | FlowRank::ClosingProbation => FlowRank::Probation,
             FlowRank::Probation2 | FlowRank::ClosingProbation2 => FlowRank::Probation2,
             FlowRank::Proven | FlowRank::ClosingProven => FlowRank::Proven,
@@ -208,24 +210,42 @@ impl FlowWord {
     /// How ready the entry is to be evicted: larger goes first, 0 never. `Proven` and
     /// `ClosingProven` entries are kept until they are idle.
     #[inline(always)]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the index is masked to the table's length"
+    )]
     pub const fn eviction(self, now: Epoch) -> u32 {
-        let age = self.age(now) as u32;
-        if !self.is_live() {
-            return 1024;
-        }
-        if age > IDLE_AFTER as u32 {
-            return 512;
-        }
-        match self.rank() {
-            FlowRank::Free => 1024,
-            FlowRank::Idle => 512,
-            FlowRank::ClosingProbation | FlowRank::ClosingProbation2 => 256 | age,
-            FlowRank::Probation => 128 | age,
-            FlowRank::Probation2 => 64 | age,
-            // A finished connection is kept for TIME_WAIT's sake (51 to 69 s), then let go.
-            FlowRank::ClosingProven if age >= 4 => 32 | age,
-            FlowRank::ClosingProven | FlowRank::Proven => 0,
-        }
+        let rank = (self.0 >> 4) as usize & 7;
+        let age = self.age(now) as usize & 15;
+        READINESS[rank << 4 | age] as u32
+    }
+}
+
+/// [`FlowWord::eviction`] by rank and age. A table and not a `match`: it is looked up for sixteen
+/// entries in turn, and the verifier follows every combination of branches.
+static READINESS: [u16; 128] = {
+    let mut table = [0; 128];
+    let mut rest: &mut [u16] = &mut table;
+    let mut index: u16 = 0;
+    while let Some((first, others)) = rest.split_first_mut() {
+        *first = readiness(FlowRank::from_bits(index as u64 >> 4), index & 15);
+        rest = others;
+        index = index.wrapping_add(1);
+    }
+    table
+};
+
+const fn readiness(rank: FlowRank, age: u16) -> u16 {
+    match rank {
+        FlowRank::Free => 1024,
+        _ if age > IDLE_AFTER as u16 => 512,
+        FlowRank::Idle => 512,
+        FlowRank::ClosingProbation | FlowRank::ClosingProbation2 => 256_u16.saturating_add(age),
+        FlowRank::Probation => 128_u16.saturating_add(age),
+        FlowRank::Probation2 => 64_u16.saturating_add(age),
+        // A finished connection is kept for TIME_WAIT's sake (51 to 69 s), then let go.
+        FlowRank::ClosingProven if age >= 4 => 32_u16.saturating_add(age),
+        FlowRank::ClosingProven | FlowRank::Proven => 0,
     }
 }
 

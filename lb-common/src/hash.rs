@@ -153,3 +153,19 @@ impl FlowHash {
         (((x >> 32).wrapping_mul(size as u64)) >> 32) as u32
     }
 }
+
+impl HashKey {
+    /// Hashes bytes of any length: the name of a backend, when a ring is filled. Not for packets.
+    pub fn hash_bytes(self, bytes: &[u8]) -> u64 {
+        // The length in bytes stands in the upper half, so that no text collides with a flow's input.
+        let mut sip = Sip::new(self, (bytes.len() as u64) << 32 | 1 << 31);
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            for (to, from) in word.iter_mut().zip(chunk) {
+                *to = *from;
+            }
+            sip.word(u64::from_le_bytes(word));
+        }
+        sip.finish()
+    }
+}

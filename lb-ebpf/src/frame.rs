@@ -1,4 +1,4 @@
-//! Packet memory: the only bounds check and the only `unsafe` of the library.
+//! Packet memory: the only bounds check and the only `unsafe` over packet bytes.
 
 /// A type that may be laid over packet bytes: alignment 1, no padding, any bit pattern valid.
 ///
@@ -8,8 +8,8 @@ pub unsafe trait Header: Sized {}
 
 /// One packet in memory, from its Ethernet header on.
 ///
-/// `header` borrows and `grow_head` needs exclusivity, so that using a header after the head
-/// has moved does not compile.
+/// `header` borrows and whatever moves the head needs exclusivity, so that using a header after
+/// the head has moved does not compile.
 pub trait Frame {
     /// Bytes in the frame.
     fn len(&self) -> usize;
@@ -27,4 +27,21 @@ pub trait Frame {
 
     /// The same, to change it.
     fn header_mut<H: Header>(&mut self, offset: usize) -> Option<&mut H>;
+}
+
+/// A header in a slice of bytes: what a frame in plain memory answers.
+pub fn view<H: Header>(bytes: &[u8], offset: usize) -> Option<&H> {
+    let end = offset.checked_add(size_of::<H>())?;
+    let window = bytes.get(offset..end)?;
+    // SAFETY: the window has the size of `H`, and `Header` promises that alignment 1 and any
+    // bit pattern are right for it.
+    Some(unsafe { &*window.as_ptr().cast::<H>() })
+}
+
+/// The same, to change it.
+pub fn view_mut<H: Header>(bytes: &mut [u8], offset: usize) -> Option<&mut H> {
+    let end = offset.checked_add(size_of::<H>())?;
+    let window = bytes.get_mut(offset..end)?;
+    // SAFETY: as in `view`, and the borrow is exclusive.
+    Some(unsafe { &mut *window.as_mut_ptr().cast::<H>() })
 }

@@ -1,8 +1,29 @@
 //! Fairlead's data plane as a library: the whole path of a packet, generic over packet memory
 //! ([`frame::Frame`]) and maps ([`tables::Tables`]), so that the same source runs under
 //! `cargo test` and under the kernel's verifier.
+//!
+//! Start reading at [`pipeline::process`].
 #![cfg_attr(not(any(test, feature = "mem")), no_std)]
+#![cfg_attr(
+    target_arch = "bpf",
+    feature(core_intrinsics),
+    allow(internal_features)
+)]
 
+pub mod admission;
+pub mod checksum;
+pub mod flow;
+pub mod forward;
 pub mod frame;
+pub mod icmp;
+#[cfg(feature = "mem")]
+pub mod mem;
+mod message;
+pub mod parse;
+pub mod pipeline;
+pub mod reply;
+pub mod schedule;
+pub mod service;
 pub mod tables;
 pub mod verdict;
+pub mod wire;

@@ -1,12 +1,104 @@
 //! Every map that the data plane may touch.
 
+use core::sync::atomic::AtomicU64;
+
 use lb_common::{
-    BackendEntry, Control, Device, EndpointSlot, FlowWord, NextHop, ReturnHop, ServiceEntry,
+    Address, BackendEntry, Control, Device, EndpointKey, EndpointSlot, FlowWord, Header, NextHop, Permissions, ReturnHop,
+    ServiceEntry, hash::FlowTuple,
 };
+
+/// A line of eight words that the data plane writes: a set of `flows` or `return_hops`, or a line
+/// of `counters`. Only the provided methods of [`Tables`] write to it.
+#[repr(C, align(8))]
+pub struct CacheLine([AtomicU64; 8]);
+
+impl CacheLine {
+    /// A line with these words.
+    pub const fn new(words: [u64; 8]) -> Self {
+        let [a, b, c, d, e, f, g, h] = words;
+        Self([
+            AtomicU64::new(a),
+            AtomicU64::new(b),
+            AtomicU64::new(c),
+            AtomicU64::new(d),
+            AtomicU64::new(e),
+            AtomicU64::new(f),
+            AtomicU64::new(g),
+            AtomicU64::new(h),
+        ])
+    }
+
+    /// Word 0 to 7 (taken modulo eight). One load.
+    #[inline(always)]
+    pub fn word(&self, position: u32) -> u64 {
+        atomic::load(self.at(position))
+    }
+
+    /// All eight, each one load.
+    pub fn words(&self) -> [u64; 8] {
+        core::array::from_fn(|position| self.word(position as u32))
+    }
+
+    /// The mask makes the index right for the compiler and the verifier alike.
+    #[inline(always)]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the index is masked to the array's length"
+    )]
+    fn at(&self, position: u32) -> &AtomicU64 {
+        &self.0[position as usize & 7]
+    }
+}
+
+/// An address, and port, protocol and another port in one word each: what travels in registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedKey {
+    /// As [`lb_common::Address::words`].
+    pub address: [u64; 2],
+    /// Port (network order), protocol, a zero byte; then, for replies, the client's port.
+    pub tail: u64,
+}
+
+impl PackedKey {
+    /// Packs a key; `other` is a second port.
+    #[inline(always)]
+    pub fn new(key: &EndpointKey, other: [u8; 2]) -> Self {
+        let [a, b] = key.port;
+        let [c, d] = other;
+        Self {
+            address: key.address.words(),
+            tail: u64::from_ne_bytes([a, b, key.protocol, 0, c, d, 0, 0]),
+        }
+    }
+
+    /// The key and the second port.
+    #[inline(always)]
+    pub fn unpack(self) -> (EndpointKey, [u8; 2]) {
+        let [a, b, protocol, _, c, d, _, _] = self.tail.to_ne_bytes();
+        let key = EndpointKey {
+            address: address(self.address),
+            port: [a, b],
+            protocol,
+        };
+        (key, [c, d])
+    }
+}
+
+/// The reverse of [`lb_common::Address::words`].
+#[inline(always)]
+pub fn address([low, high]: [u64; 2]) -> Address {
+    let [a, b, c, d, e, f, g, h] = low.to_ne_bytes();
+    let [i, j, k, l, m, n, o, p] = high.to_ne_bytes();
+    Address([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
+}
 
 /// The maps. In the kernel they are map statics, on the host plain collections. Lookups that leave
 /// a map's bounds give `None`.
 pub trait Tables {
+    /// True when nothing may be written: the program runs to explain, not to forward.
+    fn read_only(&self) -> bool;
+    /// Map `header`.
+    fn header(&self) -> Option<&Header>;
     /// Map `control`.
     fn control(&self) -> Option<&Control>;
     /// Map `endpoints`.
@@ -14,27 +106,208 @@ pub trait Tables {
     /// Map `services`.
     fn service(&self, index: u32) -> Option<&ServiceEntry>;
     /// Map `rings`: two BackendIds.
-    fn ring_word(&self, index: u32) -> Option<[u32; 2]>;
+    fn ring(&self, index: u32) -> Option<&[u32; 2]>;
     /// Map `backends`.
     fn backend(&self, id: u32) -> Option<&BackendEntry>;
     /// Map `next_hops`.
     fn next_hop(&self, index: u32) -> Option<&NextHop>;
     /// Map `devices`.
     fn device(&self, slot: u32) -> Option<&Device>;
-    /// Map `flows`: entry `way` of `set`, read as one word.
-    fn flow(&self, set: u32, way: u32) -> Option<FlowWord>;
+    /// Map `flows`: one set of [`FlowWord`].
+    fn flows(&self, set: u32) -> Option<&CacheLine>;
+    /// Map `return_hops`: one set of [`ReturnHop`].
+    fn return_hops(&self, set: u32) -> Option<&CacheLine>;
+    /// Map `counters`: a line of this CPU, given `Control::lines_per_cpu`.
+    fn counters(&self, lines_per_cpu: u32, line: u32) -> Option<&CacheLine>;
+
+    /// [`crate::service::endpoint`]. In the kernel these are functions of their own, which the verifier checks
+    /// once and whose results it knows nothing about: inlined, each of the sixteen places of a
+    /// flow is followed through the rest of the program ("BPF program is too large", Linux 6.18).
+    #[inline(always)]
+    fn find_endpoint(&self, key: PackedKey, kind: u32) -> u32
+    where
+        Self: Sized,
+    {
+        crate::service::endpoint(self, key, kind)
+    }
+
+    /// [`crate::flow::hash`].
+    #[inline(always)]
+    fn hash_flow(&self, tuple: &FlowTuple) -> u64
+    where
+        Self: Sized,
+    {
+        crate::flow::hash(self, tuple)
+    }
+
+    /// [`crate::flow::assign`].
+    #[inline(always)]
+    fn assign_flow(&self, service: u32, hash: u64, arrival: u32, epoch: u32) -> u64
+    where
+        Self: Sized,
+    {
+        crate::flow::assign(self, service, hash, arrival, epoch)
+    }
+
+    /// [`crate::flow::find_in`].
+    #[inline(always)]
+    fn find_flow(&self, set: u32, tag: u64) -> u64
+    where
+        Self: Sized,
+    {
+        crate::flow::find_in(self, set, tag)
+    }
+
+    /// [`crate::flow::victim`].
+    #[inline(always)]
+    fn find_victim(&self, first: u32, second: u32, floor: u32, epoch: u32) -> u32
+    where
+        Self: Sized,
+    {
+        crate::flow::victim(self, first, second, floor, epoch)
+    }
+
+    /// [`crate::schedule::choose`].
+    #[inline(always)]
+    fn choose_backend(&self, service: u32, hash: u64) -> u32
+    where
+        Self: Sized,
+    {
+        crate::schedule::choose(self, service, hash)
+    }
+
+    /// [`crate::flow::holder`].
+    #[inline(always)]
+    fn flow_holder(&self, service: u32, hash: u64) -> u32
+    where
+        Self: Sized,
+    {
+        crate::flow::holder(self, service, hash)
+    }
+
+    /// [`crate::reply::owner`].
+    #[inline(always)]
+    fn reply_owner(&self, backend: PackedKey, client: [u64; 2]) -> u64
+    where
+        Self: Sized,
+    {
+        crate::reply::owner(self, backend, client)
+    }
+
     /// Replaces `current` by `new`; false when another CPU was faster. A read-only program
     /// answers true and writes nothing.
-    fn exchange_flow(&self, set: u32, way: u32, current: FlowWord, new: FlowWord) -> bool;
-    /// Map `return_hops`.
-    fn return_hop(&self, set: u32, way: u32) -> Option<ReturnHop>;
-    /// Writes map `return_hops`, as one word. Nothing in a read-only program.
-    fn set_return_hop(&self, set: u32, way: u32, hop: ReturnHop);
-    /// Adds to a counter of this CPU; `line` is relative to the CPU's lines. Nothing in a
-    /// read-only program.
-    fn count(&self, line: u32, position: u32, by: u64);
-    /// Reads a counter of this CPU.
-    fn counter(&self, line: u32, position: u32) -> u64;
+    #[inline(always)]
+    fn exchange_flow(&self, set: &CacheLine, way: u32, current: FlowWord, new: FlowWord) -> bool {
+        self.read_only() || atomic::exchange(set.at(way), current.0, new.0)
+    }
+
+    /// Writes a return hop as one word. Nothing in a read-only program.
+    #[inline(always)]
+    fn set_return_hop(&self, set: &CacheLine, way: u32, hop: ReturnHop) {
+        if !self.read_only() {
+            atomic::store(set.at(way), bytemuck::cast(hop));
+        }
+    }
+
+    /// Adds to a counter. A line belongs to one CPU, so a load and a store are enough. Nothing in
+    /// a read-only program.
+    #[inline(always)]
+    fn add(&self, line: &CacheLine, position: u32, by: u64) {
+        if !self.read_only() {
+            let counter = line.at(position);
+            atomic::store(counter, atomic::load(counter).wrapping_add(by));
+        }
+    }
+
     /// Sets a word of this CPU's lines (limiters). Nothing in a read-only program.
-    fn set_counter(&self, line: u32, position: u32, value: u64);
+    #[inline(always)]
+    fn set(&self, line: &CacheLine, position: u32, value: u64) {
+        if !self.read_only() {
+            atomic::store(line.at(position), value);
+        }
+    }
 }
+
+/// What every processor does to a word in one step. LLVM selects no instructions for relaxed
+/// atomic loads and stores on BPF's cpu v3, and `core` offers compare-and-exchange there only
+/// as an intrinsic; an aligned volatile access is one instruction and so just as whole.
+#[cfg(not(target_arch = "bpf"))]
+mod atomic {
+    use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    pub(super) fn load(word: &AtomicU64) -> u64 {
+        word.load(Relaxed)
+    }
+
+    pub(super) fn store(word: &AtomicU64, value: u64) {
+        word.store(value, Relaxed);
+    }
+
+    pub(super) fn exchange(word: &AtomicU64, current: u64, new: u64) -> bool {
+        word.compare_exchange(current, new, Relaxed, Relaxed)
+            .is_ok()
+    }
+}
+
+/// As above.
+#[cfg(target_arch = "bpf")]
+mod atomic {
+    use core::{
+        intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg},
+        sync::atomic::AtomicU64,
+    };
+
+    #[inline(always)]
+    pub(super) fn load(word: &AtomicU64) -> u64 {
+        // SAFETY: the pointer comes from a live atomic, so it is valid and aligned.
+        unsafe { word.as_ptr().read_volatile() }
+    }
+
+    #[inline(always)]
+    pub(super) fn store(word: &AtomicU64, value: u64) {
+        // SAFETY: as above, and the atomic may be written through a shared reference.
+        unsafe { word.as_ptr().write_volatile(value) }
+    }
+
+    #[inline(always)]
+    pub(super) fn exchange(word: &AtomicU64, current: u64, new: u64) -> bool {
+        // SAFETY: as above.
+        let (_, done) =
+            unsafe { atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(word.as_ptr(), current, new) };
+        done
+    }
+}
+
+/// Reads a word of a map that the control plane may be changing: once, and whole.
+#[inline(always)]
+pub fn load(word: &u64) -> u64 {
+    // SAFETY: the reference is valid and aligned; volatile keeps the load single and unsplit.
+    unsafe { core::ptr::read_volatile(word) }
+}
+
+/// The part of a backend that changes while it is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendState {
+    /// Index into `next_hops`.
+    pub next_hop: u32,
+    /// What it may do.
+    pub permissions: Permissions,
+    /// 1 while the entry is in use.
+    pub used: u8,
+}
+
+/// Reads `next_hop`, `permissions` and `used` of a backend as the one word that they are.
+#[inline(always)]
+pub fn load_state(backend: &BackendEntry) -> BackendState {
+    let [_, _, word, ..]: &[u64; 8] = bytemuck::cast_ref(backend);
+    let [a, b, c, d, permissions, used, _, _] = load(word).to_ne_bytes();
+    BackendState {
+        next_hop: u32::from_ne_bytes([a, b, c, d]),
+        permissions: Permissions(permissions),
+        used,
+    }
+}
+
+const _: () = assert!(core::mem::offset_of!(BackendEntry, next_hop) == 16);
+const _: () = assert!(core::mem::offset_of!(BackendEntry, permissions) == 20);
+const _: () = assert!(core::mem::offset_of!(BackendEntry, used) == 21);

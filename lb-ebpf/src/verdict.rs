@@ -1,19 +1,305 @@
-//! What becomes of a packet.
+//! What becomes of a packet, and what is counted for it.
 
-use lb_common::DropReason;
+use lb_common::{
+    Control, DropReason,
+    counter::{self, Global, PerBackend},
+};
 
-/// The one outcome of a packet. Every packet is counted under exactly one.
+use crate::{
+    flow::Origin,
+    tables::{CacheLine, Tables},
+};
+
+/// The one thing done with a packet. Every packet is counted under exactly one.
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Action {
     /// Not ours: the kernel goes on with it, unchanged.
     Pass,
     /// Sent out of the interface it came from.
     Tx,
-    /// Sent out of another interface, by its slot in `devices` and `redirects`.
-    Redirect {
-        /// The slot.
-        device: u32,
-    },
-    /// Dropped, for this reason.
-    Drop(DropReason),
+    /// Sent out of another interface.
+    Redirect,
+    /// Dropped.
+    Drop,
+}
+
+/// What becomes of a packet.
+///
+/// A struct and not an enum with fields: where the compiler joins paths, a field that only some variants
+/// have holds anything, and the verifier refuses arithmetic on what it takes for a pointer ("R9
+/// bitwise operator &= on pointer prohibited", Linux 6.18). The same holds for [`Outcome`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// What is done.
+    pub action: Action,
+    /// `Redirect`: the slot in `devices` and `redirects`. `Drop`: the number of the [`DropReason`]. Otherwise 0.
+    pub detail: u32,
+}
+
+impl Verdict {
+    /// To the kernel.
+    pub const PASS: Self = Self {
+        action: Action::Pass,
+        detail: 0,
+    };
+    /// Back out of the same interface.
+    pub const TX: Self = Self {
+        action: Action::Tx,
+        detail: 0,
+    };
+
+    /// Out of the interface in a slot.
+    #[inline(always)]
+    pub const fn redirect(slot: u32) -> Self {
+        Self {
+            action: Action::Redirect,
+            detail: slot,
+        }
+    }
+
+    /// Dropped for a reason.
+    #[inline(always)]
+    pub const fn drop(reason: DropReason) -> Self {
+        Self {
+            action: Action::Drop,
+            detail: reason as u32,
+        }
+    }
+
+    /// Why the packet was dropped, if it was.
+    pub fn reason(&self) -> Option<DropReason> {
+        match self.action {
+            Action::Drop => DropReason::ALL.get(self.detail as usize).copied(),
+            Action::Pass | Action::Tx | Action::Redirect => None,
+        }
+    }
+}
+
+/// Whose packet it was, for the counters.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Account {
+    /// Nobody's.
+    None,
+    /// A service's, dropped; `subject` is its index.
+    Service,
+    /// Sent to the backend `subject`.
+    Forwarded,
+    /// Sent to the client by the backend `subject`.
+    Returned,
+    /// An echo request, answered.
+    Echo,
+    /// An ICMP error, sent to the backend `subject`.
+    ErrorForwarded,
+    /// An ICMP error, sent to the client.
+    ErrorReturned,
+    /// To no service: whether it is a reply is still to be seen.
+    Nobody,
+}
+
+/// What was done with a packet, with all that its counters need.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// Whose it was.
+    pub account: Account,
+    /// Service index or BackendId, by `account`.
+    pub subject: u32,
+    /// How its flow came to the backend.
+    pub origin: Origin,
+    /// The packet began or carries no connection: an untracked flow is counted by these.
+    pub opens: bool,
+}
+
+impl Outcome {
+    /// Not ours.
+    pub const PASS: Self = Self::of(Verdict::PASS, Account::None, 0);
+
+    /// An outcome without a flow.
+    #[inline(always)]
+    pub const fn of(verdict: Verdict, account: Account, subject: u32) -> Self {
+        Self {
+            verdict,
+            account,
+            subject,
+            origin: Origin::Known,
+            opens: false,
+        }
+    }
+
+    /// Dropped before its service was known.
+    #[inline(always)]
+    pub const fn drop(reason: DropReason) -> Self {
+        Self::of(Verdict::drop(reason), Account::None, 0)
+    }
+
+    /// Dropped on its way to or from a service.
+    #[inline(always)]
+    pub const fn service_drop(reason: DropReason, service: u32) -> Self {
+        Self::of(Verdict::drop(reason), Account::Service, service)
+    }
+}
+
+/// An outcome in one word, to travel in a register between the parts of the BPF program. Bits 0
+/// to 31: subject; 32 to 47: detail; 48, 50, 53 and 56: action, account, origin, opens.
+#[derive(Clone, Copy)]
+pub struct PackedOutcome(u64);
+
+impl From<Outcome> for PackedOutcome {
+    #[inline(always)]
+    fn from(outcome: Outcome) -> Self {
+        Self(
+            u64::from(outcome.subject)
+                | u64::from(outcome.verdict.detail as u16) << 32
+                | (outcome.verdict.action as u64) << 48
+                | (outcome.account as u64) << 50
+                | (outcome.origin as u64) << 53
+                | u64::from(outcome.opens) << 56,
+        )
+    }
+}
+
+impl From<PackedOutcome> for Outcome {
+    #[inline(always)]
+    fn from(PackedOutcome(word): PackedOutcome) -> Self {
+        let action = match word >> 48 & 3 {
+            0 => Action::Pass,
+            1 => Action::Tx,
+            2 => Action::Redirect,
+            _ => Action::Drop,
+        };
+        let account = match word >> 50 & 7 {
+            0 => Account::None,
+            1 => Account::Service,
+            2 => Account::Forwarded,
+            3 => Account::Returned,
+            4 => Account::Echo,
+            5 => Account::ErrorForwarded,
+            6 => Account::ErrorReturned,
+            _ => Account::Nobody,
+        };
+        let origin = match word >> 53 & 7 {
+            0 => Origin::Known,
+            1 => Origin::New,
+            2 => Origin::NewEvicting,
+            3 => Origin::Moved,
+            _ => Origin::Untracked,
+        };
+        Self {
+            verdict: Verdict {
+                action,
+                detail: (word >> 32) as u32 & 0xffff,
+            },
+            account,
+            subject: word as u32,
+            origin,
+            opens: word >> 56 & 1 == 1,
+        }
+    }
+}
+
+/// Adds to one position of a line of this CPU.
+#[inline(always)]
+fn add<T: Tables>(tables: &T, control: &Control, line: u32, position: u32, by: u64) {
+    if let Some(line) = tables.counters(control.lines_per_cpu, line) {
+        tables.add(line, position, by);
+    }
+}
+
+/// Counts the end of a packet of `bytes`: everything but `Global::Rx`.
+#[inline(always)]
+pub fn count<T: Tables>(
+    tables: &T,
+    control: &Control,
+    global: &CacheLine,
+    outcome: &Outcome,
+    bytes: u64,
+) {
+    let verdict = outcome.verdict;
+    match verdict.action {
+        Action::Pass => tables.add(global, Global::Pass as u32, 1),
+        Action::Tx => tables.add(global, Global::Tx as u32, 1),
+        Action::Redirect => tables.add(global, Global::Redirect as u32, 1),
+        Action::Drop => count_drop(tables, control, counter::DROP_LINE, verdict.detail),
+    }
+    match outcome.account {
+        Account::None | Account::Nobody => {}
+        Account::Service => {
+            if let Some(header) = tables.header() {
+                let line = counter::service_line(header.backends, outcome.subject);
+                count_drop(tables, control, line, verdict.detail);
+            }
+        }
+        Account::Forwarded => count_forwarded(tables, control, global, outcome, bytes),
+        Account::Returned => {
+            if let Some(line) = backend_line(tables, control, outcome.subject) {
+                tables.add(line, PerBackend::ReplyPackets as u32, 1);
+                tables.add(line, PerBackend::ReplyBytes as u32, bytes);
+            }
+        }
+        Account::Echo => tables.add(global, Global::EchoReplied as u32, 1),
+        Account::ErrorForwarded => {
+            tables.add(global, Global::IcmpRelayed as u32, 1);
+            if let Some(line) = backend_line(tables, control, outcome.subject) {
+                tables.add(line, PerBackend::IcmpErrors as u32, 1);
+            }
+        }
+        Account::ErrorReturned => tables.add(global, Global::IcmpRelayed as u32, 1),
+    }
+}
+
+#[inline(always)]
+fn backend_line<'t, T: Tables>(
+    tables: &'t T,
+    control: &Control,
+    backend: u32,
+) -> Option<&'t CacheLine> {
+    tables.counters(
+        control.lines_per_cpu,
+        counter::BACKEND_LINE.wrapping_add(backend),
+    )
+}
+
+#[inline(always)]
+fn count_forwarded<T: Tables>(
+    tables: &T,
+    control: &Control,
+    global: &CacheLine,
+    outcome: &Outcome,
+    bytes: u64,
+) {
+    let Some(line) = backend_line(tables, control, outcome.subject) else {
+        return;
+    };
+    tables.add(line, PerBackend::Packets as u32, 1);
+    tables.add(line, PerBackend::Bytes as u32, bytes);
+    match outcome.origin {
+        Origin::Known => {}
+        Origin::New => tables.add(line, PerBackend::NewFlows as u32, 1),
+        Origin::NewEvicting => {
+            tables.add(line, PerBackend::NewFlows as u32, 1);
+            tables.add(global, Global::Evicted as u32, 1);
+        }
+        Origin::Moved => tables.add(line, PerBackend::MovedIn as u32, 1),
+        Origin::Untracked => {
+            tables.add(global, Global::Untracked as u32, 1);
+            if outcome.opens {
+                tables.add(line, PerBackend::NewFlows as u32, 1);
+            }
+        }
+    }
+}
+
+/// Reasons stand eight to a line.
+#[inline(always)]
+fn count_drop<T: Tables>(tables: &T, control: &Control, first: u32, number: u32) {
+    add(
+        tables,
+        control,
+        first.wrapping_add(number >> 3),
+        number & 7,
+        1,
+    );
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::check;
+use crate::config::render::Colour;
 use crate::model::BackendKey;
 
 pub mod act;
@@ -110,6 +112,19 @@ pub struct Check {
     pub explain: Option<String>,
 }
 
+impl From<Check> for check::CheckArgs {
+    fn from(args: Check) -> Self {
+        let colour = match watch::colour() {
+            true => Colour::Ansi,
+            false => Colour::Plain,
+        };
+        match (args.explain, args.file) {
+            (Some(code), _) => Self::Explain { code },
+            (None, path) => Self::File { path: path.unwrap_or_default(), json: args.json, colour },
+        }
+    }
+}
+
 /// Arguments of `status`.
 #[derive(Args, Debug)]
 pub struct Status {
@@ -179,4 +194,7 @@ pub struct Unload {
     /// Where the pins are; overrides the configuration, which is then not read.
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
+    /// The map layout to remove, if it is not this version's: the N of a directory 'vN' among the pins.
+    #[arg(long, value_name = "N")]
+    pub layout: Option<u32>,
 }

@@ -7,13 +7,18 @@
 
 mod across;
 mod canonical;
+pub mod check;
 pub mod codes;
 mod daemon;
 mod diagnostic;
+pub mod file;
 mod health;
 pub mod keys;
+mod notes;
 mod reader;
+pub mod render;
 mod service;
+pub mod shrink;
 mod syntax;
 mod value;
 
@@ -26,7 +31,8 @@ pub use canonical::{revision, to_toml};
 pub use codes::Code;
 pub use diagnostic::{Diagnostic, Label, Position, Severity, Suggestion};
 
-use reader::{Note, Notes, Reader};
+use notes::{Note, Notes};
+use reader::Reader;
 use service::{BackendDraft, ServiceDraft};
 
 use crate::model::{Backend, Config, DaemonConfig, Name, Service};
@@ -79,9 +85,36 @@ pub fn parse(file_name: &str, text: &str) -> Outcome {
     }
 }
 
+/// Reads a configuration from bytes, which may be anything; also the text, for rendering.
+pub fn parse_bytes(file_name: &str, bytes: &[u8]) -> (Outcome, String) {
+    let nul = bytes.iter().position(|b| *b == 0);
+    let (message, at) = match (std::str::from_utf8(bytes), nul) {
+        (Ok(text), None) => return (parse(file_name, text), text.to_owned()),
+        (Ok(_), Some(at)) => ("there is a NUL byte here", at),
+        (Err(error), nul) => {
+            let at = error.valid_up_to();
+            (
+                "the bytes from here on are not UTF-8",
+                nul.map_or(at, |nul| nul.min(at)),
+            )
+        }
+    };
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    let mut notes = Notes::new(&text);
+    let message = format!("not a text file: {message}");
+    notes.add(Note::new(&codes::NOT_TEXT, &(at..at), "", message));
+    let outcome = Outcome {
+        file: file_name.to_owned(),
+        config: None,
+        diagnostics: notes.found,
+        omitted: 0,
+    };
+    (outcome, text)
+}
+
 fn document(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Config> {
     let file = Reader::new(&keys::ROOT, root, 0..0, String::new(), notes);
-    let daemon = daemon_table(&file, notes)?;
+    let daemon = daemon_table(&file, notes);
     let limits = match table(&file, "limits", notes) {
         Some((found, span)) => {
             let path = "limits.".to_owned();
@@ -90,14 +123,15 @@ fn document(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Config> {
         }
         None => daemon::default_limits(),
     };
+    let drafts = services(&file, notes);
+    let interfaces = daemon.as_ref().map(|d| d.interfaces.as_slice());
+    across::check(&drafts, interfaces.unwrap_or(&[]), &limits, notes);
     let mut config = Config {
-        daemon,
+        daemon: daemon?,
         limits,
         services: BTreeMap::new(),
         revision: 0,
     };
-    let drafts = services(&file, notes);
-    across::check(&drafts, &config, notes);
     let complete = drafts.into_iter().map(finish).collect::<Option<Vec<_>>>();
     config.services = complete?.into_iter().collect();
     config.revision = revision(&config);
@@ -120,9 +154,10 @@ fn table<'t, 'a>(
 fn daemon_table(file: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Option<DaemonConfig> {
     let empty = DeTable::new();
     let (found, span) = match file.get("daemon") {
+        None if file.has("daemon") => return None,
         // Without the table, what it must contain is missing.
         None => (&empty, 0..0),
-        Some(_) => table(file, "daemon", notes).unwrap_or((&empty, 0..0)),
+        Some(_) => table(file, "daemon", notes)?,
     };
     let reader = Reader::new(&keys::DAEMON, found, span, "daemon.".to_owned(), notes);
     Some(daemon::daemon(&reader, notes))
@@ -138,7 +173,7 @@ fn services(file: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Vec<ServiceDraft> {
         }
         None => &[],
     };
-    if items.is_empty() {
+    if items.is_empty() && (found.is_some() || !file.has("service")) {
         let message = "no service is configured".to_owned();
         notes.add(Note::new(&codes::NO_SERVICE, &(0..0), "service", message));
     }
@@ -190,4 +225,5 @@ fn finish(draft: ServiceDraft) -> Option<(Name, Service)> {
 }
 
 #[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "numbers in tests are small")]
 mod tests;

@@ -5,6 +5,8 @@
 //! looks at. Only `plan` makes a [`MapOp`]; only a [`Dataplane`] runs one.
 
 pub mod bpf;
+pub mod consistent;
+pub mod mem;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -58,6 +60,15 @@ pub struct ServiceImage {
     pub ring: Arc<[u32]>,
 }
 
+impl ServiceImage {
+    /// Base and length of the live ring when half `half` of the pair is live.
+    pub fn live_slice(&self, half: u8) -> (u32, u32) {
+        let offset = self.ring_capacity.saturating_mul(u32::from(half & 1));
+        let length = u32::try_from(self.ring.len()).unwrap_or(u32::MAX);
+        (self.ring_base.saturating_add(offset), length)
+    }
+}
+
 /// What the maps hold now: the logical content and the physical switches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actual {
@@ -99,8 +110,8 @@ pub enum MapOp {
         /// Its length; 0: no new flows.
         length: u32,
     },
-    /// Writes a service that no live endpoint leads to yet, or rewrites fields that no packet can
-    /// tell apart (`idle_epochs`). The ring slice included.
+    /// Writes a service that no live endpoint leads to yet, or rewrites what packets do not mind
+    /// (`idle_epochs`, the ring when its pair moves). The ring slice, one store, included.
     WriteService {
         /// Service index.
         service: u32,

@@ -137,6 +137,11 @@ pub enum Record {
         /// What happened.
         what: String,
     },
+    /// Something was taken over at start in another way than usual.
+    Adopted {
+        /// What, and why.
+        what: String,
+    },
     /// A configuration took effect.
     Config {
         /// Its revision, 16 hex digits.

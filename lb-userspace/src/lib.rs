@@ -8,14 +8,26 @@ pub mod announce;
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod dataplane;
+pub mod desired;
 pub mod embedded;
 pub mod event;
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "figures of tests are small")]
+mod fixture;
 pub mod health;
+pub mod ids;
+pub mod maglev;
+pub mod logging;
 pub mod metrics;
 pub mod model;
 pub mod neigh;
+pub mod plan;
+mod pool;
+pub mod reconcile;
 pub mod rota;
+pub mod state;
 pub mod status;
 pub mod store;
 pub mod velocity;

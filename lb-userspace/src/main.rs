@@ -1,2 +1,44 @@
-//! Fairlead.
-fn main() {}
+//! The `fairlead` binary: reads the command line and runs what it asks for.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use lb_userspace::cli::{Cli, Command, act};
+use lb_userspace::config::check;
+use lb_userspace::{daemon, logging};
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("fairlead: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let socket = cli.socket;
+    match cli.command {
+        Command::Run(args) => {
+            logging::init(args.log_format, &args.log)?;
+            runtime(2)?.block_on(daemon::run(args))
+        }
+        Command::Check(args) => Ok(check::run(&args.into(), &mut std::io::stdout())?.into()),
+        Command::Unload(args) => daemon::unload::run(&args),
+        Command::Completions { shell } => {
+            let mut out = std::io::stdout();
+            clap_complete::generate(shell, &mut Cli::command(), "fairlead", &mut out);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Status(args) => runtime(1)?.block_on(act::status(&socket, &args)),
+        Command::Drain(args) => runtime(1)?.block_on(act::drain(&socket, args)),
+        Command::Enable(args) => runtime(1)?.block_on(act::enable(&socket, args.backend)),
+        Command::Disable(args) => runtime(1)?.block_on(act::disable(&socket, args)),
+        Command::Reload(args) => runtime(1)?.block_on(act::reload(&socket, args.allow_shrink)),
+    }
+}
+
+fn runtime(workers: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()
+}

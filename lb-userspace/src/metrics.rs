@@ -32,9 +32,7 @@ impl EncodeLabelSet for Labels {
 pub struct Timings {
     /// Seconds a probe took, by service.
     check: Family<Labels, Histogram, fn() -> Histogram>,
-    /// Seconds to compute a plan.
-    plan: Histogram,
-    /// Seconds to apply one.
+    /// Seconds to compute a plan and apply it.
     apply: Histogram,
     /// Operations applied.
     operations: Counter,
@@ -52,7 +50,6 @@ impl Default for Timings {
     fn default() -> Self {
         Self {
             check: Family::new_with_constructor(seconds as fn() -> Histogram),
-            plan: seconds(),
             apply: seconds(),
             operations: Counter::default(),
             void: Family::default(),
@@ -74,9 +71,8 @@ impl Timings {
     }
 
     /// A plan was computed and applied.
-    pub fn applied(&self, plan_seconds: f64, apply_seconds: f64, operations: u64) {
-        self.plan.observe(plan_seconds);
-        self.apply.observe(apply_seconds);
+    pub fn applied(&self, seconds: f64, operations: u64) {
+        self.apply.observe(seconds);
         self.operations.inc_by(operations);
     }
 }
@@ -145,14 +141,8 @@ pub fn openmetrics(status: &Status, timings: &Timings) -> Result<String, std::fm
         timings.void.clone(),
     );
     registry.register_with_unit(
-        "plan_duration",
-        "Time to compute a change of the maps",
-        Unit::Seconds,
-        timings.plan.clone(),
-    );
-    registry.register_with_unit(
         "apply_duration",
-        "Time to write a change of the maps",
+        "Time to plan a change of the maps and write it",
         Unit::Seconds,
         timings.apply.clone(),
     );

@@ -99,6 +99,27 @@ pub struct Config {
     pub revision: u64,
 }
 
+impl Config {
+    /// All backends by their full names, in order.
+    pub fn keyed_backends(&self) -> impl Iterator<Item = (BackendKey, &Backend)> {
+        self.services.values().flat_map(|service| {
+            service.backends.values().map(|backend| {
+                let key = BackendKey {
+                    service: service.name.clone(),
+                    backend: backend.name.clone(),
+                };
+                (key, backend)
+            })
+        })
+    }
+
+    /// A backend and its service.
+    pub fn backend(&self, key: &BackendKey) -> Option<(&Service, &Backend)> {
+        let service = self.services.get(&key.service)?;
+        Some((service, service.backends.get(&key.backend)?))
+    }
+}
+
 /// How the daemon runs. Changes here need a restart (which does not disturb forwarding).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DaemonConfig {

@@ -16,8 +16,10 @@ use crate::event::Event;
 use crate::model::{Link, Route};
 
 pub mod follower;
+mod hops;
 pub mod netlink;
 pub mod notice;
+pub mod requests;
 
 const MILLISECOND: u64 = 1_000_000;
 
@@ -36,6 +38,10 @@ pub const KEEP_ALIVE: u64 = 15_000 * MILLISECOND;
 /// An entry that is not resolved is asked for at once, and again after this time, which doubles
 /// from one attempt to the next ...
 pub const RETRY: u64 = 20 * MILLISECOND;
+
+/// So many of these attempts begin anew, the last 300 ms after the first: on a link that has just
+/// come up the first question is easily lost. Later ones go at the kernel's own pace.
+pub const RESTARTS: u32 = 4;
 
 /// ... up to this.
 pub const RETRY_MAX: u64 = 1_000 * MILLISECOND;
@@ -103,6 +109,8 @@ pub struct Solicit {
     pub hop: Hop,
     /// Whether the kernel is to keep it resolved from now on.
     pub managed: bool,
+    /// Begin anew: the kernel itself would wait a second before it asks again.
+    pub restart: bool,
 }
 
 #[derive(Debug, Default)]
@@ -148,6 +156,8 @@ pub struct Ways {
     timers: BTreeSet<(u64, IpAddr)>,
     solicits: BTreeSet<(u64, Hop)>,
     released: BTreeSet<Hop>,
+    /// Interfaces whose link-local IPv6 address can be used. Without one, a solicitation is lost.
+    speaking: BTreeSet<u32>,
     events: Vec<Event>,
 }
 
@@ -166,6 +176,7 @@ impl Ways {
             timers: BTreeSet::new(),
             solicits: BTreeSet::new(),
             released: BTreeSet::new(),
+            speaking: BTreeSet::new(),
             events: Vec::new(),
         }
     }
@@ -222,6 +233,7 @@ impl Ways {
 
     /// An interface is gone.
     pub fn link_gone(&mut self, ifindex: u32, now: u64) {
+        self.speaking.remove(&ifindex);
         let Some(before) = self.links.remove(&ifindex) else {
             return;
         };
@@ -231,6 +243,25 @@ impl Ways {
         self.routes_changed(None);
         self.link_turned(ifindex, false, now);
         self.touch_link(ifindex);
+    }
+
+    /// An interface has an address that can be used.
+    pub fn speaks(&mut self, at: InterfaceAddress, now: u64) {
+        if is_link_local(at.address) && self.speaking.insert(at.ifindex) {
+            let from = (at.ifindex, IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+            let hops = self.hops.range(from..).map(|(hop, _)| *hop);
+            let waiting: Vec<_> = hops.take_while(|(i, _)| *i == at.ifindex).collect();
+            for hop in waiting {
+                self.schedule(hop, now);
+            }
+        }
+    }
+
+    /// An interface lost an address.
+    pub fn falls_silent(&mut self, at: InterfaceAddress) {
+        if is_link_local(at.address) {
+            self.speaking.remove(&at.ifindex);
+        }
     }
 
     /// A neighbour entry appeared or changed.
@@ -311,38 +342,6 @@ impl Ways {
             self.leave(hop, address);
         }
         self.dirty.insert(address);
-    }
-
-    /// The next neighbour to solicit, if one is due.
-    pub fn next_solicit(&mut self, now: u64) -> Option<Solicit> {
-        if let Some(hop) = self.released.pop_first() {
-            return Some(Solicit {
-                hop,
-                managed: false,
-            });
-        }
-        let (due, hop) = *self.solicits.first()?;
-        if due > now {
-            return None;
-        }
-        self.solicits.pop_first();
-        if let Some(state) = self.hops.get_mut(&hop) {
-            state.solicit = None;
-            state.ours = true;
-            state.attempts = state.attempts.saturating_add(1);
-        }
-        self.schedule(hop, now);
-        Some(Solicit { hop, managed: true })
-    }
-
-    /// The kernel's answer to a solicitation: `None`: done, or why not.
-    pub fn solicited(&mut self, hop: Hop, refused: Option<String>) {
-        if let Some(state) = self.hops.get_mut(&hop)
-            && state.refused != refused
-        {
-            state.refused = refused;
-            self.dirty.extend(state.users.iter().copied());
-        }
     }
 
     /// What changed since the last call: each address and link at most once more than needed.
@@ -445,38 +444,6 @@ impl Ways {
         self.interfaces.is_empty() || self.interfaces.contains(name)
     }
 
-    fn join(&mut self, hop: Hop, address: IpAddr, now: u64) {
-        let last = self.neighbours.get(&hop).and_then(Neighbour::destination);
-        let state = self.hops.entry(hop).or_insert_with(|| HopState {
-            users: BTreeSet::new(),
-            last,
-            lost: if last.is_some() { u64::MAX } else { now },
-            solicit: None,
-            attempts: 0,
-            ours: false,
-            refused: None,
-        });
-        state.users.insert(address);
-        self.released.remove(&hop);
-        self.schedule(hop, now);
-    }
-
-    fn leave(&mut self, hop: Hop, address: IpAddr) {
-        let Some(state) = self.hops.get_mut(&hop) else {
-            return;
-        };
-        state.users.remove(&address);
-        if state.users.is_empty() {
-            if let Some(due) = state.solicit {
-                self.solicits.remove(&(due, hop));
-            }
-            self.hops.remove(&hop);
-            if self.neighbours.get(&hop).is_some_and(|n| n.managed) {
-                self.released.insert(hop);
-            }
-        }
-    }
-
     fn touch_link(&mut self, ifindex: u32) {
         let from = (ifindex, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let hops = self
@@ -486,74 +453,6 @@ impl Ways {
         for (_, state) in hops {
             self.dirty.extend(state.users.iter().copied());
         }
-    }
-
-    /// A link went down, taking its neighbour entries along, or came up.
-    fn link_turned(&mut self, ifindex: u32, up: bool, now: u64) {
-        let from = (ifindex, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let hops = self
-            .hops
-            .range_mut(from..)
-            .take_while(|((i, _), _)| *i == ifindex);
-        let mut turned = Vec::new();
-        for (hop, state) in hops {
-            state.lost = state.lost.max(now);
-            state.attempts = 0;
-            state.refused = None;
-            if !up {
-                state.last = None;
-            }
-            turned.push(*hop);
-        }
-        for hop in turned {
-            self.schedule(hop, now);
-        }
-    }
-
-    fn hop_changed(&mut self, hop: Hop, now: u64) {
-        let Some(state) = self.hops.get_mut(&hop) else {
-            return;
-        };
-        match self.neighbours.get(&hop).and_then(Neighbour::destination) {
-            Some(mac) => {
-                state.last = Some(mac);
-                state.lost = u64::MAX;
-                state.attempts = 0;
-                state.refused = None;
-            }
-            None => state.lost = state.lost.min(now),
-        }
-        state.ours &= self.neighbours.contains_key(&hop);
-        self.dirty.extend(state.users.iter().copied());
-        self.schedule(hop, now);
-    }
-
-    /// Decides when a next hop is solicited next.
-    fn schedule(&mut self, hop: Hop, now: u64) {
-        let Some(state) = self.hops.get_mut(&hop) else {
-            return;
-        };
-        if let Some(due) = state.solicit.take() {
-            self.solicits.remove(&(due, hop));
-        }
-        let link = self.links.get(&hop.0);
-        if !link.is_some_and(|l| l.link.up && l.ethernet) {
-            return;
-        }
-        let neighbour = self.neighbours.get(&hop);
-        let wait = match neighbour.map(|n| (n.state, n.managed)) {
-            Some((NeighbourState::Fixed, _)) => return,
-            Some((NeighbourState::Usable, true)) => return,
-            Some((NeighbourState::Usable, false)) if state.ours => {
-                KEEP_ALIVE.saturating_add(spread(hop.1))
-            }
-            Some((NeighbourState::Usable, false)) => 0,
-            Some((NeighbourState::Failed, _)) => retry(state.attempts.saturating_add(1)),
-            Some((NeighbourState::Pending, _)) | None => retry(state.attempts),
-        };
-        let due = now.saturating_add(wait);
-        state.solicit = Some(due);
-        self.solicits.insert((due, hop));
     }
 }
 
@@ -567,26 +466,8 @@ impl Neighbour {
     }
 }
 
-/// The wait before an attempt: none, then 20 ms, 40 ms, ...
-fn retry(attempts: u32) -> u64 {
-    match attempts.checked_sub(1) {
-        None => 0,
-        Some(doublings) => RETRY.saturating_mul(1u64.checked_shl(doublings).unwrap_or(u64::MAX)),
-    }
-    .min(RETRY_MAX)
-}
-
-/// Up to 4,096 ms, by address.
-fn spread(address: IpAddr) -> u64 {
-    let low = match address {
-        IpAddr::V4(a) => a.to_bits(),
-        IpAddr::V6(a) => {
-            let [.., x, y, z, w] = a.octets();
-            u32::from_be_bytes([x, y, z, w])
-        }
-    };
-    // Fibonacci hashing: neighbouring addresses get far apart.
-    u64::from(low.wrapping_mul(0x9e37_79b1) >> 20).saturating_mul(MILLISECOND)
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(a) if a.is_unicast_link_local())
 }
 
 /// First and last address of a prefix.

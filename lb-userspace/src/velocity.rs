@@ -10,12 +10,14 @@
 //! one) may be out that were taken out within the last `window`. A backend that came back makes
 //! room for the next: a rolling restart is not held up, and the loss of capacity stays bounded.
 //!
-//! **Checker suspect.** A down verdict is believed when some probe, of any target, has succeeded
-//! since the first bad one of its row: then the prober works. When none has, and backends at two
-//! addresses or more are failing, the fault may be ours, and everything is held. A pool with a
-//! backend that is alive hears a good probe within one interval, so this costs only pools that
-//! have nobody left to send to. The first good probe of any target ends it; what was held then
-//! needs one more bad probe, begun after that, because the earlier ones were blind.
+//! **Checker suspect.** A down verdict is believed at once when some probe, of any target, has
+//! succeeded since the first bad one of its row: then the prober works. When none has, and targets
+//! at two addresses began to fail in that silence, or every target fails, the fault may be ours,
+//! and the change is held. A pool with a backend that is alive hears a good probe within an
+//! interval, so this costs only pools that have nobody left to send to. The first good probe of
+//! any target ends it; what is held then needs one more bad probe, begun after that, because the
+//! earlier ones were blind. (A fault that is over after one interval can look like deaths among
+//! live targets; then the velocity limit bounds the harm.)
 //!
 //! **Everything is really down.** Probes cannot tell a lasting total failure from a lasting
 //! checker fault. When no probe has succeeded for a whole `window`, what the velocity limit allows
@@ -26,11 +28,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::health::{Evidence, nanos};
 use crate::model::{BackendKey, Health, Name};
+use crate::pool::{Entry, Pool, Row, Rules, Settled, Witness};
 
 /// How much may be taken out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
     /// Percent of a pool's enabled backends.
     pub percent: u8,
@@ -55,7 +60,7 @@ impl Limit {
 }
 
 /// A backend as the pool sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// Where it is probed; targets at one address count as one witness.
     pub address: IpAddr,
@@ -67,7 +72,8 @@ pub struct Member {
 }
 
 /// Why a change to down does not take effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "why")]
 pub enum Hold {
     /// The pool has lost its share within the window. Another may go at `until`, or sooner if one
     /// comes back.
@@ -129,218 +135,8 @@ pub enum Decision {
     Trust,
 }
 
-/// What the probes of all targets say about the prober.
-#[derive(Clone, Copy, Debug, Default)]
-struct Witness {
-    /// When a good probe was last heard of.
-    last_good: Option<u64>,
-    /// When the first bad one after that was.
-    silent_since: Option<u64>,
-    /// Addresses at which a target is failing.
-    addresses: usize,
-    /// Probes that began before are not believed: the checker was suspect.
-    believed_from: u64,
-}
-
-impl Witness {
-    /// Why a row of bad probes (start of the first, start of the last) is not believed yet.
-    fn doubt(&self, bad: Option<(u64, u64)>, window_ns: u64, now_ns: u64) -> Option<Hold> {
-        let Some((first, _)) = bad.filter(|&(_, last)| last >= self.believed_from) else {
-            return Some(Hold::Recheck);
-        };
-        let heard = self.last_good.is_some_and(|good| good >= first);
-        let until = self.silent_since?.saturating_add(window_ns);
-        let doubtful = !heard && self.addresses >= 2 && now_ns < until;
-        doubtful.then_some(Hold::CheckerSuspect { until })
-    }
-}
-
-/// A backend and what is known of it.
-#[derive(Clone, Debug)]
-struct Entry {
-    member: Member,
-    /// What the tracker says.
-    raw: Health,
-    /// What counts.
-    applied: Health,
-    /// Start of the first bad probe since a good one, and of the last.
-    bad: Option<(u64, u64)>,
-    /// When it was taken out, if it is out.
-    taken: Option<u64>,
-    /// When the tracker first said down, and why that is held, once it has been looked at.
-    pending: Option<(u64, Option<Hold>)>,
-}
-
-impl Entry {
-    fn new(member: Member) -> Self {
-        Self {
-            member,
-            raw: Health::Unknown,
-            applied: Health::Unknown,
-            bad: None,
-            taken: None,
-            pending: None,
-        }
-    }
-}
-
-#[derive(Clone, Debug, Default)]
-struct Pool {
-    entries: BTreeMap<Name, Entry>,
-    /// `unknown` serves, so that down takes capacity away.
-    trust_at_start: bool,
-    /// Held changes, in the order in which the trackers made them.
-    queue: BTreeSet<(u64, Name)>,
-    /// What was taken out within the window and is still out, by time.
-    taken: BTreeSet<(u64, Name)>,
-    /// Enabled backends.
-    size: usize,
-}
-
-impl Pool {
-    /// Carries over what the tracker says, or queues it if it takes capacity away.
-    fn turn(&mut self, key: &BackendKey, now_ns: u64, decisions: &mut Vec<Decision>) {
-        let Some(entry) = self.entries.get_mut(&key.backend) else {
-            return;
-        };
-        let serves = match entry.applied {
-            Health::Up => true,
-            Health::Unknown => self.trust_at_start,
-            Health::Down => false,
-        };
-        let (from, to) = (entry.applied, entry.raw);
-        let changes = to != Health::Unknown && to != from;
-        let takes = changes && to == Health::Down && serves && entry.member.enabled;
-        if takes {
-            if entry.pending.is_none() {
-                entry.pending = Some((now_ns, None));
-                self.queue.insert((now_ns, key.backend.clone()));
-            }
-            return;
-        }
-        if let Some((since, _)) = entry.pending.take() {
-            self.queue.remove(&(since, key.backend.clone()));
-            if !changes {
-                let backend = key.clone();
-                decisions.push(Decision::Release { backend });
-            }
-        }
-        if changes {
-            entry.applied = to;
-            if let Some(at) = entry.taken.take() {
-                self.taken.remove(&(at, key.backend.clone()));
-            }
-            let backend = key.clone();
-            decisions.push(Decision::Apply { backend, from, to });
-        }
-    }
-
-    /// Lets through what may pass, in the order of the queue.
-    fn settle(
-        &mut self,
-        service: &Name,
-        rules: &Rules,
-        now_ns: u64,
-        decisions: &mut Vec<Decision>,
-    ) -> Settled {
-        let names: Vec<Name> = self.queue.iter().map(|(_, name)| name.clone()).collect();
-        let mut settled = Settled::Sure;
-        for backend in names {
-            let service = service.clone();
-            let key = BackendKey { service, backend };
-            match self.hold(&key.backend, rules, now_ns) {
-                Some(why) => settled = settled.max(self.keep(&key, why, decisions)),
-                None => self.take_out(key, now_ns, decisions),
-            }
-        }
-        settled
-    }
-
-    /// As [`Pool::settle`], but when this one stays held the others are not looked at.
-    fn settle_one(
-        &mut self,
-        key: &BackendKey,
-        rules: &Rules,
-        now_ns: u64,
-        decisions: &mut Vec<Decision>,
-    ) -> Settled {
-        match self.hold(&key.backend, rules, now_ns) {
-            Some(why) => self.keep(key, why, decisions),
-            None => self.settle(&key.service, rules, now_ns, decisions),
-        }
-    }
-
-    /// Why a queued change may not pass now.
-    fn hold(&mut self, name: &Name, rules: &Rules, now_ns: u64) -> Option<Hold> {
-        let bad = self.entries.get(name)?.bad;
-        rules
-            .witness
-            .doubt(bad, rules.limit.window_ns, now_ns)
-            .or_else(|| self.full(rules.limit, now_ns))
-    }
-
-    /// `None`: one more may be taken out.
-    fn full(&mut self, limit: Limit, now_ns: u64) -> Option<Hold> {
-        let end = |at: u64| at.saturating_add(limit.window_ns);
-        while self.taken.first().is_some_and(|(at, _)| end(*at) <= now_ns) {
-            self.taken.pop_first();
-        }
-        // With a limit that became smaller, several windows must end first.
-        let place = self.taken.len().checked_sub(limit.allowance(self.size))?;
-        let (at, _) = self.taken.iter().nth(place)?;
-        Some(Hold::Velocity { until: end(*at) })
-    }
-
-    fn keep(&mut self, key: &BackendKey, why: Hold, decisions: &mut Vec<Decision>) -> Settled {
-        if let Some((_, hold)) = self.pending_mut(&key.backend) {
-            let kind = |hold: &Hold| std::mem::discriminant(hold);
-            if hold.replace(why).as_ref().map(kind) != Some(kind(&why)) {
-                let backend = key.clone();
-                decisions.push(Decision::Hold { backend, why });
-            }
-        }
-        match why {
-            Hold::CheckerSuspect { .. } => Settled::InDoubt,
-            Hold::Velocity { .. } | Hold::Recheck => Settled::Sure,
-        }
-    }
-
-    fn take_out(&mut self, backend: BackendKey, now_ns: u64, decisions: &mut Vec<Decision>) {
-        let Some(entry) = self.entries.get_mut(&backend.backend) else {
-            return;
-        };
-        let to = Health::Down;
-        let from = std::mem::replace(&mut entry.applied, to);
-        entry.taken = Some(now_ns);
-        if let Some((since, _)) = entry.pending.take() {
-            self.queue.remove(&(since, backend.backend.clone()));
-        }
-        self.taken.insert((now_ns, backend.backend.clone()));
-        decisions.push(Decision::Apply { backend, from, to });
-    }
-
-    fn pending_mut(&mut self, name: &Name) -> Option<&mut (u64, Option<Hold>)> {
-        self.entries.get_mut(name)?.pending.as_mut()
-    }
-}
-
-/// What a change is held against.
-struct Rules {
-    limit: Limit,
-    witness: Witness,
-}
-
-/// How a pool was left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Settled {
-    /// Nothing is held for suspicion.
-    Sure,
-    /// Something is.
-    InDoubt,
-}
-
 /// The gate for all pools.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Velocity {
     limit: Limit,
     pools: BTreeMap<Name, Pool>,
@@ -352,6 +148,8 @@ pub struct Velocity {
     failing_targets: usize,
     /// Targets that are probed.
     probed: usize,
+    /// Addresses at which a target has begun to fail since the last good probe of any.
+    fresh: BTreeSet<IpAddr>,
     witness: Witness,
     suspect: bool,
 }
@@ -366,6 +164,7 @@ impl Velocity {
             failing: BTreeMap::new(),
             failing_targets: 0,
             probed: 0,
+            fresh: BTreeSet::new(),
             witness: Witness::default(),
             suspect: false,
         }
@@ -398,8 +197,11 @@ impl Velocity {
                 entry.raw = Health::Up;
             }
             entry.member = *member;
-            if let Some((since, _)) = entry.pending {
+            if let Some((since, why)) = entry.pending {
                 pool.queue.insert((since, name.clone()));
+                if let Some(Hold::Velocity { .. }) = why {
+                    pool.limited.insert((since, name.clone()));
+                }
             }
             // What is not enabled is no loss, whoever took it out.
             entry.taken = entry.taken.filter(|_| member.enabled);
@@ -413,9 +215,10 @@ impl Velocity {
         self.dirty.insert(service.clone());
     }
 
-    /// A service is gone.
+    /// A service is gone. Call [`Velocity::tick`] afterwards.
     pub fn remove_pool(&mut self, service: &Name) {
         self.take_pool(service);
+        self.dirty.insert(service.clone());
     }
 
     /// What counted before a restart, from the maps that were adopted: it stays until the probes
@@ -454,10 +257,14 @@ impl Velocity {
                 self.heard_good(now_ns, &mut decisions);
             }
             Evidence::Bad(_) => {
-                let first = entry
-                    .bad
-                    .map_or(started_ns, |(first, _)| first.min(started_ns));
-                entry.bad = Some((first, started_ns.max(first)));
+                let row = entry.bad.get_or_insert(Row {
+                    first_heard: now_ns,
+                    last_started: started_ns,
+                });
+                row.last_started = row.last_started.max(started_ns);
+                if !was_bad {
+                    self.fresh.insert(address);
+                }
                 self.count(address, !was_bad, usize::saturating_add);
                 self.heard_bad(now_ns, &mut decisions);
             }
@@ -471,9 +278,7 @@ impl Velocity {
         let pending = entry.is_some_and(|e| e.pending.is_some());
         let rules = self.rules();
         let settled = match self.pools.get_mut(&backend.service) {
-            Some(pool) if came_back => {
-                pool.settle(&backend.service, &rules, now_ns, &mut decisions)
-            }
+            Some(pool) if came_back => pool.fill(&backend.service, &rules, now_ns, &mut decisions),
             Some(pool) if pending => pool.settle_one(backend, &rules, now_ns, &mut decisions),
             _ => Settled::Sure,
         };
@@ -484,6 +289,15 @@ impl Velocity {
     /// Time passed, or pools were set: what is held is looked at again.
     pub fn tick(&mut self, now_ns: u64) -> Vec<Decision> {
         let mut decisions = Vec::new();
+        if !self.dirty.is_empty() {
+            let entries = self.pools.values().flat_map(|pool| pool.entries.values());
+            let fresh = entries.filter(|e| e.bad.is_some_and(|row| !self.witness.heard_since(row)));
+            self.fresh = fresh.map(|e| e.member.address).collect();
+            // Whoever failed is gone: nobody is left to end the suspicion by a good probe.
+            if self.failing.is_empty() && std::mem::take(&mut self.suspect) {
+                decisions.push(Decision::Trust);
+            }
+        }
         for service in std::mem::take(&mut self.dirty) {
             let Some(pool) = self.pools.get_mut(&service) else {
                 continue;
@@ -558,12 +372,12 @@ impl Velocity {
                 _ => self.failing.insert(address, targets),
             };
         }
-        self.witness.addresses = self.failing.len();
     }
 
     fn heard_good(&mut self, now_ns: u64, decisions: &mut Vec<Decision>) {
         self.witness.last_good = Some(now_ns);
         self.witness.silent_since = None;
+        self.fresh.clear();
         if std::mem::take(&mut self.suspect) {
             self.witness.believed_from = now_ns;
             decisions.push(Decision::Trust);
@@ -573,7 +387,7 @@ impl Velocity {
 
     fn heard_bad(&mut self, now_ns: u64, decisions: &mut Vec<Decision>) {
         self.witness.silent_since.get_or_insert(now_ns);
-        if self.witness.addresses >= 2 && self.failing_targets == self.probed {
+        if self.total() {
             self.conclude(Settled::InDoubt, decisions);
         }
     }
@@ -596,10 +410,19 @@ impl Velocity {
         }
     }
 
+    /// Every probed target fails, and they are more than one machine.
+    fn total(&self) -> bool {
+        self.failing_targets == self.probed && self.failing.len() >= 2
+    }
+
     fn rules(&self) -> Rules {
         Rules {
             limit: self.limit,
-            witness: self.witness,
+            witness: Witness {
+                fresh: self.fresh.len(),
+                total: self.total(),
+                ..self.witness
+            },
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod e2e;
 mod fault;
+mod bpf;
 mod lab_test;
 mod load_test;
 mod net_test;

@@ -16,8 +16,9 @@ use tracing::{info, warn};
 
 use super::{Claim, Claiming, Claims, Origin, Report, Step, host_address};
 use crate::neigh::InterfaceAddress;
-use crate::neigh::netlink::{ADDRESS_GROUPS, Heard, NetlinkError, Notices, Requests, now};
+use crate::neigh::netlink::{ADDRESS_GROUPS, Heard, NetlinkError, Notices, now};
 use crate::neigh::notice::Notice;
+use crate::neigh::requests::Requests;
 
 /// Stores the record of claims; called before an address is added and after one was removed.
 pub type Store = Box<dyn FnMut(&Claims) -> io::Result<()> + Send>;
@@ -142,7 +143,7 @@ impl Claimer {
         match notice {
             Notice::Link(link) => self.claiming.link(link, now()),
             Notice::LinkGone(ifindex) => self.claiming.link_gone(ifindex),
-            Notice::Address(at) => self.claiming.address(at),
+            Notice::Address { at, .. } => self.claiming.address(at),
             Notice::AddressGone(at) => self.claiming.address_gone(at),
             _ => {}
         }
@@ -151,6 +152,7 @@ impl Claimer {
     fn resync(&mut self) -> Result<(), NetlinkError> {
         let links = self.requests.links()?;
         let addresses = self.requests.addresses()?;
+        let addresses = addresses.into_iter().map(|(at, _)| at).collect();
         self.claiming.replace(links, addresses, now());
         Ok(())
     }

@@ -1,5 +1,10 @@
 //! Stories of claims, and frames byte by byte.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "an overflow in a test is a failed test"
+)]
+
 use super::*;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];

@@ -9,13 +9,18 @@ use std::ops::Range;
 use lb_common::limits;
 
 use super::codes::{self, Code};
-use super::reader::{At, Note, Notes};
+use super::notes::{At, Note, Notes};
 use super::service::{BackendDraft, ServiceDraft, family};
 use super::value;
-use crate::model::{AdminState, Config, Family, Forwarding, Name, Protocol};
+use crate::model::{AdminState, Family, Forwarding, Limits, Name, Protocol};
 
 /// Checks all services against each other, the daemon's interfaces and the limits.
-pub(super) fn check(drafts: &[ServiceDraft], config: &Config, notes: &mut Notes<'_>) {
+pub(super) fn check(
+    drafts: &[ServiceDraft],
+    interfaces: &[String],
+    limits: &Limits,
+    notes: &mut Notes<'_>,
+) {
     names(drafts, notes);
     endpoints(drafts, notes);
     let mut vips: BTreeMap<IpAddr, &At<IpAddr>> = BTreeMap::new();
@@ -23,7 +28,7 @@ pub(super) fn check(drafts: &[ServiceDraft], config: &Config, notes: &mut Notes<
         vips.entry(at.value).or_insert(at);
     }
     for draft in drafts {
-        claim(draft, &config.daemon.interfaces, notes);
+        claim(draft, interfaces, notes);
         ring(draft, notes);
         pool(draft, notes);
         for backend in &draft.backends {
@@ -31,7 +36,7 @@ pub(super) fn check(drafts: &[ServiceDraft], config: &Config, notes: &mut Notes<
             against_vips(backend, &vips, notes);
         }
     }
-    sizes(drafts, config, notes);
+    sizes(drafts, limits, notes);
 }
 
 fn duplicate(
@@ -196,6 +201,9 @@ fn pool(draft: &ServiceDraft, notes: &mut Notes<'_>) {
     let closed =
         |b: &BackendDraft| weightless(b) || b.admin.is_some_and(|a| a != AdminState::Enabled);
     let (code, message) = if backends.is_empty() {
+        if draft.has_backends {
+            return;
+        }
         (&codes::NO_BACKEND, format!("{shown} has no backends"))
     } else if backends.iter().all(weightless) {
         (
@@ -316,38 +324,26 @@ fn against_vips(
     }
 }
 
-fn sizes(drafts: &[ServiceDraft], config: &Config, notes: &mut Notes<'_>) {
+fn sizes(drafts: &[ServiceDraft], allowed: &Limits, notes: &mut Notes<'_>) {
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let pools = || drafts.iter().map(|d| count(d.backends.len()));
     let backends: u64 = pools().sum();
     // A service has two rings: one serves while the other is filled.
-    let slots: u64 = drafts
-        .iter()
-        .map(|d| {
-            d.ring_size
-                .as_ref()
-                .map_or(count(d.backends.len()), |r| u64::from(r.value))
-        })
-        .fold(0, |sum: u64, ring| {
-            sum.saturating_add(ring.saturating_mul(2))
-        });
+    let slots: u64 = drafts.iter().map(ring_capacity).fold(0, |sum: u64, ring| {
+        sum.saturating_add(ring.saturating_mul(2))
+    });
     let table = [
         (
             &limits::SERVICES,
             count(drafts.len()),
-            config.limits.services,
+            allowed.services,
             "services",
         ),
-        (
-            &limits::BACKENDS,
-            backends,
-            config.limits.backends,
-            "backends",
-        ),
+        (&limits::BACKENDS, backends, allowed.backends, "backends"),
         (
             &limits::RING_SLOTS,
             slots,
-            config.limits.ring_slots,
+            allowed.ring_slots,
             "slots in rings (two rings a service)",
         ),
     ];
@@ -371,5 +367,16 @@ fn sizes(drafts: &[ServiceDraft], config: &Config, notes: &mut Notes<'_>) {
                 limit.max, limit.why
             ))
         });
+    }
+}
+
+/// Slots that a ring of the service takes at least; rings begin at even slots. Without `ring-size`,
+/// it is chosen when the ring is filled: a thousand or more, and more for large pools.
+fn ring_capacity(draft: &ServiceDraft) -> u64 {
+    const SMALLEST_CHOSEN: u64 = 1022;
+    let pool = u64::try_from(draft.backends.len()).unwrap_or(u64::MAX);
+    match &draft.ring_size {
+        Some(ring) => u64::from(ring.value).next_multiple_of(2),
+        None => pool.max(SMALLEST_CHOSEN),
     }
 }

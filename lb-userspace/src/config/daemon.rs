@@ -8,7 +8,8 @@ use lb_common::limits;
 use toml::de::DeValue;
 
 use super::codes;
-use super::reader::{At, Note, Notes, Reader};
+use super::notes::{At, Note, Notes};
+use super::reader::Reader;
 use super::value;
 use crate::model::{DaemonConfig, Limits, XdpMode};
 

@@ -102,14 +102,22 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// The bytes of a line without its line feed.
+    /// The bytes of a line without its end.
     pub(super) fn span(&self, line: usize) -> Range<usize> {
         let start = self.start(line);
         let end = match self.starts.get(line) {
             Some(next) => next.saturating_sub(1),
             None => self.text.len(),
         };
-        start..end.max(start)
+        let end = end.max(start);
+        match self
+            .text
+            .get(start..end)
+            .is_some_and(|row| row.ends_with('\r'))
+        {
+            true => start..end.saturating_sub(1),
+            false => start..end,
+        }
     }
 
     fn start(&self, line: usize) -> usize {

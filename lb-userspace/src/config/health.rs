@@ -7,7 +7,8 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::codes;
-use super::reader::{At, Note, Notes, Reader};
+use super::notes::{At, Note, Notes};
+use super::reader::Reader;
 use super::value;
 use crate::model::{Check, HealthPolicy, HttpCheck};
 

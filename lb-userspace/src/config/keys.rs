@@ -46,9 +46,12 @@ pub static ROOT: Section = Section {
     name: "",
     header: "the file",
     keys: &[
-        bare("daemon", "a table [daemon]"),
-        bare("limits", "a table [limits]"),
-        bare("service", "tables [[service]]"),
+        bare("daemon", "one table under the header [daemon]"),
+        bare("limits", "one table under the header [limits]"),
+        bare(
+            "service",
+            "a list of tables, each under a header [[service]]",
+        ),
     ],
     synonyms: &[
         ("global", "daemon"),
@@ -152,8 +155,11 @@ pub static SERVICE: Section = Section {
             "\"fail-open\"",
         ),
         bare("claim", "the name of an interface such as \"eth0\""),
-        bare("health", "a table [service.health]"),
-        bare("backend", "tables [[service.backend]]"),
+        bare("health", "one table under the header [service.health]"),
+        bare(
+            "backend",
+            "a list of tables, each under a header [[service.backend]]",
+        ),
     ],
     synonyms: &[
         ("vip", "address"),
@@ -280,10 +286,15 @@ pub fn guess(section: &Section, unknown: &str, taken: impl Fn(&str) -> bool) -> 
     if let Some((_, meant)) = section.synonyms.iter().find(|(word, _)| *word == plain) {
         return Guess::Key(meant);
     }
+    let near = |given: &str| nearest(given, section.keys.iter().map(|k| k.name), &taken);
+    let slip = near(&plain).filter(|name| strsim::osa_distance(&plain, name) == 1);
+    if let Some(name) = slip {
+        return Guess::Key(name);
+    }
     if let Some(other) = ALL.iter().find(|s| s.key(&plain).is_some()) {
         return Guess::Elsewhere(other.header);
     }
-    match nearest(&plain, section.keys.iter().map(|k| k.name), taken) {
+    match near(&plain) {
         Some(name) => Guess::Key(name),
         None => Guess::Nothing,
     }

@@ -9,150 +9,10 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::codes::{self, Code};
-use super::diagnostic::{Diagnostic, Label, Lines, Severity, Suggestion};
+use super::codes;
 use super::keys::{self, Guess, Section};
+use super::notes::{At, Note, Notes};
 use super::value;
-
-/// More than this many are counted, not kept: nobody reads them, and a hostile file has millions.
-pub(super) const KEPT: usize = 200;
-
-/// A value and where it stands.
-#[derive(Clone, Debug)]
-pub(super) struct At<T> {
-    /// The value.
-    pub(super) value: T,
-    /// Its bytes in the text.
-    pub(super) span: Range<usize>,
-}
-
-/// Where diagnostics are gathered.
-#[derive(Debug)]
-pub(super) struct Notes<'a> {
-    /// The text.
-    pub(super) text: &'a str,
-    /// Its lines.
-    pub(super) lines: Lines<'a>,
-    /// What was found.
-    pub(super) found: Vec<Diagnostic>,
-    /// Errors seen, kept or not.
-    pub(super) errors: usize,
-    /// Diagnostics that were not kept.
-    pub(super) omitted: usize,
-    /// Lines with syntax errors: what the parser recovered there is not what was meant, so that
-    /// nothing more is said about them, and nothing about what seems to be missing.
-    pub(super) torn: Vec<usize>,
-}
-
-/// A diagnostic under construction.
-#[derive(Debug)]
-pub(super) struct Note {
-    pub(super) code: &'static Code,
-    pub(super) span: Range<usize>,
-    pub(super) key: String,
-    pub(super) message: String,
-    pub(super) help: String,
-    pub(super) suggestion: Option<(Range<usize>, String)>,
-    pub(super) labels: Vec<(Range<usize>, String)>,
-}
-
-impl Note {
-    /// With the cure of the code as help.
-    pub(super) fn new(
-        code: &'static Code,
-        span: &Range<usize>,
-        key: &str,
-        message: String,
-    ) -> Self {
-        Self {
-            code,
-            span: span.clone(),
-            key: key.to_owned(),
-            message,
-            help: code.cure.to_owned(),
-            suggestion: None,
-            labels: Vec::new(),
-        }
-    }
-
-    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = help.into();
-        self
-    }
-
-    /// Replacing the place with this text cures it.
-    pub(super) fn suggest(mut self, replacement: impl Into<String>) -> Self {
-        self.suggestion = Some((self.span.clone(), replacement.into()));
-        self
-    }
-
-    pub(super) fn label(mut self, span: &Range<usize>, text: impl Into<String>) -> Self {
-        self.labels.push((span.clone(), text.into()));
-        self
-    }
-}
-
-impl<'a> Notes<'a> {
-    /// None yet.
-    pub(super) fn new(text: &'a str) -> Self {
-        Self {
-            text,
-            lines: Lines::new(text),
-            found: Vec::new(),
-            errors: 0,
-            omitted: 0,
-            torn: Vec::new(),
-        }
-    }
-
-    /// Keeps a note, or counts it.
-    pub(super) fn add(&mut self, note: Note) {
-        if !self.torn.is_empty() && self.follows_from_syntax(&note) {
-            return;
-        }
-        if note.code.severity == Severity::Error {
-            self.errors = self.errors.saturating_add(1);
-        }
-        if self.found.len() >= KEPT {
-            self.omitted = self.omitted.saturating_add(1);
-            return;
-        }
-        let label = |(span, text): (Range<usize>, String)| Label {
-            position: self.lines.position(span.start),
-            span,
-            text,
-        };
-        let diagnostic = Diagnostic {
-            code: note.code,
-            position: self.lines.position(note.span.start),
-            span: note.span,
-            key: note.key,
-            message: note.message,
-            help: note.help,
-            suggestion: note
-                .suggestion
-                .map(|(span, replacement)| Suggestion { span, replacement }),
-            labels: note.labels.into_iter().map(label).collect(),
-        };
-        self.found.push(diagnostic);
-    }
-
-    fn follows_from_syntax(&self, note: &Note) -> bool {
-        const ABSENCE: &[&Code] = &[
-            &codes::MISSING_KEY,
-            &codes::NO_BACKEND,
-            &codes::NO_SERVICE,
-            &codes::NO_INTERFACE,
-            &codes::NO_WEIGHT,
-            &codes::ONE_BACKEND,
-            &codes::NONE_ENABLED,
-        ];
-        let line = self.lines.position(note.span.start).line;
-        note.code != &codes::SYNTAX
-            && note.code != &codes::DUPLICATE_KEY
-            && (ABSENCE.contains(&note.code) || self.torn.binary_search(&line).is_ok())
-    }
-}
 
 /// One table.
 pub(super) struct Reader<'t, 'a> {
@@ -162,6 +22,8 @@ pub(super) struct Reader<'t, 'a> {
     pub(super) span: Range<usize>,
     /// Path of its keys, ending with a full stop unless empty.
     pub(super) path: String,
+    /// Keys that unknown ones seem to mean: they are misspelt, not missing.
+    meant: Vec<&'static str>,
 }
 
 type Value<'a> = Spanned<DeValue<'a>>;
@@ -175,21 +37,28 @@ impl<'t, 'a> Reader<'t, 'a> {
         path: String,
         notes: &mut Notes<'_>,
     ) -> Self {
-        let reader = Self {
+        let mut reader = Self {
             section,
             table,
             span,
             path,
+            meant: Vec::new(),
         };
         for (name, _) in table.iter() {
-            if section.key(name.get_ref()).is_none() {
-                reader.unknown(name.get_ref(), name.span(), notes);
+            if section.key(name.get_ref()).is_none() && !notes.skip() {
+                let meant = reader.unknown(name.get_ref(), name.span(), notes);
+                reader.meant.extend(meant);
             }
         }
         reader
     }
 
-    fn unknown(&self, name: &str, span: Range<usize>, notes: &mut Notes<'_>) {
+    fn unknown(
+        &self,
+        name: &str,
+        span: Range<usize>,
+        notes: &mut Notes<'_>,
+    ) -> Option<&'static str> {
         let message = format!(
             "unknown key {} in {}",
             value::quote(name),
@@ -197,7 +66,8 @@ impl<'t, 'a> Reader<'t, 'a> {
         );
         let note = Note::new(&codes::UNKNOWN_KEY, &span, &self.name(name), message);
         let known = self.section.keys.iter().map(|k| k.name);
-        let note = match keys::guess(self.section, name, |k| self.get(k).is_some()) {
+        let guess = keys::guess(self.section, name, |k| self.get(k).is_some());
+        let note = match guess {
             Guess::Key(meant) => note.help(format!("did you mean `{meant}`?")).suggest(meant),
             Guess::Elsewhere(header) => note.help(format!(
                 "`{name}` is a key of {header}, not of {}",
@@ -210,6 +80,10 @@ impl<'t, 'a> Reader<'t, 'a> {
             )),
         };
         notes.add(note);
+        match guess {
+            Guess::Key(meant) => Some(meant),
+            Guess::Elsewhere(_) | Guess::Nothing => None,
+        }
     }
 
     /// The full name of one of its keys.
@@ -219,7 +93,7 @@ impl<'t, 'a> Reader<'t, 'a> {
 
     /// Key and value as they stand in the file.
     pub(super) fn entry(&self, key: &str) -> Option<(Range<usize>, &'t Value<'a>)> {
-        let (k, v) = self.table.iter().find(|(k, _)| k.get_ref() == key)?;
+        let (k, v) = self.table.get_key_value(key)?;
         Some((k.span(), v))
     }
 
@@ -228,9 +102,14 @@ impl<'t, 'a> Reader<'t, 'a> {
         self.entry(key).map(|(_, v)| v)
     }
 
+    /// Is the key there, be it misspelt?
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.get(key).is_some() || self.meant.contains(&key)
+    }
+
     /// Notes that a key is missing.
     pub(super) fn require(&self, key: &str, notes: &mut Notes<'_>) {
-        if self.get(key).is_some() {
+        if self.has(key) {
             return;
         }
         let form = self.section.key(key).map_or("a value", |k| k.form);
@@ -247,6 +126,10 @@ impl<'t, 'a> Reader<'t, 'a> {
         found: &Value<'_>,
         notes: &mut Notes<'_>,
     ) {
+        if wanted.contains("table") && !notes.torn.is_empty() {
+            // A header with a syntax error makes tables of lists.
+            return;
+        }
         let form = self.section.key(key).map_or("", |k| k.form);
         let message = format!(
             "`{key}` must be {wanted}, and is {}",
@@ -254,10 +137,14 @@ impl<'t, 'a> Reader<'t, 'a> {
         );
         let note = Note::new(&codes::WRONG_TYPE, &found.span(), &self.name(key), message)
             .help(format!("`{key}` is {form}"));
-        notes.add(match value::retyped(wanted, found.get_ref()) {
-            Some(text) => note.suggest(text),
-            None => note,
-        });
+        let header = notes.text.get(found.span()).filter(|t| t.starts_with('['));
+        let header = header.and_then(|t| value::other_header(t, found.get_ref()));
+        notes.add(
+            match header.or_else(|| value::retyped(wanted, found.get_ref())) {
+                Some(text) => note.suggest(text),
+                None => note,
+            },
+        );
     }
 
     /// A text.
@@ -341,6 +228,7 @@ impl<'t, 'a> Reader<'t, 'a> {
         let text: Cow<'_, str> = match found.get_ref() {
             DeValue::String(text) => Cow::Borrowed(text.as_ref()),
             DeValue::Integer(number) => Cow::Owned(number.to_string()),
+            DeValue::Float(number) => Cow::Owned(number.to_string()),
             _ => {
                 self.wrong_type(key, "a duration", found, notes);
                 return None;
@@ -378,13 +266,14 @@ impl<'t, 'a> Reader<'t, 'a> {
                     &self.name(key),
                     message,
                 );
-                let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+                let digits =
+                    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
                 notes.add(if digits {
                     let text = value::bounded(&text);
                     note.help(format!("add a unit, in quotes: \"{text}s\" for seconds, \"{text}ms\" for milliseconds"))
                         .suggest(format!("\"{text}s\""))
                 } else {
-                    note
+                    note.help("write a number and a unit (us, ms, s, m, h), such as \"500ms\" or \"1m 30s\"")
                 });
                 None
             }
@@ -418,7 +307,8 @@ impl<'t, 'a> Reader<'t, 'a> {
         let plain = text.value.to_lowercase().replace(['_', ' '], "-");
         let near = match words {
             [(only, _)] => Some(*only),
-            _ => keys::nearest(&plain, words.iter().map(|(w, _)| *w), |_| false),
+            _ => keys::nearest(&plain, words.iter().map(|(w, _)| *w), |_| false)
+                .or_else(|| part_of_one(&plain, words)),
         };
         notes.add(match near {
             Some(word) => note
@@ -444,5 +334,14 @@ impl<'t, 'a> Reader<'t, 'a> {
                 notes.add(note.help(help.to_owned()));
             }
         }
+    }
+}
+
+/// The one word that `part` is a part of.
+fn part_of_one<T>(part: &str, words: &[(&'static str, T)]) -> Option<&'static str> {
+    let mut whole = words.iter().map(|(w, _)| *w).filter(|w| w.contains(part));
+    match (part.len() > 2, whole.next(), whole.next()) {
+        (true, Some(word), None) => Some(word),
+        _ => None,
     }
 }

@@ -14,7 +14,8 @@ use super::across;
 use super::codes;
 use super::health;
 use super::keys;
-use super::reader::{At, Note, Notes, Reader};
+use super::notes::{At, Note, Notes};
+use super::reader::Reader;
 use super::value;
 use crate::model::{
     AdminState, AllDown, Check, DrainPolicy, Family, Forwarding, HealthPolicy, Name, OnDown,
@@ -41,6 +42,9 @@ pub(super) const ADMINS: &[(&str, AdminState)] = &[
     ("disabled", AdminState::Disabled),
 ];
 
+/// A hundred slots for each of as many backends as there can be; filling it takes seconds.
+const LARGEST_RING: u64 = 1 << 24;
+
 /// A service as far as it could be read.
 #[derive(Debug)]
 pub(super) struct ServiceDraft {
@@ -62,6 +66,8 @@ pub(super) struct ServiceDraft {
     pub(super) all_down: AllDown,
     pub(super) claim: Option<At<String>>,
     pub(super) backends: Vec<BackendDraft>,
+    /// There is a key for them; if none could be read, that has been noted.
+    pub(super) has_backends: bool,
     /// Where each address and port of a backend stands first.
     pub(super) endpoints: BTreeMap<(IpAddr, NonZeroU16), Range<usize>>,
 }
@@ -89,8 +95,7 @@ pub(super) fn family(address: IpAddr) -> Family {
 
 /// The name in a table if it is fit to be shown in a path, or the place in the list.
 fn label(table: &DeTable<'_>, index: usize) -> String {
-    let name = table.iter().find(|(k, _)| k.get_ref() == "name");
-    match name.map(|(_, v)| v.get_ref()) {
+    match table.get("name").map(|v| v.get_ref()) {
         Some(DeValue::String(name)) if Name::new(name).is_some() => name.to_string(),
         _ => format!("#{}", index.saturating_add(1)),
     }
@@ -116,8 +121,7 @@ pub(super) fn service(
         Some(Protocol::Udp) => OnDown::Migrate,
         _ => OnDown::Keep,
     };
-    let slots = 1..=limits::RING_SLOTS.max / 2;
-    let ring_size = reader.integer("ring-size", slots, notes);
+    let ring_size = reader.integer("ring-size", 1..=LARGEST_RING, notes);
     let health = health_policy(&reader, notes);
     let mut draft = ServiceDraft {
         name: name(&reader, notes),
@@ -142,6 +146,10 @@ pub(super) fn service(
         all_down: optional_word(&reader, "all-down", ALL_DOWNS, AllDown::FailOpen, notes),
         claim: claim(&reader, notes),
         backends: backends(&reader, notes),
+        has_backends: match reader.get("backend").map(|v| v.get_ref()) {
+            Some(DeValue::Array(list)) => !list.is_empty(),
+            _ => reader.has("backend"),
+        },
         endpoints: BTreeMap::new(),
         span,
         path,

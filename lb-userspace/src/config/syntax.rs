@@ -3,13 +3,14 @@
 use toml::de::{DeTable, DeValue};
 
 use super::codes;
-use super::reader::{KEPT, Note, Notes};
+use super::notes::{KEPT, Note, Notes};
 use super::value;
 
 /// Notes what the parser found, one error a line: those that follow on the same line are its
 /// attempts to recover.
 pub(super) fn report(errors: &[toml::de::Error], root: &DeTable<'_>, notes: &mut Notes<'_>) {
-    let mut torn = Vec::new();
+    let mut torn: Vec<usize> = Vec::new();
+    let mut before = "";
     for error in errors.iter().take(KEPT.saturating_mul(4)) {
         let span = error.span().unwrap_or(0..0);
         let end = notes.text.trim_end().len();
@@ -18,7 +19,17 @@ pub(super) fn report(errors: &[toml::de::Error], root: &DeTable<'_>, notes: &mut
         if torn.contains(&line) {
             continue;
         }
+        // A list or table that is not closed swallows the lines after it, one error each.
+        let goes_on = torn
+            .last()
+            .is_some_and(|last| line.saturating_sub(*last) <= 3)
+            && before == error.message();
+        let swallowed = goes_on && before.starts_with("missing comma");
+        before = error.message();
         torn.push(line);
+        if swallowed {
+            continue;
+        }
         let row = notes.lines.span(line);
         let start = super::diagnostic::floor(notes.text, at.clamp(row.start, row.end));
         let stop = super::diagnostic::floor(notes.text, span.end.clamp(start, row.end));
@@ -49,14 +60,21 @@ fn note(message: &str, span: std::ops::Range<usize>, row: &str) -> Note {
             "this key is there already".to_owned(),
         );
     }
-    let shown = value::bounded(message);
+    let shown = value::printable(message);
     let note = Note::new(
         &codes::SYNTAX,
         &span,
         &value::bounded(key),
         format!("not valid TOML: {shown}"),
     );
-    note.help(help(row))
+    note.help(if message.starts_with("missing comma") {
+        "a list that begins above is not closed with `]`, or a comma between its values is missing"
+            .to_owned()
+    } else if message.contains("recurs") {
+        "no value of a configuration is nested as deeply as this".to_owned()
+    } else {
+        help(row)
+    })
 }
 
 /// The likely cure, by how the line looks.

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+/// A text without controls, which could confuse a terminal.
+pub(super) fn printable(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().map(shown).collect()
+}
+
 /// At most 60 characters of a text, without controls, for messages.
 pub(super) fn bounded(text: &str) -> String {
-    let mut shown: String = text
-        .chars()
-        .take(60)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect();
+    let mut shown: String = printable(&text.chars().take(60).collect::<String>());
     if text.chars().nth(60).is_some() {
         shown.push_str("...");
     }
@@ -56,6 +58,18 @@ pub(super) fn type_name(value: &DeValue<'_>) -> &'static str {
         DeValue::Datetime(_) => "a date or time",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
+    }
+}
+
+/// `[x]` for `[[x]]` and the other way round, where the other is wanted.
+pub(super) fn other_header(header: &str, value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::Table(_) => Some(format!("[{header}]")),
+        DeValue::Array(_) => {
+            let inner = header.strip_prefix("[[")?.strip_suffix("]]")?;
+            Some(format!("[{inner}]"))
+        }
+        _ => None,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The data plane lives in pins, not in this process. [`Bpf::open`] makes it or takes it over as it
 //! stands, and dropping [`Bpf`] leaves it running; [`unload`] is the only thing that takes it away.
-//! Files below: `place` (where pins live), `lock`, `host` (privileges, kernel), `geometry` (sizes and their
+//! Files below: `place` (where pins live), `pins` (what stands there), `lock`, `host` (privileges, kernel), `geometry` (sizes and their
 //! check), `sys` and `mapped` (the unsafe parts), `maps`, `program`, `links` and `netdev`
 //! (attachment), `apply` and `actual` (the seam [`Dataplane`](super::Dataplane)), `reader`
 //! (counters, flow table), `debug_log`.
@@ -18,17 +18,16 @@ mod lock;
 mod mapped;
 mod maps;
 mod netdev;
+mod pins;
 mod place;
 mod program;
 mod reader;
 mod sys;
 
-use std::fs;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lb_common::header::{LAYOUT_VERSION, MAGIC};
+use lb_common::header::LAYOUT_VERSION;
 use lb_common::{Control, HashKey, Header};
 
 pub use debug_log::DebugLog;
@@ -41,19 +40,12 @@ pub use place::{Component, check_path};
 pub use program::{Program, ProgramOptions};
 pub use reader::{FlowCounts, Reader, Sweep};
 
-use crate::embedded;
 use crate::model::{Limits, XdpMode};
 use links::Links;
 use lock::Lock;
 use maps::Maps;
+use pins::{PROGRAM_PIN, abandoned, load_and_pin, remove_layout, same_program};
 use place::Place;
-
-/// The pin of the program.
-const PROGRAM_PIN: &str = "program";
-/// Where the next program is pinned before it takes the place of the last one.
-const NEXT_PROGRAM_PIN: &str = "program-next";
-/// An empty directory whose name says which object `program` was loaded from.
-const FINGERPRINT: &str = "object-";
 
 /// What [`Bpf::open`] is told.
 #[derive(Clone, Debug)]
@@ -70,6 +62,8 @@ pub struct Settings {
     pub seed_id: u64,
     /// Load the program with its log on.
     pub debug_log: bool,
+    /// The compiled data plane: [`crate::embedded::OBJECT`].
+    pub object: &'static [u8],
 }
 
 /// How the data plane was found.
@@ -99,6 +93,7 @@ pub struct Bpf {
     program: Program,
     directory: PathBuf,
     owner_epoch: u64,
+    object: &'static [u8],
     debug_log: Option<DebugLog>,
     _lock: Lock,
 }
@@ -108,7 +103,7 @@ impl Bpf {
     ///
     /// What is refused is left as it was; what was made before a failure is taken away again.
     pub fn open(settings: &Settings) -> Result<(Self, Opening), BpfError> {
-        if embedded::OBJECT.is_empty() {
+        if settings.object.is_empty() {
             return Err(BpfError::NotBuilt);
         }
         host::check_privileges("load the data plane")?;
@@ -141,6 +136,7 @@ impl Bpf {
             program,
             directory,
             owner_epoch: 1,
+            object: settings.object,
             debug_log,
             _lock: lock,
         })
@@ -161,7 +157,7 @@ impl Bpf {
                 ),
             });
         }
-        let (program, debug_log) = load_and_pin(directory, &geometry, settings.debug_log)?;
+        let (program, debug_log) = load_and_pin(settings, directory, &geometry)?;
         let maps = Maps::with_geometry(directory, geometry)?;
         apply::initialise(&maps, &header, &geometry.control(settings.flow_key))
             .map_err(BpfError::system("write the header of the new maps"))?;
@@ -176,11 +172,10 @@ impl Bpf {
         let maps = Maps::open(&directory)?;
         check_keys(settings, &directory, &maps)?;
         check_cpus(&directory, &maps)?;
-        let (program, same_program, debug_log) = match same_program(&directory, settings.debug_log)
-        {
+        let (program, same_program, debug_log) = match same_program(settings, &directory) {
             Some(program) => (program, true, None),
             None => {
-                let (program, log) = load_and_pin(&directory, &maps.geometry, settings.debug_log)?;
+                let (program, log) = load_and_pin(settings, &directory, &maps.geometry)?;
                 (program, false, log)
             }
         };
@@ -192,6 +187,7 @@ impl Bpf {
             program,
             directory,
             owner_epoch,
+            object: settings.object,
             debug_log,
             _lock: lock,
         };
@@ -201,6 +197,18 @@ impl Bpf {
             differences,
         };
         Ok((adopted, opening))
+    }
+
+    /// Refuses once another daemon has taken over.
+    fn check_ownership(&self) -> Result<(), BpfError> {
+        let theirs = apply::owner_epoch(&self.maps);
+        if theirs == self.owner_epoch {
+            return Ok(());
+        }
+        Err(BpfError::Fenced {
+            ours: self.owner_epoch,
+            theirs,
+        })
     }
 
     /// Our owner epoch.
@@ -230,18 +238,20 @@ impl Bpf {
 
     /// Reads counters and flows.
     pub fn reader(&self) -> Reader {
-        Reader::new(Arc::clone(&self.maps))
+        Reader::new(Arc::clone(&self.maps), self.owner_epoch)
     }
 
     /// Another instance of the program over the live maps, attached to nothing.
     pub fn load_program(&self, options: ProgramOptions) -> Result<Program, BpfError> {
-        program::load(&self.directory, &self.maps.geometry, options).map(|(program, _)| program)
+        program::load(self.object, &self.directory, &self.maps.geometry, options)
+            .map(|(program, _)| program)
     }
 
     /// Brings an interface to run the program: through the pinned link without a gap if there is one,
     /// anew otherwise. The mode is remembered for [`Self::reattach`], also when this fails because
     /// there is no such interface yet.
     pub fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached, BpfError> {
+        self.check_ownership()?;
         let program = (self.program.fd(), self.program.id());
         self.links.attach(&self.directory, program, interface, mode)
     }
@@ -257,6 +267,7 @@ impl Bpf {
 
     /// Takes the program off an interface that is not ours any more.
     pub fn detach(&mut self, interface: &str) -> Result<(), BpfError> {
+        self.check_ownership()?;
         self.links.detach(&self.directory, interface)
     }
 
@@ -273,6 +284,7 @@ impl Bpf {
 
     /// Pins again what somebody has unpinned; returns the names, which are worth an alarm.
     pub fn repin(&self) -> Result<Vec<String>, BpfError> {
+        self.check_ownership()?;
         place::create_path(&self.directory)?;
         let fixed = self.maps.named();
         let all = fixed
@@ -295,13 +307,13 @@ impl Bpf {
 
 /// Takes the data plane away: links, maps, program, directories, and the bpffs if it is ours.
 ///
-/// `layout`: that one only, known or not; `None`: ours. Refused while a daemon runs. Returns the
-/// layouts that were removed.
-pub fn unload(bpffs: &Path, run_dir: &Path, layout: Option<u32>) -> Result<Vec<u32>, BpfError> {
+/// `layout`: that one only, known or not; `None`: ours. `run_dir`: refuse while a daemon holds the lock
+/// there; `None`: do not look. Returns true if there was anything to take away.
+pub fn unload(bpffs: &Path, run_dir: Option<&Path>, layout: Option<u32>) -> Result<bool, BpfError> {
     host::check_privileges("unload the data plane")?;
-    let _lock = Lock::take(run_dir)?;
+    let _lock = run_dir.map(Lock::take).transpose()?;
     let Some(place) = Place::existing(bpffs)? else {
-        return Ok(Vec::new());
+        return Ok(false);
     };
     let wanted = layout.unwrap_or(LAYOUT_VERSION);
     let found = place.layouts()?.contains(&wanted);
@@ -309,42 +321,7 @@ pub fn unload(bpffs: &Path, run_dir: &Path, layout: Option<u32>) -> Result<Vec<u
         remove_layout(&place.layout(wanted))?;
     }
     place.leave()?;
-    Ok(if found { vec![wanted] } else { Vec::new() })
-}
-
-/// Removes a directory of pins, the links first, so that no packet meets half a data plane.
-fn remove_layout(directory: &Path) -> Result<(), BpfError> {
-    let names = place::list(directory)?;
-    for pin in names.iter().filter(|name| name.starts_with("link-")) {
-        links::release(directory, pin)?;
-    }
-    for name in names.iter().filter(|name| !name.starts_with("link-")) {
-        let path = directory.join(name);
-        let removed = if path.is_dir() {
-            fs::remove_dir(&path)
-        } else {
-            fs::remove_file(&path)
-        };
-        removed.map_err(BpfError::system(format!("remove {}", path.display())))?;
-    }
-    fs::remove_dir(directory).map_err(BpfError::system(format!("remove {}", directory.display())))
-}
-
-/// True for what a crash during creation leaves: no link, and a header that was never written, or not
-/// completed. Anything else that is odd is for a person to look at.
-fn abandoned(directory: &Path) -> Result<bool, BpfError> {
-    if !links::pinned_interfaces(directory)?.is_empty() {
-        return Ok(false);
-    }
-    Ok(match maps::pinned_header(directory)? {
-        None => true,
-        Some(header) => {
-            header.magic == 0 && bytemuck::bytes_of(&header).iter().all(|&byte| byte == 0)
-                || header.magic == MAGIC
-                    && header.layout_version == LAYOUT_VERSION
-                    && header.complete == 0
-        }
-    })
+    Ok(found)
 }
 
 /// The flow table is worth nothing under another key.
@@ -379,51 +356,6 @@ fn check_cpus(directory: &Path, maps: &Maps) -> Result<(), BpfError> {
         path: directory.to_owned(),
         differences: vec![why],
     })
-}
-
-/// The pinned program if it was loaded from this binary's object in the same way. A program that logs
-/// is always loaded anew: its log can only be had from the loader.
-fn same_program(directory: &Path, debug_log: bool) -> Option<Program> {
-    let options = ProgramOptions {
-        debug_log,
-        ..ProgramOptions::default()
-    };
-    let mark = directory.join(format!("{FINGERPRINT}{}", program::fingerprint(options)));
-    if debug_log || !mark.is_dir() {
-        return None;
-    }
-    Program::pinned(&directory.join(PROGRAM_PIN)).ok()
-}
-
-/// Loads this binary's program over the maps in `directory` and puts it in the place of the pinned
-/// one. At every moment there is a pinned program, and a fingerprint only if it is that one's.
-fn load_and_pin(
-    directory: &Path,
-    geometry: &Geometry,
-    debug_log: bool,
-) -> Result<(Program, Option<DebugLog>), BpfError> {
-    let options = ProgramOptions {
-        debug_log,
-        ..ProgramOptions::default()
-    };
-    let (program, mut object) = program::load(directory, geometry, options)?;
-    let log = debug_log.then(|| DebugLog::new(&mut object)).transpose()?;
-    for name in place::list(directory)? {
-        let path = directory.join(&name);
-        let stale = match name.as_str() {
-            NEXT_PROGRAM_PIN => fs::remove_file(&path),
-            _ if name.starts_with(FINGERPRINT) => fs::remove_dir(&path),
-            _ => continue,
-        };
-        stale.map_err(BpfError::system(format!("remove {}", path.display())))?;
-    }
-    let next = directory.join(NEXT_PROGRAM_PIN);
-    sys::pin(program.fd().as_fd(), &next)
-        .map_err(BpfError::system(format!("pin {}", next.display())))?;
-    let pin = directory.join(PROGRAM_PIN);
-    fs::rename(&next, &pin).map_err(BpfError::system(format!("pin {}", pin.display())))?;
-    place::create_path(&directory.join(format!("{FINGERPRINT}{}", program::fingerprint(options))))?;
-    Ok((program, log))
 }
 
 /// As `Header::writer_version`.

@@ -10,9 +10,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::netlink::now;
-use super::netlink::{BATCH, Heard, NetlinkError, Notices, Requests, WAY_GROUPS};
+use super::netlink::{Heard, NetlinkError, Notices, WAY_GROUPS, now};
 use super::notice::Notice;
+use super::requests::{BATCH, Requests};
 use super::{KEEP_ALIVE, Solicit, Ways};
 use crate::event::Event;
 
@@ -171,14 +171,22 @@ impl Follower {
             Notice::NeighbourGone(hop) => self.ways.neighbour_gone(hop, now),
             Notice::Route { to, .. } => self.ways.routes_changed(Some(to)),
             Notice::Routing => self.ways.routes_changed(None),
-            Notice::Address(_) | Notice::AddressGone(_) => {}
+            Notice::Address {
+                at,
+                tentative: false,
+            } => self.ways.speaks(at, now),
+            Notice::AddressGone(at) => self.ways.falls_silent(at),
+            Notice::Address { .. } => {}
         }
     }
 
     fn resync(&mut self) -> Result<(), NetlinkError> {
         let links = self.requests.links()?;
         let neighbours = self.requests.neighbours()?;
+        let addresses = self.requests.addresses()?;
         self.ways.replace(links, neighbours, now());
+        let settled = addresses.into_iter().filter(|(_, tentative)| !tentative);
+        settled.for_each(|(at, _)| self.ways.speaks(at, now()));
         Ok(())
     }
 

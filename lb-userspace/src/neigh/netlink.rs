@@ -1,46 +1,27 @@
-//! The kernel's network configuration over rtnetlink(7): notices of what changed, and requests.
-//!
-//! A request is answered before `sendto` returns (the kernel works on it in the caller's context),
-//! so [`Requests`] never waits.
+//! Sockets of rtnetlink(7), notices of what changed, and what can go wrong with them.
 
 use std::io;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::link::LinkMessage;
-use netlink_packet_route::neighbour::{
-    NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
-};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{AsyncSocket, Socket, TokioSocket, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::time::{ClockId, clock_gettime};
 
 use super::notice::{Malformed, Message, Notice, read};
-use super::{Answer, Hop, InterfaceAddress, LinkState, Neighbour, Solicit, host_prefix};
 
 /// Multicast groups (`enum rtnetlink_groups`) of links and addresses.
 pub const ADDRESS_GROUPS: &[u32] = &[1, 5, 9];
-/// ... and of links, neighbours, routes, rules and next-hop objects.
-pub const WAY_GROUPS: &[u32] = &[1, 3, 7, 8, 11, 19, 32];
+/// ... and of links, neighbours, routes, rules, IPv6 addresses and next-hop objects.
+pub const WAY_GROUPS: &[u32] = &[1, 3, 7, 8, 9, 11, 19, 32];
 
 /// Bytes of kernel memory for messages we did not read yet.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// A datagram is never longer: the kernel cuts lists into pieces of at most 32 KiB.
-const DATAGRAM: usize = 64 << 10;
+pub(super) const DATAGRAM: usize = 64 << 10;
 
 /// Datagrams thrown away at most; more than the socket's memory can hold.
 const DISCARD: usize = 1 << 16;
-
-/// Requests in one `sendto`: their answers fit the smallest receive buffer the kernel gives.
-pub const BATCH: usize = 32;
 
 /// What went wrong with netlink.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +50,7 @@ pub enum NetlinkError {
     },
 }
 
-fn hint(source: &io::Error) -> &'static str {
+pub(super) fn hint(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
         Some(libc::EPERM) => " (needs CAP_NET_ADMIN)",
         Some(libc::ENOBUFS) => {
@@ -80,11 +61,11 @@ fn hint(source: &io::Error) -> &'static str {
     }
 }
 
-fn failed(call: &'static str) -> impl Fn(io::Error) -> NetlinkError {
+pub(super) fn failed(call: &'static str) -> impl Fn(io::Error) -> NetlinkError {
     move |source| NetlinkError::Socket { call, source }
 }
 
-fn prepare(socket: &mut Socket, groups: &[u32]) -> Result<(), NetlinkError> {
+pub(super) fn prepare(socket: &mut Socket, groups: &[u32]) -> Result<(), NetlinkError> {
     // More than the limit of the system where we may, up to that limit elsewhere.
     if setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
         setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER)
@@ -176,7 +157,7 @@ fn heard(bytes: io::Result<&[u8]>) -> Result<Heard, NetlinkError> {
     }
 }
 
-fn receive<'a>(socket: &Socket, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+pub(super) fn receive<'a>(socket: &Socket, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
     loop {
         let mut free = &mut *buffer;
         match socket.recv(&mut free, 0) {
@@ -184,291 +165,6 @@ fn receive<'a>(socket: &Socket, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
             Err(e) => return Err(e),
             Ok(length) => return Ok(buffer.get(..length).unwrap_or_default()),
         }
-    }
-}
-
-/// A socket for requests.
-#[derive(Debug)]
-pub struct Requests {
-    socket: Socket,
-    sequence: u32,
-    buffer: Vec<u8>,
-}
-
-impl Requests {
-    /// In the network namespace of the calling thread.
-    pub fn open() -> Result<Self, NetlinkError> {
-        let mut socket = Socket::new(NETLINK_ROUTE).map_err(NetlinkError::Open)?;
-        prepare(&mut socket, &[])?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-            buffer: vec![0; DATAGRAM],
-        })
-    }
-
-    /// All links.
-    pub fn links(&mut self) -> Result<Vec<LinkState>, NetlinkError> {
-        let all = self.dump(
-            "list links",
-            RouteNetlinkMessage::GetLink(LinkMessage::default()),
-        )?;
-        Ok(all
-            .into_iter()
-            .filter_map(|n| {
-                if let Notice::Link(l) = n {
-                    Some(l)
-                } else {
-                    None
-                }
-            })
-            .collect())
-    }
-
-    /// All neighbour entries of both families.
-    pub fn neighbours(&mut self) -> Result<Vec<(Hop, Neighbour)>, NetlinkError> {
-        let ask = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
-        let all = self.dump("list neighbours", ask)?;
-        Ok(all
-            .into_iter()
-            .filter_map(|n| {
-                if let Notice::Neighbour(h, s) = n {
-                    Some((h, s))
-                } else {
-                    None
-                }
-            })
-            .collect())
-    }
-
-    /// All addresses of all interfaces.
-    pub fn addresses(&mut self) -> Result<Vec<InterfaceAddress>, NetlinkError> {
-        let ask = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let all = self.dump("list addresses", ask)?;
-        Ok(all
-            .into_iter()
-            .filter_map(|n| {
-                if let Notice::Address(a) = n {
-                    Some(a)
-                } else {
-                    None
-                }
-            })
-            .collect())
-    }
-
-    /// The ways to at most [`BATCH`] addresses.
-    pub fn ways(&mut self, addresses: &[IpAddr]) -> Result<Vec<Answer>, NetlinkError> {
-        let asks = addresses.iter().map(|&to| {
-            let mut message = RouteMessage::default();
-            message.header.address_family = family(to);
-            message.header.destination_prefix_length = host_prefix(to);
-            message
-                .attributes
-                .push(RouteAttribute::Destination(to.into()));
-            (RouteNetlinkMessage::GetRoute(message), NLM_F_REQUEST)
-        });
-        let answers = self.exchange(asks.collect())?;
-        Ok(answers
-            .into_iter()
-            .map(|answer| match answer {
-                Ok(Some(Notice::Route { answer, .. })) => answer,
-                Ok(_) => Answer::None("the kernel named no route".to_owned()),
-                Err(e) => Answer::None(format!("no route: {}", io::Error::from_raw_os_error(e))),
-            })
-            .collect())
-    }
-
-    /// Solicits at most [`BATCH`] neighbours: `None`: done, or why the kernel refused.
-    pub fn solicit(&mut self, list: &[Solicit]) -> Result<Vec<Option<String>>, NetlinkError> {
-        let asks = list.iter().map(
-            |Solicit {
-                 hop: (ifindex, address),
-                 managed,
-             }| {
-                let mut message = NeighbourMessage::default();
-                message.header.family = family(*address);
-                message.header.ifindex = *ifindex;
-                message.header.flags = NeighbourFlags::Use;
-                message
-                    .attributes
-                    .push(NeighbourAttribute::Destination((*address).into()));
-                // Releasing makes no entry where there is none.
-                let mut flags = NLM_F_REQUEST | NLM_F_ACK;
-                if *managed {
-                    flags |= NLM_F_CREATE | NLM_F_REPLACE;
-                    message
-                        .attributes
-                        .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
-                }
-                (RouteNetlinkMessage::NewNeighbour(message), flags)
-            },
-        );
-        let answers = self.exchange(asks.collect())?;
-        Ok(answers
-            .into_iter()
-            .map(|answer| {
-                answer.err().map(|e| {
-                    let source = io::Error::from_raw_os_error(e);
-                    format!("{source}{}", hint(&source))
-                })
-            })
-            .collect())
-    }
-
-    /// Adds an address to an interface, without duplicate address detection.
-    pub fn add_address(&mut self, address: InterfaceAddress) -> Result<(), NetlinkError> {
-        let InterfaceAddress {
-            ifindex,
-            address: ip,
-            prefix,
-        } = address;
-        let ask = RouteNetlinkMessage::NewAddress(address_message(address));
-        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        self.one(
-            format!("add {ip}/{prefix} to interface {ifindex}"),
-            ask,
-            flags,
-        )
-    }
-
-    /// Takes an address from an interface.
-    pub fn remove_address(&mut self, address: InterfaceAddress) -> Result<(), NetlinkError> {
-        let InterfaceAddress {
-            ifindex,
-            address: ip,
-            prefix,
-        } = address;
-        let ask = RouteNetlinkMessage::DelAddress(address_message(address));
-        let flags = NLM_F_REQUEST | NLM_F_ACK;
-        self.one(
-            format!("remove {ip}/{prefix} from interface {ifindex}"),
-            ask,
-            flags,
-        )
-    }
-
-    fn one(
-        &mut self,
-        request: String,
-        ask: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<(), NetlinkError> {
-        for answer in self.exchange(vec![(ask, flags)])? {
-            answer.map_err(|e| NetlinkError::Refused {
-                request: request.clone(),
-                source: io::Error::from_raw_os_error(e),
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Sends requests together; per request its answer, or an error number.
-    fn exchange(
-        &mut self,
-        asks: Vec<(RouteNetlinkMessage, u16)>,
-    ) -> Result<Vec<Result<Option<Notice>, i32>>, NetlinkError> {
-        let first = self.sequence.wrapping_add(1);
-        let count = asks.len();
-        self.send(asks)?;
-        let mut answers = Vec::new();
-        answers.resize_with(count, || None);
-        while answers.iter().any(Option::is_none) {
-            for (sequence, _, message) in self.receive()? {
-                let place = usize::try_from(sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
-                if let Some(place) = answers.get_mut(place) {
-                    *place = Some(match message {
-                        Message::Notice(notice) => Ok(Some(notice)),
-                        Message::Error(0) | Message::Done | Message::Other => Ok(None),
-                        Message::Error(code) => Err(code),
-                    });
-                }
-            }
-        }
-        Ok(answers.into_iter().flatten().collect())
-    }
-
-    /// A list. One that changed while it was read is read again.
-    fn dump(&mut self, what: &str, ask: RouteNetlinkMessage) -> Result<Vec<Notice>, NetlinkError> {
-        let refused = |code| NetlinkError::Refused {
-            request: what.to_owned(),
-            source: io::Error::from_raw_os_error(code),
-        };
-        for _ in 0..16 {
-            self.send(vec![(ask.clone(), NLM_F_REQUEST | NLM_F_DUMP)])?;
-            let mut all = Vec::new();
-            let mut torn = false;
-            'more: loop {
-                for (sequence, flags, message) in self.receive()? {
-                    if sequence != self.sequence {
-                        continue;
-                    }
-                    torn |= flags & NLM_F_DUMP_INTR != 0;
-                    match message {
-                        Message::Notice(notice) => all.push(notice),
-                        Message::Other | Message::Error(0) => {}
-                        Message::Done => break 'more,
-                        Message::Error(code) => return Err(refused(code)),
-                    }
-                }
-            }
-            if !torn {
-                return Ok(all);
-            }
-        }
-        Err(refused(libc::EINTR))
-    }
-
-    fn send(&mut self, asks: Vec<(RouteNetlinkMessage, u16)>) -> Result<(), NetlinkError> {
-        let mut bytes = Vec::new();
-        for (ask, flags) in asks {
-            self.sequence = self.sequence.wrapping_add(1);
-            let mut header = NetlinkHeader::default();
-            header.flags = flags;
-            header.sequence_number = self.sequence;
-            let mut message = NetlinkMessage::new(header, NetlinkPayload::from(ask));
-            message.finalize();
-            let start = bytes.len();
-            let end = start.saturating_add(message.buffer_len());
-            bytes.resize(end.next_multiple_of(4), 0);
-            message.serialize(bytes.get_mut(start..end).unwrap_or_default());
-        }
-        self.socket
-            .send(&bytes, 0)
-            .map(drop)
-            .map_err(|source| NetlinkError::Socket {
-                call: "send",
-                source,
-            })
-    }
-
-    fn receive(&mut self) -> Result<Vec<(u32, u16, Message)>, NetlinkError> {
-        let bytes =
-            receive(&self.socket, &mut self.buffer).map_err(|source| NetlinkError::Socket {
-                call: "recv",
-                source,
-            })?;
-        Ok(read(bytes)?)
-    }
-}
-
-fn address_message(address: InterfaceAddress) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = family(address.address);
-    message.header.prefix_len = address.prefix;
-    message.header.index = address.ifindex;
-    message.attributes = vec![
-        AddressAttribute::Local(address.address),
-        AddressAttribute::Address(address.address),
-        AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute),
-    ];
-    message
-}
-
-fn family(address: IpAddr) -> AddressFamily {
-    match address {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
     }
 }
 

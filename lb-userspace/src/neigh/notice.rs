@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{NetlinkBuffer, NlasIterator};
 use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::AddressFlags;
 use netlink_packet_route::link::{LinkFlags, LinkHeader, LinkLayerType};
 use netlink_packet_route::neighbour::{
     NeighbourExtFlags, NeighbourFlags, NeighbourHeader, NeighbourState as Nud,
@@ -42,7 +43,12 @@ pub enum Notice {
     /// Rules or next-hop objects changed: any way may have.
     Routing,
     /// An interface has an address.
-    Address(InterfaceAddress),
+    Address {
+        /// The address.
+        at: InterfaceAddress,
+        /// Duplicate address detection has not ended: nothing can be sent from it yet.
+        tentative: bool,
+    },
     /// An interface lost an address.
     AddressGone(InterfaceAddress),
 }
@@ -144,6 +150,12 @@ fn ip(value: &[u8]) -> Option<IpAddr> {
     })
 }
 
+/// Set up, with carrier, and its queue works: the kernel reports a carrier before it stops throwing
+/// away what is sent.
+const WORKING: LinkFlags = LinkFlags::Up
+    .union(LinkFlags::LowerUp)
+    .union(LinkFlags::Running);
+
 /// Attributes: IFLA_ADDRESS 1, IFLA_IFNAME 3, IFLA_MTU 4.
 fn link(gone: bool, body: &[u8]) -> Result<Option<Notice>, Malformed> {
     let header = LinkHeader::parse(body).map_err(malformed)?;
@@ -179,7 +191,7 @@ fn link(gone: bool, body: &[u8]) -> Result<Option<Notice>, Malformed> {
             name,
             mac,
             mtu,
-            up: header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+            up: header.flags.contains(WORKING),
         },
         ethernet: header.link_layer_type == LinkLayerType::Ether,
     })))
@@ -262,16 +274,17 @@ fn route(body: &[u8]) -> Result<Option<Notice>, Malformed> {
     Ok(Some(Notice::Route { to, answer }))
 }
 
-/// Attributes: IFA_ADDRESS 1, IFA_LOCAL 2.
+/// Attributes: IFA_ADDRESS 1, IFA_LOCAL 2, IFA_FLAGS 8.
 fn address(gone: bool, body: &[u8]) -> Result<Option<Notice>, Malformed> {
-    let [_, prefix, _, _, a, b, c, d, ..] = *body else {
+    let [_, prefix, low_flags, _, a, b, c, d, ..] = *body else {
         return Err(malformed("an address message cut short"));
     };
-    let (mut own, mut peer) = (None, None);
+    let (mut own, mut peer, mut flags) = (None, None, u32::from(low_flags));
     for (kind, value) in attributes(body, 8)? {
         match kind {
             1 => peer = ip(value),
             2 => own = ip(value),
+            8 => flags = word(value).unwrap_or(flags),
             _ => {}
         }
     }
@@ -279,14 +292,16 @@ fn address(gone: bool, body: &[u8]) -> Result<Option<Notice>, Malformed> {
         return Ok(None);
     };
     let ifindex = u32::from_ne_bytes([a, b, c, d]);
-    let address = InterfaceAddress {
+    let at = InterfaceAddress {
         ifindex,
         address,
         prefix,
     };
+    let flags = AddressFlags::from_bits_retain(flags);
+    let tentative = flags.contains(AddressFlags::Tentative);
     Ok(Some(if gone {
-        Notice::AddressGone(address)
+        Notice::AddressGone(at)
     } else {
-        Notice::Address(address)
+        Notice::Address { at, tentative }
     }))
 }

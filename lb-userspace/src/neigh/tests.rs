@@ -1,6 +1,12 @@
 //! Stories of links, routes and neighbours, and the ways that follow.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "an overflow in a test is a failed test"
+)]
+
 use super::NeighbourState::{Failed, Fixed, Pending, Usable};
+use super::hops::spread;
 use super::*;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -16,6 +22,8 @@ enum Do {
     /// Interface 7 is called so, and is up or not.
     Link(&'static str, bool),
     LinkGone,
+    /// The interface has this address, ready for use.
+    Own(&'static str),
     /// The kernel's routing now sends the address to this one, through interface 7.
     Via(&'static str, &'static str),
     /// ... or nowhere.
@@ -52,6 +60,15 @@ impl Story {
                 while ways.next_ask().is_some() {}
             }
             Link(name, up) => ways.link(link(name, up), now),
+            Own(address) => {
+                let address = ip(address);
+                let at = InterfaceAddress {
+                    ifindex: 7,
+                    address,
+                    prefix: 64,
+                };
+                ways.speaks(at, now);
+            }
             LinkGone => ways.link_gone(7, now),
             Via(to, via) => ways.answer(ip(to), Answer::Via(hop(via)), now),
             Nowhere(to, why) => ways.answer(ip(to), Answer::None(why.to_owned()), now),
@@ -71,8 +88,17 @@ impl Story {
     /// Solicitations that are due and changes, as text.
     fn heard(&mut self) -> Vec<String> {
         let mut heard = Vec::new();
-        while let Some(Solicit { hop, managed }) = self.ways.next_solicit(self.now) {
-            let word = if managed { "solicit" } else { "release" };
+        while let Some(Solicit {
+            hop,
+            managed,
+            restart,
+        }) = self.ways.next_solicit(self.now)
+        {
+            let word = match (managed, restart) {
+                (true, false) => "solicit",
+                (true, true) => "restart",
+                (false, _) => "release",
+            };
             heard.push(format!("{word} {}", hop.1));
             self.ways.solicited(hop, None);
         }
@@ -155,7 +181,9 @@ fn ipv6_backend_uses_a_link_local_router() {
     check(&[
         UP,
         (Follow(&["fd00::1"]), &[]),
-        (Via("fd00::1", "fe80::9"), &["solicit fe80::9"]),
+        // Not before our own address can be used: the kernel could not send it.
+        (Via("fd00::1", "fe80::9"), &[]),
+        (Own("fe80::1"), &["solicit fe80::9"]),
         (Kept("fe80::9", MAC), &["fd00::1: 7 1"]),
     ]);
 }
@@ -181,7 +209,7 @@ fn failed_neighbour_is_unresolved_within_two_milliseconds_and_asked_for_again() 
         (Pass(17), &[]),
         (Pass(1), &["solicit 10.0.0.1"]),
         (Near(NEAR, Pending, MAC), &[]),
-        (Pass(2_000), &["solicit 10.0.0.1"]),
+        (Pass(2_000), &["restart 10.0.0.1"]),
         (Near(NEAR, Failed, MAC), &[]),
         (Kept(NEAR, OTHER), &["10.0.0.1: 7 2"]),
     ]);
@@ -207,7 +235,7 @@ fn flushed_neighbour_keeps_its_mac_while_it_is_asked_for() {
         (Near(NEAR, Failed, MAC), &[]),
         (NearGone(NEAR), &["solicit 10.0.0.1"]),
         (Near(NEAR, Pending, MAC), &[]),
-        (Pass(900), &["solicit 10.0.0.1"]),
+        (Pass(900), &["restart 10.0.0.1"]),
         (Kept(NEAR, MAC), &[]),
     ]);
 }
@@ -216,8 +244,23 @@ fn flushed_neighbour_keeps_its_mac_while_it_is_asked_for() {
 fn flushed_neighbour_that_stays_away_is_unresolved_after_the_grace_time() {
     check_known(vec![
         (NearGone(NEAR), &["solicit 10.0.0.1"]),
-        (Pass(999), &["solicit 10.0.0.1"]),
+        (Pass(999), &["restart 10.0.0.1"]),
         (Pass(1), &["10.0.0.1: 10.0.0.1 does not answer on eth0"]),
+    ]);
+}
+
+#[test]
+fn lost_question_is_asked_again_after_20_60_140_and_300_ms_and_then_by_the_kernel() {
+    check(&[
+        UP,
+        (Follow(&[NEAR]), &[]),
+        (Via(NEAR, NEAR), &["solicit 10.0.0.1"]),
+        (Pass(20), &["restart 10.0.0.1"]),
+        (Pass(39), &[]),
+        (Pass(1), &["restart 10.0.0.1"]),
+        (Pass(80), &["restart 10.0.0.1"]),
+        (Pass(160), &["restart 10.0.0.1"]),
+        (Pass(320), &["solicit 10.0.0.1"]),
     ]);
 }
 

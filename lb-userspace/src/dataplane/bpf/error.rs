@@ -134,6 +134,16 @@ pub enum BpfError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A newer daemon owns the data plane.
+    #[error(
+        "change the attachment: owner epoch {ours} was replaced by {theirs}: another daemon took over; this one must stop"
+    )]
+    Fenced {
+        /// Our owner epoch.
+        ours: u64,
+        /// The one in the header.
+        theirs: u64,
+    },
     /// Some other system call failed.
     #[error("{what}: {source}")]
     System {

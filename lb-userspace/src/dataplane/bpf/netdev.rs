@@ -44,7 +44,8 @@ pub(crate) fn ifindex(interface: &str) -> Option<u32> {
 
 /// True if no interface has this index.
 pub(crate) fn is_gone(ifindex: u32) -> bool {
-    if_indextoname(ifindex).is_err()
+    // nix 0.31 takes the null pointer that says "none" for success, and an empty name for the answer.
+    if_indextoname(ifindex).map_or(true, |name| name.is_empty())
 }
 
 /// The program that runs on an interface; `None`: there is none.

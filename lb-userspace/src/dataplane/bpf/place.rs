@@ -20,8 +20,10 @@ use super::error::BpfError;
 
 /// `BPF_FS_MAGIC` in include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
-/// The source that our own mount shows in /proc/self/mountinfo.
+/// The source that our own mount shows in /proc/thread-self/mountinfo.
 const MOUNT_SOURCE: &str = "fairlead";
+/// Where distributions mount a bpffs.
+const USUAL_MOUNT: &str = "/sys/fs/bpf";
 
 /// A component of a path, as lstat(2) tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +127,24 @@ pub(crate) fn create_path(path: &Path) -> Result<(), BpfError> {
     missing.into_iter().try_for_each(create_dir)
 }
 
+/// Mounts a bpffs of our own, with mode 0700, over an empty directory.
+fn mount_own(directory: &Path) -> Result<(), BpfError> {
+    let real = check_real(directory)?;
+    if !list(&real)?.is_empty() {
+        return Err(BpfError::UnsafePath {
+            path: real,
+            why: "it is neither a bpffs nor empty".into(),
+            hint: "set daemon.bpffs to an empty directory or to one on a bpffs".into(),
+        });
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let mode = Some("mode=0700");
+    mount(Some(MOUNT_SOURCE), &real, Some("bpf"), flags, mode).map_err(BpfError::errno(format!(
+        "mount a bpffs at {} (it needs CAP_SYS_ADMIN; or mount one there beforehand, with mode=0700)",
+        real.display()
+    )))
+}
+
 /// A checked directory on a bpffs.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
@@ -132,34 +152,16 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Makes the directory ready: creates it, and mounts a bpffs there if it is not on one.
+    /// Makes the directory ready: creates it, and mounts a bpffs there if it is not on one. Below
+    /// /sys/fs/bpf, where nothing can be created before a bpffs is mounted, it is mounted on that.
     pub(crate) fn prepare(directory: &Path) -> Result<Self, BpfError> {
+        let usual = Path::new(USUAL_MOUNT);
+        if directory.starts_with(usual) && usual.is_dir() && !is_bpffs(usual)? {
+            mount_own(usual)?;
+        }
         create_path(directory)?;
         if !is_bpffs(directory)? {
-            let real = check_real(directory)?;
-            let occupied = fs::read_dir(&real)
-                .map_err(BpfError::system(format!("list {}", real.display())))?
-                .next()
-                .is_some();
-            if occupied {
-                return Err(BpfError::UnsafePath {
-                    path: real,
-                    why: "it is neither a bpffs nor empty".into(),
-                    hint: "set daemon.bpffs to an empty directory or to one on a bpffs".into(),
-                });
-            }
-            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-            mount(
-                Some(MOUNT_SOURCE),
-                &real,
-                Some("bpf"),
-                flags,
-                Some("mode=0700"),
-            )
-            .map_err(BpfError::errno(format!(
-                "mount a bpffs at {}",
-                real.display()
-            )))?;
+            mount_own(directory)?;
         }
         Ok(Self {
             root: check_real(directory)?,
@@ -203,36 +205,56 @@ impl Place {
         }
     }
 
-    /// Unmounts the bpffs if it is one that `prepare` has mounted and nothing is left in it, and
-    /// removes the empty directory. True when it did.
-    pub(crate) fn leave(self) -> Result<bool, BpfError> {
-        let table = fs::read_to_string("/proc/self/mountinfo")
-            .map_err(BpfError::system("read /proc/self/mountinfo"))?;
-        if !mounted_by_us(&table, &self.root) || !list(&self.root)?.is_empty() {
-            return Ok(false);
+    /// Removes the directory if nothing is left in it, and unmounts the bpffs if it is one that
+    /// `prepare` has mounted and nothing is left there.
+    pub(crate) fn leave(self) -> Result<(), BpfError> {
+        for directory in [self.root.as_path(), Path::new(USUAL_MOUNT)] {
+            if !directory.is_dir() || !list(directory)?.iter().all(|name| is_kernels(name)) {
+                continue;
+            }
+            let table = fs::read_to_string("/proc/thread-self/mountinfo")
+                .map_err(BpfError::system("read /proc/thread-self/mountinfo"))?;
+            let shown = directory.display();
+            if mounted_by_us(&table, directory) {
+                umount(directory).map_err(BpfError::errno(format!("unmount {shown}")))?;
+            } else if is_mount_point(&table, directory) {
+                continue;
+            }
+            if directory == self.root && directory != Path::new(USUAL_MOUNT) {
+                fs::remove_dir(directory).map_err(BpfError::system(format!("remove {shown}")))?;
+            }
         }
-        let shown = self.root.display();
-        umount(&self.root).map_err(BpfError::errno(format!("unmount {shown}")))?;
-        fs::remove_dir(&self.root).map_err(BpfError::system(format!("remove {shown}")))?;
-        Ok(true)
+        Ok(())
     }
 }
 
-/// True when the last mount at `path` is one of ours. Pure; `table` is /proc/self/mountinfo (proc(5)).
+/// The kernel puts these two into the root of each new bpffs (kernel/bpf/preload).
+fn is_kernels(name: &str) -> bool {
+    matches!(name, "maps.debug" | "progs.debug")
+}
+
+/// File system type and source of each mount at `path`, oldest first. Pure; `table` is
+/// /proc/thread-self/mountinfo (proc(5)).
+fn mounts_at<'a>(
+    table: &'a str,
+    path: &'a Path,
+) -> impl DoubleEndedIterator<Item = (&'a str, &'a str)> {
+    table.lines().filter_map(move |line| {
+        let (before, after) = line.split_once(" - ")?;
+        let point = before.split(' ').nth(4)?;
+        let mut after = after.split(' ');
+        (Path::new(point) == path).then_some((after.next()?, after.next()?))
+    })
+}
+
+/// True when anything is mounted at `path`.
+fn is_mount_point(table: &str, path: &Path) -> bool {
+    mounts_at(table, path).next().is_some()
+}
+
+/// True when the last mount at `path` is one of ours.
 fn mounted_by_us(table: &str, path: &Path) -> bool {
-    let Some(path) = path.to_str() else {
-        return false;
-    };
-    table
-        .lines()
-        .filter_map(|line| {
-            let (before, after) = line.split_once(" - ")?;
-            let point = before.split(' ').nth(4)?;
-            let mut after = after.split(' ');
-            (point == path).then(|| (after.next(), after.next()))
-        })
-        .next_back()
-        == Some((Some("bpf"), Some(MOUNT_SOURCE)))
+    mounts_at(table, path).next_back() == Some(("bpf", MOUNT_SOURCE))
 }
 
 /// Names in a directory, sorted.

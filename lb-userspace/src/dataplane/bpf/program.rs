@@ -14,7 +14,6 @@ use sha2::{Digest, Sha256};
 use super::error::BpfError;
 use super::geometry::{Geometry, REDIRECTS};
 use super::sys::{self, ProgramInfo};
-use crate::embedded;
 
 /// The name of the XDP program in the object.
 const PROGRAM: &str = "fairlead";
@@ -72,10 +71,10 @@ impl Program {
     }
 }
 
-/// Names what `load` would make of this binary's object: equal names, equal programs.
-pub(crate) fn fingerprint(options: ProgramOptions) -> String {
+/// Names what `load` would make of an object: equal names, equal programs.
+pub(crate) fn fingerprint(object: &[u8], options: ProgramOptions) -> String {
     let mut hash = Sha256::new();
-    hash.update(embedded::OBJECT);
+    hash.update(object);
     hash.update([u8::from(options.read_only), u8::from(options.debug_log)]);
     hash.finalize()
         .iter()
@@ -86,11 +85,12 @@ pub(crate) fn fingerprint(options: ProgramOptions) -> String {
 
 /// Loads the program over the maps that are pinned in `directory`; creates and pins those that are not.
 pub(crate) fn load(
+    object: &[u8],
     directory: &Path,
     geometry: &Geometry,
     options: ProgramOptions,
 ) -> Result<(Program, Ebpf), BpfError> {
-    if embedded::OBJECT.is_empty() {
+    if object.is_empty() {
         return Err(BpfError::NotBuilt);
     }
     let mut loader = EbpfLoader::new();
@@ -109,7 +109,7 @@ pub(crate) fn load(
     if options.debug_log {
         loader.override_global("DEBUG_LOG", &1_u8, true);
     }
-    let mut object = loader.load(embedded::OBJECT).map_err(refused)?;
+    let mut object = loader.load(object).map_err(refused)?;
     let xdp: &mut Xdp = object
         .program_mut(PROGRAM)
         .ok_or_else(|| BpfError::Object {

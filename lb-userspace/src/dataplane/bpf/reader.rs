@@ -10,18 +10,21 @@ use lb_common::counter::{
 use lb_common::flow::{IDLE_AFTER, WAYS};
 use lb_common::{CounterLine, Epoch, FlowRank, FlowWord};
 
+use super::apply;
 use super::geometry::Geometry;
 use super::maps::Maps;
+use crate::status::Counters;
 
 /// Reads counters and flows. Cheap to clone; usable from any thread.
 #[derive(Clone, Debug)]
 pub struct Reader {
     maps: Arc<Maps>,
+    owner_epoch: u64,
 }
 
 impl Reader {
-    pub(crate) fn new(maps: Arc<Maps>) -> Self {
-        Self { maps }
+    pub(crate) fn new(maps: Arc<Maps>, owner_epoch: u64) -> Self {
+        Self { maps, owner_epoch }
     }
 
     /// Sizes of the live maps.
@@ -78,12 +81,32 @@ impl Reader {
         self.drop_lines(service_line(geometry.backends, service))
     }
 
+    /// All of these at once: the lines of the backends and services that are named.
+    pub fn counters(
+        &self,
+        backends: impl IntoIterator<Item = u32>,
+        services: impl IntoIterator<Item = u32>,
+    ) -> Counters {
+        Counters {
+            totals: self.totals(),
+            backends: backends
+                .into_iter()
+                .map(|id| (id, self.backend(id)))
+                .collect(),
+            service_drops: services
+                .into_iter()
+                .map(|index| (index, self.service_drops(index)))
+                .collect(),
+        }
+    }
+
     /// Begins a walk through the flow table. Entries of the backends in `forget` are freed on the
     /// way, so that their ids can be used again; the caller has cleared those backends before.
     pub fn sweep(&self, forget: BTreeSet<u32>) -> Sweep {
         let backends = usize::try_from(self.maps.geometry.backends).unwrap_or(0);
         Sweep {
             maps: Arc::clone(&self.maps),
+            owner_epoch: self.owner_epoch,
             next: 0,
             forget,
             live: vec![0; backends],
@@ -110,6 +133,7 @@ pub struct FlowCounts {
 #[derive(Debug)]
 pub struct Sweep {
     maps: Arc<Maps>,
+    owner_epoch: u64,
     next: u32,
     forget: BTreeSet<u32>,
     live: Vec<u64>,
@@ -126,13 +150,17 @@ impl Sweep {
             .saturating_add(sets)
             .min(self.maps.geometry.flow_sets);
         let maps = Arc::clone(&self.maps);
+        // A daemon that was replaced still counts, but what it would free may be in use again.
+        let owner = apply::owner_epoch(&maps) == self.owner_epoch;
         for set in self.next..end {
             for way in 0..WAYS {
                 let Some(place) = maps.flows.word(set, way) else {
                     continue;
                 };
                 let word = FlowWord(place.load(Ordering::Relaxed));
-                if let Some(new) = self.look(word, now) {
+                if let Some(new) = self.look(word, now)
+                    && owner
+                {
                     // If a packet was faster, its word is newer than ours.
                     let written = place
                         .compare_exchange(word.0, new.0, Ordering::AcqRel, Ordering::Relaxed)

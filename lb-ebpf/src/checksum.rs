@@ -1,0 +1,101 @@
+//! The Internet checksum, changed by differences (RFC 1624 equation 3: `HC' = ~(~HC + ~m + m')`).
+//!
+//! The sum is kept in the byte order of the machine; ones' complement addition does not mind
+//! (RFC 1071 section 2B). A wrong checksum stays exactly as wrong as it was.
+
+/// Differences to apply to checksums: pairs of what stood there and what stands there now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delta(u64);
+
+impl Delta {
+    /// No difference.
+    pub const NONE: Self = Self(0);
+
+    /// Two bytes at an even offset became others.
+    #[inline(always)]
+    pub fn swap2(self, old: [u8; 2], new: [u8; 2]) -> Self {
+        let old = !u16::from_ne_bytes(old);
+        let new = u16::from_ne_bytes(new);
+        Self(
+            self.0
+                .wrapping_add(u64::from(old))
+                .wrapping_add(u64::from(new)),
+        )
+    }
+
+    /// Four bytes at an even offset became others.
+    #[inline(always)]
+    pub fn swap4(self, old: [u8; 4], new: [u8; 4]) -> Self {
+        let old = !u32::from_ne_bytes(old);
+        let new = u32::from_ne_bytes(new);
+        // A 32-bit word is congruent to the sum of its halves modulo 65535.
+        Self(
+            self.0
+                .wrapping_add(u64::from(old))
+                .wrapping_add(u64::from(new)),
+        )
+    }
+
+    /// Sixteen bytes at an even offset became others.
+    #[inline(always)]
+    pub fn swap16(self, old: [u8; 16], new: [u8; 16]) -> Self {
+        let [a, b, c, d] = quarters(old);
+        let [e, f, g, h] = quarters(new);
+        self.swap4(a, e).swap4(b, f).swap4(c, g).swap4(d, h)
+    }
+
+    /// Both differences.
+    #[inline(always)]
+    pub const fn plus(self, other: Self) -> Self {
+        Self(self.0.wrapping_add(other.0))
+    }
+
+    /// The checksum after the differences. At most some dozens of swaps lie in a delta, so the
+    /// 64-bit sum cannot overflow.
+    #[inline(always)]
+    pub fn apply(self, check: [u8; 2]) -> [u8; 2] {
+        let sum = u64::from(!u16::from_ne_bytes(check)).wrapping_add(self.0);
+        (!fold(sum)).to_ne_bytes()
+    }
+
+    /// The same for UDP (RFC 768): zero means "none" and stays, and a computed zero is sent as all
+    /// ones.
+    #[inline(always)]
+    pub fn apply_udp(self, check: [u8; 2]) -> [u8; 2] {
+        if check == [0, 0] {
+            return check;
+        }
+        match self.apply(check) {
+            [0, 0] => [0xff, 0xff],
+            other => other,
+        }
+    }
+}
+
+#[inline(always)]
+fn quarters(x: [u8; 16]) -> [[u8; 4]; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = x;
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]]
+}
+
+/// Folds a sum to sixteen bits with end-around carry.
+#[inline(always)]
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff).wrapping_add(sum >> 32);
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    sum as u16
+}
+
+/// True when the twenty bytes of an IPv4 header sum up to all ones.
+#[inline(always)]
+pub fn ipv4_header_is_right(words: [[u8; 4]; 5]) -> bool {
+    let [a, b, c, d, e] = words;
+    let sum = u64::from(u32::from_ne_bytes(a))
+        .wrapping_add(u64::from(u32::from_ne_bytes(b)))
+        .wrapping_add(u64::from(u32::from_ne_bytes(c)))
+        .wrapping_add(u64::from(u32::from_ne_bytes(d)))
+        .wrapping_add(u64::from(u32::from_ne_bytes(e)));
+    fold(sum) == 0xffff
+}

@@ -1,0 +1,488 @@
+//! The flow table: two candidate sets of eight entries, shared by all CPUs without locks.
+//!
+//! A lookup reads the second set's cache line only when the first set does not know the flow. Entries
+//! change by compare-and-exchange. Two CPUs that insert one flow at once may leave an entry in
+//! each of its two sets; as the choice is a function of the flow, both name the same backend,
+//! and the one that is not found any more ages and goes.
+
+use lb_common::{
+    DropReason, Epoch, FlowHash, FlowRank, FlowWord, HashKey,
+    flow::{FlowSets, WAYS},
+    hash::FlowTuple,
+};
+
+use crate::{
+    parse::Arrival,
+    schedule,
+    service::{self, Backend, Service},
+    tables::{CacheLine, Tables},
+};
+
+/// Ways of each set that flows without a handshake (UDP, or TCP seen in the middle) may evict
+/// from: the upper half. They take any free or idle way, so their floods cannot push out
+/// handshakes.
+pub const QUOTA_FROM: u32 = WAYS as u32 / 2;
+/// [`FlowWord::eviction`] of idle entries; free ones have more.
+const IDLE: u32 = 512;
+/// [`FlowWord::eviction`] of free entries.
+const FREE: u32 = 1024;
+
+/// Ways of two sets.
+const BOTH_SETS: u32 = 16;
+
+/// A flow that looks for its backend.
+pub struct Seeker<'t> {
+    /// The service.
+    pub service: Service<'t>,
+    /// The flow's hash.
+    pub hash: FlowHash,
+    /// Its candidate sets and tag.
+    pub sets: FlowSets,
+    /// What the packet means for the flow.
+    pub arrival: Arrival,
+    /// The time.
+    pub epoch: Epoch,
+}
+
+/// An entry and where it stands.
+#[derive(Clone, Copy)]
+pub struct Entry<'t> {
+    /// Its set.
+    pub set: u32,
+    /// Its set's line.
+    pub line: &'t CacheLine,
+    /// Its way.
+    pub way: u32,
+    /// What it said when it was read.
+    pub word: FlowWord,
+}
+
+/// How a flow came to its backend.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It had an entry and keeps it.
+    Known,
+    /// It was scheduled.
+    New,
+    /// It was scheduled, and its new entry pushed out a young one.
+    NewEvicting,
+    /// It had an entry, but its backend may not keep flows.
+    Moved,
+    /// It was scheduled, and there is no room for its entry.
+    Untracked,
+}
+
+/// A flow's backend.
+#[derive(Clone, Copy)]
+pub struct Assignment<'t> {
+    /// Who serves the flow.
+    pub backend: Backend<'t>,
+    /// How it came about.
+    pub origin: Origin,
+    /// Set and way of the entry; meaningless for [`Origin::Untracked`].
+    pub set: u32,
+    /// As `set`.
+    pub way: u32,
+}
+
+/// What [`assign`] gives, which is a call in the BPF program: an assignment or a refusal in one word,
+/// so that it travels in a register.
+///
+/// Bits 0 to 31: set, or the number of the reason; 32 to 48: BackendId; 49 to 51: way; 52 to 55:
+/// origin plus one, 0 for a refusal.
+#[derive(Clone, Copy)]
+pub struct Assigned(pub u64);
+
+impl Assigned {
+    #[inline(always)]
+    const fn refused(reason: DropReason) -> Self {
+        Self(reason as u64)
+    }
+
+    #[inline(always)]
+    const fn to(backend: u32, origin: Origin, set: u32, way: u32) -> Self {
+        let origin = (origin as u64).wrapping_add(1);
+        Self(set as u64 | (backend as u64) << 32 | (way as u64) << 49 | origin << 52)
+    }
+
+    /// The assignment that the word says.
+    #[inline(always)]
+    pub fn assignment<T: Tables>(self, tables: &T) -> Result<Assignment<'_>, DropReason> {
+        let origin = match self.0 >> 52 {
+            0 => {
+                // The only two reasons for a refusal.
+                return Err(match self.0 == DropReason::NoBackend as u64 {
+                    true => DropReason::NoBackend,
+                    false => DropReason::MapInconsistent,
+                });
+            }
+            1 => Origin::Known,
+            2 => Origin::New,
+            3 => Origin::NewEvicting,
+            4 => Origin::Moved,
+            _ => Origin::Untracked,
+        };
+        let backend = service::backend(tables, (self.0 >> 32) as u32 & 0x1_ffff)
+            .ok_or(DropReason::MapInconsistent)?;
+        Ok(Assignment {
+            backend,
+            origin,
+            set: self.0 as u32,
+            way: (self.0 >> 49) as u32 & 7,
+        })
+    }
+}
+
+/// The hash of a flow under the secret key. Without maps any hash will do: nothing can be found by it.
+#[inline(always)]
+pub fn hash<T: Tables>(tables: &T, tuple: &FlowTuple) -> u64 {
+    match tables.control() {
+        Some(control) => tuple.hash(HashKey(control.flow_key)).0,
+        None => 0,
+    }
+}
+
+/// No entry: what [`find_in`] gives then.
+pub const NONE: u64 = u64::MAX;
+
+/// The entry with this tag in one set: way in bits 24 and up, the low 24 bits of the entry below; or
+/// [`NONE`].
+#[inline(always)]
+pub fn find_in<T: Tables>(tables: &T, set: u32, tag: u64) -> u64 {
+    let Some(line) = tables.flows(set) else {
+        return NONE;
+    };
+    let mut way = 0;
+    while way < WAYS as u32 {
+        let word = FlowWord(line.word(way));
+        if word.matches(tag) {
+            return u64::from(way) << 24 | word.0 & 0xff_ffff;
+        }
+        way = way.wrapping_add(1);
+    }
+    NONE
+}
+
+/// The same as an [`Entry`].
+#[inline(always)]
+fn entry_in<'t, T: Tables>(tables: &'t T, set: u32, tag: u64) -> Option<Entry<'t>> {
+    let found = tables.find_flow(set, tag);
+    if found == NONE {
+        return None;
+    }
+    Some(Entry {
+        set,
+        line: tables.flows(set)?,
+        way: (found >> 24) as u32 & 7,
+        word: FlowWord(tag << 24 | found & 0xff_ffff),
+    })
+}
+
+/// The entry of a flow.
+#[inline(always)]
+fn find<'t, T: Tables>(tables: &'t T, sets: FlowSets) -> Option<Entry<'t>> {
+    match entry_in(tables, sets.first, sets.tag) {
+        Some(entry) => Some(entry),
+        None => entry_in(tables, sets.second, sets.tag),
+    }
+}
+
+/// The entry of a flow, if it names this backend: how replies find their flow.
+#[inline(always)]
+pub fn find_backend<'t, T: Tables>(tables: &'t T, sets: FlowSets, id: u32) -> Option<Entry<'t>> {
+    match entry_in(tables, sets.first, sets.tag) {
+        Some(entry) if entry.word.backend_id() == id => Some(entry),
+        _ => entry_in(tables, sets.second, sets.tag).filter(|entry| entry.word.backend_id() == id),
+    }
+}
+
+/// Notes that a flow was seen. The usual case writes nothing.
+#[inline(always)]
+pub fn refresh<T: Tables>(tables: &T, entry: &Entry<'_>, epoch: Epoch, closing: bool) {
+    let seen = entry.word.seen(epoch, closing);
+    if seen != entry.word {
+        // Whoever was faster has noted the same or something newer.
+        let _ = tables.exchange_flow(entry.line, entry.way, entry.word, seen);
+    }
+}
+
+/// The same for an entry known by its position.
+#[inline(always)]
+pub fn refresh_at<T: Tables>(
+    tables: &T,
+    set: u32,
+    way: u32,
+    word: FlowWord,
+    epoch: Epoch,
+    closing: bool,
+) {
+    if word.seen(epoch, closing) != word
+        && let Some(line) = tables.flows(set)
+    {
+        refresh(
+            tables,
+            &Entry {
+                set,
+                line,
+                way,
+                word,
+            },
+            epoch,
+            closing,
+        );
+    }
+}
+
+/// Finds the backend of a flow with this hash, or chooses one and enters it. `arrival`: an [`Arrival`];
+/// `epoch`: an [`Epoch`]. An [`Assigned`] in one word.
+#[inline(always)]
+pub fn assign<T: Tables>(tables: &T, service: u32, hash: u64, arrival: u32, epoch: u32) -> u64 {
+    match seeker(tables, service, hash, Arrival::from_u32(arrival), epoch) {
+        Ok(seeker) => assign_for(tables, &seeker).0,
+        Err(reason) => Assigned::refused(reason).0,
+    }
+}
+
+#[inline(always)]
+fn seeker<T: Tables>(
+    tables: &T,
+    service: u32,
+    hash: u64,
+    arrival: Arrival,
+    epoch: u32,
+) -> Result<Seeker<'_>, DropReason> {
+    let control = tables.control().ok_or(DropReason::MapInconsistent)?;
+    let hash = FlowHash(hash);
+    Ok(Seeker {
+        service: service::by_index(tables, service)?,
+        hash,
+        sets: hash.sets(control.flow_mask, control.flow_base_bits),
+        arrival,
+        epoch: Epoch(epoch as u8),
+    })
+}
+
+#[inline(always)]
+fn assign_for<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
+    let Some(entry) = find(tables, seeker.sets) else {
+        return enter(tables, seeker);
+    };
+    let backend = match owner(tables, seeker, entry.word) {
+        Owner::Keeps(backend) => backend,
+        Owner::LosesFlows => return replace(tables, seeker, &entry, Origin::Moved),
+        Owner::Elsewhere => return replace(tables, seeker, &entry, Origin::New),
+    };
+    if starts_anew(seeker, entry.word, backend) {
+        return replace(tables, seeker, &entry, Origin::New);
+    }
+    refresh(
+        tables,
+        &entry,
+        seeker.epoch,
+        matches!(seeker.arrival, Arrival::Closing),
+    );
+    Assigned::to(backend.id, Origin::Known, entry.set, entry.way)
+}
+
+/// What an entry's backend is to the flow.
+enum Owner<'t> {
+    /// It goes on serving it.
+    Keeps(Backend<'t>),
+    /// It is gone or may not keep flows.
+    LosesFlows,
+    /// It belongs to another service: the entry is another flow's or of another time.
+    Elsewhere,
+}
+
+#[inline(always)]
+fn owner<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>, word: FlowWord) -> Owner<'t> {
+    let Some(backend) = service::backend(tables, word.backend_id()) else {
+        return Owner::LosesFlows;
+    };
+    if backend.entry.service != seeker.service.index {
+        return Owner::Elsewhere;
+    }
+    match backend.state.permissions.may_keep() {
+        true => Owner::Keeps(backend),
+        false => Owner::LosesFlows,
+    }
+}
+
+/// The BackendId that has a flow, without touching the table: for errors about it. A flow without an entry
+/// has whom the ring names. [`schedule::NOBODY`] or
+/// [`schedule::INCONSISTENT`] when there is none.
+#[inline(always)]
+pub fn holder<T: Tables>(tables: &T, service: u32, hash: u64) -> u32 {
+    let Ok(seeker) = seeker(tables, service, hash, Arrival::Middle, 0) else {
+        return schedule::INCONSISTENT;
+    };
+    if let Some(entry) = find(tables, seeker.sets)
+        && let Owner::Keeps(backend) = owner(tables, &seeker, entry.word)
+    {
+        return backend.id;
+    }
+    tables.choose_backend(service, hash)
+}
+
+/// True when a known flow whose backend may keep it is a new one all the same.
+///
+/// A SYN on a live mapping keeps it, or anyone could move flows by spoofing one; only where the
+/// backend takes no new flows and the old connection was seen to end is it a new connection.
+#[inline(always)]
+fn starts_anew(seeker: &Seeker<'_>, word: FlowWord, backend: Backend<'_>) -> bool {
+    match seeker.arrival {
+        Arrival::Opening => !backend.state.permissions.may_take_new() && word.rank().is_closing(),
+        Arrival::Datagram => {
+            let limit = seeker.service.entry.idle_epochs;
+            limit != 0
+                && (matches!(word.rank(), FlowRank::Idle)
+                    || u16::from(word.age(seeker.epoch)) > limit)
+        }
+        Arrival::Middle | Arrival::Closing => false,
+    }
+}
+
+/// A new entry of a rank.
+#[inline(always)]
+fn fresh(seeker: &Seeker<'_>, backend: Backend<'_>, rank: FlowRank) -> FlowWord {
+    FlowWord::new(seeker.sets.tag, backend.id, rank, seeker.epoch)
+        .seen(seeker.epoch, matches!(seeker.arrival, Arrival::Closing))
+}
+
+#[inline(always)]
+fn choose<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>) -> Result<Backend<'t>, DropReason> {
+    match tables.choose_backend(seeker.service.index, seeker.hash.0) {
+        schedule::NOBODY => Err(DropReason::NoBackend),
+        id => service::backend(tables, id).ok_or(DropReason::MapInconsistent),
+    }
+}
+
+/// Schedules a flow anew in the place of its old entry. A moved flow stays proven.
+#[inline(always)]
+fn replace<T: Tables>(
+    tables: &T,
+    seeker: &Seeker<'_>,
+    entry: &Entry<'_>,
+    origin: Origin,
+) -> Assigned {
+    let backend = match choose(tables, seeker) {
+        Ok(backend) => backend,
+        Err(reason) => return Assigned::refused(reason),
+    };
+    let rank = match (origin, entry.word.rank()) {
+        (Origin::Moved, FlowRank::Proven) => FlowRank::Proven,
+        _ => FlowRank::Probation,
+    };
+    let (set, way) = (entry.set, entry.way);
+    let new = fresh(seeker, backend, rank);
+    if tables.exchange_flow(entry.line, way, entry.word, new) {
+        return Assigned::to(backend.id, origin, set, way);
+    }
+    let untracked = Assigned::to(backend.id, Origin::Untracked, set, way);
+    overtaken(tables, seeker, entry.line, set, way).unwrap_or(untracked)
+}
+
+/// After a lost race: the winner's backend, if the winner is the same flow.
+#[inline(always)]
+fn overtaken<T: Tables>(
+    tables: &T,
+    seeker: &Seeker<'_>,
+    line: &CacheLine,
+    set: u32,
+    way: u32,
+) -> Option<Assigned> {
+    let winner = FlowWord(line.word(way));
+    if !winner.matches(seeker.sets.tag) {
+        return None;
+    }
+    match owner(tables, seeker, winner) {
+        Owner::Keeps(backend) => Some(Assigned::to(backend.id, Origin::Known, set, way)),
+        Owner::LosesFlows | Owner::Elsewhere => None,
+    }
+}
+
+/// Schedules a new flow and enters it.
+#[inline(always)]
+fn enter<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
+    let backend = match choose(tables, seeker) {
+        Ok(backend) => backend,
+        Err(reason) => return Assigned::refused(reason),
+    };
+    let new = fresh(seeker, backend, FlowRank::Probation);
+    let mut round: u32 = 0;
+    while round < 2 {
+        let Some(victim) = victim_of(tables, seeker) else {
+            break;
+        };
+        let (set, way) = (victim.set, victim.way);
+        if tables.exchange_flow(victim.line, way, victim.word, new) {
+            let origin = match victim.word.eviction(seeker.epoch) {
+                IDLE | FREE => Origin::New,
+                _ => Origin::NewEvicting,
+            };
+            return Assigned::to(backend.id, origin, set, way);
+        }
+        if let Some(assignment) = overtaken(tables, seeker, victim.line, set, way) {
+            return assignment;
+        }
+        round = round.wrapping_add(1);
+    }
+    Assigned::to(backend.id, Origin::Untracked, 0, 0)
+}
+
+/// The entry that has to go for a new flow.
+#[inline(always)]
+fn victim_of<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>) -> Option<Entry<'t>> {
+    let floor = match seeker.arrival {
+        Arrival::Opening => 1,
+        Arrival::Middle | Arrival::Closing | Arrival::Datagram => IDLE,
+    };
+    let (first, second) = (seeker.sets.first, seeker.sets.second);
+    let best = tables.find_victim(first, second, floor, u32::from(seeker.epoch.0));
+    if best < READY {
+        return None;
+    }
+    let position = 31_u32.wrapping_sub(best & 31);
+    let in_second = (position >> 3 & 1).wrapping_neg();
+    let set = first ^ (first ^ second) & in_second;
+    let line = tables.flows(set)?;
+    let way = position & 7;
+    Some(Entry {
+        set,
+        line,
+        way,
+        word: FlowWord(line.word(way)),
+    })
+}
+
+/// The least that [`victim`] gives for an entry that may go.
+const READY: u32 = 1 << 5;
+
+/// The readiest entry of both sets to go for a new flow, the first set's and the lowest way's among
+/// equals: [`FlowWord::eviction`] in bits 5 and up, 31 - (8 * set + way) below. In the lower
+/// ways only entries at least as ready as `floor` count. Less than 32: none may go.
+///
+/// Ages are taken as they stand: writing down old ones before the clock wraps is the control plane's
+/// sweep. Without it an entry that nobody uses is still idle for half of each turn of the clock.
+#[inline(always)]
+pub fn victim<T: Tables>(tables: &T, first: u32, second: u32, floor: u32, epoch: u32) -> u32 {
+    let (Some(first), Some(second)) = (tables.flows(first), tables.flows(second)) else {
+        return 0;
+    };
+    let epoch = Epoch(epoch as u8);
+    let mut best: u32 = 0;
+    let mut position: u32 = 0;
+    while position < BOTH_SETS {
+        let way = position & 7;
+        let line = if position < WAYS as u32 { first } else { second };
+        let readiness = FlowWord(line.word(way)).eviction(epoch);
+        let floor = if way < QUOTA_FROM { floor } else { 1 };
+        let rank = readiness << 5 | 31_u32.wrapping_sub(position);
+        if readiness >= floor && rank > best {
+            best = rank;
+        }
+        position = position.wrapping_add(1);
+    }
+    best
+}

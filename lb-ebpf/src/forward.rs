@@ -1,0 +1,259 @@
+//! Sending a packet on: new addresses, one hop less to live, and the frame's new ends.
+
+use core::mem::offset_of;
+
+use lb_common::{Address, Device, DropReason, Family, NextHop, ReturnHop, backend::device_slot};
+use network_types::{
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    udp::UdpHdr,
+};
+
+use crate::{
+    checksum::Delta,
+    frame::Frame,
+    parse::Packet,
+    service::Backend,
+    tables::{CacheLine, Tables, load},
+    verdict::Verdict,
+    wire::{L3, Mac, MacWords, Ports, Tcp, protocol},
+};
+
+const _: () = assert!(offset_of!(NextHop, destination) == 0 && offset_of!(NextHop, resolved) == 6);
+const _: () = assert!(offset_of!(NextHop, source) == 8 && offset_of!(Device, mac) == 8);
+const _: () = assert!(offset_of!(ReturnHop, mac) == 0 && offset_of!(ReturnHop, device) == 6);
+
+/// The way out of the machine: the frame's new Ethernet addresses and where it leaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Exit {
+    destination: Mac,
+    source: Mac,
+    verdict: Verdict,
+}
+
+/// Which end of a packet is rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Source address and port.
+    Source,
+    /// Destination address and port.
+    Destination,
+}
+
+/// The four bytes of an IPv4 address.
+#[inline(always)]
+pub const fn octets(address: Address) -> [u8; 4] {
+    let [.., a, b, c, d] = address.0;
+    [a, b, c, d]
+}
+
+/// The difference that a changed address makes to a checksum over it.
+#[inline(always)]
+pub fn address_delta(family: Family, old: Address, new: Address) -> Delta {
+    match family {
+        Family::V4 => Delta::NONE.swap4(octets(old), octets(new)),
+        Family::V6 => Delta::NONE.swap16(old.0, new.0),
+    }
+}
+
+/// The way to a backend.
+#[inline(always)]
+pub fn to_backend<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    backend: Backend<'_>,
+) -> Result<Exit, DropReason> {
+    let hop = tables
+        .next_hop(backend.state.next_hop)
+        .ok_or(DropReason::MapInconsistent)?;
+    if hop.used != 1 {
+        return Err(DropReason::MapInconsistent);
+    }
+    // Each address is one word with what goes with it: the old one or the new one, no mixture.
+    let [destination, source, ..]: &[u64; 4] = bytemuck::cast_ref(hop);
+    let destination = u64::from_le(load(destination));
+    if destination >> 48 != 1 {
+        return Err(DropReason::NextHopUnresolved);
+    }
+    let (destination, source) = (Mac::low(destination), Mac::low(u64::from_le(load(source))));
+    let verdict = if hop.ifindex == frame.ingress_ifindex() {
+        Verdict::TX
+    } else {
+        let slot = device_slot(hop.ifindex);
+        match tables.device(slot) {
+            Some(device) if device.ifindex == hop.ifindex => Verdict::redirect(slot),
+            _ => return Err(DropReason::MapInconsistent),
+        }
+    };
+    Ok(Exit {
+        destination,
+        source,
+        verdict,
+    })
+}
+
+/// The way back to a client, as its own packets showed it.
+#[inline(always)]
+pub fn to_client<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    set: u32,
+    way: u32,
+) -> Result<Exit, DropReason> {
+    let line = tables.return_hops(set).ok_or(DropReason::MapInconsistent)?;
+    let hop = u64::from_le(line.word(way));
+    let (destination, slot) = (Mac::low(hop), (hop >> 48) as u32);
+    let device = tables.device(slot).ok_or(DropReason::NoReturnHop)?;
+    if device.ifindex == 0 || destination.0 == 0 {
+        return Err(DropReason::NoReturnHop);
+    }
+    let verdict = match device.ifindex == frame.ingress_ifindex() {
+        true => Verdict::TX,
+        false => Verdict::redirect(slot),
+    };
+    let [_, source]: &[u64; 2] = bytemuck::cast_ref(device);
+    Ok(Exit {
+        destination,
+        source: Mac::low(u64::from_le(load(source))),
+        verdict,
+    })
+}
+
+/// Notes where a client's packets come from. The usual case writes nothing.
+#[inline(always)]
+pub fn learn_return_hop<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    set: u32,
+    way: u32,
+) -> Result<(), DropReason> {
+    let words = frame.header::<MacWords>(0).ok_or(DropReason::Truncated)?;
+    let device = u64::from(device_slot(frame.ingress_ifindex()));
+    let hop = (Mac::source(words).0 | device << 48).to_le();
+    let line: &CacheLine = tables.return_hops(set).ok_or(DropReason::MapInconsistent)?;
+    if line.word(way) != hop {
+        tables.set_return_hop(line, way, bytemuck::cast(hop));
+    }
+    Ok(())
+}
+
+/// Puts the new Ethernet addresses on the frame and gives its verdict.
+#[inline(always)]
+pub fn send<F: Frame>(frame: &mut F, exit: Exit) -> Result<Verdict, DropReason> {
+    let words = frame
+        .header_mut::<MacWords>(0)
+        .ok_or(DropReason::Truncated)?;
+    *words = Mac::words(exit.destination, exit.source);
+    Ok(exit.verdict)
+}
+
+/// One hop less to live, and the difference `also` to the IPv4 header checksum. The caller has
+/// seen that `ttl` is above 1.
+#[inline(always)]
+pub fn age_and_patch<F: Frame>(
+    frame: &mut F,
+    packet: &Packet,
+    also: Delta,
+) -> Result<(), DropReason> {
+    let ttl = packet.ttl.wrapping_sub(1);
+    match packet.family {
+        Family::V4 => {
+            let ip = frame
+                .header_mut::<Ipv4Hdr>(L3)
+                .ok_or(DropReason::Truncated)?;
+            ip.check = also
+                .swap2([packet.ttl, ip.proto], [ttl, ip.proto])
+                .apply(ip.check);
+            ip.ttl = ttl;
+        }
+        Family::V6 => {
+            frame
+                .header_mut::<Ipv6Hdr>(L3)
+                .ok_or(DropReason::Truncated)?
+                .hop_limit = ttl;
+        }
+    }
+    Ok(())
+}
+
+/// Writes an address into the IP header; checksums are the caller's.
+#[inline(always)]
+pub fn put_address<F: Frame>(
+    frame: &mut F,
+    offset: usize,
+    family: Family,
+    end: End,
+    address: Address,
+) -> Result<(), DropReason> {
+    match family {
+        Family::V4 => {
+            let ip = frame
+                .header_mut::<Ipv4Hdr>(offset)
+                .ok_or(DropReason::Truncated)?;
+            match end {
+                End::Source => ip.src_addr = octets(address),
+                End::Destination => ip.dst_addr = octets(address),
+            }
+        }
+        Family::V6 => {
+            let ip = frame
+                .header_mut::<Ipv6Hdr>(offset)
+                .ok_or(DropReason::Truncated)?;
+            match end {
+                End::Source => ip.src_addr = address.0,
+                End::Destination => ip.dst_addr = address.0,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes a port into a transport header and gives the difference it makes.
+#[inline(always)]
+pub fn put_port<F: Frame>(
+    frame: &mut F,
+    offset: usize,
+    end: End,
+    port: [u8; 2],
+) -> Result<Delta, DropReason> {
+    let ports = frame
+        .header_mut::<Ports>(offset)
+        .ok_or(DropReason::Truncated)?;
+    let field = match end {
+        End::Source => &mut ports.source,
+        End::Destination => &mut ports.destination,
+    };
+    let delta = Delta::NONE.swap2(*field, port);
+    *field = port;
+    Ok(delta)
+}
+
+/// Gives one end of a TCP or UDP packet a new address and port, and the packet one hop less.
+#[inline(always)]
+pub fn translate<F: Frame>(
+    frame: &mut F,
+    packet: &Packet,
+    end: End,
+    address: Address,
+    port: [u8; 2],
+) -> Result<(), DropReason> {
+    let old = match end {
+        End::Source => packet.source,
+        End::Destination => packet.destination,
+    };
+    let addresses = address_delta(packet.family, old, address);
+    age_and_patch(frame, packet, addresses)?;
+    put_address(frame, L3, packet.family, end, address)?;
+    let delta = addresses.plus(put_port(frame, packet.l4(), end, port)?);
+    if packet.protocol == protocol::TCP {
+        let tcp = frame
+            .header_mut::<Tcp>(packet.l4())
+            .ok_or(DropReason::Truncated)?;
+        tcp.check = delta.apply(tcp.check);
+    } else {
+        let udp = frame
+            .header_mut::<UdpHdr>(packet.l4())
+            .ok_or(DropReason::Truncated)?;
+        udp.check = delta.apply_udp(udp.check);
+    }
+    Ok(())
+}

@@ -1,0 +1,289 @@
+//! The map statics and [`Tables`] over them.
+//!
+//! Each map is named as `lb_common`'s table says. The sizes here are the defaults of
+//! `lb_common::limits`; the loader sets the real ones.
+
+use aya_ebpf::{
+    Global,
+    btf_maps::{Array, DevMap},
+    helpers::bpf_get_smp_processor_id,
+    macros::btf_map,
+};
+use lb_common::{
+    BackendEntry, Control, Device, EndpointSlot, HashKey, Header, NextHop, ServiceEntry,
+    backend::DEVICES, counter::lines_per_cpu, hash::FlowTuple, limits,
+};
+use lb_ebpf::tables::{CacheLine, PackedKey, Tables, address};
+
+/// `BPF_F_MMAPABLE`: user space reads and writes the map without system calls.
+const MMAPABLE: usize = 1 << 10;
+
+const BACKENDS: usize = limits::BACKENDS.default as usize;
+const SERVICES: usize = limits::SERVICES.default as usize;
+const RINGS: usize = limits::RING_SLOTS.default as usize / 2;
+const NEXT_HOPS: usize = limits::NEXT_HOPS.default as usize;
+const FLOW_SETS: usize = limits::FLOWS.default as usize / 8;
+const ENDPOINTS: usize = 2 * 65_536;
+const COUNTERS: usize = lines_per_cpu(BACKENDS as u32, SERVICES as u32) as usize;
+
+/// 1: nothing is written, neither maps nor counters; for `explain`.
+#[unsafe(no_mangle)]
+static READ_ONLY: Global<u8> = Global::new(0);
+
+#[btf_map(name = "header")]
+static HEADER: Array<Header, 1, MMAPABLE> = Array::new();
+#[btf_map(name = "control")]
+static CONTROL: Array<Control, 1, MMAPABLE> = Array::new();
+#[btf_map(name = "endpoints")]
+static ENDPOINT_TABLE: Array<EndpointSlot, ENDPOINTS, MMAPABLE> = Array::new();
+#[btf_map(name = "services")]
+static SERVICE_TABLE: Array<ServiceEntry, SERVICES, MMAPABLE> = Array::new();
+#[btf_map(name = "rings")]
+static RING_TABLE: Array<RingPair, RINGS, MMAPABLE> = Array::new();
+#[btf_map(name = "backends")]
+static BACKEND_TABLE: Array<BackendEntry, BACKENDS, MMAPABLE> = Array::new();
+#[btf_map(name = "next_hops")]
+static NEXT_HOP_TABLE: Array<NextHop, NEXT_HOPS, MMAPABLE> = Array::new();
+#[btf_map(name = "devices")]
+static DEVICE_TABLE: Array<Device, { DEVICES as usize }, MMAPABLE> = Array::new();
+#[btf_map(name = "redirects")]
+static REDIRECTS: DevMap<{ DEVICES as usize }> = DevMap::new();
+#[btf_map(name = "flows")]
+static FLOW_TABLE: Array<Line, FLOW_SETS, MMAPABLE> = Array::new();
+#[btf_map(name = "return_hops")]
+static RETURN_HOP_TABLE: Array<Line, FLOW_SETS, MMAPABLE> = Array::new();
+#[btf_map(name = "counters")]
+static COUNTER_TABLE: Array<Line, COUNTERS, MMAPABLE> = Array::new();
+
+/// Two slots of a ring. The kernel refuses bare arrays and atomics as a map's value type (EINVAL,
+/// Linux 6.18), hence this and [`Line`].
+#[repr(C)]
+struct RingPair {
+    ids: [u32; 2],
+}
+
+/// A [`CacheLine`].
+#[repr(C)]
+struct Line {
+    words: [u64; 8],
+}
+
+const _: () = assert!(size_of::<Line>() == size_of::<CacheLine>());
+const _: () = assert!(align_of::<Line>() == align_of::<CacheLine>());
+
+/// A line of a map, shared with the other CPUs and with user space.
+#[inline(always)]
+fn line<const ENTRIES: usize>(
+    map: &'static Array<Line, ENTRIES, MMAPABLE>,
+    index: u32,
+) -> Option<&'static CacheLine> {
+    let line = map.get_ptr(index)?;
+    // SAFETY: map memory lives as long as the program, has the size and alignment of eight atomics
+    // (asserted above), and is only ever reached as such.
+    Some(unsafe { &*line.cast::<CacheLine>() })
+}
+
+/// The maps of the loaded program.
+pub(crate) struct KernelTables;
+
+impl KernelTables {
+    /// Sends the packet out of the interface in a slot; the code to return from the program.
+    #[inline(always)]
+    pub(crate) fn redirect(slot: u32) -> u32 {
+        match REDIRECTS.redirect(slot, 0) {
+            Ok(code) | Err(code) => code,
+        }
+    }
+}
+
+/// [`lb_ebpf::service::endpoint`]; `tail` as in [`PackedKey`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_endpoint(low: u64, high: u64, tail: u64, kind: u32) -> u32 {
+    let key = PackedKey { address: [low, high], tail };
+    lb_ebpf::service::endpoint(&KernelTables, key, kind)
+}
+
+/// [`lb_ebpf::flow::hash`] of an IPv6 flow: client, VIP, then both ports (client's first) and the protocol.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn hash_v6(c0: u64, c1: u64, v0: u64, v1: u64, tail: u64) -> u64 {
+    let [a, b, c, d, protocol, ..] = tail.to_ne_bytes();
+    let tuple = FlowTuple {
+        client: address([c0, c1]),
+        vip: address([v0, v1]),
+        client_port: [a, b],
+        vip_port: [c, d],
+        protocol,
+    };
+    match KernelTables.control() {
+        Some(control) => tuple.hash_v6(HashKey(control.flow_key)).0,
+        None => 0,
+    }
+}
+
+/// [`lb_ebpf::flow::assign`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn assign_flow(service: u32, hash: u64, arrival: u32, epoch: u32) -> u64 {
+    lb_ebpf::flow::assign(&KernelTables, service, hash, arrival, epoch)
+}
+
+/// [`lb_ebpf::flow::find_in`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_flow(set: u32, tag: u64) -> u64 {
+    lb_ebpf::flow::find_in(&KernelTables, set, tag)
+}
+
+/// [`lb_ebpf::flow::victim`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_victim(first: u32, second: u32, floor: u32, epoch: u32) -> u32 {
+    lb_ebpf::flow::victim(&KernelTables, first, second, floor, epoch)
+}
+
+/// [`lb_ebpf::schedule::choose`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn choose_backend(service: u32, hash: u64) -> u32 {
+    lb_ebpf::schedule::choose(&KernelTables, service, hash)
+}
+
+/// [`lb_ebpf::flow::holder`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn flow_holder(service: u32, hash: u64) -> u32 {
+    lb_ebpf::flow::holder(&KernelTables, service, hash)
+}
+
+/// [`lb_ebpf::reply::owner`]; the backend's key, then the client.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn reply_owner(b0: u64, b1: u64, tail: u64, c0: u64, c1: u64) -> u64 {
+    let key = PackedKey { address: [b0, b1], tail };
+    lb_ebpf::reply::owner(&KernelTables, key, [c0, c1])
+}
+
+/// A result of which the compiler knows as little as the verifier does. It sees through the call, leaves out
+/// masks that it has proven idle, and the verifier then misses them ("R0 max value is outside of
+/// the allowed memory range", Linux 6.18).
+#[inline(always)]
+fn unknown<V>(value: V) -> V {
+    core::hint::black_box(value)
+}
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn find_endpoint(&self, key: PackedKey, kind: u32) -> u32 {
+        let [low, high] = key.address;
+        unknown(find_endpoint(low, high, key.tail, kind))
+    }
+
+    #[inline(always)]
+    fn hash_flow(&self, tuple: &FlowTuple) -> u64 {
+        if tuple.vip.is_v4() {
+            return lb_ebpf::flow::hash(self, tuple);
+        }
+        let ([c0, c1], [v0, v1]) = (tuple.client.words(), tuple.vip.words());
+        let ([a, b], [c, d]) = (tuple.client_port, tuple.vip_port);
+        let tail = u64::from_ne_bytes([a, b, c, d, tuple.protocol, 0, 0, 0]);
+        hash_v6(c0, c1, v0, v1, tail)
+    }
+
+    #[inline(always)]
+    fn assign_flow(&self, service: u32, hash: u64, arrival: u32, epoch: u32) -> u64 {
+        unknown(assign_flow(service, hash, arrival, epoch))
+    }
+
+    #[inline(always)]
+    fn find_flow(&self, set: u32, tag: u64) -> u64 {
+        unknown(find_flow(set, tag))
+    }
+
+    #[inline(always)]
+    fn find_victim(&self, first: u32, second: u32, floor: u32, epoch: u32) -> u32 {
+        unknown(find_victim(first, second, floor, epoch))
+    }
+
+    #[inline(always)]
+    fn choose_backend(&self, service: u32, hash: u64) -> u32 {
+        unknown(choose_backend(service, hash))
+    }
+
+    #[inline(always)]
+    fn flow_holder(&self, service: u32, hash: u64) -> u32 {
+        unknown(flow_holder(service, hash))
+    }
+
+    #[inline(always)]
+    fn reply_owner(&self, backend: PackedKey, client: [u64; 2]) -> u64 {
+        let ([b0, b1], [c0, c1]) = (backend.address, client);
+        unknown(reply_owner(b0, b1, backend.tail, c0, c1))
+    }
+
+    #[inline(always)]
+    fn read_only(&self) -> bool {
+        READ_ONLY.load() != 0
+    }
+
+    #[inline(always)]
+    fn header(&self) -> Option<&Header> {
+        HEADER.get(0)
+    }
+
+    #[inline(always)]
+    fn control(&self) -> Option<&Control> {
+        CONTROL.get(0)
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, index: u32) -> Option<&EndpointSlot> {
+        ENDPOINT_TABLE.get(index)
+    }
+
+    #[inline(always)]
+    fn service(&self, index: u32) -> Option<&ServiceEntry> {
+        SERVICE_TABLE.get(index)
+    }
+
+    #[inline(always)]
+    fn ring(&self, index: u32) -> Option<&[u32; 2]> {
+        RING_TABLE.get(index).map(|pair| &pair.ids)
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<&BackendEntry> {
+        BACKEND_TABLE.get(id)
+    }
+
+    #[inline(always)]
+    fn next_hop(&self, index: u32) -> Option<&NextHop> {
+        NEXT_HOP_TABLE.get(index)
+    }
+
+    #[inline(always)]
+    fn device(&self, slot: u32) -> Option<&Device> {
+        DEVICE_TABLE.get(slot)
+    }
+
+    #[inline(always)]
+    fn flows(&self, set: u32) -> Option<&CacheLine> {
+        line(&FLOW_TABLE, set)
+    }
+
+    #[inline(always)]
+    fn return_hops(&self, set: u32) -> Option<&CacheLine> {
+        line(&RETURN_HOP_TABLE, set)
+    }
+
+    #[inline(always)]
+    fn counters(&self, lines_per_cpu: u32, number: u32) -> Option<&CacheLine> {
+        // SAFETY: the helper takes no arguments and cannot fail.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        line(
+            &COUNTER_TABLE,
+            cpu.wrapping_mul(lines_per_cpu).wrapping_add(number),
+        )
+    }
+}

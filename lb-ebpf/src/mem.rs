@@ -1,0 +1,1 @@
+//! Frame and Tables in plain memory.

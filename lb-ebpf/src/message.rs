@@ -1,0 +1,309 @@
+//! The path of an ICMP message: echo requests to a VIP are answered, errors are relayed to the backend or
+//! client whose packet they quote, and everything else is the kernel's. Part of `pipeline`.
+
+use lb_common::{Address, DropReason, EndpointKey, Forwarding, ServiceEntry, hash::FlowTuple};
+
+use crate::{
+    admission,
+    forward::{self, End},
+    frame::Frame,
+    icmp::{self, Kind, Translation},
+    parse::{self, Packet},
+    pipeline::{self, Context, forwarding, hash, opaque},
+    reply::{NO_FLOW, Owner},
+    service::{self, Backend},
+    tables::{PackedKey, Tables},
+    verdict::{Account, Outcome, PackedOutcome, Verdict},
+};
+
+/// Handles a message of one family. Each way on is a call: see [`pipeline::process`]'s stack.
+#[inline(always)]
+pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+) -> Outcome {
+    match classify::<F, T, V4>(frame, cx) {
+        ECHO => echo::<F, T, V4>(frame, cx).into(),
+        ERROR_TO_VIP => {
+            let found: Outcome = quoted_holder::<F, T, V4>(frame, cx).into();
+            match found.account {
+                Account::ErrorForwarded => error_to_backend::<F, T, V4>(frame, cx, found.subject).into(),
+                _ => found,
+            }
+        }
+        ERROR_TO_OTHERS => match quoted_owner::<F, T, V4>(frame, cx) {
+            NO_FLOW => Outcome::PASS,
+            owner => error_from_backend::<F, T, V4>(frame, cx, owner).into(),
+        },
+        OTHER => Outcome::PASS,
+        reason => Outcome::drop(match reason {
+            FRAGMENT => DropReason::Fragment,
+            OPTIONS => DropReason::IpOptions,
+            EXTENSION => DropReason::ExtensionHeader,
+            MALFORMED => DropReason::Malformed,
+            _ => DropReason::Truncated,
+        }),
+    }
+}
+
+const OTHER: u32 = 0;
+const ECHO: u32 = 1;
+const ERROR_TO_VIP: u32 = 2;
+const ERROR_TO_OTHERS: u32 = 3;
+/// From here on: a message to a VIP that cannot be read, and why.
+const TRUNCATED: u32 = 4;
+const FRAGMENT: u32 = 5;
+const OPTIONS: u32 = 6;
+const EXTENSION: u32 = 7;
+const MALFORMED: u32 = 8;
+
+/// What a message is, in one word.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn classify<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, T>) -> u32 {
+    let frame = opaque(frame);
+    let Some(packet) = parse::ip::<F, V4>(frame) else {
+        return OTHER;
+    };
+    let odd = match packet.oddity {
+        Some(DropReason::Fragment) => FRAGMENT,
+        Some(DropReason::IpOptions) => OPTIONS,
+        Some(DropReason::ExtensionHeader) => EXTENSION,
+        Some(DropReason::Malformed) => MALFORMED,
+        Some(_) => TRUNCATED,
+        None => OTHER,
+    };
+    let kind = match odd {
+        OTHER => icmp::kind(frame, &packet),
+        _ => None,
+    };
+    if matches!(kind, Some(Kind::Other)) {
+        return OTHER;
+    }
+    match (kind, service::is_vip(cx.tables, packet.destination)) {
+        (Some(Kind::EchoRequest), true) => ECHO,
+        (Some(Kind::Error), true) => ERROR_TO_VIP,
+        (Some(Kind::Error), false) => ERROR_TO_OTHERS,
+        (None, true) if odd == OTHER => TRUNCATED,
+        (None, true) => odd,
+        _ => OTHER,
+    }
+}
+
+/// What a message to a VIP must be before anything is done about it.
+#[inline(always)]
+fn check_to_vip<F: Frame>(frame: &F, packet: &Packet) -> Result<(), DropReason> {
+    packet.check_ip(frame)?;
+    if admission::is_martian(packet) {
+        return Err(DropReason::MartianSource);
+    }
+    Ok(())
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn echo<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+) -> PackedOutcome {
+    let Some(packet) = parse::ip::<F, V4>(frame) else {
+        return Outcome::PASS.into();
+    };
+    let outcome = answer(frame, cx, &packet);
+    outcome.unwrap_or_else(Outcome::drop).into()
+}
+
+#[inline(always)]
+fn answer<F: Frame, T: Tables>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    packet: &Packet,
+) -> Result<Outcome, DropReason> {
+    check_to_vip(frame, packet)?;
+    if !admission::admits_echo(cx.tables, cx.control, cx.now) {
+        return Err(DropReason::EchoLimited);
+    }
+    Ok(Outcome::of(
+        icmp::answer_echo(frame, packet)?,
+        Account::Echo,
+        0,
+    ))
+}
+
+/// An error about what a VIP sent, which goes to the backend that sent it: the backend as the subject of a
+/// verdict that is yet to come, or the drop. (Finding it and relaying are two calls, because their
+/// stacks do not fit in one another.)
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn quoted_holder<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+) -> PackedOutcome {
+    let frame = opaque(frame);
+    let Some(packet) = parse::ip::<F, V4>(frame) else {
+        return Outcome::PASS.into();
+    };
+    match find_holder(frame, cx, &packet) {
+        Ok(backend) => Outcome::of(Verdict::PASS, Account::ErrorForwarded, backend).into(),
+        Err(outcome) => outcome.into(),
+    }
+}
+
+/// The BackendId; `Err` is the drop.
+#[inline(always)]
+fn find_holder<F: Frame, T: Tables>(
+    frame: &F,
+    cx: &Context<'_, T>,
+    packet: &Packet,
+) -> Result<u32, Outcome> {
+    check_to_vip(frame, packet).map_err(Outcome::drop)?;
+    let no_flow = Outcome::drop(DropReason::IcmpNoFlow);
+    let quote = icmp::quote(frame, packet).ok_or(no_flow)?;
+    if quote.source.words() != packet.destination.words() {
+        return Err(no_flow);
+    }
+    let key = EndpointKey {
+        address: quote.source,
+        port: quote.ports.source,
+        protocol: quote.protocol,
+    };
+    let service = service::at(cx.tables, &key)
+        .ok_or(no_flow)?
+        .map_err(Outcome::drop)?;
+    if packet.ttl <= 1 {
+        return Err(Outcome::service_drop(DropReason::TtlExpired, service.index));
+    }
+    let tuple = FlowTuple {
+        client: quote.destination,
+        vip: quote.source,
+        client_port: quote.ports.destination,
+        vip_port: quote.ports.source,
+        protocol: quote.protocol,
+    };
+    let holder = cx.tables.flow_holder(service.index, hash(cx, &tuple));
+    match service::backend(cx.tables, holder) {
+        Some(backend) => Ok(backend.id),
+        None => Err(Outcome::service_drop(DropReason::IcmpNoFlow, service.index)),
+    }
+}
+
+/// Relays the error to the backend.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn error_to_backend<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    backend: u32,
+) -> PackedOutcome {
+    let (Some(packet), Some(backend)) =
+        (parse::ip::<F, V4>(frame), service::backend(cx.tables, backend))
+    else {
+        return Outcome::drop(DropReason::MapInconsistent).into();
+    };
+    let outcome = relay_to_backend(frame, cx, &packet, backend);
+    outcome
+        .unwrap_or_else(|reason| Outcome::service_drop(reason, backend.entry.service))
+        .into()
+}
+
+#[inline(always)]
+fn relay_to_backend<F: Frame, T: Tables>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    packet: &Packet,
+    backend: Backend<'_>,
+) -> Result<Outcome, DropReason> {
+    let quote = &icmp::quote(frame, packet).ok_or(DropReason::Truncated)?;
+    let service = service::by_index(cx.tables, backend.entry.service)?;
+    let forwarding = forwarding(service.entry)?;
+    let exit = forward::to_backend(frame, cx.tables, backend)?;
+    match forwarding {
+        Forwarding::L2dsr => forward::age_and_patch(frame, packet, Default::default())?,
+        Forwarding::Dnat => {
+            let address = Address(backend.entry.address);
+            let translation = Translation {
+                quoted: End::Source,
+                old: quote.source,
+                address,
+                port: backend.entry.port,
+                outer: End::Destination,
+                outer_address: address,
+            };
+            icmp::translate(frame, packet, quote, &translation)?;
+        }
+    }
+    let verdict = forward::send(frame, exit)?;
+    Ok(Outcome::of(verdict, Account::ErrorForwarded, backend.id))
+}
+
+/// An error to someone who is not a VIP: perhaps a backend, or a router before it, tells a client
+/// about a translated packet. The flow's [`Owner`] in one word. (Finding it and relaying are two calls, because
+/// their stacks do not fit in one another.)
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn quoted_owner<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, T>) -> u64 {
+    let frame = opaque(frame);
+    let Some(packet) = parse::ip::<F, V4>(frame) else {
+        return NO_FLOW;
+    };
+    let Some(quote) = icmp::quote(frame, &packet) else {
+        return NO_FLOW;
+    };
+    if quote.source.words() != packet.destination.words() {
+        return NO_FLOW;
+    }
+    let key = EndpointKey {
+        address: quote.destination,
+        port: quote.ports.destination,
+        protocol: quote.protocol,
+    };
+    let key = PackedKey::new(&key, quote.ports.source);
+    cx.tables.reply_owner(key, quote.source.words())
+}
+
+/// Relays the error to the client of the flow.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn error_from_backend<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    owner: u64,
+) -> PackedOutcome {
+    let Some(packet) = parse::ip::<F, V4>(frame) else {
+        return Outcome::PASS.into();
+    };
+    let Some((owner, service)) = pipeline::owner_of(cx, &packet, owner) else {
+        return Outcome::PASS.into();
+    };
+    match relay_to_client(frame, cx, &packet, owner, service.entry) {
+        Ok(verdict) => Outcome::of(verdict, Account::ErrorReturned, 0).into(),
+        Err(reason) => Outcome::service_drop(reason, service.index).into(),
+    }
+}
+
+#[inline(always)]
+fn relay_to_client<F: Frame, T: Tables>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    packet: &Packet,
+    owner: Owner,
+    service: &ServiceEntry,
+) -> Result<Verdict, DropReason> {
+    let quote = &icmp::quote(frame, packet).ok_or(DropReason::Truncated)?;
+    packet.check_ip(frame)?;
+    if packet.ttl <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    let exit = forward::to_client(frame, cx.tables, owner.set, owner.way)?;
+    let vip = Address(service.address);
+    // A backend speaks as the VIP; a router before it speaks for itself.
+    let outer_address = match packet.source.words() == quote.destination.words() {
+        true => vip,
+        false => packet.source,
+    };
+    let translation = Translation {
+        quoted: End::Destination,
+        old: quote.destination,
+        address: vip,
+        port: service.port,
+        outer: End::Source,
+        outer_address,
+    };
+    icmp::translate(frame, packet, quote, &translation)?;
+    forward::send(frame, exit)
+}
+

@@ -1,0 +1,233 @@
+//! What the data plane knows of a packet: its addresses and protocol, and whether it is whole.
+//!
+//! Sources: RFC 791 section 3.1 (IPv4), RFC 8200 sections 3 and 4 (IPv6), RFC 9293 section 3.1
+//! (TCP), RFC 768 (UDP). All offsets are constants, because packets with IPv4 options or IPv6
+//! extension headers are not balanced.
+
+use lb_common::{Address, DropReason, Family};
+use network_types::{
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    udp::UdpHdr,
+};
+
+use crate::{
+    checksum,
+    frame::Frame,
+    wire::{L3, L4_V4, L4_V6, Ports, Tcp, flag, protocol},
+};
+
+/// An IP packet, by value.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    /// Its family, by EtherType.
+    pub family: Family,
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// IANA number of what follows the IP header.
+    pub protocol: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Offset in the frame at which the packet ends by its own length field.
+    pub end: usize,
+    /// Why nothing behind the IP header can be read, if so.
+    pub oddity: Option<DropReason>,
+}
+
+/// What a segment or datagram means for its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// TCP with SYN and without ACK.
+    Opening,
+    /// Any other TCP segment.
+    Middle,
+    /// TCP with FIN or RST.
+    Closing,
+    /// UDP.
+    Datagram,
+}
+
+impl Arrival {
+    /// From the number of a variant; any other is a `Middle`.
+    #[inline(always)]
+    pub const fn from_u32(number: u32) -> Self {
+        match number {
+            0 => Self::Opening,
+            2 => Self::Closing,
+            3 => Self::Datagram,
+            _ => Self::Middle,
+        }
+    }
+}
+
+/// Reads an IPv4 header; `None` when the frame is too short to tell whose it is.
+#[inline(always)]
+pub fn ipv4<F: Frame>(frame: &F) -> Option<Packet> {
+    let ip = frame.header::<Ipv4Hdr>(L3)?;
+    let length = u16::from_be_bytes(ip.tot_len) as usize;
+    let oddity = match ip.vihl {
+        0x45 if length < Ipv4Hdr::LEN => Some(DropReason::Malformed),
+        // More fragments, or an offset: RFC 791 section 3.1.
+        0x45 if u16::from_be_bytes(ip.frags) & 0x3fff != 0 => Some(DropReason::Fragment),
+        0x45 => None,
+        0x46..=0x4f => Some(DropReason::IpOptions),
+        _ => Some(DropReason::Malformed),
+    };
+    Some(Packet {
+        family: Family::V4,
+        source: Address::v4(ip.src_addr),
+        destination: Address::v4(ip.dst_addr),
+        protocol: ip.proto,
+        ttl: ip.ttl,
+        end: L3.wrapping_add(length),
+        oddity,
+    })
+}
+
+/// Reads an IPv6 header; `None` when the frame is too short to tell whose it is, or the
+/// destination is IPv4-mapped, which no VIP on the wire is.
+#[inline(always)]
+pub fn ipv6<F: Frame>(frame: &F) -> Option<Packet> {
+    let ip = frame.header::<Ipv6Hdr>(L3)?;
+    let destination = Address::v6(ip.dst_addr);
+    if destination.is_v4() {
+        return None;
+    }
+    let [first, ..] = ip.vcf;
+    let oddity = if first >> 4 != 6 {
+        Some(DropReason::Malformed)
+    } else {
+        match ip.next_hdr {
+            protocol::FRAGMENT => Some(DropReason::Fragment),
+            protocol::HOP_BY_HOP
+            | protocol::ROUTING
+            | protocol::AUTHENTICATION
+            | protocol::DESTINATION_OPTIONS
+            | protocol::MOBILITY => Some(DropReason::ExtensionHeader),
+            _ => None,
+        }
+    };
+    Some(Packet {
+        family: Family::V6,
+        source: Address::v6(ip.src_addr),
+        destination,
+        protocol: ip.next_hdr,
+        ttl: ip.hop_limit,
+        end: L4_V6.wrapping_add(u16::from_be_bytes(ip.payload_len) as usize),
+        oddity,
+    })
+}
+
+/// Reads an IP header of one family.
+#[inline(always)]
+pub fn ip<F: Frame, const V4: bool>(frame: &F) -> Option<Packet> {
+    match V4 {
+        true => ipv4(frame),
+        false => ipv6(frame),
+    }
+}
+
+impl Packet {
+    /// Where the transport header begins.
+    #[inline(always)]
+    pub const fn l4(&self) -> usize {
+        match self.family {
+            Family::V4 => L4_V4,
+            Family::V6 => L4_V6,
+        }
+    }
+
+    /// True for this family's ICMP.
+    #[inline(always)]
+    pub const fn is_icmp(&self) -> bool {
+        match self.family {
+            Family::V4 => self.protocol == protocol::ICMP,
+            Family::V6 => self.protocol == protocol::ICMPV6,
+        }
+    }
+
+    /// True when `size` bytes of the packet, not of Ethernet's padding, stand at `offset`.
+    #[inline(always)]
+    pub const fn holds(&self, offset: usize, size: usize) -> bool {
+        offset.wrapping_add(size) <= self.end
+    }
+
+    /// The ports of a TCP or UDP packet; `None` when it ends before they do.
+    #[inline(always)]
+    pub fn ports<F: Frame>(&self, frame: &F) -> Option<Ports> {
+        if !self.holds(self.l4(), size_of::<Ports>()) {
+            return None;
+        }
+        frame.header::<Ports>(self.l4()).copied()
+    }
+
+    /// Checks what only packets that are ours are checked for: that the frame holds the whole packet, and
+    /// that the IPv4 header checksum is right.
+    #[inline(always)]
+    pub fn check_ip<F: Frame>(&self, frame: &F) -> Result<(), DropReason> {
+        if self.end > frame.len() {
+            return Err(DropReason::Truncated);
+        }
+        if matches!(self.family, Family::V4) {
+            let words = frame
+                .header::<[[u8; 4]; 5]>(L3)
+                .ok_or(DropReason::Truncated)?;
+            if !checksum::ipv4_header_is_right(*words) {
+                return Err(DropReason::BadIpChecksum);
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the lengths in a TCP or UDP header and says what the packet means for its flow.
+    #[inline(always)]
+    pub fn check_transport<F: Frame>(&self, frame: &F) -> Result<Arrival, DropReason> {
+        match self.protocol {
+            protocol::TCP => self.check_tcp(frame),
+            _ => self.check_udp(frame),
+        }
+    }
+
+    #[inline(always)]
+    fn check_tcp<F: Frame>(&self, frame: &F) -> Result<Arrival, DropReason> {
+        let tcp = frame
+            .header::<Tcp>(self.l4())
+            .ok_or(DropReason::Truncated)?;
+        let length = usize::from(tcp.offset >> 4).wrapping_mul(4);
+        if !self.holds(self.l4(), size_of::<Tcp>()) {
+            return Err(DropReason::Truncated);
+        }
+        if length < size_of::<Tcp>() {
+            return Err(DropReason::Malformed);
+        }
+        if !self.holds(self.l4(), length) {
+            return Err(DropReason::Truncated);
+        }
+        if tcp.flags & (flag::FIN | flag::RST) != 0 {
+            return Ok(Arrival::Closing);
+        }
+        if tcp.flags & (flag::SYN | flag::ACK) == flag::SYN {
+            return Ok(Arrival::Opening);
+        }
+        Ok(Arrival::Middle)
+    }
+
+    #[inline(always)]
+    fn check_udp<F: Frame>(&self, frame: &F) -> Result<Arrival, DropReason> {
+        let udp = frame
+            .header::<UdpHdr>(self.l4())
+            .ok_or(DropReason::Truncated)?;
+        let length = u16::from_be_bytes(udp.len) as usize;
+        if !self.holds(self.l4(), UdpHdr::LEN) {
+            return Err(DropReason::Truncated);
+        }
+        if length < UdpHdr::LEN {
+            return Err(DropReason::Malformed);
+        }
+        if !self.holds(self.l4(), length) {
+            return Err(DropReason::Truncated);
+        }
+        Ok(Arrival::Datagram)
+    }
+}

@@ -1,0 +1,182 @@
+//! Headers as they stand on the wire: those of `network-types`, and a few of our own where its
+//! types are aligned or name too much.
+
+use network_types::{
+    icmp::Icmpv4Hdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    udp::UdpHdr,
+};
+
+use crate::frame::Header;
+
+/// EtherType of IPv4, network order.
+pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+/// EtherType of IPv6, network order.
+pub const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+
+/// Bytes of an Ethernet header without tags, which is where the IP header begins.
+pub const L3: usize = 14;
+/// Where the transport header of an IPv4 packet without options begins.
+pub const L4_V4: usize = L3 + Ipv4Hdr::LEN;
+/// Where the transport header of an IPv6 packet without extension headers begins.
+pub const L4_V6: usize = L3 + Ipv6Hdr::LEN;
+
+/// IANA numbers of the protocols that the data plane tells apart.
+pub mod protocol {
+    /// IPv6 hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// IPv6 routing header.
+    pub const ROUTING: u8 = 43;
+    /// IPv6 fragment header.
+    pub const FRAGMENT: u8 = 44;
+    /// Authentication header.
+    pub const AUTHENTICATION: u8 = 51;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+    /// IPv6 destination options.
+    pub const DESTINATION_OPTIONS: u8 = 60;
+    /// IPv6 mobility header.
+    pub const MOBILITY: u8 = 135;
+}
+
+/// An Ethernet header (IEEE 802.3 section 3.2). `network_types::eth::EthHdr` has alignment 2.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Ethernet {
+    /// MAC address of the receiver.
+    pub destination: [u8; 6],
+    /// MAC address of the sender.
+    pub source: [u8; 6],
+    /// Network order.
+    pub ether_type: [u8; 2],
+}
+
+/// The two addresses of an Ethernet header as three words: few, wide loads and stores.
+pub type MacWords = [[u8; 4]; 3];
+
+/// A MAC address in the low 48 bits: its first byte lowest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mac(pub u64);
+
+impl Mac {
+    /// The low 48 bits of a word; what stands above is another field's.
+    #[inline(always)]
+    pub const fn low(word: u64) -> Self {
+        Self(word & 0xffff_ffff_ffff)
+    }
+
+    /// The sender in an Ethernet header.
+    #[inline(always)]
+    pub fn source(words: &MacWords) -> Self {
+        let [_, b, c] = *words;
+        Self(u64::from(u32::from_le_bytes(b)) >> 16 | u64::from(u32::from_le_bytes(c)) << 16)
+    }
+
+    /// The receiver in an Ethernet header.
+    #[inline(always)]
+    pub fn destination(words: &MacWords) -> Self {
+        let [a, b, _] = *words;
+        Self::low(u64::from(u32::from_le_bytes(a)) | u64::from(u32::from_le_bytes(b)) << 32)
+    }
+
+    /// Both addresses of an Ethernet header.
+    #[inline(always)]
+    pub const fn words(destination: Self, source: Self) -> MacWords {
+        let (d, s) = (destination.0, source.0);
+        [
+            (d as u32).to_le_bytes(),
+            ((d >> 32) as u32 | (s as u32) << 16).to_le_bytes(),
+            ((s >> 16) as u32).to_le_bytes(),
+        ]
+    }
+}
+
+/// The first four bytes of TCP and UDP; network order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Sender's port.
+    pub source: [u8; 2],
+    /// Receiver's port.
+    pub destination: [u8; 2],
+}
+
+/// A TCP header without options (RFC 9293 section 3.1). `network_types::tcp::TcpHdr` hides the
+/// flags in a bit field that costs instructions.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Tcp {
+    /// Ports.
+    pub ports: Ports,
+    /// Sequence and acknowledgement numbers.
+    pub numbers: [u8; 8],
+    /// Header length in 32-bit words, in the high four bits.
+    pub offset: u8,
+    /// [`flag`] bits.
+    pub flags: u8,
+    /// Receive window.
+    pub window: [u8; 2],
+    /// Checksum.
+    pub check: [u8; 2],
+    /// Urgent pointer.
+    pub urgent: [u8; 2],
+}
+
+/// TCP flags.
+pub mod flag {
+    /// The sender has no more to say.
+    pub const FIN: u8 = 1;
+    /// The connection begins.
+    pub const SYN: u8 = 2;
+    /// The connection is cut.
+    pub const RST: u8 = 4;
+    /// The acknowledgement number counts.
+    pub const ACK: u8 = 16;
+}
+
+/// One checksum field, wherever it stands.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Check(pub [u8; 2]);
+
+macro_rules! headers {
+    ($($name:ty = $size:expr),+ $(,)?) => { $(
+        // SAFETY: made of bytes only, with this size and alignment 1 (asserted below), so there is
+        // no padding and no invalid value.
+        unsafe impl Header for $name {}
+        const _: () = assert!(align_of::<$name>() == 1 && size_of::<$name>() == $size);
+    )+ };
+}
+
+headers! {
+    [[u8; 4]; 5] = 20,
+    MacWords = 12,
+    Ethernet = 14,
+    Ipv4Hdr = 20,
+    Ipv6Hdr = 40,
+    Ports = 4,
+    Tcp = 20,
+    UdpHdr = 8,
+    Icmpv4Hdr = 8,
+    Check = 2,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ethernet_header_of_network_types_is_aligned_so_we_need_our_own() {
+        assert_eq!(align_of::<network_types::eth::EthHdr>(), 2);
+        assert_eq!(
+            size_of::<network_types::eth::EthHdr>(),
+            size_of::<Ethernet>()
+        );
+    }
+}

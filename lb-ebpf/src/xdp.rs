@@ -1,0 +1,96 @@
+//! The XDP entry point, and [`Frame`] over its context.
+
+use aya_ebpf::{
+    Global,
+    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    helpers::generated::bpf_ktime_get_coarse_ns,
+    macros::xdp,
+    programs::XdpContext,
+};
+use aya_log_ebpf::debug;
+use lb_ebpf::{
+    frame::{Frame, Header},
+    pipeline,
+    verdict::{Action, Verdict},
+};
+
+use crate::maps::KernelTables;
+
+/// 1: a line is logged for each packet. 0: the verifier removes the code.
+#[unsafe(no_mangle)]
+static DEBUG_LOG: Global<u8> = Global::new(0);
+
+/// A packet in the driver's memory.
+struct KernelFrame<'c> {
+    context: &'c XdpContext,
+}
+
+impl Frame for KernelFrame<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        // Opaque: from `end <= len` the compiler would prove accesses that the verifier cannot ("R3 offset
+        // is outside of the packet", Linux 6.18), and leave out their checks.
+        core::hint::black_box(self.context.data_end().wrapping_sub(self.context.data()))
+    }
+
+    #[inline(always)]
+    fn ingress_ifindex(&self) -> u32 {
+        self.context.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn header<H: Header>(&self, offset: usize) -> Option<&H> {
+        let start = self.context.data().wrapping_add(offset);
+        if start.wrapping_add(size_of::<H>()) > self.context.data_end() {
+            return None;
+        }
+        // SAFETY: the whole header lies before the packet's end (checked above, and again by the
+        // verifier), and `Header` promises that any bytes at any address are right for it.
+        Some(unsafe { &*(start as *const H) })
+    }
+
+    #[inline(always)]
+    fn header_mut<H: Header>(&mut self, offset: usize) -> Option<&mut H> {
+        let start = self.context.data().wrapping_add(offset);
+        if start.wrapping_add(size_of::<H>()) > self.context.data_end() {
+            return None;
+        }
+        // SAFETY: as in `header`, and the borrow of the frame is exclusive.
+        Some(unsafe { &mut *(start as *mut H) })
+    }
+}
+
+/// The program.
+#[xdp]
+pub(crate) fn fairlead(context: XdpContext) -> u32 {
+    // SAFETY: the helper takes no arguments and cannot fail. The coarse clock (Linux 5.11) has the
+    // same origin as bpf_ktime_get_ns; its grain of some milliseconds is far below an epoch.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let mut frame = KernelFrame { context: &context };
+    let verdict = pipeline::process(&mut frame, &KernelTables, now);
+    if DEBUG_LOG.load() != 0 {
+        log(&context, verdict);
+    }
+    match verdict.action {
+        Action::Pass => XDP_PASS,
+        Action::Tx => XDP_TX,
+        Action::Redirect => KernelTables::redirect(verdict.detail),
+        Action::Drop => XDP_DROP,
+    }
+}
+
+/// One line about a packet. A call, so that its buffers are not in everybody's stack.
+#[inline(never)]
+fn log(context: &XdpContext, verdict: Verdict) {
+    let ingress = context.ingress_ifindex() as u32;
+    let detail = verdict.detail;
+    match verdict.action {
+        Action::Pass => debug!(context, "interface {}: pass", ingress),
+        Action::Tx => debug!(context, "interface {}: tx", ingress),
+        Action::Redirect => debug!(
+            context,
+            "interface {}: redirect to slot {}", ingress, detail
+        ),
+        Action::Drop => debug!(context, "interface {}: drop, reason {}", ingress, detail),
+    }
+}

@@ -1,0 +1,378 @@
+//! Good files: examples, defaults, the canonical form and the revision (fault C5).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use crate::config::{keys, parse, revision, to_toml};
+use crate::model::*;
+
+pub(super) fn example(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    fs::read_to_string(folder.join(name)).unwrap()
+}
+
+#[track_caller]
+pub(super) fn good(text: &str) -> Config {
+    let outcome = parse("good.toml", text);
+    outcome
+        .config
+        .unwrap_or_else(|| panic!("{:#?}", outcome.diagnostics))
+}
+
+#[test]
+fn every_example_is_good_and_has_no_warnings() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut found = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            let outcome = parse("example", &fs::read_to_string(&path).unwrap());
+            assert_eq!(outcome.diagnostics, [], "{}", path.display());
+            assert!(outcome.config.is_some());
+            found += 1;
+        }
+    }
+    assert!(found >= 2);
+}
+
+#[test]
+fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
+    let text = example("fairlead.toml");
+    for section in keys::ALL {
+        for key in section.keys {
+            let shown = |line: &str| {
+                let line = line.trim_start_matches("# ");
+                line.starts_with(&format!("{} = ", key.name))
+                    || line.starts_with(&format!("[{}]", key.name))
+                    || line.starts_with(&format!("[[{}]]", key.name))
+                    || line.contains(&format!(".{}]", key.name))
+            };
+            assert!(text.lines().any(shown), "{} {}", section.name, key.name);
+        }
+    }
+    // Each line `# key = value` may be uncommented, and then changes nothing unless it is optional.
+    let optional = ["ring-size", "claim", "port"];
+    let mut plain = String::new();
+    for line in text.lines() {
+        let shown = line.strip_prefix("# ").filter(|rest| {
+            let key = rest.split(" = ").next().unwrap();
+            let known = keys::ALL.iter().any(|s| s.key(key).is_some());
+            rest.contains(" = ") && known && !optional.contains(&key)
+        });
+        plain.push_str(shown.unwrap_or(line));
+        plain.push('\n');
+    }
+    assert_eq!(good(&plain), good(&text));
+    assert_ne!(plain, text);
+}
+
+#[test]
+fn the_table_of_keys_tells_the_true_defaults() {
+    let canonical = to_toml(&good(&example("minimal.toml")));
+    let udp = example("minimal.toml").replace("\"tcp\"", "\"udp\"");
+    let canonical = canonical + &to_toml(&good(&udp));
+    let mut checked = 0;
+    for section in keys::ALL {
+        for key in section.keys {
+            let Some(default) = key.default else { continue };
+            // Said in words, relative to another key, or for HTTP only.
+            let apart = [
+                "on-down",
+                "port",
+                "jitter",
+                "method",
+                "path",
+                "host",
+                "expect-status",
+            ];
+            if apart.contains(&key.name) {
+                continue;
+            }
+            let line = match key.name {
+                "udp-idle" => "udp-idle = \"1m\"".to_owned(),
+                name => format!("{name} = {default}"),
+            };
+            assert!(canonical.lines().any(|l| l == line), "{line}\n{canonical}");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 20, "{checked}");
+}
+
+#[test]
+fn the_default_of_on_down_depends_on_the_protocol_and_may_be_set() {
+    let tcp = example("minimal.toml");
+    let udp = tcp.replace("\"tcp\"", "\"udp\"");
+    let set = |text: &str, word: &str| {
+        text.replace("forwarding", &format!("on-down = \"{word}\"\nforwarding"))
+    };
+    let on_down = |text: &str| good(text).services.values().next().unwrap().on_down;
+    assert_eq!(on_down(&tcp), OnDown::Keep);
+    assert_eq!(on_down(&udp), OnDown::Migrate);
+    assert_eq!(on_down(&set(&tcp, "migrate")), OnDown::Migrate);
+    assert_eq!(on_down(&set(&udp, "keep")), OnDown::Keep);
+}
+
+#[test]
+fn statuses_are_joined_into_one_form() {
+    let check = |given: &str, expected: &[(u16, u16)]| {
+        let health = format!("[service.health]\ntype = \"http\"\nexpect-status = {given}\n");
+        let text = example("minimal.toml").replacen(
+            "[[service.backend]]",
+            &format!("{health}\n[[service.backend]]"),
+            1,
+        );
+        let config = good(&text);
+        let Check::Http(http) = &config.services.values().next().unwrap().health.check else {
+            panic!("not HTTP");
+        };
+        assert_eq!(http.expect_status, expected, "{given}");
+    };
+    check("200", &[(200, 200)]);
+    check("\"200-399\"", &[(200, 399)]);
+    check("[\"300-399\", 200, \"201-299\"]", &[(200, 399)]);
+    check("[404, 200, 200]", &[(200, 200), (404, 404)]);
+}
+
+#[test]
+fn jitter_is_a_share_or_a_duration_and_the_timeout_shrinks_with_the_interval() {
+    let check = |lines: &str, jitter: u64, timeout: u64| {
+        let health = format!("[service.health]\n{lines}\n[[service.backend]]");
+        let text = example("minimal.toml").replacen("[[service.backend]]", &health, 1);
+        let config = good(&text);
+        let health = &config.services.values().next().unwrap().health;
+        assert_eq!(health.jitter, Duration::from_millis(jitter), "{lines}");
+        assert_eq!(health.timeout, Duration::from_millis(timeout), "{lines}");
+    };
+    check("", 100, 500);
+    check("interval = \"2s\"", 200, 500);
+    check("interval = \"100ms\"", 10, 100);
+    check("jitter = \"25%\"", 250, 500);
+    check("jitter = \"0s\"\ntimeout = \"1s\"", 0, 1000);
+}
+
+/// Blocks that may stand in any order: the tables of a file, with a service's tables together.
+fn permuted(text: &str, seed: u64) -> String {
+    let mut state = seed;
+    let mut next = move || {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 33) as usize
+    };
+    let mut shuffle = move |items: &mut Vec<String>| {
+        for i in (1..items.len()).rev() {
+            items.swap(i, next() % (i + 1));
+        }
+    };
+    let mut blocks: Vec<Vec<String>> = Vec::new();
+    for table in format!("\n{text}").split("\n[").skip(1) {
+        let mut lines = table.lines().map(str::to_owned);
+        let header = format!("[{}", lines.next().unwrap());
+        let mut lines: Vec<String> = lines.filter(|l| !l.is_empty()).collect();
+        shuffle(&mut lines);
+        let table = format!("{header}\n{}\n", lines.join("\n"));
+        match header.starts_with("[service.") || header.starts_with("[[service.") {
+            true => blocks.last_mut().unwrap().push(table),
+            false => blocks.push(vec![table]),
+        }
+    }
+    let mut blocks: Vec<String> = blocks
+        .into_iter()
+        .map(|mut block| {
+            let head = block.remove(0);
+            shuffle(&mut block);
+            head + &block.concat()
+        })
+        .collect();
+    shuffle(&mut blocks);
+    blocks.concat()
+}
+
+#[test]
+fn a_reordered_file_is_the_same_configuration_and_revision() {
+    let original = good(&example("fairlead.toml"));
+    let canonical = to_toml(&original);
+    let mut different = 0;
+    for seed in 0..200 {
+        let text = permuted(&canonical, seed);
+        different += usize::from(text != canonical);
+        let config = good(&text);
+        assert_eq!(config, original, "{text}");
+        assert_eq!(config.revision, original.revision);
+    }
+    assert!(different > 150, "{different}");
+}
+
+#[test]
+fn a_changed_value_is_another_revision_and_a_comment_is_not() {
+    let text = example("minimal.toml");
+    let before = good(&text).revision;
+    assert_ne!(
+        good(&text.replace("192.0.2.12", "192.0.2.13")).revision,
+        before
+    );
+    assert_ne!(good(&text.replace("\"b2\"", "\"b3\"")).revision, before);
+    assert_eq!(good(&format!("# a remark\n{text}")).revision, before);
+    assert_eq!(
+        good(&text.replace("port = 80", "port = 0x50")).revision,
+        before
+    );
+}
+
+fn name(prefix: &str, index: usize) -> Name {
+    Name::new(&format!("{prefix}{index}")).unwrap()
+}
+
+fn address(family: bool, high: usize, low: usize) -> IpAddr {
+    let (high, low) = (high as u8, low as u8);
+    match family {
+        true => Ipv4Addr::new(10, 1, high, low).into(),
+        false => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, high.into(), low.into()).into(),
+    }
+}
+
+prop_compose! {
+    fn health()(
+        kind in 0..3,
+        port in any::<u16>(),
+        interval in 10_u64..3_600_000,
+        timeout in 1_u64..1000,
+        jitter in 0_u64..1000,
+        rise in 1_u16..=1000,
+        fall in 1_u16..=1000,
+        trust_at_start in any::<bool>(),
+        path in "/[a-z0-9?=&%._~-]{0,20}",
+        host in proptest::option::of("[a-z0-9.-]{1,20}(:[1-9][0-9]{0,3})?"),
+        statuses in proptest::collection::vec((100_u16..=599, 0_u16..50), 1..4),
+        expect_body in proptest::option::of("\\PC{1,40}|[\"\\\\\\n\\t\\r\u{7f}]{1,5}"),
+    ) -> HealthPolicy {
+        let statuses = statuses.into_iter().map(|(low, more)| (low, (low + more).min(599)));
+        let check = match kind {
+            0 => Check::None,
+            1 => Check::Tcp,
+            _ => Check::Http(HttpCheck {
+                method: "GET".to_owned(),
+                path,
+                host,
+                expect_status: crate::config::value::joined(statuses.collect()),
+                expect_body,
+            }),
+        };
+        if check == Check::None {
+            // Without checks the other keys have no effect, and so no place in the file.
+            return HealthPolicy { check, ..crate::config::health::default_policy() };
+        }
+        HealthPolicy {
+            check,
+            port: NonZeroU16::new(port),
+            interval: Duration::from_millis(interval),
+            timeout: Duration::from_millis(timeout.min(interval)),
+            jitter: Duration::from_millis(jitter.min(interval - 1)),
+            rise: NonZeroU16::new(rise).unwrap(),
+            fall: NonZeroU16::new(fall).unwrap(),
+            trust_at_start,
+        }
+    }
+}
+
+prop_compose! {
+    fn service(index: usize)(
+        v4 in any::<bool>(),
+        port in 1_u16..,
+        udp in any::<bool>(),
+        l2dsr in any::<bool>(),
+        ring_size in proptest::option::of(1000_u32..100_000),
+        udp_idle in 1_u64..86_400,
+        health in health(),
+        words in any::<[bool; 3]>(),
+        claim in any::<bool>(),
+        pool in proptest::collection::vec((1_u16.., 0_u16..=1000, 0..3_usize), 1..6),
+    ) -> Service {
+        let own_port = NonZeroU16::new(port).unwrap();
+        let backends = pool.into_iter().enumerate().map(|(at, (port, weight, admin))| {
+            let backend = Backend {
+                name: name("b", at),
+                address: address(v4, index, at + 1),
+                port: if l2dsr { own_port } else { NonZeroU16::new(port).unwrap() },
+                weight: if at == 0 { weight.max(1) } else { weight },
+                admin: [AdminState::Enabled, AdminState::Draining, AdminState::Disabled][admin],
+            };
+            (backend.name.clone(), backend)
+        });
+        Service {
+            name: name("s", index),
+            address: address(v4, index, 200),
+            port: own_port,
+            protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
+            forwarding: if l2dsr { Forwarding::L2dsr } else { Forwarding::Dnat },
+            scheduler: Scheduler::Maglev,
+            ring_size,
+            udp_idle: Duration::from_secs(if udp { udp_idle } else { 60 }),
+            health,
+            drain: if words[0] { DrainPolicy::Keep } else { DrainPolicy::Migrate },
+            on_down: if words[1] { OnDown::Keep } else { OnDown::Migrate },
+            all_down: if words[2] { AllDown::FailOpen } else { AllDown::FailClosed },
+            claim: claim.then(|| "eth0".to_owned()),
+            backends: backends.collect(),
+        }
+    }
+}
+
+prop_compose! {
+    fn config()(
+        services in (0_usize..5).prop_flat_map(|n| (0..n).map(service).collect::<Vec<_>>()),
+        mode in 0..3_usize,
+        metrics in proptest::option::of(1_u16..),
+        echo_per_second in 0_u32..=10_000_000,
+        velocity_percent in 1_u8..=100,
+        window in 100_u64..86_400_000,
+        flows in 10_u32..=27,
+        directory in "/[a-zA-Zé \"\\\\/_-]{0,20}",
+    ) -> Config {
+        let modes = [XdpMode::Native, XdpMode::Generic, XdpMode::NativeOrGeneric];
+        let mut config = Config {
+            daemon: DaemonConfig {
+                state_dir: directory.into(),
+                run_dir: "/run/fairlead".into(),
+                bpffs: "/sys/fs/bpf/fairlead".into(),
+                interfaces: vec!["eth0".to_owned(), "eth1".to_owned()],
+                xdp_mode: modes[mode],
+                metrics: metrics.map(|port| (Ipv4Addr::LOCALHOST, port).into()),
+                echo_per_second,
+                velocity_percent,
+                velocity_window: Duration::from_millis(window),
+            },
+            limits: Limits {
+                flows: 1 << flows,
+                services: 100,
+                backends: 200,
+                ring_slots: 1 << 22,
+                next_hops: 10,
+            },
+            services: services.into_iter().map(|s| (s.name.clone(), s)).collect::<BTreeMap<_, _>>(),
+            revision: 0,
+        };
+        config.revision = revision(&config);
+        config
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_canonical_form_reads_back_as_the_same_configuration(config in config()) {
+        let text = to_toml(&config);
+        let outcome = parse("canonical.toml", &text);
+        prop_assert_eq!(outcome.errors().collect::<Vec<_>>(), Vec::<&crate::config::Diagnostic>::new(), "{}", text);
+        prop_assert_eq!(outcome.config.as_ref(), Some(&config));
+        prop_assert_eq!(to_toml(&config), text);
+    }
+}

@@ -1,0 +1,150 @@
+//! The daemon: starts everything in order and ends it. The only place where tasks are started; each
+//! ends through one cancellation token and is awaited.
+//!
+//! Stopping it leaves the data plane as it is. See [`owner`] for the loop that owns the state.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::announce::Claims;
+use crate::announce::claimer::Claimer;
+use crate::api;
+use crate::cli::Run;
+use crate::dataplane::bpf::{Bpf, Opening, Settings};
+use crate::health::runner::{self, Runner};
+use crate::metrics;
+use crate::neigh::follower::Follower;
+use crate::reconcile::Reconciler;
+use crate::state::persistent::Persistent;
+use crate::store::disk;
+
+mod attach;
+mod owner;
+mod seeds;
+mod startup;
+mod sweeper;
+pub mod unload;
+
+use owner::{Owner, Parts};
+
+/// Events that may wait for the owner; more and the senders wait.
+const EVENTS: usize = 4096;
+/// Requests that may wait.
+const REQUESTS: usize = 64;
+/// How long tasks may take to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where the record of claimed addresses is.
+pub(crate) fn claims_file(state_dir: &Path) -> PathBuf {
+    state_dir.join("claims.json")
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
+    let started = runner::now_ns();
+    let chosen = startup::choose(&args.config, args.allow_shrink)?;
+    if let Some(error) = &chosen.error {
+        tracing::error!("running the last good configuration, not {}: {error}", args.config.display());
+    }
+    let config = chosen.config;
+    let daemon = config.daemon.clone();
+    disk::make_dir(&daemon.state_dir)?;
+    disk::make_dir(&daemon.run_dir)?;
+    let seeds = seeds::load_or_make(&daemon.state_dir.join("seeds.json"))?;
+    let state_file = daemon.state_dir.join("state.json");
+    let persistent: Option<Persistent> = disk::read(&state_file)?;
+    let claims: Claims = disk::read(&claims_file(&daemon.state_dir))?.unwrap_or_default();
+
+    let (mut bpf, opening) = Bpf::open(&Settings {
+        bpffs: daemon.bpffs.clone(),
+        run_dir: daemon.run_dir.clone(),
+        limits: config.limits,
+        flow_key: seeds.flow_key(),
+        seed_id: seeds.id,
+        debug_log: args.log_packets,
+        object: crate::embedded::OBJECT,
+    })?;
+    say(&opening);
+    let packet_log = bpf.take_debug_log();
+    let (reconciler, effects) =
+        Reconciler::adopt(started, bpf, config.clone(), seeds.ring_key(), persistent)?;
+
+    let cancel = CancellationToken::new();
+    let (events, event_queue) = mpsc::channel(EVENTS);
+    let (requests, request_queue) = mpsc::channel(REQUESTS);
+    let (reports, report_queue) = mpsc::channel(EVENTS);
+    let timings = metrics::Timings::default();
+    let mut tasks = tokio::task::JoinSet::new();
+
+    let socket = api::server::listen(&daemon.run_dir.join("fairlead.sock"))?;
+    tasks.spawn(api::server::serve(socket, requests.clone(), cancel.clone()));
+    if let Some(address) = daemon.metrics {
+        let listener = metrics::server::listen(address).await?;
+        let serve =
+            metrics::server::serve(listener, requests.clone(), timings.clone(), cancel.clone());
+        tasks.spawn(serve);
+    }
+    if let Some(log) = packet_log {
+        let cancel = cancel.clone();
+        tasks.spawn(async move {
+            cancel.run_until_cancelled(log.forward()).await;
+        });
+    }
+    let follower = Follower::spawn(events.clone(), cancel.clone(), daemon.interfaces.clone())?;
+    let record = claims_file(&daemon.state_dir);
+    let store = Box::new(move |claims: &Claims| {
+        disk::write(&record, claims).map_err(std::io::Error::other)
+    });
+    let claimer = Claimer::spawn(reports, cancel.clone(), claims, store)?;
+    let runner = Runner::spawn(events, cancel.clone(), runner::CONCURRENCY, seeds.id);
+
+    let mut owner = Owner::new(Parts {
+        reconciler,
+        runner: &runner,
+        follower: &follower,
+        claimer: &claimer,
+        timings,
+        config_file: args.config,
+        config_error: chosen.error,
+        state_file,
+        started,
+    });
+    owner.begin(effects)?;
+    let result = owner.run(event_queue, request_queue, report_queue).await;
+
+    cancel.cancel();
+    let ended = async {
+        drop(runner.ended().await);
+        drop(follower.ended().await);
+        drop(claimer.ended().await);
+        while tasks.join_next().await.is_some() {}
+    };
+    if tokio::time::timeout(PATIENCE, ended).await.is_err() {
+        tracing::warn!("some tasks did not end within {PATIENCE:?}");
+    }
+    result?;
+    tracing::info!("stopped; forwarding goes on ('fairlead unload' ends it)");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say(opening: &Opening) {
+    match opening {
+        Opening::Created => tracing::info!("data plane created"),
+        Opening::Recreated => {
+            tracing::warn!("a half-made data plane was found, attached to nothing, and made again");
+        }
+        Opening::Adopted { owner_epoch, same_program, differences } => {
+            let program = if *same_program { "kept" } else { "to be replaced" };
+            tracing::info!(owner_epoch, program, "data plane adopted");
+            for difference in differences {
+                tracing::warn!(
+                    "limit not applied: {difference} (live maps keep their size until 'fairlead unload')"
+                );
+            }
+        }
+    }
+}

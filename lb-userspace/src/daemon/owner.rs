@@ -1,0 +1,445 @@
+//! The loop that owns the state: everything that happens comes in by a channel, one thing at a time,
+//! and everything that follows goes out from here.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::sweeper::Sweeper;
+use super::{attach, startup};
+use crate::announce::{self, claimer};
+use crate::api::server::Request;
+use crate::api::{Admin, Done, Refused, Reload};
+use crate::dataplane::bpf::{Bpf, Reader};
+use crate::dataplane::DataplaneError;
+use crate::event::{Effect, Event, Record};
+use crate::health::runner::{Runner, now_ns};
+use crate::metrics::Timings;
+use crate::model::{AdminState, Config, ProbeVerdict};
+use crate::neigh::follower;
+use crate::reconcile::{ReconcileError, Reconciler, Written};
+use crate::state::view::Surroundings;
+use crate::status::{self, Status};
+use crate::store::disk;
+
+/// Between two looks at deadlines, the flow table and the pins.
+const BEAT: Duration = Duration::from_millis(50);
+/// Between two looks at whether pins are still there, in beats.
+const PIN_BEATS: u64 = 10;
+/// Events taken in before their effects are written.
+const BURST: usize = 1024;
+
+/// What the owner is made of.
+pub(super) struct Parts<'a> {
+    pub(super) reconciler: Reconciler<Bpf>,
+    pub(super) runner: &'a Runner,
+    pub(super) follower: &'a follower::Handle,
+    pub(super) claimer: &'a claimer::Handle,
+    pub(super) timings: Timings,
+    pub(super) config_file: PathBuf,
+    pub(super) config_error: Option<String>,
+    pub(super) state_file: PathBuf,
+    pub(super) started: u64,
+}
+
+/// The owner.
+pub(super) struct Owner<'a> {
+    parts: Parts<'a>,
+    reader: Reader,
+    sweeper: Sweeper,
+    /// The last write went well.
+    written: bool,
+    /// Something of the state is to be saved.
+    unsaved: bool,
+    /// Interfaces, as last looked at.
+    attachments: Vec<status::Attachment>,
+    beats: u64,
+}
+
+impl<'a> Owner<'a> {
+    pub(super) fn new(mut parts: Parts<'a>) -> Self {
+        let reader = parts.reconciler.dataplane().reader();
+        let sweeper = Sweeper::new(reader.clone());
+        let attachments = Vec::new();
+        Self { parts, reader, sweeper, written: false, unsaved: false, attachments, beats: 0 }
+    }
+
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(self.parts.reconciler.state().config())
+    }
+
+    /// The first image and the first attachment. Maps before links: packets never meet half of them.
+    pub(super) fn begin(&mut self, effects: Vec<Effect>) -> anyhow::Result<()> {
+        self.carry_out(effects);
+        self.write()?;
+        anyhow::ensure!(
+            self.written,
+            "the maps could not be written; nothing was attached or changed"
+        );
+        self.attach_all();
+        self.keep_last_good();
+        Ok(())
+    }
+
+    fn attach_all(&mut self) {
+        let daemon = self.config().daemon.clone();
+        let bpf = self.parts.reconciler.dataplane();
+        attach::all(bpf, &daemon);
+        self.attachments = attach::report(bpf);
+    }
+
+    /// Runs until a signal ends it, or until a newer daemon has taken over.
+    pub(super) async fn run(
+        &mut self,
+        mut events: mpsc::Receiver<(u64, Event)>,
+        mut requests: mpsc::Receiver<Request>,
+        mut reports: mpsc::Receiver<(u64, announce::Report)>,
+    ) -> anyhow::Result<()> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut beat = tokio::time::interval(BEAT);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                Some(first) = events.recv() => {
+                    let mut burst = vec![first];
+                    while burst.len() < BURST && let Ok(next) = events.try_recv() {
+                        burst.push(next);
+                    }
+                    self.take(burst)?;
+                }
+                Some(request) = requests.recv() => self.answer(request)?,
+                Some((_, report)) = reports.recv() => tracing::info!(?report, "claim"),
+                _ = hangup.recv() => match self.reload(false) {
+                    Ok(done) => tracing::info!("reload: {done}"),
+                    Err(error) => tracing::error!("reload refused, nothing changed: {error}"),
+                },
+                _ = beat.tick() => self.beat()?,
+            }
+        }
+    }
+
+    fn beat(&mut self) -> anyhow::Result<()> {
+        let now = now_ns();
+        self.beats = self.beats.wrapping_add(1);
+        let mut events = vec![(now, Event::Tick)];
+        let state = self.parts.reconciler.state();
+        let resting = || state.ids().quarantined().collect();
+        let draining = state.config().keyed_backends().any(|(key, _)| {
+            state.drain_progress(&key).is_some_and(|(_, done)| !done)
+        });
+        if let Some((began, counts)) = self.sweeper.work(now, draining, resting) {
+            let mut by_backend = counts.live;
+            for id in state.ids().quarantined() {
+                // A released id may be used again when not even an idle entry names it.
+                if let Some(idle) = counts.idle.get(&id) {
+                    let sum = by_backend.entry(id).or_default();
+                    *sum = sum.saturating_add(*idle);
+                }
+            }
+            events.push((now, Event::FlowsCounted { began, by_backend }));
+        }
+        self.take(events)?;
+        if self.beats.is_multiple_of(PIN_BEATS) {
+            self.keep_pins();
+        }
+        Ok(())
+    }
+
+    /// Pins removed by hand are put back, lost attachments made again.
+    fn keep_pins(&mut self) {
+        let mode = self.config().daemon.xdp_mode;
+        let bpf = self.parts.reconciler.dataplane();
+        match bpf.repin() {
+            Ok(missing) if missing.is_empty() => {}
+            Ok(missing) => {
+                tracing::error!(
+                    "pins were removed by somebody and made again: {}",
+                    missing.join(", ")
+                );
+            }
+            Err(error) => tracing::error!(%error, "look after the pins"),
+        }
+        self.attachments = attach::report(bpf);
+        let lost = self.attachments.iter().filter(|a| a.ifindex != 0 && a.state != "attached");
+        let lost: Vec<String> = lost.map(|a| a.interface.clone()).collect();
+        for interface in lost {
+            attach::again(bpf, &interface, mode);
+            self.attachments = attach::report(bpf);
+        }
+    }
+
+    /// Takes events in, writes what follows, does what else follows.
+    fn take(&mut self, events: Vec<(u64, Event)>) -> anyhow::Result<()> {
+        for (_, event) in &events {
+            self.look(event);
+        }
+        let folded = self.parts.reconciler.fold(events);
+        for (_, error) in &folded.refused {
+            tracing::error!("{error}");
+        }
+        self.write_words()?;
+        self.carry_out(folded.effects);
+        self.write()
+    }
+
+    /// What an event means outside the state.
+    fn look(&mut self, event: &Event) {
+        match event {
+            Event::Link(link) if self.config().daemon.interfaces.contains(&link.name) => {
+                let mode = self.config().daemon.xdp_mode;
+                let bpf = self.parts.reconciler.dataplane();
+                attach::again(bpf, &link.name, mode);
+                self.attachments = attach::report(bpf);
+            }
+            Event::Probe { backend, result } => match &result.verdict {
+                ProbeVerdict::Void(_) => self.parts.timings.void(backend.service.as_str()),
+                ProbeVerdict::Good | ProbeVerdict::Bad(_) => {
+                    let took = Duration::from_nanos(result.ended.saturating_sub(result.started));
+                    self.parts.timings.checked(backend.service.as_str(), took.as_secs_f64());
+                }
+            },
+            _ => {}
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Probe(targets) => self.parts.runner.set_targets(targets),
+                Effect::Follow(addresses) => self.parts.follower.follow(addresses),
+                Effect::Claim(claims) => self.parts.claimer.claim(claims),
+                Effect::Persist => self.unsaved = true,
+                Effect::Record(record) => log(&record),
+            }
+        }
+    }
+
+    /// Writes what backends may do: the words that packets read next.
+    fn write_words(&mut self) -> anyhow::Result<()> {
+        let began = now_ns();
+        let outcome = self.parts.reconciler.write_fast();
+        self.told(began, outcome)
+    }
+
+    /// Saves what must be on disk, then brings the maps to what the state wants.
+    fn write(&mut self) -> anyhow::Result<()> {
+        if self.unsaved {
+            self.save();
+        }
+        let new = self.parts.reconciler.state().without_origin();
+        if !new.is_empty() {
+            let lines = new.into_iter().map(|id| (id, self.reader.backend(id))).collect();
+            self.parts.reconciler.set_origins(&lines);
+            self.save();
+        }
+        let began = now_ns();
+        let outcome = self.parts.reconciler.write_full(began);
+        self.told(began, outcome)
+    }
+
+    /// Verdicts and orders may be lost by a crash when the disk fails, but traffic does not wait for a
+    /// disk. New ids do: the reconciler goes back to the configuration before them.
+    fn save(&mut self) {
+        let document = self.parts.reconciler.persistent(now_ns());
+        match disk::write(&self.parts.state_file, &document) {
+            Ok(()) => {
+                self.unsaved = false;
+                self.parts.reconciler.saved();
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.unsaved, true) || self.parts.reconciler.is_unsaved() {
+                    tracing::error!(%error, "the state could not be saved; forwarding goes on");
+                }
+                self.parts.reconciler.abandon();
+            }
+        }
+    }
+
+    fn told(
+        &mut self,
+        began: u64,
+        outcome: Result<Written, ReconcileError>,
+    ) -> anyhow::Result<()> {
+        match outcome {
+            Ok(done) => {
+                self.written = true;
+                if done.ops > 0 {
+                    let took = now_ns().saturating_sub(began);
+                    let ops = u64::try_from(done.ops).unwrap_or(u64::MAX);
+                    self.parts.timings.applied(Duration::from_nanos(took).as_secs_f64(), ops);
+                    tracing::debug!(ops, took_us = took / 1000, "maps written");
+                }
+                Ok(())
+            }
+            Err(ReconcileError::Dataplane(error @ DataplaneError::Fenced { .. })) => {
+                Err(error.into())
+            }
+            Err(error) => {
+                if self.written || self.beats == 0 {
+                    tracing::error!("{error}; it is tried again");
+                }
+                self.written = false;
+                Ok(())
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request) -> anyhow::Result<()> {
+        match request {
+            Request::Status(reply) => {
+                let status = self.status();
+                drop(reply.send(Box::new(status)));
+            }
+            Request::Admin(order, reply) => {
+                let outcome = self.admin(&order);
+                self.write()?;
+                drop(reply.send(outcome));
+            }
+            Request::Reload(Reload { allow_shrink }, reply) => {
+                let outcome = self.reload(allow_shrink);
+                let outcome = outcome
+                    .map(|message| Done { message })
+                    .map_err(|error| Refused { error });
+                drop(reply.send(outcome));
+            }
+        }
+        Ok(())
+    }
+
+    fn admin(&mut self, order: &Admin) -> Result<Done, Refused> {
+        let now = now_ns();
+        let deadline =
+            order.deadline_ms.map(|ms| now.saturating_add(ms.saturating_mul(1_000_000)));
+        let effects = self
+            .parts
+            .reconciler
+            .command(now, &order.backend, order.state, deadline, order.force)
+            .map_err(|error| Refused { error: error.to_string() })?;
+        self.carry_out(effects);
+        let what = match order.state {
+            AdminState::Enabled => "enabled",
+            AdminState::Draining => "draining",
+            AdminState::Disabled => "disabled",
+        };
+        Ok(Done { message: format!("{}: {what}", order.backend) })
+    }
+
+    /// Applies the file; on an error nothing has changed.
+    fn reload(&mut self, allow_shrink: bool) -> Result<String, String> {
+        let running = self.config();
+        let outcome = startup::load(&self.parts.config_file, Some(&running), allow_shrink)
+            .and_then(|config| self.replace(&running, config));
+        self.parts.config_error = outcome.as_ref().err().cloned();
+        outcome
+    }
+
+    fn replace(&mut self, running: &Config, config: Arc<Config>) -> Result<String, String> {
+        if config.daemon.state_dir != running.daemon.state_dir
+            || config.daemon.run_dir != running.daemon.run_dir
+            || config.daemon.bpffs != running.daemon.bpffs
+            || config.daemon.metrics != running.daemon.metrics
+            || config.limits != running.limits
+        {
+            tracing::warn!(
+                "changes of state-dir, run-dir, bpffs, metrics and [limits] take effect when the daemon is restarted"
+            );
+        }
+        let event = Event::Config(Arc::clone(&config));
+        let folded = self.parts.reconciler.fold([(now_ns(), event)]);
+        if let Some((_, error)) = folded.refused.first() {
+            return Err(error.to_string());
+        }
+        self.carry_out(folded.effects);
+        self.write().map_err(|e| e.to_string())?;
+        if self.parts.reconciler.state().config().revision != config.revision {
+            return Err("the state could not be saved: see the log; nothing changed".to_owned());
+        }
+        if config.daemon.interfaces != running.daemon.interfaces
+            || config.daemon.xdp_mode != running.daemon.xdp_mode
+        {
+            self.attach_all();
+        }
+        self.keep_last_good();
+        let backends: usize = config.services.values().map(|s| s.backends.len()).sum();
+        Ok(format!(
+            "configuration {:016x} applied: {} services, {backends} backends",
+            config.revision,
+            config.services.len()
+        ))
+    }
+
+    fn keep_last_good(&self) {
+        if self.parts.config_error.is_none()
+            && let Err(error) = startup::keep(&self.config())
+        {
+            tracing::error!(%error, "the last good configuration could not be kept");
+        }
+    }
+
+    fn status(&mut self) -> Status {
+        let bpf = self.parts.reconciler.dataplane();
+        let flow_capacity =
+            u64::from(bpf.geometry().flow_sets).saturating_mul(lb_common::flow::WAYS as u64);
+        let owner_epoch = bpf.owner_epoch();
+        let state = self.parts.reconciler.state();
+        let counters = self.reader.counters(
+            state.ids().backends().map(|(_, id)| id.id),
+            state.ids().services().map(|(_, id)| id.index),
+        );
+        let attached = |a: &status::Attachment| a.state == "attached";
+        let around = Surroundings {
+            ready: self.written
+                && !self.attachments.is_empty()
+                && self.attachments.iter().all(attached),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: self.parts.started,
+            config_error: self.parts.config_error.clone(),
+            owner_epoch,
+            attachments: self.attachments.clone(),
+            flow_capacity,
+        };
+        state.status(now_ns(), around, &counters)
+    }
+}
+
+/// Records as log lines: fields as in metrics and JSON.
+fn log(record: &Record) {
+    match record {
+        Record::Health { backend, from, to, reason } => {
+            tracing::warn!(service = %backend.service, backend = %backend.backend, ?from, ?to, %reason, "health changed");
+        }
+        Record::Held { backend, reason } => {
+            tracing::warn!(service = %backend.service, backend = %backend.backend, %reason, "health change held back");
+        }
+        Record::CheckerSuspect { suspected: true, reason } => {
+            tracing::error!(%reason, "all probes fail at once: the checker is suspected");
+        }
+        Record::CheckerSuspect { suspected: false, reason } => {
+            tracing::info!(%reason, "the checker is trusted again");
+        }
+        Record::ProbeVoid { backend, reason } => {
+            tracing::debug!(service = %backend.service, backend = %backend.backend, %reason, "probe void");
+        }
+        Record::Admin { backend, from, to } => {
+            tracing::info!(service = %backend.service, backend = %backend.backend, ?from, ?to, "admin state changed");
+        }
+        Record::Drained { backend, left } => {
+            tracing::info!(service = %backend.service, backend = %backend.backend, left, "drained");
+        }
+        Record::Route { address, route } => tracing::info!(%address, ?route, "way to backend changed"),
+        Record::Link { name, what } => tracing::info!(interface = %name, "{what}"),
+        Record::Adopted { what } => tracing::warn!("adopted from the maps: {what}"),
+        Record::Config { revision, services, backends } => {
+            tracing::info!(%revision, services, backends, "configuration applied");
+        }
+    }
+}

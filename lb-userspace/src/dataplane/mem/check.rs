@@ -1,0 +1,143 @@
+//! What must be true of the maps after every single operation, and what a packet would find.
+//! Written apart from `plan` and from the packet path, so that neither can hide its own mistake.
+
+use std::collections::BTreeSet;
+
+use lb_common::endpoint::MAX_PROBES;
+use lb_common::{Address, EndpointKey, EndpointKind, EndpointSlot, FlowHash};
+
+use super::Mem;
+
+/// Ring slots that a new flow tries; as many as the packet path tries.
+const ATTEMPTS: u32 = 8;
+
+/// What a new flow finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Not ours.
+    Nothing,
+    /// A service without anybody who takes new flows among the slots tried.
+    NoBackend,
+    /// A BackendId.
+    Backend(u32),
+}
+
+/// Everything that is wrong; empty when all is well.
+pub fn violations(mem: &Mem) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut seen: BTreeSet<(EndpointKey, u8)> = BTreeSet::new();
+    for (index, slot) in mem.live_endpoints().iter().enumerate() {
+        if slot.kind == 0 {
+            continue;
+        }
+        let key = key(slot);
+        if !walk(mem, &key).any(|(at, _)| at == index) {
+            wrong.push(format!("endpoints[{index}]: no lookup reaches it"));
+        }
+        let once = slot.kind != EndpointKind::Backend as u8;
+        if once && !seen.insert((key, slot.kind)) {
+            wrong.push(format!("endpoints[{index}]: its key is there twice"));
+        }
+        if !leads_somewhere(mem, slot) {
+            wrong.push(format!("endpoints[{index}]: it leads nowhere"));
+        }
+    }
+    for (index, service) in (0_u32..).zip(&mem.services).filter(|(_, s)| s.used == 1) {
+        let Ok(ring) = mem.live_ring(index, service) else {
+            wrong.push(format!("services[{index}]: its ring leads out of the map"));
+            continue;
+        };
+        let ids: BTreeSet<u32> = ring.iter().copied().collect();
+        for id in ids {
+            let member = mem.backends.get(id as usize);
+            if !member.is_some_and(|b| b.used == 1 && b.service == index) {
+                wrong.push(format!(
+                    "services[{index}]: its ring names {id}, not one of its backends"
+                ));
+            }
+        }
+    }
+    for (id, backend) in mem.backends.iter().enumerate().filter(|(_, b)| b.used == 1) {
+        let hop = mem.next_hops.get(backend.next_hop as usize);
+        if hop.is_none_or(|hop| hop.used != 1) {
+            wrong.push(format!("backends[{id}]: its next hop is not in use"));
+        }
+    }
+    wrong
+}
+
+fn leads_somewhere(mem: &Mem, slot: &EndpointSlot) -> bool {
+    let service = mem.services.get(slot.index as usize);
+    let backend = mem.backends.get(slot.index as usize);
+    match slot.kind {
+        1 => service.is_some_and(|s| {
+            s.used == 1
+                && (s.address, s.port, s.protocol) == (slot.address, slot.port, slot.protocol)
+        }),
+        2 => slot.index == 0,
+        3 => {
+            backend.is_some_and(|b| b.used == 1 && (b.address, b.port) == (slot.address, slot.port))
+        }
+        _ => false,
+    }
+}
+
+/// What a new flow of this hash to this key finds.
+pub fn lookup(mem: &Mem, key: &EndpointKey, hash: FlowHash) -> Found {
+    let vip = walk(mem, key)
+        .map(|(_, slot)| slot)
+        .find(|slot| slot.kind == EndpointKind::Vip as u8 && slot.matches(key));
+    let Some(slot) = vip else {
+        return Found::Nothing;
+    };
+    let Some(service) = mem.services.get(slot.index as usize) else {
+        return Found::Nothing;
+    };
+    let ring = mem.live_ring(slot.index, service).unwrap_or_default();
+    let size = u32::try_from(ring.len()).unwrap_or(0);
+    (0..ATTEMPTS)
+        .filter(|_| size > 0)
+        .filter_map(|attempt| ring.get(hash.ring_slot(size, attempt) as usize))
+        .find(|id| {
+            let backend = mem.backends.get(**id as usize);
+            backend.is_some_and(|b| b.used == 1 && b.permissions.may_take_new())
+        })
+        .map_or(Found::NoBackend, |id| Found::Backend(*id))
+}
+
+/// The keys of all services in the live generation.
+pub fn vips(mem: &Mem) -> Vec<EndpointKey> {
+    let vips = mem.live_endpoints().iter();
+    vips.filter(|slot| slot.kind == EndpointKind::Vip as u8)
+        .map(key)
+        .collect()
+}
+
+/// The slots that a lookup looks at: from home on, to the first that is empty.
+fn walk<'a>(
+    mem: &'a Mem,
+    key: &EndpointKey,
+) -> impl Iterator<Item = (usize, &'a EndpointSlot)> + use<'a> {
+    let [first, second] = mem.control.endpoint_seed;
+    let seed = if mem.control.active == 0 {
+        first
+    } else {
+        second
+    };
+    let mask = mem.control.endpoint_mask;
+    let home = key.home(seed, mask);
+    (0..MAX_PROBES)
+        .filter_map(move |distance| {
+            let index = (home.wrapping_add(distance) & mask) as usize;
+            Some((index, mem.live_endpoints().get(index)?))
+        })
+        .take_while(|(_, slot)| slot.kind != 0)
+}
+
+fn key(slot: &EndpointSlot) -> EndpointKey {
+    EndpointKey {
+        address: Address(slot.address),
+        port: slot.port,
+        protocol: slot.protocol,
+    }
+}

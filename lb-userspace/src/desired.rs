@@ -1,0 +1,280 @@
+//! What the maps should hold: [`State`] to [`Image`]. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lb_common::flow::{EPOCH_SHIFT, IDLE_AFTER};
+use lb_common::{
+    Address, BackendEntry, EndpointKey, EndpointKind, Family, Forwarding, NextHop, Protocol,
+};
+
+use crate::dataplane::{EndpointTarget, Image, ServiceImage};
+use crate::ids::hops::NOWHERE;
+use crate::ids::{Ids, ServiceId, ring_size};
+use crate::maglev::{self, Member};
+use crate::model::{BackendKey, Config, Name, Service};
+use crate::state::{Dirty, State, Word};
+
+/// Rings as last filled. A ring is filled again only when its members, weights or size changed.
+#[derive(Clone, Debug, Default)]
+pub struct Rings {
+    by_service: BTreeMap<Name, Filled>,
+}
+
+#[derive(Clone, Debug)]
+struct Filled {
+    members: Vec<(u32, u16)>,
+    size: u32,
+    ring: Arc<[u32]>,
+}
+
+/// The complete image.
+pub fn image(state: &State, rings: &mut Rings) -> Image {
+    let config = state.config();
+    rings
+        .by_service
+        .retain(|name, _| config.services.contains_key(name));
+    let mut image = Image {
+        endpoints: endpoints(config, state.ids()),
+        devices: state.devices().clone(),
+        echo_per_second: config.daemon.echo_per_second,
+        config_revision: config.revision,
+        next_hops: BTreeMap::from([(NOWHERE, nowhere())]),
+        ..Image::default()
+    };
+    for (name, service) in &config.services {
+        if let Some(numbers) = state.ids().service(name) {
+            let ring = rings.of(state, service);
+            image
+                .services
+                .insert(numbers.index, service_image(service, numbers, ring));
+        }
+    }
+    for (key, backend) in config.keyed_backends() {
+        if let (Some(numbers), Some(word)) = (state.ids().backend(&key), state.word(&key)) {
+            let entry = BackendEntry {
+                address: address(backend.address).0,
+                next_hop: word.next_hop,
+                permissions: word.permissions,
+                used: 1,
+                reserved: [0; 2],
+                service: numbers.service,
+                port: backend.port.get().to_be_bytes(),
+                reserved2: [0; 2],
+                reserved3: [0; 4],
+            };
+            image.backends.insert(numbers.id, entry);
+            image.next_hops.extend(state.next_hops(backend.address));
+        }
+    }
+    image
+}
+
+/// The words of the backends that changed, by BackendId.
+pub fn words(state: &State, dirty: &Dirty) -> BTreeMap<u32, Word> {
+    let whole = dirty
+        .services
+        .iter()
+        .filter_map(|name| state.config().services.get(name))
+        .flat_map(|service| {
+            service.backends.keys().map(|backend| BackendKey {
+                service: service.name.clone(),
+                backend: backend.clone(),
+            })
+        });
+    whole
+        .chain(dirty.backends.iter().cloned())
+        .filter_map(|key| Some((state.ids().backend(&key)?.id, state.word(&key)?)))
+        .collect()
+}
+
+/// The next hops of some addresses, by index.
+pub fn next_hops<'a>(
+    state: &State,
+    addresses: impl IntoIterator<Item = &'a IpAddr>,
+) -> BTreeMap<u32, NextHop> {
+    addresses
+        .into_iter()
+        .flat_map(|address| state.next_hops(*address))
+        .collect()
+}
+
+/// The endpoint table of a configuration.
+pub fn endpoints(config: &Config, ids: &Ids) -> BTreeMap<EndpointKey, Vec<EndpointTarget>> {
+    let mut endpoints: BTreeMap<EndpointKey, Vec<EndpointTarget>> = BTreeMap::new();
+    let mut add = |key, target| {
+        let targets = endpoints.entry(key).or_default();
+        if !targets.contains(&target) {
+            targets.push(target);
+        }
+    };
+    for service in config.services.values() {
+        let Some(numbers) = ids.service(&service.name) else {
+            continue;
+        };
+        let vip = address(service.address);
+        let key = |address, port: u16, protocol| EndpointKey {
+            address,
+            port: port.to_be_bytes(),
+            protocol,
+        };
+        let protocol = service.protocol as u8;
+        add(
+            key(vip, service.port.get(), protocol),
+            (EndpointKind::Vip, numbers.index),
+        );
+        add(key(vip, 0, 0), (EndpointKind::VipAddress, 0));
+        if service.forwarding != Forwarding::Dnat {
+            continue;
+        }
+        for backend in service.backends.values() {
+            let name = BackendKey {
+                service: service.name.clone(),
+                backend: backend.name.clone(),
+            };
+            if let Some(numbers) = ids.backend(&name) {
+                add(
+                    key(address(backend.address), backend.port.get(), protocol),
+                    (EndpointKind::Backend, numbers.id),
+                );
+            }
+        }
+    }
+    for targets in endpoints.values_mut() {
+        targets.sort_unstable();
+    }
+    endpoints
+}
+
+impl Rings {
+    /// The ring of a service as it is to be now.
+    fn of(&mut self, state: &State, service: &Service) -> Arc<[u32]> {
+        let keys: Vec<(BackendKey, u16)> = service
+            .backends
+            .values()
+            .map(|backend| {
+                let key = BackendKey {
+                    service: service.name.clone(),
+                    backend: backend.name.clone(),
+                };
+                (key, backend.weight)
+            })
+            .filter(|(key, weight)| *weight > 0 && state.permissions(key).may_take_new())
+            .collect();
+        let ids = keys
+            .iter()
+            .filter_map(|(key, weight)| Some((state.ids().backend(key)?.id, *weight)));
+        let members: Vec<(u32, u16)> = ids.collect();
+        let size = ring_size(service);
+        if let Some(filled) = self.by_service.get(&service.name)
+            && filled.members == members
+            && filled.size == size
+        {
+            return Arc::clone(&filled.ring);
+        }
+        let names: Vec<String> = keys.iter().map(|(key, _)| key.to_string()).collect();
+        let named: Vec<Member<'_>> = members
+            .iter()
+            .zip(&names)
+            .map(|(&(id, weight), name)| Member { id, name, weight })
+            .collect();
+        let ring: Arc<[u32]> = maglev::fill(&named, size, state.ring_key()).into();
+        let filled = Filled {
+            members,
+            size,
+            ring: Arc::clone(&ring),
+        };
+        self.by_service.insert(service.name.clone(), filled);
+        ring
+    }
+}
+
+fn service_image(service: &Service, numbers: &ServiceId, ring: Arc<[u32]>) -> ServiceImage {
+    ServiceImage {
+        address: address(service.address).0,
+        port: service.port.get(),
+        protocol: service.protocol as u8,
+        forwarding: service.forwarding as u8,
+        family: match service.address {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        } as u8,
+        idle_epochs: match service.protocol {
+            Protocol::Tcp => 0,
+            Protocol::Udp => idle_epochs(service.udp_idle),
+        },
+        ring_base: numbers.ring_base,
+        ring_capacity: numbers.ring_capacity,
+        ring,
+    }
+}
+
+/// Whole epochs that cover the time: at least one, at most what the flow table can tell.
+fn idle_epochs(idle: Duration) -> u16 {
+    let epochs = idle.as_nanos().div_ceil(1 << EPOCH_SHIFT);
+    u16::try_from(epochs)
+        .unwrap_or(u16::MAX)
+        .clamp(1, u16::from(IDLE_AFTER))
+}
+
+/// The hop of backends whose way is unknown.
+const fn nowhere() -> NextHop {
+    NextHop {
+        destination: [0; 6],
+        resolved: 0,
+        source: [0; 6],
+        reserved: 0,
+        ifindex: 0,
+        used: 1,
+        reserved2: 0,
+    }
+}
+
+/// An address as the maps hold it.
+pub fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(ip) => Address::v4(ip.octets()),
+        IpAddr::V6(ip) => Address::v6(ip.octets()),
+    }
+}
+
+/// An address of the maps as people know it.
+pub fn ip(address: Address) -> IpAddr {
+    let ip = std::net::Ipv6Addr::from(address.0);
+    match ip.to_ipv4_mapped() {
+        Some(ip) => IpAddr::V4(ip),
+        None => IpAddr::V6(ip),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_time_is_rounded_up_to_epochs_of_17_seconds() {
+        let check = |seconds, epochs| {
+            assert_eq!(
+                idle_epochs(Duration::from_secs(seconds)),
+                epochs,
+                "{seconds} s"
+            );
+        };
+        check(0, 1);
+        check(17, 1);
+        check(18, 2);
+        check(60, 4);
+        check(137, 8);
+        check(100_000_000, 8);
+    }
+
+    #[test]
+    fn addresses_come_back_as_they_were() {
+        for text in ["192.0.2.1", "2001:db8::1", "::", "0.0.0.0"] {
+            let there: IpAddr = text.parse().unwrap();
+            assert_eq!(ip(address(there)), there);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Small worlds for the tests of the pure parts: a configuration from a line of text.
+
+pub(crate) mod world;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::*;
+
+/// A name; panics on a bad one.
+pub(crate) fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+/// A full name; panics on a bad one.
+pub(crate) fn key(text: &str) -> BackendKey {
+    text.parse().unwrap()
+}
+
+/// One service with TCP checks, `dnat`, fail-open, and the policies that keep flows.
+pub(crate) fn service(text: &str) -> Service {
+    let mut words = text.split_whitespace();
+    let service = name(words.next().unwrap());
+    let vip: std::net::SocketAddr = words.next().unwrap().parse().unwrap();
+    let backend = |word: &str| {
+        // name=address:port*weight
+        let (backend, rest) = word.split_once('=').unwrap();
+        let (address, weight) = rest.split_once('*').unwrap_or((rest, "1"));
+        let address: std::net::SocketAddr = address.parse().unwrap();
+        let backend = Backend {
+            name: name(backend),
+            address: address.ip(),
+            port: NonZeroU16::new(address.port()).unwrap(),
+            weight: weight.parse().unwrap(),
+            admin: AdminState::Enabled,
+        };
+        (backend.name.clone(), backend)
+    };
+    Service {
+        name: service,
+        address: vip.ip(),
+        port: NonZeroU16::new(vip.port()).unwrap(),
+        protocol: Protocol::Tcp,
+        forwarding: Forwarding::Dnat,
+        scheduler: Scheduler::Maglev,
+        ring_size: Some(61),
+        udp_idle: Duration::from_secs(60),
+        health: HealthPolicy {
+            check: Check::Tcp,
+            port: None,
+            interval: Duration::from_millis(200),
+            timeout: Duration::from_millis(100),
+            jitter: Duration::ZERO,
+            rise: NonZeroU16::new(2).unwrap(),
+            fall: NonZeroU16::new(2).unwrap(),
+            trust_at_start: false,
+        },
+        drain: DrainPolicy::Migrate,
+        on_down: OnDown::Migrate,
+        all_down: AllDown::FailOpen,
+        claim: None,
+        backends: words.map(backend).collect(),
+    }
+}
+
+/// One service a line: `name vip:port backend=address:port*weight ...`.
+pub(crate) fn config(text: &str) -> Arc<Config> {
+    let services: BTreeMap<Name, Service> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(service)
+        .map(|service| (service.name.clone(), service))
+        .collect();
+    with_services(services)
+}
+
+/// A configuration of these services; the revision follows from them.
+pub(crate) fn with_services(services: BTreeMap<Name, Service>) -> Arc<Config> {
+    let text = format!("{services:?}");
+    let revision = lb_common::HashKey([1, 2]).hash_bytes(text.as_bytes());
+    Arc::new(Config {
+        daemon: DaemonConfig {
+            state_dir: "/nonexistent/state".into(),
+            run_dir: "/nonexistent/run".into(),
+            bpffs: "/nonexistent/bpf".into(),
+            interfaces: vec!["lan".to_owned()],
+            xdp_mode: XdpMode::Native,
+            metrics: None,
+            echo_per_second: 1000,
+            velocity_percent: 50,
+            velocity_window: Duration::from_secs(10),
+        },
+        limits: Limits {
+            flows: 1024,
+            services: 16,
+            backends: 64,
+            ring_slots: 4096,
+            next_hops: 64,
+        },
+        services,
+        revision,
+    })
+}
+
+/// Addresses from text.
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}

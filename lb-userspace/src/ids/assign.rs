@@ -1,0 +1,185 @@
+//! Numbers for what a configuration newly has, none for what it has no more.
+
+use std::collections::BTreeSet;
+
+use lb_common::{Forwarding, Protocol};
+
+use super::{BackendId, Exhausted, Freed, FreedRing, Ids, ServiceId, Sizes, ring_size};
+use crate::model::{BackendKey, Config, Name, Service};
+
+impl Ids {
+    /// Gone is also what newly made, smaller maps have no room for.
+    pub(super) fn free_what_is_gone(&mut self, config: &Config, sizes: Sizes) {
+        let gone: Vec<Name> = self
+            .services
+            .iter()
+            .filter(|(name, id)| {
+                let end = id
+                    .ring_capacity
+                    .saturating_mul(2)
+                    .saturating_add(id.ring_base);
+                let fits = id.index < sizes.services && end <= sizes.ring_slots;
+                let service = config.services.get(*name);
+                !fits || service.is_none_or(|service| !same_service(id, service))
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            if let Some(id) = self.services.remove(&name) {
+                self.freed_services.insert(id.index, Freed::PENDING);
+                self.free_ring(id.ring_base, id.ring_capacity);
+            }
+        }
+        let gone: Vec<BackendKey> = self
+            .backends
+            .iter()
+            .filter(|(key, id)| id.id >= sizes.backends || !self.still_there(config, key, id))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in gone {
+            if let Some(backend) = self.backends.remove(&key) {
+                self.freed_backends.insert(backend.id, Freed::PENDING);
+            }
+        }
+    }
+
+    fn still_there(&self, config: &Config, key: &BackendKey, id: &BackendId) -> bool {
+        let configured = config
+            .services
+            .get(&key.service)
+            .and_then(|service| service.backends.get(&key.backend));
+        let service = self.services.get(&key.service);
+        configured.is_some_and(|b| b.address == id.address && b.port.get() == id.port)
+            && service.is_some_and(|service| service.index == id.service)
+    }
+
+    pub(super) fn free_ring(&mut self, base: u32, capacity: u32) {
+        if capacity == 0 {
+            return;
+        }
+        self.freed_rings.push(FreedRing {
+            base,
+            length: capacity.saturating_mul(2),
+            freed: Freed::PENDING,
+        });
+        self.freed_rings.sort_unstable_by_key(|ring| ring.base);
+    }
+
+    pub(super) fn assign_services(
+        &mut self,
+        config: &Config,
+        sizes: Sizes,
+    ) -> Result<(), Exhausted> {
+        let taken: BTreeSet<u32> = self
+            .services
+            .values()
+            .map(|id| id.index)
+            .chain(self.freed_services.keys().copied())
+            .collect();
+        let mut free = (0..sizes.services).filter(|index| !taken.contains(index));
+        for (name, service) in &config.services {
+            let capacity = ring_capacity(service);
+            let index = match self.services.get(name) {
+                Some(id) if id.ring_capacity == capacity => continue,
+                Some(id) => {
+                    let (index, base, old) = (id.index, id.ring_base, id.ring_capacity);
+                    self.free_ring(base, old);
+                    self.services.remove(name);
+                    index
+                }
+                None => free.next().ok_or_else(|| Exhausted {
+                    what: format!("service '{name}'"),
+                    limit: lb_common::limits::SERVICES.name,
+                    size: sizes.services,
+                    resting: self.freed_services.len(),
+                })?,
+            };
+            let ring_base = self.place_ring(name, capacity, sizes)?;
+            let id = ServiceId::of(service, index, ring_base, capacity);
+            self.services.insert(name.clone(), id);
+        }
+        Ok(())
+    }
+
+    /// First fit.
+    fn place_ring(&self, name: &Name, capacity: u32, sizes: Sizes) -> Result<u32, Exhausted> {
+        let used = self
+            .services
+            .values()
+            .map(|id| (id.ring_base, id.ring_capacity.saturating_mul(2)));
+        let resting = self.freed_rings.iter().map(|ring| (ring.base, ring.length));
+        let mut taken: Vec<(u32, u32)> = used.chain(resting).collect();
+        taken.sort_unstable();
+        let wanted = capacity.saturating_mul(2);
+        let mut base: u32 = 0;
+        for (start, length) in taken {
+            if start.saturating_sub(base) >= wanted {
+                break;
+            }
+            base = base.max(start.saturating_add(length));
+        }
+        if base
+            .checked_add(wanted)
+            .is_some_and(|end| end <= sizes.ring_slots)
+        {
+            return Ok(base);
+        }
+        Err(Exhausted {
+            what: format!("the ring of service '{name}' ({wanted} slots in a row)"),
+            limit: lb_common::limits::RING_SLOTS.name,
+            size: sizes.ring_slots,
+            resting: self.freed_rings.len(),
+        })
+    }
+
+    pub(super) fn assign_backends(
+        &mut self,
+        config: &Config,
+        sizes: Sizes,
+    ) -> Result<(), Exhausted> {
+        let taken: BTreeSet<u32> = self
+            .backends
+            .values()
+            .map(|b| b.id)
+            .chain(self.freed_backends.keys().copied())
+            .collect();
+        let size = sizes.backends.min(lb_common::flow::MAX_BACKENDS);
+        let mut free = (0..size).filter(|id| !taken.contains(id));
+        for (key, backend) in config.keyed_backends() {
+            let Some(service) = self.services.get(&key.service).map(|id| id.index) else {
+                continue;
+            };
+            if self.backends.contains_key(&key) {
+                continue;
+            }
+            let id = free.next().ok_or_else(|| Exhausted {
+                what: format!("backend '{key}'"),
+                limit: lb_common::limits::BACKENDS.name,
+                size,
+                resting: self.freed_backends.len(),
+            })?;
+            let backend = BackendId {
+                id,
+                service,
+                address: backend.address,
+                port: backend.port.get(),
+                origin: None,
+            };
+            self.backends.insert(key, backend);
+        }
+        Ok(())
+    }
+}
+
+/// Slots of half of the ring pair of a service: the size, made even.
+fn ring_capacity(service: &Service) -> u32 {
+    let size = ring_size(service);
+    size.saturating_add(size & 1)
+}
+
+fn same_service(id: &ServiceId, service: &Service) -> bool {
+    id.address == service.address
+        && id.port == service.port.get()
+        && Protocol::from_u8(id.protocol) == Some(service.protocol)
+        && Forwarding::from_u8(id.forwarding) == Some(service.forwarding)
+}

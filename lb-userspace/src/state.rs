@@ -1,0 +1,332 @@
+//! Everything the control plane knows, with one owner: [`State`]. Pure: events and the time go in,
+//! effects come out, and `desired` reads from it what the maps should hold.
+//!
+//! Nothing here depends on the order of a file or on a hash map's: the same events at the same times give the same
+//! state. Which health changes take effect is `velocity`'s decision, which numbers are given
+//! `ids`'s, what a backend may do [`permission`]'s.
+
+pub mod admin;
+mod configure;
+pub mod permission;
+pub mod persistent;
+mod probe;
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "figures of tests are small")]
+mod tests;
+pub mod view;
+pub mod way;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use lb_common::{Device, HashKey, Permissions};
+
+use crate::event::{Effect, Event, Record};
+use crate::health::Tracker;
+use crate::ids::hops::Hops;
+use crate::ids::{Exhausted, Ids, Sizes};
+use crate::model::{AdminState, BackendKey, Config, Health, Link, Name, Route};
+use crate::plan::endpoints::PlacementError;
+use crate::velocity::Velocity;
+use admin::{AdminError, Drain};
+use permission::{Facts, fails_open, permissions};
+
+/// Why an event was refused. The state is as it was before.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Limits.
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
+    /// The endpoint table.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    /// Two services with one address, port and protocol.
+    #[error(
+        "configure services '{first}' and '{second}': both are at {address} port {port} (change one)"
+    )]
+    DuplicateVip {
+        /// One.
+        first: Name,
+        /// The other.
+        second: Name,
+        /// Where both are.
+        address: IpAddr,
+        /// Where both are.
+        port: u16,
+    },
+    /// A person's order.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+}
+
+/// What is known about a backend besides the configuration.
+#[derive(Clone, Debug)]
+struct BackendState {
+    tracker: Tracker,
+    /// When and why the health that counts last changed; nanoseconds since boot.
+    since: u64,
+    reason: String,
+    /// What a person said at run time, if it is not what the configuration says.
+    said: Option<AdminState>,
+    /// Set while draining.
+    drain: Option<Drain>,
+}
+
+/// Everything that is known.
+#[derive(Clone, Debug)]
+pub struct State {
+    config: Arc<Config>,
+    sizes: Sizes,
+    ring_key: HashKey,
+    ids: Ids,
+    hops: Hops,
+    backends: BTreeMap<BackendKey, BackendState>,
+    /// Services that spread over everybody since nobody is healthy.
+    failed_open: BTreeSet<Name>,
+    velocity: Velocity,
+    routes: BTreeMap<IpAddr, Route>,
+    links: BTreeMap<u32, Link>,
+    /// Interfaces that the maps name and netlink has not spoken of yet, after a restart.
+    adopted: BTreeMap<u32, Device>,
+    /// Interfaces packets may leave by; from `links` and `routes`.
+    devices: BTreeMap<u32, Device>,
+    /// Who stands at an address.
+    at: BTreeMap<IpAddr, Vec<BackendKey>>,
+    flows: BTreeMap<u32, u64>,
+    dirty: Dirty,
+}
+
+/// What changed since the last look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// Services all of whose backends' words may differ.
+    pub services: BTreeSet<Name>,
+    /// Single backends whose words may differ.
+    pub backends: BTreeSet<BackendKey>,
+    /// Addresses whose next hop may differ.
+    pub hops: BTreeSet<IpAddr>,
+    /// Services, endpoints or devices may differ.
+    pub image: bool,
+}
+
+impl Dirty {
+    /// Nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.backends.is_empty() && self.hops.is_empty() && !self.image
+    }
+
+    /// Adds other changes.
+    pub fn add(&mut self, other: &Self) {
+        self.services.extend(other.services.iter().cloned());
+        self.backends.extend(other.backends.iter().cloned());
+        self.hops.extend(other.hops.iter().copied());
+        self.image |= other.image;
+    }
+}
+
+/// The part of a backend's entry that changes while it is live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// What it may do.
+    pub permissions: Permissions,
+    /// Index into `next_hops`.
+    pub next_hop: u32,
+}
+
+impl State {
+    /// Takes an event in. On an error nothing has changed.
+    pub fn handle(&mut self, now: u64, event: Event) -> Result<Vec<Effect>, StateError> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Config(config) => self.configure(now, config, &mut effects)?,
+            Event::Probe { backend, result } => self.probed(now, &backend, &result, &mut effects),
+            Event::Route { address, route } => self.routed(now, address, route, &mut effects),
+            Event::Link(link) => self.linked(link, &mut effects),
+            Event::LinkGone { ifindex } => self.unlinked(ifindex, &mut effects),
+            Event::Admin {
+                backend,
+                state,
+                deadline,
+            } => self.order(now, &backend, state, deadline, &mut effects)?,
+            Event::FlowsCounted { began, by_backend } => {
+                self.counted(now, began, by_backend, &mut effects);
+            }
+            Event::Tick => self.tick(now, &mut effects),
+        }
+        self.settle();
+        Ok(effects)
+    }
+
+    /// Takes what changed since the last call.
+    pub fn take_dirty(&mut self) -> Dirty {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// Everything is to be looked at again, after a write failed.
+    pub fn mark_all(&mut self) {
+        self.dirty.image = true;
+        self.dirty.services = self.config.services.keys().cloned().collect();
+        self.dirty.hops = self.at.keys().copied().collect();
+    }
+
+    /// The maps are as this state wants them.
+    pub fn written(&mut self, now: u64) {
+        self.ids.written(now);
+        self.hops.written(now);
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// The numbers in force.
+    pub fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    /// BackendIds whose counters are to be read and given to [`Self::set_origins`], so that a
+    /// backend's counts begin at 0.
+    pub fn without_origin(&self) -> Vec<u32> {
+        self.ids.without_origin()
+    }
+
+    /// Where the counts of new backends begin: absolute counters by BackendId.
+    pub fn set_origins(&mut self, lines: &BTreeMap<u32, lb_common::CounterLine>) {
+        self.ids.set_origins(lines);
+    }
+
+    /// The health that counts.
+    pub fn health(&self, key: &BackendKey) -> Health {
+        self.velocity.applied(key).unwrap_or(Health::Unknown)
+    }
+
+    /// What a person says, now or in the configuration.
+    pub fn admin(&self, key: &BackendKey) -> Option<AdminState> {
+        let (_, configured) = self.config.backend(key)?;
+        let said = self.backends.get(key).and_then(|backend| backend.said);
+        Some(said.unwrap_or(configured.admin))
+    }
+
+    /// The word of a backend; `None` when there is no such backend.
+    pub fn word(&self, key: &BackendKey) -> Option<Word> {
+        let facts = self.facts(key)?;
+        let (_, backend) = self.config.backend(key)?;
+        let next_hop = self.way(backend.address).index;
+        Some(Word {
+            permissions: permissions(facts),
+            next_hop,
+        })
+    }
+
+    /// The service spreads over all enabled backends because none is healthy.
+    pub fn failed_open(&self, service: &Name) -> bool {
+        self.failed_open.contains(service)
+    }
+
+    pub(crate) fn ring_key(&self) -> HashKey {
+        self.ring_key
+    }
+
+    pub(crate) fn devices(&self) -> &BTreeMap<u32, Device> {
+        &self.devices
+    }
+
+    fn facts(&self, key: &BackendKey) -> Option<Facts> {
+        let (service, backend) = self.config.backend(key)?;
+        let known = self.backends.get(key)?;
+        Some(Facts {
+            admin: self.admin(key)?,
+            past_deadline: known.drain.is_some_and(|drain| drain.acted),
+            drain: service.drain,
+            health: self.health(key),
+            trust_at_start: service.health.trust_at_start,
+            on_down: service.on_down,
+            weighted: backend.weight > 0,
+            reachable: self.way(backend.address).resolved.is_ok(),
+            fail_open: self.failed_open.contains(&key.service),
+        })
+    }
+
+    /// Recomputes what follows for whole pools: which services fail open.
+    fn settle(&mut self) {
+        let whole = self.dirty.services.iter().cloned();
+        let of_backends = self.dirty.backends.iter().map(|key| key.service.clone());
+        let services: BTreeSet<Name> = whole.chain(of_backends).collect();
+        for name in services {
+            let already = self.failed_open.contains(&name);
+            let now = self.fails_open(&name, already);
+            if now == already {
+                continue;
+            }
+            if now {
+                self.failed_open.insert(name.clone());
+            } else {
+                self.failed_open.remove(&name);
+            }
+            self.dirty.services.insert(name);
+        }
+    }
+
+    fn fails_open(&self, name: &Name, already: bool) -> bool {
+        let Some(service) = self.config.services.get(name) else {
+            return false;
+        };
+        if service.all_down == crate::model::AllDown::FailClosed {
+            return false;
+        }
+        let healths = service.backends.keys().filter_map(|backend| {
+            let facts = self.facts(&BackendKey {
+                service: name.clone(),
+                backend: backend.clone(),
+            })?;
+            let counts = facts.admin == AdminState::Enabled && facts.reachable && facts.weighted;
+            counts.then_some((facts.health, facts.trust_at_start))
+        });
+        fails_open(healths, already)
+    }
+
+    fn counted(
+        &mut self,
+        now: u64,
+        began: u64,
+        flows: BTreeMap<u32, u64>,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.ids.swept(began, &flows);
+        self.flows = flows;
+        self.end_drains(now, Some(began), effects);
+        self.release(now, effects);
+    }
+
+    fn tick(&mut self, now: u64, effects: &mut Vec<Effect>) {
+        let decisions = self.velocity.tick(now);
+        self.decided(now, decisions, effects);
+        self.end_drains(now, None, effects);
+        self.release(now, effects);
+    }
+
+    fn release(&mut self, now: u64, effects: &mut Vec<Effect>) {
+        if self.ids.release(now) {
+            persist(effects);
+        }
+    }
+
+    /// Flows of a backend at the last sweep.
+    fn flows_of(&self, key: &BackendKey) -> u64 {
+        let id = self.ids.backend(key).map(|backend| backend.id);
+        id.and_then(|id| self.flows.get(&id)).copied().unwrap_or(0)
+    }
+}
+
+/// Asks once for the state to be saved.
+fn persist(effects: &mut Vec<Effect>) {
+    if !effects.contains(&Effect::Persist) {
+        effects.push(Effect::Persist);
+    }
+}
+
+fn record(effects: &mut Vec<Effect>, record: Record) {
+    effects.push(Effect::Record(record));
+}

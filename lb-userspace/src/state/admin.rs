@@ -1,0 +1,187 @@
+//! What people say about backends: enable, disable, drain with a deadline.
+
+use lb_common::Permissions;
+use serde::{Deserialize, Serialize};
+
+use super::{State, StateError, persist, record};
+use crate::event::{Effect, Record};
+use crate::model::{AdminState, BackendKey};
+
+/// A drain under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// When it began, nanoseconds since boot.
+    pub since: u64,
+    /// When the drain policy acts, nanoseconds since boot; `None`: never.
+    pub deadline: Option<u64>,
+    /// The deadline has passed.
+    pub acted: bool,
+    /// No flow is left, or the deadline has passed.
+    pub done: bool,
+}
+
+/// Why an order is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdminError {
+    /// No such backend.
+    #[error("backend '{backend}': not configured{}", match nearest {
+        Some(key) => format!(" (did you mean '{key}'?)"),
+        None => String::new(),
+    })]
+    Unknown {
+        /// What was asked for.
+        backend: BackendKey,
+        /// The most similar one that there is.
+        nearest: Option<BackendKey>,
+    },
+    /// Nobody would be left.
+    #[error(
+        "backend '{backend}': it is the last of service '{}' that takes new flows; after this, new connections fail (repeat with --force if that is wanted)",
+        backend.service
+    )]
+    Last {
+        /// The backend.
+        backend: BackendKey,
+    },
+}
+
+impl State {
+    /// A person's order. Without `force` it is refused when it would leave a service with nobody that takes
+    /// new flows (RELIABILITY.md O1). On an error nothing has changed.
+    pub fn command(
+        &mut self,
+        now: u64,
+        backend: &BackendKey,
+        state: AdminState,
+        deadline: Option<u64>,
+        force: bool,
+    ) -> Result<Vec<Effect>, StateError> {
+        if !force && state != AdminState::Enabled && self.is_last(backend) {
+            return Err(AdminError::Last {
+                backend: backend.clone(),
+            }
+            .into());
+        }
+        let mut effects = Vec::new();
+        self.order(now, backend, state, deadline, &mut effects)?;
+        self.settle();
+        Ok(effects)
+    }
+
+    /// The backend takes new flows, and no other of its service does.
+    fn is_last(&self, key: &BackendKey) -> bool {
+        let takes_new = |key: &BackendKey| {
+            self.word(key)
+                .is_some_and(|word| word.permissions.may_take_new())
+        };
+        let Some((service, _)) = self.config.backend(key) else {
+            return false;
+        };
+        let others = service.backends.keys().filter(|name| **name != key.backend);
+        takes_new(key)
+            && !others
+                .map(|name| BackendKey {
+                    service: key.service.clone(),
+                    backend: name.clone(),
+                })
+                .any(|key| takes_new(&key))
+    }
+
+    pub(super) fn order(
+        &mut self,
+        now: u64,
+        key: &BackendKey,
+        state: AdminState,
+        deadline: Option<u64>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), AdminError> {
+        let Some((_, configured)) = self.config.backend(key) else {
+            let distance =
+                |k: &BackendKey| strsim::damerau_levenshtein(&k.to_string(), &key.to_string());
+            let nearest = self.backends.keys().min_by_key(|k| distance(k)).cloned();
+            return Err(AdminError::Unknown {
+                backend: key.clone(),
+                nearest: nearest.filter(|k| distance(k) <= 3),
+            });
+        };
+        let base = configured.admin;
+        let before = self.admin(key).unwrap_or(base);
+        if let Some(backend) = self.backends.get_mut(key) {
+            backend.said = (state != base).then_some(state);
+        }
+        self.begin_or_end_drain(now, key, deadline);
+        if before != state {
+            record(
+                effects,
+                Record::Admin {
+                    backend: key.clone(),
+                    from: before,
+                    to: state,
+                },
+            );
+        }
+        self.set_pool(&key.service.clone());
+        let decisions = self.velocity.tick(now);
+        self.decided(now, decisions, effects);
+        self.dirty.backends.insert(key.clone());
+        persist(effects);
+        Ok(())
+    }
+
+    /// Makes `drain` agree with the admin state. A drain that goes on keeps its beginning.
+    pub(super) fn begin_or_end_drain(&mut self, now: u64, key: &BackendKey, deadline: Option<u64>) {
+        let draining = self.admin(key) == Some(AdminState::Draining);
+        let Some(backend) = self.backends.get_mut(key) else {
+            return;
+        };
+        let since = backend.drain.map_or(now, |drain| drain.since);
+        backend.drain = draining.then_some(Drain {
+            since,
+            deadline,
+            acted: false,
+            done: false,
+        });
+    }
+
+    /// Ends the drains whose deadline has passed, or whose flows are gone as a sweep that began at
+    /// `swept` found.
+    pub(super) fn end_drains(&mut self, now: u64, swept: Option<u64>, effects: &mut Vec<Effect>) {
+        let draining: Vec<(BackendKey, Drain)> = self
+            .backends
+            .iter()
+            .filter_map(|(key, backend)| Some((key.clone(), backend.drain?)))
+            .filter(|(_, drain)| !drain.acted)
+            .collect();
+        for (key, mut drain) in draining {
+            let left = self.flows_of(&key);
+            let overdue = drain.deadline.is_some_and(|deadline| deadline <= now);
+            let empty = left == 0 && swept.is_some_and(|began| began >= drain.since);
+            let ends = overdue || (empty && !drain.done);
+            if !ends {
+                continue;
+            }
+            if !drain.done {
+                record(
+                    effects,
+                    Record::Drained {
+                        backend: key.clone(),
+                        left,
+                    },
+                );
+            }
+            drain.acted = overdue;
+            drain.done = true;
+            if let Some(backend) = self.backends.get_mut(&key) {
+                backend.drain = Some(drain);
+            }
+            self.dirty.backends.insert(key);
+            persist(effects);
+        }
+    }
+
+    /// What a backend may do now; for people and tests.
+    pub fn permissions(&self, key: &BackendKey) -> Permissions {
+        self.word(key)
+            .map_or(Permissions::NONE, |word| word.permissions)
+    }
+}

@@ -1,0 +1,241 @@
+//! Takes a configuration in: what is new, what is gone, what stays; and what others must do for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{BackendState, State, StateError, persist, record};
+use crate::desired;
+use crate::event::{Effect, Record};
+use crate::health::{Thresholds, Tracker};
+use crate::ids::{Ids, Sizes};
+use crate::model::{AdminState, BackendKey, Check, Config, Health, Name, Target};
+use crate::plan::endpoints;
+use crate::velocity::{Limit, Member};
+
+impl State {
+    /// On an error nothing has changed.
+    pub(super) fn configure(
+        &mut self,
+        now: u64,
+        config: Arc<Config>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), StateError> {
+        let mut ids = self.ids.clone();
+        let renumbered = numbered(&mut ids, &config, self.sizes, now)?;
+        let before = std::mem::replace(&mut self.config, Arc::clone(&config));
+        let moved = moved(&self.ids, &ids);
+        self.ids = ids;
+        self.keep_backends(now, &moved);
+        self.keep_ways();
+        self.set_pools(&before);
+        let decisions = self.velocity.tick(now);
+        self.decided(now, decisions, effects);
+        self.mark_all();
+        if renumbered {
+            persist(effects);
+        }
+        for (old, new) in [
+            (
+                Effect::Probe(targets(&before)),
+                Effect::Probe(targets(&config)),
+            ),
+            (follow(&before), follow(&config)),
+            (claim(&before), claim(&config)),
+        ] {
+            if old != new {
+                effects.push(new);
+            }
+        }
+        record(effects, configured(&config));
+        Ok(())
+    }
+
+    /// All that the I/O tasks must do for the present configuration.
+    pub fn announcements(&self) -> Vec<Effect> {
+        vec![
+            Effect::Probe(targets(&self.config)),
+            follow(&self.config),
+            claim(&self.config),
+            Effect::Record(configured(&self.config)),
+        ]
+    }
+
+    /// Backends as configured. Those in `moved` have another address or port: nothing is known of them.
+    pub(super) fn keep_backends(&mut self, now: u64, moved: &BTreeSet<BackendKey>) {
+        let config = Arc::clone(&self.config);
+        self.backends.retain(|key, _| config.backend(key).is_some());
+        self.at.clear();
+        for (key, backend) in config.keyed_backends() {
+            self.at
+                .entry(backend.address)
+                .or_default()
+                .push(key.clone());
+            let Some(service) = config.services.get(&key.service) else {
+                continue;
+            };
+            let thresholds = Thresholds::from(&service.health);
+            let known = self
+                .backends
+                .entry(key.clone())
+                .or_insert_with(|| BackendState {
+                    tracker: Tracker::new(thresholds),
+                    since: now,
+                    reason: "no probe has ended yet".to_owned(),
+                    said: None,
+                    drain: None,
+                });
+            if moved.contains(&key) {
+                known.tracker = Tracker::new(thresholds);
+                known.since = now;
+                known.reason = "its address or port is new; no probe has ended yet".to_owned();
+            }
+            known.tracker.set_thresholds(thresholds);
+            // An order that the configuration has caught up with is no exception any more.
+            known.said = known.said.filter(|said| *said != backend.admin);
+            if self.backends.get(&key).is_some_and(|b| b.drain.is_some())
+                != (self.admin(&key) == Some(AdminState::Draining))
+            {
+                self.begin_or_end_drain(now, &key, None);
+            }
+        }
+        for key in moved {
+            // Leaving the pool and coming back makes it a stranger to `velocity`.
+            self.set_pool_without(&key.service, Some(&key.backend));
+        }
+    }
+
+    pub(super) fn keep_ways(&mut self) {
+        let at = &self.at;
+        self.routes.retain(|address, _| at.contains_key(address));
+        self.hops.retain(|(address, _)| at.contains_key(address));
+        self.refresh_devices();
+    }
+
+    fn set_pools(&mut self, before: &Config) {
+        for name in before.services.keys() {
+            if !self.config.services.contains_key(name) {
+                self.velocity.remove_pool(name);
+                self.failed_open.remove(name);
+            }
+        }
+        self.set_all_pools();
+    }
+
+    pub(super) fn set_all_pools(&mut self) {
+        let daemon = &self.config.daemon;
+        let limit = Limit::new(daemon.velocity_percent, daemon.velocity_window);
+        self.velocity.set_limit(limit);
+        let names: Vec<Name> = self.config.services.keys().cloned().collect();
+        for name in names {
+            self.set_pool(&name);
+        }
+    }
+
+    pub(super) fn set_pool(&mut self, name: &Name) {
+        self.set_pool_without(name, None);
+    }
+
+    fn set_pool_without(&mut self, name: &Name, without: Option<&Name>) {
+        let Some(service) = self.config.services.get(name) else {
+            return;
+        };
+        let probed = service.health.check != Check::None;
+        let members: BTreeMap<Name, Member> = service
+            .backends
+            .values()
+            .filter(|backend| Some(&backend.name) != without)
+            .map(|backend| {
+                let key = BackendKey {
+                    service: name.clone(),
+                    backend: backend.name.clone(),
+                };
+                let member = Member {
+                    address: backend.address,
+                    enabled: self.admin(&key) == Some(AdminState::Enabled),
+                    probed,
+                };
+                (backend.name.clone(), member)
+            })
+            .collect();
+        let trust = service.health.trust_at_start;
+        self.velocity.set_pool(name, trust, &members);
+    }
+
+    /// What a backend whose verdict survived is.
+    pub(super) fn restore_verdict(&mut self, key: &BackendKey, health: Health) {
+        self.velocity.restore(key, health);
+    }
+}
+
+/// Gives numbers, and checks that the endpoint table can hold what follows.
+pub(super) fn numbered(
+    ids: &mut Ids,
+    config: &Config,
+    sizes: Sizes,
+    now: u64,
+) -> Result<bool, StateError> {
+    let mut seen = BTreeMap::new();
+    for (name, service) in &config.services {
+        let place = (service.address, service.port, service.protocol);
+        if let Some(first) = seen.insert(place, name) {
+            return Err(StateError::DuplicateVip {
+                first: first.clone(),
+                second: name.clone(),
+                address: service.address,
+                port: service.port.get(),
+            });
+        }
+    }
+    let changed = ids.assign(config, sizes, now)?;
+    endpoints::place(&desired::endpoints(config, ids), sizes.endpoint_slots)?;
+    Ok(changed)
+}
+
+/// Backends that have another number than before: another address, port or service.
+fn moved(before: &Ids, after: &Ids) -> BTreeSet<BackendKey> {
+    before
+        .backends()
+        .filter(|(key, old)| after.backend(key).is_some_and(|new| new.id != old.id))
+        .map(|(key, _)| key.clone())
+        .collect()
+}
+
+/// Whom to probe. Draining and disabled backends too: one wants to see them well before they are enabled.
+pub(super) fn targets(config: &Config) -> Vec<Target> {
+    let probed = |(key, backend): (BackendKey, &crate::model::Backend)| {
+        let health = &config.services.get(&key.service)?.health;
+        (health.check != Check::None).then(|| Target {
+            backend: key,
+            address: backend.address,
+            port: health.port.unwrap_or(backend.port).get(),
+            check: health.check.clone(),
+            interval: health.interval,
+            timeout: health.timeout,
+            jitter: health.jitter,
+        })
+    };
+    config.keyed_backends().filter_map(probed).collect()
+}
+
+fn follow(config: &Config) -> Effect {
+    let addresses: BTreeSet<IpAddr> = config.keyed_backends().map(|(_, b)| b.address).collect();
+    Effect::Follow(addresses.into_iter().collect())
+}
+
+fn claim(config: &Config) -> Effect {
+    let claims: BTreeSet<(String, IpAddr)> = config
+        .services
+        .values()
+        .filter_map(|service| Some((service.claim.clone()?, service.address)))
+        .collect();
+    Effect::Claim(claims.into_iter().collect())
+}
+
+fn configured(config: &Config) -> Record {
+    Record::Config {
+        revision: format!("{:016x}", config.revision),
+        services: config.services.len(),
+        backends: config.keyed_backends().count(),
+    }
+}

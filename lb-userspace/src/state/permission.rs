@@ -1,0 +1,219 @@
+//! What a backend may do, as a function of everything that is known about it. Pure: one table.
+
+use lb_common::Permissions;
+
+use crate::model::{AdminState, DrainPolicy, Health, OnDown};
+
+/// Everything that decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// What a person says.
+    pub admin: AdminState,
+    /// The drain's deadline has passed (only for `Draining`).
+    pub past_deadline: bool,
+    /// What becomes of its flows then.
+    pub drain: DrainPolicy,
+    /// What probes say.
+    pub health: Health,
+    /// `Unknown` counts as `Up` for new flows.
+    pub trust_at_start: bool,
+    /// What becomes of its flows when it is down or cannot be reached.
+    pub on_down: OnDown,
+    /// It has weight.
+    pub weighted: bool,
+    /// The way to it is resolved.
+    pub reachable: bool,
+    /// Nobody in the pool is healthy, and the service spreads over all that are enabled.
+    pub fail_open: bool,
+}
+
+/// The table.
+///
+/// | admin | health, way | new flows | its flows |
+/// |---|---|---|---|
+/// | disabled | any | no | no |
+/// | draining, deadline passed, `migrate` | any | no | no |
+/// | draining | up or unknown, resolved | no | yes |
+/// | draining | down or not resolved | no | `on_down` |
+/// | enabled | up, resolved | yes | yes |
+/// | enabled | unknown, resolved | `trust_at_start` | yes |
+/// | enabled | down, resolved | no | `on_down` |
+/// | enabled | any, not resolved | no | `on_down` |
+/// | enabled, fail-open | any, resolved | yes | yes |
+///
+/// Weight 0 takes no new flows in any row.
+pub fn permissions(facts: Facts) -> Permissions {
+    let gone = match facts.admin {
+        AdminState::Disabled => true,
+        AdminState::Draining => facts.past_deadline && facts.drain == DrainPolicy::Migrate,
+        AdminState::Enabled => false,
+    };
+    if gone {
+        return Permissions::NONE;
+    }
+    let enabled = facts.admin == AdminState::Enabled;
+    let trusted = enabled && facts.fail_open;
+    let down = !facts.reachable || (facts.health == Health::Down && !trusted);
+    let keep = !down || facts.on_down == OnDown::Keep;
+    let proven = match facts.health {
+        Health::Up => true,
+        Health::Unknown => facts.trust_at_start,
+        Health::Down => false,
+    };
+    let new = enabled && facts.reachable && facts.weighted && (proven || trusted);
+    let bit = |on, bit| if on { bit } else { 0 };
+    Permissions(bit(new, Permissions::NEW) | bit(keep, Permissions::KEEP))
+}
+
+/// What the pool looks like for the question whether to fail open: one item for each backend that is
+/// enabled, reachable and has weight.
+pub fn fails_open(healths: impl Iterator<Item = (Health, bool)>, already: bool) -> bool {
+    let (mut down, mut unknown) = (false, false);
+    for (health, trust_at_start) in healths {
+        match health {
+            Health::Up => return false,
+            Health::Unknown if trust_at_start => return false,
+            Health::Unknown => unknown = true,
+            Health::Down => down = true,
+        }
+    }
+    // While verdicts are still to come it is too early to give up on health; but a new backend
+    // in a pool that has failed open must not close it again.
+    down && (already || !unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use AdminState::{Disabled, Draining, Enabled};
+    use Health::{Down, Unknown, Up};
+
+    const NONE: u8 = 0;
+    const NEW: u8 = Permissions::NEW;
+    const KEEP: u8 = Permissions::KEEP;
+    const ALL: u8 = NEW | KEEP;
+
+    /// All combinations of facts.
+    fn all() -> Vec<Facts> {
+        let mut all = Vec::new();
+        let flags = [false, true];
+        for admin in [Enabled, Draining, Disabled] {
+            for health in [Unknown, Up, Down] {
+                for bits in 0_u8..128 {
+                    let bit = |n: u8| flags[usize::from(bits >> n & 1)];
+                    all.push(Facts {
+                        admin,
+                        health,
+                        past_deadline: bit(0),
+                        drain: if bit(1) {
+                            DrainPolicy::Keep
+                        } else {
+                            DrainPolicy::Migrate
+                        },
+                        trust_at_start: bit(2),
+                        on_down: if bit(3) {
+                            OnDown::Keep
+                        } else {
+                            OnDown::Migrate
+                        },
+                        weighted: bit(4),
+                        reachable: bit(5),
+                        fail_open: bit(6),
+                    });
+                }
+            }
+        }
+        all
+    }
+
+    /// Every combination that satisfies `when` (and only there are any) gives `expected`; the
+    /// table is a partition, so each combination is met by one row.
+    #[test]
+    fn every_combination_of_facts_is_in_one_row_of_the_table() {
+        type Row = (&'static str, fn(&Facts) -> bool, fn(&Facts) -> u8);
+        let on_down = |f: &Facts| {
+            if f.on_down == OnDown::Keep {
+                KEEP
+            } else {
+                NONE
+            }
+        };
+        let rows: [Row; 9] = [
+            ("disabled", |f| f.admin == Disabled, |_| NONE),
+            ("drained", |f| migrated(f), |_| NONE),
+            (
+                "draining, well",
+                |f| draining(f) && f.reachable && f.health != Down,
+                |_| KEEP,
+            ),
+            (
+                "draining, ill",
+                |f| draining(f) && !(f.reachable && f.health != Down),
+                on_down,
+            ),
+            ("lost", |f| f.admin == Enabled && !f.reachable, on_down),
+            (
+                "fail-open",
+                |f| here(f) && f.fail_open,
+                |f| if f.weighted { ALL } else { KEEP },
+            ),
+            (
+                "up",
+                |f| here(f) && !f.fail_open && f.health == Up,
+                |f| if f.weighted { ALL } else { KEEP },
+            ),
+            (
+                "unknown",
+                |f| here(f) && !f.fail_open && f.health == Unknown,
+                |f| {
+                    if f.weighted && f.trust_at_start {
+                        ALL
+                    } else {
+                        KEEP
+                    }
+                },
+            ),
+            (
+                "down",
+                |f| here(f) && !f.fail_open && f.health == Down,
+                on_down,
+            ),
+        ];
+        let mut met = [0; 9];
+        for facts in all() {
+            let matching: Vec<usize> = (0..9).filter(|&i| rows[i].1(&facts)).collect();
+            assert_eq!(matching.len(), 1, "{facts:?} is in {matching:?}");
+            let (name, _, expected) = rows[matching[0]];
+            met[matching[0]] = 1;
+            assert_eq!(permissions(facts).0, expected(&facts), "{name}: {facts:?}");
+        }
+        assert_eq!(met, [1; 9], "a row is never met");
+    }
+
+    fn migrated(f: &Facts) -> bool {
+        f.admin == Draining && f.past_deadline && f.drain == DrainPolicy::Migrate
+    }
+
+    fn draining(f: &Facts) -> bool {
+        f.admin == Draining && !migrated(f)
+    }
+
+    fn here(f: &Facts) -> bool {
+        f.admin == Enabled && f.reachable
+    }
+
+    #[test]
+    fn a_pool_fails_open_when_verdicts_are_in_and_all_bad_and_stays_so_until_one_is_good() {
+        let pool = |healths: &[Health], trust, already| {
+            fails_open(healths.iter().map(|&h| (h, trust)), already)
+        };
+        assert!(!pool(&[], false, false));
+        assert!(!pool(&[], false, true));
+        assert!(!pool(&[Unknown, Unknown], false, false));
+        assert!(!pool(&[Down, Unknown], false, false));
+        assert!(pool(&[Down, Down], false, false));
+        assert!(pool(&[Down, Unknown], false, true));
+        assert!(!pool(&[Down, Unknown], true, true));
+        assert!(!pool(&[Down, Up], false, true));
+    }
+}

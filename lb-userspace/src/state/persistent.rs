@@ -1,0 +1,272 @@
+//! What survives a restart, and how a state begins from it and from what the maps hold.
+//!
+//! Three sources, in this order. The configuration says who there is. The maps say what is
+//! true of forwarding: live ids, ways, interfaces; nothing of it may change because a
+//! daemon started. The file says what the maps cannot: ids at rest, orders of people, last verdicts.
+//! When file and maps disagree about an id, the maps are right, and it is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use lb_common::HashKey;
+use serde::{Deserialize, Serialize};
+
+use super::admin::Drain;
+use super::configure::numbered;
+use super::{Dirty, State, StateError, record};
+use crate::dataplane::Actual;
+use crate::desired;
+use crate::event::{Effect, Record};
+use crate::ids::hops::{HopKey, Hops, NOWHERE};
+use crate::ids::{Ids, Sizes};
+use crate::model::{AdminState, BackendKey, Config, Health, Route};
+use crate::velocity::{Limit, Velocity};
+
+/// The document on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Persistent {
+    /// When it was made, nanoseconds since boot. A later boot has an earlier time, or none can tell.
+    pub saved_at: u64,
+    /// Who has which number.
+    pub ids: Ids,
+    /// What people said at run time.
+    pub orders: BTreeMap<BackendKey, Order>,
+    /// Last verdicts: they hold until probes say otherwise (RELIABILITY.md P11).
+    pub verdicts: BTreeMap<BackendKey, Verdict>,
+}
+
+/// An order of a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// `None`: as configured.
+    pub said: Option<AdminState>,
+    /// The drain, if one is under way.
+    pub drain: Option<Drain>,
+}
+
+/// A last verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// What counted.
+    pub health: Health,
+    /// Since when, nanoseconds since boot.
+    pub since: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a state begins from.
+#[derive(Clone, Debug)]
+pub struct Start<'a> {
+    /// Who there is.
+    pub config: Arc<Config>,
+    /// Sizes of the maps.
+    pub sizes: Sizes,
+    /// Secret key of all rings.
+    pub ring_key: HashKey,
+    /// The file; `None`: there is none.
+    pub persistent: Option<Persistent>,
+    /// The maps; `None`: they are new and empty.
+    pub actual: Option<&'a Actual>,
+}
+
+impl State {
+    /// The state to begin with, and all effects that others need to begin.
+    pub fn start(now: u64, start: Start<'_>) -> Result<(Self, Vec<Effect>), StateError> {
+        let mut effects = Vec::new();
+        let persistent = start.persistent.unwrap_or_default();
+        let actual = start.actual.filter(|actual| !is_empty(actual));
+        let mut ids = adopt_ids(&persistent, &start.config, actual, &mut effects);
+        numbered(&mut ids, &start.config, start.sizes, now)?;
+        if actual.is_none() {
+            ids.counters_began_anew();
+        }
+        let daemon = &start.config.daemon;
+        let limit = Limit::new(daemon.velocity_percent, daemon.velocity_window);
+        let mut state = Self {
+            sizes: start.sizes,
+            ring_key: start.ring_key,
+            ids,
+            hops: Hops::default(),
+            backends: BTreeMap::new(),
+            failed_open: BTreeSet::new(),
+            velocity: Velocity::new(limit),
+            routes: BTreeMap::new(),
+            links: BTreeMap::new(),
+            adopted: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            at: BTreeMap::new(),
+            flows: BTreeMap::new(),
+            dirty: Dirty::default(),
+            config: start.config,
+        };
+        if let Some(actual) = actual {
+            state.adopt_ways(actual);
+        }
+        state.keep_backends(now, &BTreeSet::new());
+        state.keep_ways();
+        state.restore_orders(now, &persistent);
+        state.set_all_pools();
+        state.restore_verdicts(now, &persistent);
+        let decisions = state.velocity.tick(now);
+        state.decided(now, decisions, &mut effects);
+        super::persist(&mut effects);
+        effects.extend(state.announcements());
+        state.mark_all();
+        state.settle();
+        Ok((state, effects))
+    }
+
+    /// The document to save.
+    pub fn persistent(&self, now: u64) -> Persistent {
+        let order = |backend: &super::BackendState| Order {
+            said: backend.said,
+            drain: backend.drain,
+        };
+        let spoken = self
+            .backends
+            .iter()
+            .filter(|(_, backend)| backend.said.is_some() || backend.drain.is_some());
+        let verdict = |key: &BackendKey, backend: &super::BackendState| {
+            let health = self.health(key);
+            (health != Health::Unknown).then(|| Verdict {
+                health,
+                since: backend.since,
+                reason: backend.reason.clone(),
+            })
+        };
+        Persistent {
+            saved_at: now,
+            ids: self.ids.clone(),
+            orders: spoken.map(|(key, b)| (key.clone(), order(b))).collect(),
+            verdicts: self
+                .backends
+                .iter()
+                .filter_map(|(key, b)| Some((key.clone(), verdict(key, b)?)))
+                .collect(),
+        }
+    }
+
+    /// Ways and interfaces as the maps have them, until netlink says otherwise.
+    fn adopt_ways(&mut self, actual: &Actual) {
+        let mut hops: BTreeMap<HopKey, u32> = BTreeMap::new();
+        for entry in actual.image.backends.values() {
+            let Some(hop) = actual.image.next_hops.get(&entry.next_hop) else {
+                continue;
+            };
+            if entry.next_hop == NOWHERE {
+                continue;
+            }
+            let address = desired::ip(lb_common::Address(entry.address));
+            let first = !hops.keys().any(|(ip, _)| *ip == address);
+            if !first {
+                continue;
+            }
+            hops.insert((address, hop.ifindex), entry.next_hop);
+            if hop.resolved == 1 {
+                let route = Route::Resolved {
+                    ifindex: hop.ifindex,
+                    source: hop.source,
+                    destination: hop.destination,
+                };
+                self.routes.insert(address, route);
+            }
+        }
+        self.hops = Hops::adopt(hops, actual.image.next_hops.keys().copied());
+        self.adopted = actual
+            .image
+            .devices
+            .values()
+            .map(|device| (device.ifindex, *device))
+            .collect();
+    }
+
+    fn restore_orders(&mut self, now: u64, persistent: &Persistent) {
+        for (key, order) in &persistent.orders {
+            let Some((_, configured)) = self.config.backend(key) else {
+                continue;
+            };
+            let base = configured.admin;
+            if let Some(backend) = self.backends.get_mut(key) {
+                backend.said = order.said.filter(|said| *said != base);
+            }
+            self.begin_or_end_drain(now, key, None);
+            let drain = order.drain.map(|drain| moved_clock(drain, persistent, now));
+            if let Some(backend) = self.backends.get_mut(key)
+                && backend.drain.is_some()
+            {
+                backend.drain = drain.or(backend.drain);
+            }
+        }
+    }
+
+    fn restore_verdicts(&mut self, now: u64, persistent: &Persistent) {
+        for (key, verdict) in &persistent.verdicts {
+            // A verdict about another address is no verdict about this one.
+            let same = |ids: &Ids| ids.backend(key).map(|b| (b.address, b.port));
+            if same(&persistent.ids) != same(&self.ids) {
+                continue;
+            }
+            let Some(backend) = self.backends.get_mut(key) else {
+                continue;
+            };
+            backend.since = verdict.since.min(now);
+            backend.reason = format!("before the restart: {}", strip(&verdict.reason));
+            self.restore_verdict(key, verdict.health);
+        }
+    }
+}
+
+/// Nothing is in the maps.
+fn is_empty(actual: &Actual) -> bool {
+    actual.image.backends.is_empty()
+        && actual.image.services.is_empty()
+        && actual.image.endpoints.is_empty()
+}
+
+/// The reason without the words of earlier restarts.
+fn strip(reason: &str) -> &str {
+    reason.trim_start_matches("before the restart: ")
+}
+
+/// A drain after the clock began anew: what was left of its time is left.
+fn moved_clock(drain: Drain, persistent: &Persistent, now: u64) -> Drain {
+    if persistent.saved_at <= now {
+        return drain;
+    }
+    let left = |deadline: u64| now.saturating_add(deadline.saturating_sub(persistent.saved_at));
+    Drain {
+        since: now,
+        deadline: drain.deadline.map(left),
+        ..drain
+    }
+}
+
+/// The file's ids where they agree with the maps, else the maps'.
+fn adopt_ids(
+    persistent: &Persistent,
+    config: &Config,
+    actual: Option<&Actual>,
+    effects: &mut Vec<Effect>,
+) -> Ids {
+    let mut ids = persistent.ids.clone();
+    ids.restart_rests();
+    let Some(actual) = actual else {
+        return ids;
+    };
+    match ids.contradiction(&actual.image) {
+        None => ids,
+        Some(reason) => {
+            let (ids, adopted) = Ids::adopt(config, &actual.image);
+            record(
+                effects,
+                Record::Adopted {
+                    what: format!(
+                        "the state file does not agree with the maps ({reason}): ids were taken from the maps, {adopted} backends keep theirs"
+                    ),
+                },
+            );
+            ids
+        }
+    }
+}

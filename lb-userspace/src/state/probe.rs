@@ -1,0 +1,106 @@
+//! Probe results become verdicts, and verdicts that count become changes.
+
+use super::{State, persist, record};
+use crate::event::{Effect, Record};
+use crate::health::Evidence;
+use crate::model::{BackendKey, Check, ProbeResult};
+use crate::velocity::Decision;
+
+impl State {
+    pub(super) fn probed(
+        &mut self,
+        now: u64,
+        key: &BackendKey,
+        result: &ProbeResult,
+        effects: &mut Vec<Effect>,
+    ) {
+        // A result of a target that a reload has just removed is nobody's.
+        let Some(backend) = self.backends.get_mut(key) else {
+            return;
+        };
+        let seen = backend.tracker.observe(result, now);
+        let raw = backend.tracker.health();
+        if let Evidence::Void(reason) = &seen.evidence {
+            record(
+                effects,
+                Record::ProbeVoid {
+                    backend: key.clone(),
+                    reason: reason.clone(),
+                },
+            );
+        }
+        let decisions = self
+            .velocity
+            .observe(key, &seen.evidence, result.started, raw, now);
+        self.decided(now, decisions, effects);
+    }
+
+    pub(super) fn decided(
+        &mut self,
+        now: u64,
+        decisions: Vec<Decision>,
+        effects: &mut Vec<Effect>,
+    ) {
+        for decision in decisions {
+            match decision {
+                Decision::Apply { backend, from, to } => {
+                    let reason = self.why(&backend);
+                    if let Some(known) = self.backends.get_mut(&backend) {
+                        known.since = now;
+                        known.reason.clone_from(&reason);
+                    }
+                    self.dirty.backends.insert(backend.clone());
+                    persist(effects);
+                    record(
+                        effects,
+                        Record::Health {
+                            backend,
+                            from,
+                            to,
+                            reason,
+                        },
+                    );
+                }
+                Decision::Hold { backend, why } => record(
+                    effects,
+                    Record::Held {
+                        reason: format!("{why}; {}", self.why(&backend)),
+                        backend,
+                    },
+                ),
+                Decision::Release { .. } => {}
+                Decision::Suspect { failing, probed } => record(
+                    effects,
+                    Record::CheckerSuspect {
+                        suspected: true,
+                        reason: format!("{failing} of {probed} targets fail and no probe succeeds"),
+                    },
+                ),
+                Decision::Trust => record(
+                    effects,
+                    Record::CheckerSuspect {
+                        suspected: false,
+                        reason: "a probe succeeded".to_owned(),
+                    },
+                ),
+            }
+        }
+    }
+
+    /// Why the probes say what they say.
+    fn why(&self, key: &BackendKey) -> String {
+        let unchecked = self
+            .config
+            .services
+            .get(&key.service)
+            .is_some_and(|service| service.health.check == Check::None);
+        if unchecked {
+            return "no check is configured".to_owned();
+        }
+        let changed = self
+            .backends
+            .get(key)
+            .and_then(|backend| backend.tracker.changed());
+        changed.map_or_else(String::new, |change| change.reason.clone())
+    }
+}

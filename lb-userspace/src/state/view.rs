@@ -1,0 +1,263 @@
+//! The state as people see it: [`Status`], from what is known and from counters that others read.
+
+use std::collections::BTreeMap;
+
+use lb_common::DropReason;
+use lb_common::counter::{Global, PerBackend};
+
+use super::State;
+use crate::health::{Evidence, Seen};
+use crate::model::{BackendKey, Forwarding, Name, ProbeResult, ProbeVerdict, Protocol, Scheduler};
+use crate::status::{Attachment, Backend, Counters, DataPlane, Drain, Service, Status, Traffic};
+use crate::{ids, model};
+
+/// What the daemon knows and the state does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The image is written and every interface is attached.
+    pub ready: bool,
+    /// The daemon's version.
+    pub version: String,
+    /// The daemon's process id.
+    pub pid: u32,
+    /// When the daemon started, nanoseconds since boot.
+    pub started: u64,
+    /// Why the configuration file is not what runs.
+    pub config_error: Option<String>,
+    /// As in the header.
+    pub owner_epoch: u64,
+    /// Interfaces.
+    pub attachments: Vec<Attachment>,
+    /// Entries that the flow table has room for.
+    pub flow_capacity: u64,
+}
+
+impl State {
+    /// The whole balancer now. Counters are absolute; a backend's begin where it got its id.
+    pub fn status(&self, now: u64, around: Surroundings, counters: &Counters) -> Status {
+        let services = self.config().services.values();
+        let held: BTreeMap<BackendKey, String> = self
+            .velocity
+            .held()
+            .map(|(key, why)| (key, why.to_string()))
+            .collect();
+        Status {
+            ready: around.ready,
+            version: around.version,
+            pid: around.pid,
+            uptime_ms: millis(now.saturating_sub(around.started)),
+            config_revision: format!("{:016x}", self.config().revision),
+            config_error: around.config_error,
+            owner_epoch: around.owner_epoch,
+            checker_suspect: self.velocity.checker_suspect(),
+            attachments: around.attachments,
+            data_plane: self.data_plane(counters, around.flow_capacity),
+            services: services
+                .map(|service| self.service_status(now, service, counters, &held))
+                .collect(),
+        }
+    }
+
+    fn data_plane(&self, counters: &Counters, flow_capacity: u64) -> DataPlane {
+        let global = |position: Global| at(&counters.totals.global, position as usize);
+        DataPlane {
+            rx: global(Global::Rx),
+            pass: global(Global::Pass),
+            tx: global(Global::Tx),
+            redirect: global(Global::Redirect),
+            drops: drops(&counters.totals.drops),
+            echo_replied: global(Global::EchoReplied),
+            icmp_relayed: global(Global::IcmpRelayed),
+            untracked: global(Global::Untracked),
+            evicted: global(Global::Evicted),
+            flows: self.flows.values().fold(0, |sum, n| sum.saturating_add(*n)),
+            flow_capacity,
+        }
+    }
+
+    fn service_status(
+        &self,
+        now: u64,
+        service: &model::Service,
+        counters: &Counters,
+        held: &BTreeMap<BackendKey, String>,
+    ) -> Service {
+        let backends: Vec<Backend> = service
+            .backends
+            .values()
+            .filter_map(|backend| {
+                let key = BackendKey {
+                    service: service.name.clone(),
+                    backend: backend.name.clone(),
+                };
+                let status = self.backend_status(now, &key, backend, counters)?;
+                Some(Backend {
+                    held: held.get(&key).cloned(),
+                    ..status
+                })
+            })
+            .collect();
+        let index = self.ids().service(&service.name).map(|id| id.index);
+        let none = [0; 32];
+        let dropped = index.and_then(|index| counters.service_drops.get(&index));
+        let serves = backends.iter().any(|b| b.takes_new && b.weight > 0);
+        Service {
+            name: service.name.to_string(),
+            address: service.address,
+            port: service.port.get(),
+            protocol: match service.protocol {
+                Protocol::Tcp => "tcp",
+                Protocol::Udp => "udp",
+            }
+            .to_owned(),
+            forwarding: match service.forwarding {
+                Forwarding::Dnat => "dnat",
+                Forwarding::L2dsr => "l2dsr",
+            }
+            .to_owned(),
+            scheduler: match service.scheduler {
+                Scheduler::Maglev => "maglev",
+            }
+            .to_owned(),
+            ring_size: if serves { ids::ring_size(service) } else { 0 },
+            fail_open: self.failed_open(&service.name),
+            traffic: backends
+                .iter()
+                .map(|b| b.traffic)
+                .fold(Traffic::default(), sum),
+            drops: drops(dropped.unwrap_or(&none)),
+            backends,
+        }
+    }
+
+    fn backend_status(
+        &self,
+        now: u64,
+        key: &BackendKey,
+        backend: &model::Backend,
+        counters: &Counters,
+    ) -> Option<Backend> {
+        let known = self.backends.get(key)?;
+        let numbers = self.ids().backend(key)?;
+        let word = self.word(key)?;
+        let way = self.way(backend.address);
+        let left = self.flows_of(key);
+        Some(Backend {
+            name: backend.name.to_string(),
+            id: numbers.id,
+            address: backend.address,
+            port: backend.port.get(),
+            weight: backend.weight,
+            admin: self.admin(key)?,
+            health: self.health(key),
+            health_for_ms: millis(now.saturating_sub(known.since)),
+            reason: known.reason.clone(),
+            takes_new: word.permissions.may_take_new(),
+            keeps: word.permissions.may_keep(),
+            held: None,
+            drain: known.drain.map(|drain| Drain {
+                deadline_in_ms: drain
+                    .deadline
+                    .map(|deadline| millis(deadline.saturating_sub(now))),
+                left,
+                done: drain.done,
+            }),
+            route: match &way.resolved {
+                Ok(hop) => format!("{} {}", self.interface(hop.ifindex), mac(hop.destination)),
+                Err(reason) => reason.clone(),
+            },
+            traffic: traffic(
+                counters.backends.get(&numbers.id),
+                numbers.origin.as_ref(),
+                left,
+            ),
+            last_results: known.tracker.last().map(result).collect(),
+        })
+    }
+
+    fn interface(&self, ifindex: u32) -> String {
+        match self.links.get(&ifindex) {
+            Some(link) => link.name.clone(),
+            None => format!("interface {ifindex}"),
+        }
+    }
+
+    /// Drain progress of a backend: (flows left at the last sweep, it is over); `None` when it is not draining.
+    pub fn drain_progress(&self, key: &BackendKey) -> Option<(u64, bool)> {
+        let drain = self.backends.get(key)?.drain?;
+        Some((self.flows_of(key), drain.done))
+    }
+
+    /// Service index by name, for readers of `counters`.
+    pub fn service_index(&self, name: &Name) -> Option<u32> {
+        self.ids().service(name).map(|id| id.index)
+    }
+}
+
+fn at(line: &[u64], position: usize) -> u64 {
+    line.get(position).copied().unwrap_or(0)
+}
+
+fn drops(counts: &[u64; 32]) -> BTreeMap<String, u64> {
+    DropReason::ALL
+        .iter()
+        .map(|reason| (reason.label().to_owned(), at(counts, *reason as usize)))
+        .collect()
+}
+
+/// What was counted since the origin. Nothing, while the origin is not known.
+fn traffic(
+    line: Option<&lb_common::CounterLine>,
+    origin: Option<&lb_common::CounterLine>,
+    live_flows: u64,
+) -> Traffic {
+    let count = |position: PerBackend| {
+        let position = position as usize;
+        match (line, origin) {
+            (Some(line), Some(origin)) => at(line, position).saturating_sub(at(origin, position)),
+            _ => 0,
+        }
+    };
+    Traffic {
+        packets: count(PerBackend::Packets),
+        bytes: count(PerBackend::Bytes),
+        reply_packets: count(PerBackend::ReplyPackets),
+        reply_bytes: count(PerBackend::ReplyBytes),
+        new_flows: count(PerBackend::NewFlows),
+        moved_in: count(PerBackend::MovedIn),
+        live_flows,
+    }
+}
+
+fn sum(a: Traffic, b: Traffic) -> Traffic {
+    Traffic {
+        packets: a.packets.saturating_add(b.packets),
+        bytes: a.bytes.saturating_add(b.bytes),
+        reply_packets: a.reply_packets.saturating_add(b.reply_packets),
+        reply_bytes: a.reply_bytes.saturating_add(b.reply_bytes),
+        new_flows: a.new_flows.saturating_add(b.new_flows),
+        moved_in: a.moved_in.saturating_add(b.moved_in),
+        live_flows: a.live_flows.saturating_add(b.live_flows),
+    }
+}
+
+fn result(seen: &Seen) -> ProbeResult {
+    ProbeResult {
+        scheduled: seen.scheduled,
+        started: seen.started,
+        ended: seen.ended,
+        verdict: match &seen.evidence {
+            Evidence::Good => ProbeVerdict::Good,
+            Evidence::Bad(reason) => ProbeVerdict::Bad(reason.clone()),
+            Evidence::Void(reason) => ProbeVerdict::Void(reason.clone()),
+        },
+    }
+}
+
+fn mac(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+fn millis(ns: u64) -> u64 {
+    ns / 1_000_000
+}

@@ -1,0 +1,243 @@
+//! Ways to addresses: routes and interfaces as netlink tells them, and the next hops that follow.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use lb_common::backend::device_slot;
+use lb_common::{Device, NextHop};
+
+use super::{State, record};
+use crate::event::{Effect, Record};
+use crate::ids::hops::{HopKey, NOWHERE};
+use crate::model::{Link, Route};
+
+/// The way to an address now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Index into `next_hops`.
+    pub index: u32,
+    /// Or why it cannot be used, for people.
+    pub resolved: Result<Hop, String>,
+}
+
+/// A usable way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Interface to leave by.
+    pub ifindex: u32,
+    /// Its MAC address.
+    pub source: [u8; 6],
+    /// The neighbour's.
+    pub destination: [u8; 6],
+}
+
+impl State {
+    /// The way to an address.
+    pub fn way(&self, address: IpAddr) -> Way {
+        let nowhere = |reason: &str| Way {
+            index: NOWHERE,
+            resolved: Err(reason.to_owned()),
+        };
+        let (ifindex, source, destination) = match self.routes.get(&address) {
+            None => return nowhere("not looked up yet"),
+            // The last hop keeps its index, so that the way back is one store.
+            Some(Route::Unresolved(reason)) => {
+                let last = self.hops.range(address).next();
+                return Way {
+                    index: last.map_or(NOWHERE, |(_, index)| index),
+                    resolved: Err(reason.clone()),
+                };
+            }
+            Some(Route::Resolved {
+                ifindex,
+                source,
+                destination,
+            }) => (*ifindex, *source, *destination),
+        };
+        let Some(index) = self.hops.get(&(address, ifindex)) else {
+            return nowhere("no next hop is left (raise [limits] next-hops)");
+        };
+        let unusable = |reason: String| Way {
+            index,
+            resolved: Err(reason),
+        };
+        match self.links.get(&ifindex) {
+            None if self.adopted.contains_key(&ifindex) => {}
+            None => return unusable(format!("interface {ifindex} is not known")),
+            Some(link) if !link.up => return unusable(format!("interface {} is down", link.name)),
+            Some(_) => {}
+        }
+        match self.devices.get(&device_slot(ifindex)) {
+            Some(device) if device.ifindex == ifindex => {}
+            other => {
+                let theirs = other.map_or(0, |device| device.ifindex);
+                return unusable(format!(
+                    "interface {ifindex} has the slot of interface {theirs} (recreate one, so that their indexes differ modulo 256)"
+                ));
+            }
+        }
+        Way {
+            index,
+            resolved: Ok(Hop {
+                ifindex,
+                source,
+                destination,
+            }),
+        }
+    }
+
+    /// The next hops of an address as the maps should hold them.
+    pub(crate) fn next_hops(&self, address: IpAddr) -> impl Iterator<Item = (u32, NextHop)> {
+        let way = self.way(address);
+        let all = self.hops.range(address);
+        all.map(move |((_, ifindex), index)| (index, next_hop(&way, ifindex)))
+    }
+
+    pub(super) fn routed(
+        &mut self,
+        now: u64,
+        address: IpAddr,
+        route: Route,
+        effects: &mut Vec<Effect>,
+    ) {
+        if !self.at.contains_key(&address) || self.routes.get(&address) == Some(&route) {
+            return;
+        }
+        if let Route::Resolved { ifindex, .. } = &route {
+            let ifindex = *ifindex;
+            // When there is none left, `way` says so.
+            let _none_left = self
+                .hops
+                .assign((address, ifindex), self.sizes.next_hops, now);
+            let gone = |hop: &HopKey| hop.0 == address && hop.1 != ifindex;
+            self.dirty.image |= self.hops.retain(|hop| !gone(hop));
+        }
+        record(
+            effects,
+            Record::Route {
+                address,
+                route: route.clone(),
+            },
+        );
+        let after = interface(&route);
+        let before = self.routes.insert(address, route);
+        let before = before.as_ref().and_then(interface);
+        if before != after {
+            self.refresh_devices();
+        }
+        self.mark_address(address);
+    }
+
+    pub(super) fn linked(&mut self, link: Link, effects: &mut Vec<Effect>) {
+        self.adopted.remove(&link.ifindex);
+        let before = self.links.insert(link.ifindex, link.clone());
+        if before.as_ref() == Some(&link) {
+            return;
+        }
+        let what = match (&before, link.up) {
+            (None, true) => "appeared, up",
+            (None, false) => "appeared, down",
+            (Some(old), true) if !old.up => "up",
+            (Some(old), false) if old.up => "down",
+            (Some(_), _) => "changed",
+        };
+        record(
+            effects,
+            Record::Link {
+                name: link.name.clone(),
+                what: what.to_owned(),
+            },
+        );
+        self.link_changed(link.ifindex);
+    }
+
+    pub(super) fn unlinked(&mut self, ifindex: u32, effects: &mut Vec<Effect>) {
+        let adopted = self.adopted.remove(&ifindex).is_some();
+        let link = self.links.remove(&ifindex);
+        if adopted && link.is_none() {
+            self.link_changed(ifindex);
+        }
+        if let Some(link) = link {
+            record(
+                effects,
+                Record::Link {
+                    name: link.name,
+                    what: "gone".to_owned(),
+                },
+            );
+            self.link_changed(ifindex);
+        }
+    }
+
+    fn link_changed(&mut self, ifindex: u32) {
+        let slot = device_slot(ifindex);
+        self.refresh_devices();
+        let through = |route: &Route| interface(route).map(device_slot) == Some(slot);
+        let touched: Vec<IpAddr> = self
+            .routes
+            .iter()
+            .filter(|(_, route)| through(route))
+            .map(|(address, _)| *address)
+            .collect();
+        for address in touched {
+            self.mark_address(address);
+        }
+    }
+
+    pub(super) fn mark_address(&mut self, address: IpAddr) {
+        self.dirty.hops.insert(address);
+        for key in self.at.get(&address).into_iter().flatten() {
+            self.dirty.backends.insert(key.clone());
+        }
+    }
+
+    /// Interfaces that packets may leave by: those we are attached to, for replies to clients, and those that
+    /// a way uses. Of two in one slot, the smaller index stays.
+    pub(super) fn refresh_devices(&mut self) {
+        let used: BTreeSet<u32> = self.routes.values().filter_map(interface).collect();
+        let adopted = self.adopted.values();
+        let mut devices: BTreeMap<u32, Device> = adopted
+            .map(|device| (device_slot(device.ifindex), *device))
+            .collect();
+        for (ifindex, link) in &self.links {
+            if self.config.daemon.interfaces.contains(&link.name) || used.contains(ifindex) {
+                devices.entry(device_slot(*ifindex)).or_insert(Device {
+                    ifindex: *ifindex,
+                    mtu: link.mtu,
+                    mac: link.mac,
+                    reserved: 0,
+                });
+            }
+        }
+        if devices != self.devices {
+            self.devices = devices;
+            self.dirty.image = true;
+        }
+    }
+}
+
+/// The interface of a resolved route.
+fn interface(route: &Route) -> Option<u32> {
+    match route {
+        Route::Resolved { ifindex, .. } => Some(*ifindex),
+        Route::Unresolved(_) => None,
+    }
+}
+
+/// An entry of `next_hops`: of the interface that the hop leaves by, resolved or not.
+fn next_hop(way: &Way, ifindex: u32) -> NextHop {
+    let hop = way
+        .resolved
+        .as_ref()
+        .ok()
+        .filter(|hop| hop.ifindex == ifindex);
+    NextHop {
+        destination: hop.map_or([0; 6], |hop| hop.destination),
+        resolved: hop.is_some().into(),
+        source: hop.map_or([0; 6], |hop| hop.source),
+        reserved: 0,
+        ifindex,
+        used: 1,
+        reserved2: 0,
+    }
+}

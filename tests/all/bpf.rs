@@ -1,0 +1,10 @@
+//! The kernel behind the seam `Dataplane`: pins, adoption, attachment, writes and reads, with the
+//! compiled program and real links, each test in namespaces of its own.
+
+mod adoption;
+mod attachment;
+mod mutation;
+mod readers;
+mod room;
+mod twin;
+mod writes;

@@ -1,0 +1,101 @@
+//! Counters and the flow table through shared memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::Epoch;
+use lb_common::counter::{BACKEND_LINE, service_line};
+use lb_common::flow::{FlowRank, FlowWord};
+
+use super::room::{LIMITS, Room, in_room};
+use super::writes::prepare;
+
+fn add(room: &Room, line: u32, position: usize, value: u64) {
+    room.poke("counters", line, |bytes: &mut [u8; 64]| {
+        bytes[position * 8..position * 8 + 8].copy_from_slice(&value.to_ne_bytes());
+    });
+}
+
+#[test]
+fn counters_are_summed_over_all_cpus() {
+    in_room(|room| {
+        prepare(room);
+        let (bpf, _) = room.open();
+        let reader = bpf.reader();
+        let per_cpu = lb_common::counter::lines_per_cpu(LIMITS.backends, LIMITS.services);
+        let cpus = bpf.geometry().cpus;
+        for cpu in 0..cpus {
+            let first = cpu * per_cpu;
+            let n = u64::from(cpu) + 1;
+            add(room, first, 0, 10 * n);
+            add(room, first + 1, 3, 100 * n);
+            add(room, first + 4, 7, 5 * n);
+            add(room, first + BACKEND_LINE + 31, 1, 7 * n);
+            let service = first + service_line(LIMITS.backends, 7);
+            add(room, service, 0, 2 * n);
+            add(room, service + 3, 7, 3 * n);
+        }
+        let sum: u64 = (1..=u64::from(cpus)).sum();
+        let totals = reader.totals();
+        assert_eq!(totals.global[0], 10 * sum);
+        assert_eq!((totals.drops[3], totals.drops[31]), (100 * sum, 5 * sum));
+        assert_eq!(reader.backend(31)[1], 7 * sum);
+        let drops = reader.service_drops(7);
+        assert_eq!((drops[0], drops[31]), (2 * sum, 3 * sum));
+        assert_eq!(drops.iter().sum::<u64>(), 5 * sum);
+        assert_eq!(reader.backend(LIMITS.backends), [0; 8]);
+        assert_eq!(reader.service_drops(LIMITS.services), [0; 32]);
+        let all = reader.counters([30, 31], [7]);
+        assert_eq!(all.totals, totals);
+        assert_eq!(all.backends[&31], reader.backend(31));
+        assert_eq!(all.backends[&30], [0; 8]);
+        assert_eq!(all.service_drops, BTreeMap::from([(7, drops)]));
+    });
+}
+
+fn entry(room: &Room, set: u32, way: usize) -> FlowWord {
+    let mut word = 0;
+    room.poke("flows", set, |bytes: &mut [u8; 64]| {
+        word = u64::from_ne_bytes(bytes[way * 8..way * 8 + 8].try_into().unwrap());
+    });
+    FlowWord(word)
+}
+
+fn put(room: &Room, set: u32, way: usize, word: FlowWord) {
+    room.poke("flows", set, |bytes: &mut [u8; 64]| {
+        bytes[way * 8..way * 8 + 8].copy_from_slice(&word.0.to_ne_bytes());
+    });
+}
+
+#[test]
+fn a_sweep_counts_settles_and_forgets_in_slices() {
+    in_room(|room| {
+        prepare(room);
+        let (bpf, _) = room.open();
+        let now = Epoch(12);
+        let sets = bpf.geometry().flow_sets;
+        let word = |id, rank, epoch| FlowWord::new(0x55, id, rank, Epoch(epoch));
+        put(room, 0, 0, word(1, FlowRank::Probation, 12));
+        put(room, 5, 7, word(1, FlowRank::Proven, 4));
+        put(room, 6, 1, word(1, FlowRank::Proven, 3));
+        put(room, 7, 2, word(2, FlowRank::Idle, 12));
+        put(room, 8, 3, word(3, FlowRank::ClosingProven, 11));
+        put(room, sets - 1, 7, word(3, FlowRank::Proven, 0));
+        put(room, 9, 0, word(31, FlowRank::Proven, 13));
+        let mut sweep = bpf.reader().sweep(BTreeSet::from([3]));
+        let mut slices = 1;
+        let counts = loop {
+            match sweep.slice(now, 100) {
+                Some(counts) => break counts,
+                None => slices += 1,
+            }
+        };
+        assert_eq!(slices, sets.div_ceil(100));
+        assert_eq!(counts.live, BTreeMap::from([(1, 2), (31, 1)]));
+        assert_eq!(counts.idle, BTreeMap::from([(1, 1), (2, 1)]));
+        assert_eq!(counts.freed, 2);
+        assert_eq!(entry(room, 0, 0), word(1, FlowRank::Probation, 12));
+        assert_eq!(entry(room, 6, 1), word(1, FlowRank::Idle, 12));
+        assert_eq!(entry(room, 8, 3), FlowWord::FREE);
+        assert_eq!(entry(room, sets - 1, 7), FlowWord::FREE);
+    });
+}

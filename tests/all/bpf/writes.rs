@@ -1,0 +1,431 @@
+//! What is written is read back, and what must not be written is refused.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lb_common::{
+    Address, BackendEntry, Device, EndpointKey, EndpointKind, EndpointSlot, NextHop, Permissions,
+};
+use lb_userspace::dataplane::bpf::Geometry;
+use lb_userspace::dataplane::{Actual, Dataplane, DataplaneError, Image, MapOp, ServiceImage};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::room::{LIMITS, Room, ifindex, in_room};
+
+fn key(address: Address, port: u16, protocol: u8) -> EndpointKey {
+    EndpointKey {
+        address,
+        port: port.to_be_bytes(),
+        protocol,
+    }
+}
+
+pub fn service_image(index: u32, ring: Vec<u32>) -> ServiceImage {
+    ServiceImage {
+        address: Address::v4([192, 0, 2, u8::try_from(index).unwrap()]).0,
+        port: 80,
+        protocol: 6,
+        forwarding: 1,
+        family: 4,
+        idle_epochs: 0,
+        ring_base: index * 64,
+        ring_capacity: 32,
+        ring: ring.into(),
+    }
+}
+
+pub fn backend_entry(id: u32, service: u32, next_hop: u32) -> BackendEntry {
+    BackendEntry {
+        address: Address::v4([10, 0, 0, u8::try_from(id).unwrap()]).0,
+        next_hop,
+        permissions: Permissions::ALL,
+        used: 1,
+        reserved: [0; 2],
+        service,
+        port: 8080_u16.to_be_bytes(),
+        reserved2: [0; 2],
+        reserved3: [0; 4],
+    }
+}
+
+pub fn next_hop(index: u32, interface: u32) -> NextHop {
+    NextHop {
+        destination: [2, 0, 0, 0, 0, u8::try_from(index).unwrap()],
+        resolved: 1,
+        source: [2, 0, 0, 0, 1, 1],
+        reserved: 0,
+        ifindex: interface,
+        used: 1,
+        reserved2: 0,
+    }
+}
+
+/// An image with one service a list of backends, one next hop, and `v0`.
+pub fn image(rings: &[Vec<u32>], revision: u64) -> Image {
+    let interface = ifindex("v0");
+    let mut image = Image {
+        echo_per_second: 100,
+        config_revision: revision,
+        ..Image::default()
+    };
+    image.next_hops.insert(1, next_hop(1, interface));
+    image.devices.insert(
+        interface & 255,
+        Device {
+            ifindex: interface,
+            mtu: 1500,
+            mac: [2, 0, 0, 0, 1, 1],
+            reserved: 0,
+        },
+    );
+    for (index, ring) in (0_u32..).zip(rings) {
+        let service = service_image(index, ring.clone());
+        let vip = Address(service.address);
+        let one = |kind, at| vec![(kind, at)];
+        image
+            .endpoints
+            .insert(key(vip, 80, 6), one(EndpointKind::Vip, index));
+        image
+            .endpoints
+            .insert(key(vip, 0, 0), one(EndpointKind::VipAddress, 0));
+        for &id in ring {
+            let entry = backend_entry(id, index, 1);
+            let targets = vec![(EndpointKind::Backend, id)];
+            image
+                .endpoints
+                .insert(key(Address(entry.address), 8080, 6), targets);
+            image.backends.insert(id, entry);
+        }
+        image.services.insert(index, service);
+    }
+    image
+}
+
+/// All slots of a generation, each key placed by linear probing. The seed is the first with room.
+fn place(image: &Image, geometry: &Geometry) -> (u64, Arc<[EndpointSlot]>) {
+    let empty = EndpointSlot {
+        address: [0; 16],
+        port: [0; 2],
+        protocol: 0,
+        kind: 0,
+        index: 0,
+        reserved: 0,
+    };
+    let mask = geometry.endpoint_slots - 1;
+    let mut slots = vec![empty; geometry.endpoint_slots as usize];
+    for (key, targets) in &image.endpoints {
+        for &(kind, index) in targets {
+            let mut at = key.home(1, mask);
+            while slots[at as usize].kind != 0 {
+                at = (at + 1) & mask;
+            }
+            slots[at as usize] = EndpointSlot {
+                address: key.address.0,
+                port: key.port,
+                protocol: key.protocol,
+                kind: kind as u8,
+                index,
+                reserved: 0,
+            };
+        }
+    }
+    (1, slots.into())
+}
+
+/// Operations that write the whole of an image over what is there.
+pub fn full_write(image: &Image, actual: &Actual, geometry: &Geometry) -> Vec<MapOp> {
+    let mut ops = Vec::new();
+    for (&index, &hop) in &image.next_hops {
+        ops.push(MapOp::WriteNextHop { index, hop });
+    }
+    for (&slot, &device) in &image.devices {
+        ops.push(MapOp::WriteDevice { slot, device });
+    }
+    for (&id, &entry) in &image.backends {
+        ops.push(MapOp::WriteBackend { id, entry });
+    }
+    for (&service, wanted) in &image.services {
+        let half = 1 - actual.live_half.get(&service).copied().unwrap_or(1);
+        let base = wanted.ring_base + u32::from(half) * wanted.ring_capacity;
+        ops.push(MapOp::WriteRing {
+            base,
+            ids: Arc::clone(&wanted.ring),
+        });
+        ops.push(MapOp::WriteService {
+            service,
+            image: Box::new(wanted.clone()),
+            half,
+        });
+    }
+    let generation = 1 - actual.generation;
+    let (seed, slots) = place(image, geometry);
+    ops.push(MapOp::WriteEndpoints {
+        generation,
+        seed,
+        slots,
+    });
+    ops.push(MapOp::SwitchEndpoints { generation });
+    for &service in actual.image.services.keys() {
+        if !image.services.contains_key(&service) {
+            ops.push(MapOp::ClearService { service });
+        }
+    }
+    for &id in actual.image.backends.keys() {
+        if !image.backends.contains_key(&id) {
+            ops.push(MapOp::ClearBackend { id });
+        }
+    }
+    for &index in actual.image.next_hops.keys() {
+        if !image.next_hops.contains_key(&index) {
+            ops.push(MapOp::ClearNextHop { index });
+        }
+    }
+    for &slot in actual.image.devices.keys() {
+        if !image.devices.contains_key(&slot) {
+            ops.push(MapOp::ClearDevice { slot });
+        }
+    }
+    ops.push(MapOp::SetEchoLimit {
+        per_second: image.echo_per_second,
+    });
+    ops.push(MapOp::SetRevision {
+        revision: image.config_revision,
+    });
+    ops
+}
+
+/// Brings a data plane to hold `image`.
+#[track_caller]
+pub fn write(dataplane: &mut impl Dataplane, geometry: &Geometry, image: &Image) {
+    let actual = dataplane.actual().unwrap();
+    dataplane
+        .apply(&full_write(image, &actual, geometry))
+        .unwrap();
+}
+
+/// A room with a complete data plane that is attached to nothing and owned by nobody.
+pub fn prepare(room: &Room) {
+    let (mut bpf, _) = room.open();
+    let geometry = bpf.geometry();
+    write(&mut bpf, &geometry, &image(&[vec![1, 2, 3]], 9));
+}
+
+#[test]
+fn images_that_are_written_are_read_back() {
+    in_room(|room| {
+        let (bpf, _) = room.open();
+        let geometry = bpf.geometry();
+        let bpf = RefCell::new(bpf);
+        let rings = prop::collection::vec(prop::collection::vec(0_u32..32, 0..=32), 0..=8);
+        let config = Config {
+            cases: 60,
+            failure_persistence: None,
+            ..Config::default()
+        };
+        let strategy = (rings, any::<u64>(), any::<u32>());
+        TestRunner::new(config)
+            .run(&strategy, |(rings, revision, echo)| {
+                // A backend belongs to one service.
+                let mut owner = BTreeMap::new();
+                let rings: Vec<Vec<u32>> = (0..)
+                    .zip(rings)
+                    .map(|(index, ring)| {
+                        let mut mine = |id: &u32| *owner.entry(*id).or_insert(index) == index;
+                        ring.into_iter().filter(|id| mine(id)).collect()
+                    })
+                    .collect();
+                let mut wanted = image(&rings, revision);
+                wanted.echo_per_second = echo;
+                let mut bpf = bpf.borrow_mut();
+                write(&mut *bpf, &geometry, &wanted);
+                let actual = bpf.actual().unwrap();
+                prop_assert_eq!(actual.image, wanted);
+                prop_assert_eq!(actual.header.complete, 1);
+                Ok(())
+            })
+            .unwrap();
+    });
+}
+
+#[test]
+fn single_words_change_nothing_else() {
+    in_room(|room| {
+        prepare(room);
+        let (mut bpf, _) = room.open();
+        let mut wanted = bpf.actual().unwrap();
+        let next = wanted.image.services[&0].ring_base + 32;
+        bpf.apply(&[
+            MapOp::SetBackendWord {
+                id: 2,
+                permissions: Permissions(Permissions::KEEP),
+                next_hop: 5,
+            },
+            MapOp::WriteRing {
+                base: next,
+                ids: vec![3, 1, 3].into(),
+            },
+            MapOp::SwitchRing {
+                service: 0,
+                base: next,
+                length: 3,
+            },
+        ])
+        .unwrap();
+        let half = wanted.live_half.get_mut(&0).unwrap();
+        if *half == 0 {
+            *half = 1;
+        }
+        let backend = wanted.image.backends.get_mut(&2).unwrap();
+        backend.permissions = Permissions(Permissions::KEEP);
+        backend.next_hop = 5;
+        wanted.image.services.get_mut(&0).unwrap().ring = vec![3, 1, 3].into();
+        assert_eq!(bpf.actual().unwrap(), wanted);
+    });
+}
+
+#[test]
+fn operations_beyond_a_map_or_against_its_rules_are_refused_and_change_nothing() {
+    in_room(|room| {
+        prepare(room);
+        let (mut bpf, _) = room.open();
+        let before = bpf.actual().unwrap();
+        let geometry = bpf.geometry();
+        let live = before.generation;
+        let (seed, slots) = place(&before.image, &geometry);
+        let mut large = service_image(1, vec![1; 33]);
+        let interface = ifindex("v0");
+        let device = before.image.devices[&(interface & 255)];
+        let refused = vec![
+            MapOp::SetBackendWord {
+                id: LIMITS.backends,
+                permissions: Permissions::ALL,
+                next_hop: 0,
+            },
+            MapOp::SetBackendWord {
+                id: 1,
+                permissions: Permissions::ALL,
+                next_hop: LIMITS.next_hops,
+            },
+            MapOp::WriteRing {
+                base: LIMITS.ring_slots - 2,
+                ids: vec![1; 3].into(),
+            },
+            MapOp::WriteRing {
+                base: 1,
+                ids: vec![1].into(),
+            },
+            MapOp::WriteRing {
+                base: u32::MAX - 1,
+                ids: vec![1; 3].into(),
+            },
+            MapOp::WriteRing {
+                base: 200,
+                ids: vec![LIMITS.backends].into(),
+            },
+            MapOp::SwitchRing {
+                service: LIMITS.services,
+                base: 0,
+                length: 0,
+            },
+            MapOp::SwitchRing {
+                service: 0,
+                base: 0,
+                length: LIMITS.ring_slots + 1,
+            },
+            MapOp::WriteService {
+                service: 1,
+                image: Box::new(large.clone()),
+                half: 0,
+            },
+            MapOp::WriteService {
+                service: 1,
+                image: Box::new({
+                    large.ring = Arc::new([1]);
+                    large.clone()
+                }),
+                half: 2,
+            },
+            MapOp::WriteService {
+                service: 1,
+                image: Box::new({
+                    large.ring_base = LIMITS.ring_slots - 32;
+                    large
+                }),
+                half: 0,
+            },
+            MapOp::ClearService {
+                service: LIMITS.services,
+            },
+            MapOp::WriteBackend {
+                id: LIMITS.backends,
+                entry: backend_entry(1, 0, 1),
+            },
+            MapOp::WriteBackend {
+                id: 4,
+                entry: backend_entry(1, 0, LIMITS.next_hops),
+            },
+            MapOp::ClearBackend { id: u32::MAX },
+            MapOp::WriteNextHop {
+                index: LIMITS.next_hops,
+                hop: next_hop(1, 1),
+            },
+            MapOp::ClearNextHop {
+                index: LIMITS.next_hops,
+            },
+            MapOp::WriteDevice { slot: 256, device },
+            MapOp::WriteDevice {
+                slot: (interface + 1) & 255,
+                device,
+            },
+            MapOp::ClearDevice { slot: 256 },
+            MapOp::WriteEndpoints {
+                generation: live,
+                seed,
+                slots: Arc::clone(&slots),
+            },
+            MapOp::WriteEndpoints {
+                generation: 1 - live,
+                seed,
+                slots: slots.iter().copied().skip(1).collect(),
+            },
+            MapOp::SwitchEndpoints { generation: 2 },
+        ];
+        for op in refused {
+            let error = bpf.apply(std::slice::from_ref(&op)).unwrap_err();
+            assert!(
+                matches!(
+                    error,
+                    DataplaneError::OutOfRange { .. } | DataplaneError::Invalid { .. }
+                ),
+                "{op:?}: {error}"
+            );
+            assert_eq!(bpf.actual().unwrap(), before, "{op:?}");
+        }
+    });
+}
+
+#[test]
+fn an_interface_that_vanished_does_not_hold_up_other_writes() {
+    in_room(|room| {
+        prepare(room);
+        let (mut bpf, _) = room.open();
+        let interface = ifindex("v0");
+        let before = bpf.actual().unwrap();
+        let device = before.image.devices[&(interface & 255)];
+        room.delete_veth();
+        assert!(bpf.actual().unwrap().image.devices.is_empty());
+        bpf.apply(&[
+            MapOp::WriteDevice {
+                slot: interface & 255,
+                device,
+            },
+            MapOp::SetRevision { revision: 77 },
+        ])
+        .unwrap();
+        let after = bpf.actual().unwrap();
+        assert!(after.image.devices.is_empty());
+        assert_eq!(after.image.config_revision, 77);
+    });
+}
