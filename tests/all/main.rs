@@ -1,8 +1,11 @@
 //! All tests that need namespaces, root or the compiled data plane: one binary.
 
+mod e2e;
+mod fault;
 mod bpf;
 mod lab_test;
 mod load_test;
 mod net_test;
 mod reflect;
+mod stage;
 mod topology_test;
