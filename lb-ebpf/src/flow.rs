@@ -12,6 +12,7 @@ use lb_common::{
 };
 
 use crate::{
+    forward,
     parse::Arrival,
     schedule,
     service::{self, Backend, Service},
@@ -27,8 +28,9 @@ const IDLE: u32 = 512;
 /// [`FlowWord::eviction`] of free entries.
 const FREE: u32 = 1024;
 
-/// Ways of two sets.
-const BOTH_SETS: u32 = 16;
+/// A set with fewer free places than this shares new flows with the flow's other set. At half load 9 % of
+/// flows then stand in their second set, and none of half a million is without a place.
+const CROWDED: u32 = 4;
 
 /// A flow that looks for its backend.
 pub struct Seeker<'t> {
@@ -94,6 +96,9 @@ pub struct Assignment<'t> {
 #[derive(Clone, Copy)]
 pub struct Assigned(pub u64);
 
+const NO_BACKEND: u64 = DropReason::NoBackend as u64;
+const UNRESOLVED: u64 = DropReason::NextHopUnresolved as u64;
+
 impl Assigned {
     #[inline(always)]
     const fn refused(reason: DropReason) -> Self {
@@ -111,10 +116,11 @@ impl Assigned {
     pub fn assignment<T: Tables>(self, tables: &T) -> Result<Assignment<'_>, DropReason> {
         let origin = match self.0 >> 52 {
             0 => {
-                // The only two reasons for a refusal.
-                return Err(match self.0 == DropReason::NoBackend as u64 {
-                    true => DropReason::NoBackend,
-                    false => DropReason::MapInconsistent,
+                // The only reasons for a refusal.
+                return Err(match self.0 {
+                    NO_BACKEND => DropReason::NoBackend,
+                    UNRESOLVED => DropReason::NextHopUnresolved,
+                    _ => DropReason::MapInconsistent,
                 });
             }
             1 => Origin::Known,
@@ -354,7 +360,12 @@ fn fresh(seeker: &Seeker<'_>, backend: Backend<'_>, rank: FlowRank) -> FlowWord 
 fn choose<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>) -> Result<Backend<'t>, DropReason> {
     match tables.choose_backend(seeker.service.index, seeker.hash.0) {
         schedule::NOBODY => Err(DropReason::NoBackend),
-        id => service::backend(tables, id).ok_or(DropReason::MapInconsistent),
+        id => {
+            let backend = service::backend(tables, id).ok_or(DropReason::MapInconsistent)?;
+            // Before the flow has an entry, or its next packet would not be counted as a new flow's.
+            forward::check_resolved(tables, backend)?;
+            Ok(backend)
+        }
     }
 }
 
@@ -431,23 +442,29 @@ fn enter<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
     Assigned::to(backend.id, Origin::Untracked, 0, 0)
 }
 
-/// The entry that has to go for a new flow.
+/// The entry that has to go for a new flow: the readier of both sets' readiest, the first set's if they are
+/// equal. But a free place in the second set is taken already when the first has become
+/// [`CROWDED`] and the second is emptier: so most lookups end in the first line, and half full
+/// the table still has room for every flow.
 #[inline(always)]
 fn victim_of<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>) -> Option<Entry<'t>> {
     let floor = match seeker.arrival {
         Arrival::Opening => 1,
         Arrival::Middle | Arrival::Closing | Arrival::Datagram => IDLE,
     };
-    let (first, second) = (seeker.sets.first, seeker.sets.second);
-    let best = tables.find_victim(first, second, floor, u32::from(seeker.epoch.0));
-    if best < READY {
+    let epoch = u32::from(seeker.epoch.0);
+    let first = Candidate(tables.find_victim(seeker.sets.first, floor, epoch));
+    let second = Candidate(tables.find_victim(seeker.sets.second, floor, epoch));
+    let crowded = first.free() < CROWDED && second.free() > first.free();
+    let (set, best) = match crowded || second.readiness() > first.readiness() {
+        true => (seeker.sets.second, second),
+        false => (seeker.sets.first, first),
+    };
+    if best.readiness() == 0 {
         return None;
     }
-    let position = 31_u32.wrapping_sub(best & 31);
-    let in_second = (position >> 3 & 1).wrapping_neg();
-    let set = first ^ (first ^ second) & in_second;
     let line = tables.flows(set)?;
-    let way = position & 7;
+    let way = best.way();
     Some(Entry {
         set,
         line,
@@ -456,37 +473,53 @@ fn victim_of<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>) -> Option<Entry<
     })
 }
 
-/// The least that [`victim`] gives for an entry that may go.
-const READY: u32 = 1 << 5;
+/// What [`victim`] gives.
+#[derive(Clone, Copy)]
+struct Candidate(u32);
 
-/// The readiest entry of both sets to go for a new flow, the first set's and the lowest way's among
-/// equals: [`FlowWord::eviction`] in bits 5 and up, 31 - (8 * set + way) below. In the lower
-/// ways only entries at least as ready as `floor` count. Less than 32: none may go.
+impl Candidate {
+    /// [`FlowWord::eviction`] of the entry; 0: none may go.
+    #[inline(always)]
+    const fn readiness(self) -> u32 {
+        self.0 >> 3 & 0xfff
+    }
+
+    #[inline(always)]
+    const fn way(self) -> u32 {
+        7_u32.wrapping_sub(self.0 & 7)
+    }
+
+    /// Free places in its set.
+    #[inline(always)]
+    const fn free(self) -> u32 {
+        self.0 >> 16
+    }
+}
+
+/// The readiest entry of a set to go for a new flow, the lowest way's among equals, in one word: 7 - way in bits 0
+/// to 2, [`FlowWord::eviction`] in bits 3 to 14, the number of free places from bit 16 on. In the
+/// lower ways only entries at least as ready as `floor` count.
 ///
 /// Ages are taken as they stand: writing down old ones before the clock wraps is the control plane's
 /// sweep. Without it an entry that nobody uses is still idle for half of each turn of the clock.
 #[inline(always)]
-pub fn victim<T: Tables>(tables: &T, first: u32, second: u32, floor: u32, epoch: u32) -> u32 {
-    let (Some(first), Some(second)) = (tables.flows(first), tables.flows(second)) else {
+pub fn victim<T: Tables>(tables: &T, set: u32, floor: u32, epoch: u32) -> u32 {
+    let Some(line) = tables.flows(set) else {
         return 0;
     };
     let epoch = Epoch(epoch as u8);
     let mut best: u32 = 0;
-    let mut position: u32 = 0;
-    while position < BOTH_SETS {
-        let way = position & 7;
-        let line = if position < WAYS as u32 {
-            first
-        } else {
-            second
-        };
+    let mut free: u32 = 0;
+    let mut way: u32 = 0;
+    while way < WAYS as u32 {
         let readiness = FlowWord(line.word(way)).eviction(epoch);
         let floor = if way < QUOTA_FROM { floor } else { 1 };
-        let rank = readiness << 5 | 31_u32.wrapping_sub(position);
+        let rank = readiness << 3 | 7_u32.wrapping_sub(way);
         if readiness >= floor && rank > best {
             best = rank;
         }
-        position = position.wrapping_add(1);
+        free = free.wrapping_add(readiness / FREE);
+        way = way.wrapping_add(1);
     }
-    best
+    best | free << 16
 }

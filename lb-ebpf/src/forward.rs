@@ -55,6 +55,16 @@ pub fn address_delta(family: Family, old: Address, new: Address) -> Delta {
     }
 }
 
+/// That the way to a backend is known, before anything is done for a new flow of it.
+#[inline(always)]
+pub fn check_resolved<T: Tables>(tables: &T, backend: Backend<'_>) -> Result<(), DropReason> {
+    match tables.next_hop(backend.state.next_hop) {
+        Some(hop) if hop.used == 1 && hop.resolved == 1 => Ok(()),
+        Some(hop) if hop.used == 1 => Err(DropReason::NextHopUnresolved),
+        _ => Err(DropReason::MapInconsistent),
+    }
+}
+
 /// The way to a backend.
 #[inline(always)]
 pub fn to_backend<F: Frame, T: Tables>(

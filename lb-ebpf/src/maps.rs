@@ -142,8 +142,8 @@ pub(crate) extern "C" fn find_flow(set: u32, tag: u64) -> u64 {
 /// [`lb_ebpf::flow::victim`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn find_victim(first: u32, second: u32, floor: u32, epoch: u32) -> u32 {
-    lb_ebpf::flow::victim(&KernelTables, first, second, floor, epoch)
+pub(crate) extern "C" fn find_victim(set: u32, floor: u32, epoch: u32) -> u32 {
+    lb_ebpf::flow::victim(&KernelTables, set, floor, epoch)
 }
 
 /// [`lb_ebpf::schedule::choose`].
@@ -208,8 +208,8 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn find_victim(&self, first: u32, second: u32, floor: u32, epoch: u32) -> u32 {
-        unknown(find_victim(first, second, floor, epoch))
+    fn find_victim(&self, set: u32, floor: u32, epoch: u32) -> u32 {
+        unknown(find_victim(set, floor, epoch))
     }
 
     #[inline(always)]

@@ -160,11 +160,11 @@ pub trait Tables {
 
     /// [`crate::flow::victim`].
     #[inline(always)]
-    fn find_victim(&self, first: u32, second: u32, floor: u32, epoch: u32) -> u32
+    fn find_victim(&self, set: u32, floor: u32, epoch: u32) -> u32
     where
         Self: Sized,
     {
-        crate::flow::victim(self, first, second, floor, epoch)
+        crate::flow::victim(self, set, floor, epoch)
     }
 
     /// [`crate::schedule::choose`].
