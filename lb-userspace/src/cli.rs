@@ -120,7 +120,11 @@ impl From<Check> for check::CheckArgs {
         };
         match (args.explain, args.file) {
             (Some(code), _) => Self::Explain { code },
-            (None, path) => Self::File { path: path.unwrap_or_default(), json: args.json, colour },
+            (None, path) => Self::File {
+                path: path.unwrap_or_default(),
+                json: args.json,
+                colour,
+            },
         }
     }
 }

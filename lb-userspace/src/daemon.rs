@@ -24,6 +24,7 @@ use crate::store::disk;
 
 mod attach;
 mod owner;
+mod record;
 mod seeds;
 mod startup;
 mod sweeper;
@@ -48,7 +49,10 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     let started = runner::now_ns();
     let chosen = startup::choose(&args.config, args.allow_shrink)?;
     if let Some(error) = &chosen.error {
-        tracing::error!("running the last good configuration, not {}: {error}", args.config.display());
+        tracing::error!(
+            "running the last good configuration, not {}: {error}",
+            args.config.display()
+        );
     }
     let config = chosen.config;
     let daemon = config.daemon.clone();
@@ -137,8 +141,16 @@ fn say(opening: &Opening) {
         Opening::Recreated => {
             tracing::warn!("a half-made data plane was found, attached to nothing, and made again");
         }
-        Opening::Adopted { owner_epoch, same_program, differences } => {
-            let program = if *same_program { "kept" } else { "to be replaced" };
+        Opening::Adopted {
+            owner_epoch,
+            same_program,
+            differences,
+        } => {
+            let program = if *same_program {
+                "kept"
+            } else {
+                "to be replaced"
+            };
             tracing::info!(owner_epoch, program, "data plane adopted");
             for difference in differences {
                 tracing::warn!(

@@ -8,7 +8,11 @@ use crate::status;
 /// fails is told and tried again by netlink events and ticks; it does not keep the others waiting.
 pub(super) fn all(bpf: &mut Bpf, daemon: &DaemonConfig) {
     for interface in &daemon.interfaces {
-        tell(interface, daemon.xdp_mode, bpf.attach(interface, daemon.xdp_mode));
+        tell(
+            interface,
+            daemon.xdp_mode,
+            bpf.attach(interface, daemon.xdp_mode),
+        );
     }
     match bpf.pinned_interfaces() {
         Ok(pinned) => {
@@ -73,7 +77,9 @@ pub(super) fn report(bpf: &Bpf) -> Vec<status::Attachment> {
             },
             state: match a.state {
                 AttachmentState::Attached => "attached".to_owned(),
-                AttachmentState::Defunct => "defunct: the device was made again or renamed".to_owned(),
+                AttachmentState::Defunct => {
+                    "defunct: the device was made again or renamed".to_owned()
+                }
                 AttachmentState::Missing => "missing: no such interface".to_owned(),
             },
         })

@@ -9,13 +9,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::sweeper::Sweeper;
-use super::{attach, startup};
+use super::{attach, record, startup};
 use crate::announce::{self, claimer};
 use crate::api::server::Request;
 use crate::api::{Admin, Done, Refused, Reload};
-use crate::dataplane::bpf::{Bpf, Reader};
 use crate::dataplane::DataplaneError;
-use crate::event::{Effect, Event, Record};
+use crate::dataplane::bpf::{Bpf, Reader};
+use crate::event::{Effect, Event};
 use crate::health::runner::{Runner, now_ns};
 use crate::metrics::Timings;
 use crate::model::{AdminState, Config, ProbeVerdict};
@@ -64,7 +64,15 @@ impl<'a> Owner<'a> {
         let reader = parts.reconciler.dataplane().reader();
         let sweeper = Sweeper::new(reader.clone());
         let attachments = Vec::new();
-        Self { parts, reader, sweeper, written: false, unsaved: false, attachments, beats: 0 }
+        Self {
+            parts,
+            reader,
+            sweeper,
+            written: false,
+            unsaved: false,
+            attachments,
+            beats: 0,
+        }
     }
 
     fn config(&self) -> Arc<Config> {
@@ -132,9 +140,10 @@ impl<'a> Owner<'a> {
         let mut events = vec![(now, Event::Tick)];
         let state = self.parts.reconciler.state();
         let resting = || state.ids().quarantined().collect();
-        let draining = state.config().keyed_backends().any(|(key, _)| {
-            state.drain_progress(&key).is_some_and(|(_, done)| !done)
-        });
+        let draining = state
+            .config()
+            .keyed_backends()
+            .any(|(key, _)| state.drain_progress(&key).is_some_and(|(_, done)| !done));
         if let Some((began, counts)) = self.sweeper.work(now, draining, resting) {
             let mut by_backend = counts.live;
             for id in state.ids().quarantined() {
@@ -168,7 +177,10 @@ impl<'a> Owner<'a> {
             Err(error) => tracing::error!(%error, "look after the pins"),
         }
         self.attachments = attach::report(bpf);
-        let lost = self.attachments.iter().filter(|a| a.ifindex != 0 && a.state != "attached");
+        let lost = self
+            .attachments
+            .iter()
+            .filter(|a| a.ifindex != 0 && a.state != "attached");
         let lost: Vec<String> = lost.map(|a| a.interface.clone()).collect();
         for interface in lost {
             attach::again(bpf, &interface, mode);
@@ -203,7 +215,9 @@ impl<'a> Owner<'a> {
                 ProbeVerdict::Void(_) => self.parts.timings.void(backend.service.as_str()),
                 ProbeVerdict::Good | ProbeVerdict::Bad(_) => {
                     let took = Duration::from_nanos(result.ended.saturating_sub(result.started));
-                    self.parts.timings.checked(backend.service.as_str(), took.as_secs_f64());
+                    self.parts
+                        .timings
+                        .checked(backend.service.as_str(), took.as_secs_f64());
                 }
             },
             _ => {}
@@ -217,16 +231,15 @@ impl<'a> Owner<'a> {
                 Effect::Follow(addresses) => self.parts.follower.follow(addresses),
                 Effect::Claim(claims) => self.parts.claimer.claim(claims),
                 Effect::Persist => self.unsaved = true,
-                Effect::Record(record) => log(&record),
+                Effect::Record(record) => record::log(&record),
             }
         }
     }
 
     /// Writes what backends may do: the words that packets read next.
     fn write_words(&mut self) -> anyhow::Result<()> {
-        let began = now_ns();
-        let outcome = self.parts.reconciler.write_fast();
-        self.told(began, outcome)
+        let outcome = self.parts.reconciler.write_fast(&now_ns);
+        self.told(outcome)
     }
 
     /// Saves what must be on disk, then brings the maps to what the state wants.
@@ -236,13 +249,15 @@ impl<'a> Owner<'a> {
         }
         let new = self.parts.reconciler.state().without_origin();
         if !new.is_empty() {
-            let lines = new.into_iter().map(|id| (id, self.reader.backend(id))).collect();
+            let lines = new
+                .into_iter()
+                .map(|id| (id, self.reader.backend(id)))
+                .collect();
             self.parts.reconciler.set_origins(&lines);
             self.save();
         }
-        let began = now_ns();
-        let outcome = self.parts.reconciler.write_full(began);
-        self.told(began, outcome)
+        let outcome = self.parts.reconciler.write_full(&now_ns);
+        self.told(outcome)
     }
 
     /// Verdicts and orders may be lost by a crash when the disk fails, but traffic does not wait for a
@@ -255,7 +270,8 @@ impl<'a> Owner<'a> {
                 self.parts.reconciler.saved();
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.unsaved, true) || self.parts.reconciler.is_unsaved() {
+                if !std::mem::replace(&mut self.unsaved, true) || self.parts.reconciler.is_unsaved()
+                {
                     tracing::error!(%error, "the state could not be saved; forwarding goes on");
                 }
                 self.parts.reconciler.abandon();
@@ -263,19 +279,14 @@ impl<'a> Owner<'a> {
         }
     }
 
-    fn told(
-        &mut self,
-        began: u64,
-        outcome: Result<Written, ReconcileError>,
-    ) -> anyhow::Result<()> {
+    fn told(&mut self, outcome: Result<Written, ReconcileError>) -> anyhow::Result<()> {
         match outcome {
             Ok(done) => {
                 self.written = true;
                 if done.ops > 0 {
-                    let took = now_ns().saturating_sub(began);
-                    let ops = u64::try_from(done.ops).unwrap_or(u64::MAX);
-                    self.parts.timings.applied(Duration::from_nanos(took).as_secs_f64(), ops);
-                    tracing::debug!(ops, took_us = took / 1000, "maps written");
+                    self.parts.timings.written(&done);
+                    let (planned_us, applied_us) = (done.planned / 1000, done.applied / 1000);
+                    tracing::debug!(ops = done.ops, planned_us, applied_us, "maps written");
                 }
                 Ok(())
             }
@@ -316,20 +327,25 @@ impl<'a> Owner<'a> {
 
     fn admin(&mut self, order: &Admin) -> Result<Done, Refused> {
         let now = now_ns();
-        let deadline =
-            order.deadline_ms.map(|ms| now.saturating_add(ms.saturating_mul(1_000_000)));
+        let deadline = order
+            .deadline_ms
+            .map(|ms| now.saturating_add(ms.saturating_mul(1_000_000)));
         let effects = self
             .parts
             .reconciler
             .command(now, &order.backend, order.state, deadline, order.force)
-            .map_err(|error| Refused { error: error.to_string() })?;
+            .map_err(|error| Refused {
+                error: error.to_string(),
+            })?;
         self.carry_out(effects);
         let what = match order.state {
             AdminState::Enabled => "enabled",
             AdminState::Draining => "draining",
             AdminState::Disabled => "disabled",
         };
-        Ok(Done { message: format!("{}: {what}", order.backend) })
+        Ok(Done {
+            message: format!("{}: {what}", order.backend),
+        })
     }
 
     /// Applies the file; on an error nothing has changed.
@@ -408,38 +424,5 @@ impl<'a> Owner<'a> {
             flow_capacity,
         };
         state.status(now_ns(), around, &counters)
-    }
-}
-
-/// Records as log lines: fields as in metrics and JSON.
-fn log(record: &Record) {
-    match record {
-        Record::Health { backend, from, to, reason } => {
-            tracing::warn!(service = %backend.service, backend = %backend.backend, ?from, ?to, %reason, "health changed");
-        }
-        Record::Held { backend, reason } => {
-            tracing::warn!(service = %backend.service, backend = %backend.backend, %reason, "health change held back");
-        }
-        Record::CheckerSuspect { suspected: true, reason } => {
-            tracing::error!(%reason, "all probes fail at once: the checker is suspected");
-        }
-        Record::CheckerSuspect { suspected: false, reason } => {
-            tracing::info!(%reason, "the checker is trusted again");
-        }
-        Record::ProbeVoid { backend, reason } => {
-            tracing::debug!(service = %backend.service, backend = %backend.backend, %reason, "probe void");
-        }
-        Record::Admin { backend, from, to } => {
-            tracing::info!(service = %backend.service, backend = %backend.backend, ?from, ?to, "admin state changed");
-        }
-        Record::Drained { backend, left } => {
-            tracing::info!(service = %backend.service, backend = %backend.backend, left, "drained");
-        }
-        Record::Route { address, route } => tracing::info!(%address, ?route, "way to backend changed"),
-        Record::Link { name, what } => tracing::info!(interface = %name, "{what}"),
-        Record::Adopted { what } => tracing::warn!("adopted from the maps: {what}"),
-        Record::Config { revision, services, backends } => {
-            tracing::info!(%revision, services, backends, "configuration applied");
-        }
     }
 }

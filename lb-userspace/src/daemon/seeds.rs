@@ -38,7 +38,11 @@ pub(super) fn load_or_make(path: &Path) -> anyhow::Result<Seeds> {
         return Ok(seeds);
     }
     let [id, a, b, c, d] = random().context("make secret keys from /dev/urandom")?;
-    let seeds = Seeds { id, flow: [a, b], ring: [c, d] };
+    let seeds = Seeds {
+        id,
+        flow: [a, b],
+        ring: [c, d],
+    };
     disk::write(path, &seeds)?;
     Ok(seeds)
 }
@@ -64,7 +68,10 @@ mod tests {
         let first = load_or_make(&dir.join("a")).unwrap();
         let again = load_or_make(&dir.join("a")).unwrap();
         let other = load_or_make(&dir.join("b")).unwrap();
-        assert_eq!((first.id, first.flow, first.ring), (again.id, again.flow, again.ring));
+        assert_eq!(
+            (first.id, first.flow, first.ring),
+            (again.id, again.flow, again.ring)
+        );
         assert_ne!(first.flow, other.flow);
         assert_ne!(first.flow, first.ring);
         std::fs::remove_dir_all(&dir).unwrap();

@@ -59,9 +59,16 @@ pub(super) fn choose(path: &Path, allow_shrink: bool) -> anyhow::Result<Chosen> 
             let last = file::load(&last_good(&config.daemon.state_dir)).ok();
             let guard = last.as_ref().filter(|_| !allow_shrink);
             match guard.and_then(|last| shrink::shrink(&last.config, &config)) {
-                None => return Ok(Chosen { config, error: None }),
+                None => {
+                    return Ok(Chosen {
+                        config,
+                        error: None,
+                    });
+                }
                 Some(shrink) => {
-                    let Some(last) = last else { anyhow::bail!("{shrink}") };
+                    let Some(last) = last else {
+                        anyhow::bail!("{shrink}")
+                    };
                     return Ok(Chosen {
                         config: Arc::new(last.config),
                         error: Some(shrink.to_string()),
@@ -73,7 +80,10 @@ pub(super) fn choose(path: &Path, allow_shrink: bool) -> anyhow::Result<Chosen> 
     };
     let dir = state_dir_of(path);
     match file::load(&last_good(&dir)) {
-        Ok(last) => Ok(Chosen { config: Arc::new(last.config), error: Some(error) }),
+        Ok(last) => Ok(Chosen {
+            config: Arc::new(last.config),
+            error: Some(error),
+        }),
         Err(_) => anyhow::bail!(
             "{error}\nand {} holds no last good configuration to run instead",
             dir.display()

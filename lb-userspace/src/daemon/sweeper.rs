@@ -21,7 +21,11 @@ pub(super) struct Sweeper {
 
 impl Sweeper {
     pub(super) fn new(reader: Reader) -> Self {
-        Self { reader, walk: None, ended: None }
+        Self {
+            reader,
+            walk: None,
+            ended: None,
+        }
     }
 
     /// Does a slice of work. `eager`: begin the next walk at once. `forget`: BackendIds at rest, whose
@@ -32,7 +36,9 @@ impl Sweeper {
         eager: bool,
         forget: impl FnOnce() -> BTreeSet<u32>,
     ) -> Option<(u64, FlowCounts)> {
-        let rested = self.ended.is_none_or(|ended| now.saturating_sub(ended) >= REST);
+        let rested = self
+            .ended
+            .is_none_or(|ended| now.saturating_sub(ended) >= REST);
         if self.walk.is_none() {
             if !rested && !eager {
                 return None;

@@ -29,9 +29,15 @@ pub fn run(args: &Unload) -> anyhow::Result<ExitCode> {
     let count = claims.0.len();
     let (left, reasons) = claimer::release_all(claims).context("release claimed addresses")?;
     disk::write(&path, &left)?;
-    println!("claimed addresses released: {}", count.saturating_sub(left.0.len()));
+    println!(
+        "claimed addresses released: {}",
+        count.saturating_sub(left.0.len())
+    );
     if !reasons.is_empty() {
-        bail!("addresses that could not be released: {}", reasons.join("; "));
+        bail!(
+            "addresses that could not be released: {}",
+            reasons.join("; ")
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
