@@ -29,12 +29,15 @@ use crate::{
 };
 
 pub mod cast;
+pub mod cut;
+pub mod echo;
+pub mod errors;
 pub mod flows;
 pub mod forwarding;
-pub mod icmp;
 pub mod odd;
 pub mod packet;
 pub mod refused;
+pub mod room;
 pub mod world;
 
 use world::{Change, Ends, GEOMETRY, Side, World};
@@ -344,8 +347,11 @@ pub fn all() -> Vec<Fixture> {
     [
         forwarding::all(),
         flows::all(),
-        icmp::all(),
+        room::all(),
+        echo::all(),
+        errors::all(),
         odd::all(),
+        cut::all(),
         refused::all(),
     ]
     .concat()

@@ -24,6 +24,7 @@ use crate::store::disk;
 
 mod attach;
 mod owner;
+mod record;
 mod seeds;
 mod startup;
 mod sweeper;

@@ -3,6 +3,8 @@
 //! Values are read from [`Status`] at scrape time, so nothing is counted twice; histograms are
 //! fed by the daemon. Labels are bounded by the configuration: service, backend, reason.
 
+use std::time::Duration;
+
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -12,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::model::Health;
+use crate::reconcile::Written;
 use crate::status::{Service, Status, Traffic};
 
 pub mod classic;
@@ -32,7 +35,9 @@ impl EncodeLabelSet for Labels {
 pub struct Timings {
     /// Seconds a probe took, by service.
     check: Family<Labels, Histogram, fn() -> Histogram>,
-    /// Seconds to compute a plan and apply it.
+    /// Seconds from the state to the operations that the maps need.
+    plan: Histogram,
+    /// Seconds to run these operations.
     apply: Histogram,
     /// Operations applied.
     operations: Counter,
@@ -42,7 +47,7 @@ pub struct Timings {
 
 fn seconds() -> Histogram {
     Histogram::new([
-        0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0,
+        0.000_01, 0.000_03, 0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0,
     ])
 }
 
@@ -50,6 +55,7 @@ impl Default for Timings {
     fn default() -> Self {
         Self {
             check: Family::new_with_constructor(seconds as fn() -> Histogram),
+            plan: seconds(),
             apply: seconds(),
             operations: Counter::default(),
             void: Family::default(),
@@ -71,9 +77,13 @@ impl Timings {
     }
 
     /// A plan was computed and applied.
-    pub fn applied(&self, seconds: f64, operations: u64) {
-        self.apply.observe(seconds);
-        self.operations.inc_by(operations);
+    pub fn written(&self, done: &Written) {
+        self.plan
+            .observe(Duration::from_nanos(done.planned).as_secs_f64());
+        self.apply
+            .observe(Duration::from_nanos(done.applied).as_secs_f64());
+        self.operations
+            .inc_by(u64::try_from(done.ops).unwrap_or(u64::MAX));
     }
 }
 
@@ -141,8 +151,14 @@ pub fn openmetrics(status: &Status, timings: &Timings) -> Result<String, std::fm
         timings.void.clone(),
     );
     registry.register_with_unit(
+        "plan_duration",
+        "Time to find out which writes bring the maps to what the state wants",
+        Unit::Seconds,
+        timings.plan.clone(),
+    );
+    registry.register_with_unit(
         "apply_duration",
-        "Time to plan a change of the maps and write it",
+        "Time to run the writes of a plan",
         Unit::Seconds,
         timings.apply.clone(),
     );

@@ -54,12 +54,19 @@ pub struct Folded {
     pub refused: Vec<(usize, StateError)>,
 }
 
-/// What was written.
+/// What was written, and how long it took by the clock that was passed in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// Operations.
     pub ops: usize,
+    /// Nanoseconds from the state to the operations; reading the maps back, if need be, counts.
+    pub planned: u64,
+    /// Nanoseconds to run the operations.
+    pub applied: u64,
 }
+
+/// The time in nanoseconds. The owner passes one in, so that nothing here reads a clock.
+pub type Clock<'a> = &'a dyn Fn() -> u64;
 
 /// State, dataplane, and what the dataplane holds.
 #[derive(Debug)]
@@ -195,10 +202,11 @@ impl<D: Dataplane> Reconciler<D> {
     }
 
     /// Writes what live backends may do and how they are reached.
-    pub fn write_fast(&mut self) -> Result<Written, ReconcileError> {
+    pub fn write_fast(&mut self, clock: Clock<'_>) -> Result<Written, ReconcileError> {
         if self.fast.is_empty() {
             return Ok(Written::default());
         }
+        let began = clock();
         self.read_back()?;
         let Some(actual) = &self.actual else {
             return Ok(Written::default());
@@ -206,7 +214,7 @@ impl<D: Dataplane> Reconciler<D> {
         let words = desired::words(&self.state, &self.fast);
         let hops = desired::next_hops(&self.state, &self.fast.hops);
         let ops = plan_words(&actual.image, &words, &hops, self.state.devices());
-        let done = apply(&mut self.dataplane, &mut self.actual, &ops)?;
+        let done = apply(&mut self.dataplane, &mut self.actual, &ops, began, clock)?;
         if let Some(actual) = &mut self.actual {
             plan::take_words(&mut actual.image, &ops);
         }
@@ -215,13 +223,14 @@ impl<D: Dataplane> Reconciler<D> {
     }
 
     /// Writes all that differs.
-    pub fn write_full(&mut self, now: u64) -> Result<Written, ReconcileError> {
+    pub fn write_full(&mut self, clock: Clock<'_>) -> Result<Written, ReconcileError> {
         if self.dirty.is_empty() {
             return Ok(Written::default());
         }
         if self.is_unsaved() {
             return Err(ReconcileError::NotSaved);
         }
+        let began = clock();
         self.read_back()?;
         let Some(actual) = &self.actual else {
             return Ok(Written::default());
@@ -229,9 +238,9 @@ impl<D: Dataplane> Reconciler<D> {
         let desired = desired::image(&self.state, &mut self.rings);
         let ops = plan(actual, &desired)?;
         let after = plan::after(actual, &desired, &ops);
-        let done = apply(&mut self.dataplane, &mut self.actual, &ops)?;
+        let done = apply(&mut self.dataplane, &mut self.actual, &ops, began, clock)?;
         self.actual = Some(after);
-        self.state.written(now);
+        self.state.written(began);
         self.dirty = Dirty::default();
         self.fast = Dirty::default();
         Ok(done)
@@ -280,17 +289,25 @@ impl<D: Dataplane> Reconciler<D> {
     }
 }
 
-/// Runs operations; when one is refused, nobody knows what the maps hold.
+/// Runs operations that were being planned since `began`; when one is refused, nobody knows what
+/// the maps hold.
 fn apply<D: Dataplane>(
     dataplane: &mut D,
     actual: &mut Option<Actual>,
     ops: &[MapOp],
+    began: u64,
+    clock: Clock<'_>,
 ) -> Result<Written, DataplaneError> {
+    let planned = clock();
     if let Err(error) = dataplane.apply(ops) {
         *actual = None;
         return Err(error);
     }
-    Ok(Written { ops: ops.len() })
+    Ok(Written {
+        ops: ops.len(),
+        planned: planned.saturating_sub(began),
+        applied: clock().saturating_sub(planned),
+    })
 }
 
 /// Later complete lists replace earlier ones; records stay in order.

@@ -4,7 +4,9 @@
 mod adoption;
 mod attachment;
 mod mutation;
+mod program;
 mod readers;
+mod refusals;
 mod room;
 mod twin;
 mod writes;

@@ -1,9 +1,12 @@
 //! All tests that need namespaces, root or the compiled data plane: one binary.
 
 mod bpf;
+mod e2e;
+mod fault;
 mod lab_test;
 mod load_test;
 mod net_test;
 mod prog;
 mod reflect;
+mod stage;
 mod topology_test;

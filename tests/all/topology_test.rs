@@ -312,9 +312,12 @@ fn what_an_xdp_program_sends_back_arrives_with_a_right_checksum() {
             b"reflected",
             "round {round}"
         );
+        assert_eq!(topology.has_xdp("lb", "eth0").unwrap(), Some(true));
         drop(link);
+        assert_eq!(topology.has_xdp("lb", "eth0").unwrap(), Some(false));
         // The same with an interface that was deleted and made again.
         topology.delete_device("lb", "eth0").unwrap();
+        assert_eq!(topology.has_xdp("lb", "eth0").unwrap(), None);
         topology.recreate_device("lb", "eth0").unwrap();
     }
 }

@@ -27,6 +27,7 @@ mod spawn;
 
 pub use build::Topology;
 pub use cleanup::{interrupted, remove_owned_by, sweep, take_over_interrupts};
+pub use fault::has_xdp;
 pub use namespace::{Namespace, require_root};
 pub use spawn::Process;
 

@@ -9,13 +9,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::sweeper::Sweeper;
-use super::{attach, startup};
+use super::{attach, record, startup};
 use crate::announce::{self, claimer};
 use crate::api::server::Request;
 use crate::api::{Admin, Done, Refused, Reload};
 use crate::dataplane::DataplaneError;
 use crate::dataplane::bpf::{Bpf, Reader};
-use crate::event::{Effect, Event, Record};
+use crate::event::{Effect, Event};
 use crate::health::runner::{Runner, now_ns};
 use crate::metrics::Timings;
 use crate::model::{AdminState, Config, ProbeVerdict};
@@ -231,16 +231,15 @@ impl<'a> Owner<'a> {
                 Effect::Follow(addresses) => self.parts.follower.follow(addresses),
                 Effect::Claim(claims) => self.parts.claimer.claim(claims),
                 Effect::Persist => self.unsaved = true,
-                Effect::Record(record) => log(&record),
+                Effect::Record(record) => record::log(&record),
             }
         }
     }
 
     /// Writes what backends may do: the words that packets read next.
     fn write_words(&mut self) -> anyhow::Result<()> {
-        let began = now_ns();
-        let outcome = self.parts.reconciler.write_fast();
-        self.told(began, outcome)
+        let outcome = self.parts.reconciler.write_fast(&now_ns);
+        self.told(outcome)
     }
 
     /// Saves what must be on disk, then brings the maps to what the state wants.
@@ -257,9 +256,8 @@ impl<'a> Owner<'a> {
             self.parts.reconciler.set_origins(&lines);
             self.save();
         }
-        let began = now_ns();
-        let outcome = self.parts.reconciler.write_full(began);
-        self.told(began, outcome)
+        let outcome = self.parts.reconciler.write_full(&now_ns);
+        self.told(outcome)
     }
 
     /// Verdicts and orders may be lost by a crash when the disk fails, but traffic does not wait for a
@@ -281,17 +279,14 @@ impl<'a> Owner<'a> {
         }
     }
 
-    fn told(&mut self, began: u64, outcome: Result<Written, ReconcileError>) -> anyhow::Result<()> {
+    fn told(&mut self, outcome: Result<Written, ReconcileError>) -> anyhow::Result<()> {
         match outcome {
             Ok(done) => {
                 self.written = true;
                 if done.ops > 0 {
-                    let took = now_ns().saturating_sub(began);
-                    let ops = u64::try_from(done.ops).unwrap_or(u64::MAX);
-                    self.parts
-                        .timings
-                        .applied(Duration::from_nanos(took).as_secs_f64(), ops);
-                    tracing::debug!(ops, took_us = took / 1000, "maps written");
+                    self.parts.timings.written(&done);
+                    let (planned_us, applied_us) = (done.planned / 1000, done.applied / 1000);
+                    tracing::debug!(ops = done.ops, planned_us, applied_us, "maps written");
                 }
                 Ok(())
             }
@@ -429,55 +424,5 @@ impl<'a> Owner<'a> {
             flow_capacity,
         };
         state.status(now_ns(), around, &counters)
-    }
-}
-
-/// Records as log lines: fields as in metrics and JSON.
-fn log(record: &Record) {
-    match record {
-        Record::Health {
-            backend,
-            from,
-            to,
-            reason,
-        } => {
-            tracing::warn!(service = %backend.service, backend = %backend.backend, ?from, ?to, %reason, "health changed");
-        }
-        Record::Held { backend, reason } => {
-            tracing::warn!(service = %backend.service, backend = %backend.backend, %reason, "health change held back");
-        }
-        Record::CheckerSuspect {
-            suspected: true,
-            reason,
-        } => {
-            tracing::error!(%reason, "all probes fail at once: the checker is suspected");
-        }
-        Record::CheckerSuspect {
-            suspected: false,
-            reason,
-        } => {
-            tracing::info!(%reason, "the checker is trusted again");
-        }
-        Record::ProbeVoid { backend, reason } => {
-            tracing::debug!(service = %backend.service, backend = %backend.backend, %reason, "probe void");
-        }
-        Record::Admin { backend, from, to } => {
-            tracing::info!(service = %backend.service, backend = %backend.backend, ?from, ?to, "admin state changed");
-        }
-        Record::Drained { backend, left } => {
-            tracing::info!(service = %backend.service, backend = %backend.backend, left, "drained");
-        }
-        Record::Route { address, route } => {
-            tracing::info!(%address, ?route, "way to backend changed")
-        }
-        Record::Link { name, what } => tracing::info!(interface = %name, "{what}"),
-        Record::Adopted { what } => tracing::warn!("adopted from the maps: {what}"),
-        Record::Config {
-            revision,
-            services,
-            backends,
-        } => {
-            tracing::info!(%revision, services, backends, "configuration applied");
-        }
     }
 }

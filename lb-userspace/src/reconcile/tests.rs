@@ -54,9 +54,9 @@ fn route(address: &str, mac: u8) -> Event {
 fn feed(reconciler: &mut Reconciler<Mem>, events: impl IntoIterator<Item = Event>) -> usize {
     let folded = reconciler.fold(events.into_iter().map(|event| (2 * SECOND, event)));
     assert!(folded.refused.is_empty(), "{:?}", folded.refused);
-    let fast = reconciler.write_fast().unwrap().ops;
+    let fast = reconciler.write_fast(&|| 0).unwrap().ops;
     reconciler.saved();
-    let full = reconciler.write_full(2 * SECOND).unwrap().ops;
+    let full = reconciler.write_full(&|| 2 * SECOND).unwrap().ops;
     assert!(reconciler.is_settled());
     assert_eq!(violations(reconciler.dataplane()), Vec::<String>::new());
     fast + full
@@ -84,8 +84,8 @@ fn a_restart_writes_nothing_even_before_netlink_has_spoken() {
     let mem = maps(&mut before);
     let mut after = adopt(mem.clone(), unchecked(WEB), Some(disk));
     assert!(!after.is_unsaved(), "no new ids");
-    assert_eq!(after.write_fast().unwrap().ops, 0);
-    assert_eq!(after.write_full(SECOND).unwrap().ops, 0);
+    assert_eq!(after.write_fast(&|| 0).unwrap().ops, 0);
+    assert_eq!(after.write_full(&|| SECOND).unwrap().ops, 0);
     assert_eq!(
         feed(
             &mut after,
@@ -140,7 +140,7 @@ fn new_ids_are_not_written_before_they_are_on_disk_but_what_is_urgent_is() {
     let before = maps(&mut reconciler);
     reconciler.fold([(2 * SECOND, Event::Config(four))]);
     assert!(reconciler.is_unsaved());
-    let refused = reconciler.write_full(2 * SECOND);
+    let refused = reconciler.write_full(&|| 2 * SECOND);
     assert!(matches!(refused, Err(ReconcileError::NotSaved)));
     assert_eq!(maps(&mut reconciler), before);
     let lost = Route::Unresolved("gone".to_owned());
@@ -149,12 +149,12 @@ fn new_ids_are_not_written_before_they_are_on_disk_but_what_is_urgent_is() {
         route: lost,
     };
     reconciler.fold([(2 * SECOND, event)]);
-    assert!(reconciler.write_fast().unwrap().ops > 0);
+    assert!(reconciler.write_fast(&|| 0).unwrap().ops > 0);
     let a = reconciler.state().ids().backend(&key("web/a")).unwrap().id;
     let entry = reconciler.dataplane().backends[a as usize];
     assert_eq!(entry.permissions, Permissions::NONE);
     reconciler.saved();
-    assert!(reconciler.write_full(2 * SECOND).unwrap().ops > 0);
+    assert!(reconciler.write_full(&|| 2 * SECOND).unwrap().ops > 0);
     assert_eq!(violations(reconciler.dataplane()), Vec::<String>::new());
 }
 
@@ -174,7 +174,7 @@ fn a_configuration_whose_ids_cannot_be_saved_is_taken_back() {
     let empty = Mem::new(Sizes::from(&unchecked(WEB).limits));
     let mut fresh = adopt(empty, unchecked(WEB), None);
     fresh.abandon();
-    let refused = fresh.write_full(SECOND);
+    let refused = fresh.write_full(&|| SECOND);
     assert!(matches!(refused, Err(ReconcileError::NotSaved)));
 }
 
@@ -184,7 +184,7 @@ fn a_fenced_owner_writes_nothing() {
     reconciler.dataplane().header.owner_epoch = 2;
     let before = maps(&mut reconciler);
     reconciler.fold([(2 * SECOND, route("10.0.0.2", 50))]);
-    let refused = reconciler.write_fast();
+    let refused = reconciler.write_fast(&|| 0);
     assert!(matches!(
         refused,
         Err(ReconcileError::Dataplane(DataplaneError::Fenced {
@@ -284,7 +284,7 @@ fn from_verdict_to_map_write_takes_one_word_at_a_thousand_backends() {
         };
         let began = Instant::now();
         reconciler.fold([(at, event)]);
-        let ops = reconciler.write_fast().unwrap().ops;
+        let ops = reconciler.write_fast(&|| 0).unwrap().ops;
         (ops, began.elapsed())
     };
     let mut times = Vec::new();
@@ -304,7 +304,7 @@ fn from_verdict_to_map_write_takes_one_word_at_a_thousand_backends() {
         times.len()
     );
     let began = Instant::now();
-    let ops = reconciler.write_full(at).unwrap().ops;
+    let ops = reconciler.write_full(&|| at).unwrap().ops;
     println!(
         "the ring behind it: {ops} operations in {:?} (this build)",
         began.elapsed()
@@ -335,14 +335,14 @@ proptest! {
             let ids = reconciler.state().ids().clone();
             let event = world::event(step, now, |key| ids.backend(key).map(|b| b.id));
             reconciler.fold([(now, event)]);
-            let fast = reconciler.write_fast();
+            let fast = reconciler.write_fast(&|| 0);
             if fault % 3 == 0 {
                 disk = Some(reconciler.persistent(now));
                 reconciler.saved();
             } else if fault == 5 {
                 reconciler.abandon();
             }
-            let full = reconciler.write_full(now);
+            let full = reconciler.write_full(&|| now);
             for result in [fast, full] {
                 let expected = matches!(
                     result,
@@ -362,11 +362,11 @@ proptest! {
             }
         }
         reconciler.saved();
-        reconciler.write_fast().unwrap();
-        reconciler.write_full(now).unwrap();
+        reconciler.write_fast(&|| 0).unwrap();
+        reconciler.write_full(&|| now).unwrap();
         let desired = desired::image(reconciler.state(), &mut Rings::default());
         prop_assert_eq!(reconciler.dataplane().actual().unwrap().image, desired);
         reconciler.distrust();
-        prop_assert_eq!(reconciler.write_full(now).unwrap().ops, 0);
+        prop_assert_eq!(reconciler.write_full(&|| now).unwrap().ops, 0);
     }
 }

@@ -11,6 +11,9 @@ pub struct Status {
     pub ready: bool,
     /// Tells configurations apart.
     pub config_revision: String,
+    /// Why the configuration file is not what runs.
+    #[serde(default)]
+    pub config_error: Option<String>,
     /// All probes fail at once: the checker is suspected.
     #[serde(default)]
     pub checker_suspect: bool,

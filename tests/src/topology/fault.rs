@@ -6,10 +6,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
+use netlink_packet_route::link::{LinkAttribute, LinkXdp};
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 
 use super::build::{add_address, index_of};
-use super::{Mac, Topology};
+use super::{Mac, Namespace, Topology};
 
 impl Topology {
     /// A host loses power: its switch port goes down. The host loses carrier; nobody else notices.
@@ -133,6 +134,25 @@ impl Topology {
         })
     }
 
+    /// [`has_xdp`] of a host.
+    pub fn has_xdp(&self, host: &str, device: &str) -> Result<Option<bool>> {
+        has_xdp(self.namespace(host), device)
+    }
+
+    /// Whether an interface has an address.
+    pub fn has_address(&self, host: &str, device: &str, address: IpAddr) -> Result<bool> {
+        self.namespace(host).netlink(async |handle| {
+            let index = index_of(&handle, device).await?;
+            let found = handle.address().get().set_link_index_filter(index);
+            let mut found = found.set_address_filter(address).execute();
+            Ok(found
+                .try_next()
+                .await
+                .context("look for the address")?
+                .is_some())
+        })
+    }
+
     /// Adds a route to one address.
     pub fn add_host_route(&self, host: &str, to: IpAddr, via: IpAddr) -> Result<()> {
         self.namespace(host).netlink(async |handle| {
@@ -171,4 +191,25 @@ impl Topology {
         }
         Ok(())
     }
+}
+
+/// Whether an interface is there (`None`: it is not) and has an XDP program.
+pub fn has_xdp(namespace: &Namespace, device: &str) -> Result<Option<bool>> {
+    namespace.netlink(async |handle| {
+        let mut links = handle.link().get().match_name(device.to_owned()).execute();
+        let link = match links.try_next().await {
+            Ok(link) => link,
+            Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -libc::ENODEV => None,
+            Err(e) => return Err(e).context("look for the interface"),
+        };
+        let attributes = link.map(|link| link.attributes);
+        Ok(attributes.map(|attributes| attributes.iter().any(names_a_program)))
+    })
+}
+
+fn names_a_program(attribute: &LinkAttribute) -> bool {
+    let LinkAttribute::Xdp(parts) = attribute else {
+        return false;
+    };
+    parts.iter().any(|part| matches!(part, LinkXdp::ProgId(_)))
 }

@@ -33,7 +33,7 @@ pub(super) const AYA: [Entry; 7] = [
 ];
 
 /// Files that may hold `unsafe`.
-pub(super) const UNSAFE: [Entry; 9] = [
+pub(super) const UNSAFE: [Entry; 10] = [
     entry(
         "lb-ebpf/src/frame.rs",
         "the one bounds check of packet memory",
@@ -46,6 +46,10 @@ pub(super) const UNSAFE: [Entry; 9] = [
     entry(
         "lb-ebpf/src/maps.rs",
         "map values are shared with other CPUs",
+    ),
+    entry(
+        "lb-ebpf/src/tables.rs",
+        "words that other CPUs and the control plane change",
     ),
     entry("lb-ebpf/src/xdp.rs", "the kernel's packet pointers"),
     entry(

@@ -1,3 +1,5 @@
+//! Sizes of maps that agree with each other, and those that do not.
+
 use super::*;
 use lb_common::backend::DEVICES;
 

@@ -1,3 +1,5 @@
+//! Which directories may hold pins, and which may not.
+
 use super::*;
 
 fn at(path: &str, uid: u32, mode: u32, bpffs: bool) -> Component {

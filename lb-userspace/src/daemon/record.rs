@@ -1,0 +1,53 @@
+//! What happened, as lines of the log.
+
+use crate::event::Record;
+
+/// Logs a record: fields as in metrics and JSON.
+pub(super) fn log(record: &Record) {
+    match record {
+        Record::Health {
+            backend,
+            from,
+            to,
+            reason,
+        } => {
+            tracing::warn!(service = %backend.service, backend = %backend.backend, ?from, ?to, %reason, "health changed");
+        }
+        Record::Held { backend, reason } => {
+            tracing::warn!(service = %backend.service, backend = %backend.backend, %reason, "health change held back");
+        }
+        Record::CheckerSuspect {
+            suspected: true,
+            reason,
+        } => {
+            tracing::error!(%reason, "all probes fail at once: the checker is suspected");
+        }
+        Record::CheckerSuspect {
+            suspected: false,
+            reason,
+        } => {
+            tracing::info!(%reason, "the checker is trusted again");
+        }
+        Record::ProbeVoid { backend, reason } => {
+            tracing::debug!(service = %backend.service, backend = %backend.backend, %reason, "probe void");
+        }
+        Record::Admin { backend, from, to } => {
+            tracing::info!(service = %backend.service, backend = %backend.backend, ?from, ?to, "admin state changed");
+        }
+        Record::Drained { backend, left } => {
+            tracing::info!(service = %backend.service, backend = %backend.backend, left, "drained");
+        }
+        Record::Route { address, route } => {
+            tracing::info!(%address, ?route, "way to backend changed")
+        }
+        Record::Link { name, what } => tracing::info!(interface = %name, "{what}"),
+        Record::Adopted { what } => tracing::warn!("adopted from the maps: {what}"),
+        Record::Config {
+            revision,
+            services,
+            backends,
+        } => {
+            tracing::info!(%revision, services, backends, "configuration applied");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Backends that die, freeze, move or come back.
+
+use std::time::{Duration, Instant};
+
+use lb_tests::capture::{Capture, Frame};
+use lb_tests::daemon::Health;
+use lb_tests::load::Report;
+use lb_tests::server::Config as ServerConfig;
+use lb_tests::topology::{FAMILIES, backend_mac, client};
+
+use crate::stage::{ECHO, SHAPES, Stage, WEB, wait_until};
+
+/// Until a dead backend must have got its last packet.
+fn bound() -> Duration {
+    Duration::from_millis(Health::LAB.bound_ms() + 10)
+}
+
+fn capture(stage: &Stage, n: u8) -> Capture {
+    let port = stage.topology.shape().back_port();
+    Capture::start(stage.topology.namespace("switch"), port, backend_mac(n)).unwrap()
+}
+
+/// The last frame of a client to the captured MAC address, after a moment.
+fn last_after(capture: &Capture, moment: Instant, wanted: impl Fn(&Frame) -> bool) -> Duration {
+    assert_eq!(capture.lost().unwrap(), 0, "the capture missed frames");
+    let of_client = |f: &Frame| FAMILIES.map(client).contains(&f.source) && wanted(f);
+    capture
+        .last(of_client)
+        .map_or(Duration::ZERO, |f| f.at.saturating_duration_since(moment))
+}
+
+/// No failure but in the time in which the balancer could not know yet.
+#[track_caller]
+fn check_failures(report: &Report, from: Instant) {
+    let outside = report.failures_outside(from, from + bound());
+    assert!(outside.is_empty(), "{outside:?}\n{report}");
+}
+
+#[test]
+fn b1_dead_process_gets_no_new_flows_and_returns() {
+    let mut stage = Stage::with_processes(SHAPES[0]);
+    let capture = capture(&stage, 1);
+    let load = stage.load(&WEB, 500);
+    wait_until("the load runs", Duration::from_secs(5), || {
+        load.begun() > 200
+    });
+    let killed = Instant::now();
+    stage.servers[0].kill();
+    stage.wait_for_health("b1", "down");
+    let down = Instant::now();
+    stage.storm(&ECHO, 3000).assert_clean(3000);
+    let last = last_after(&capture, killed, Frame::is_syn);
+    assert!(
+        last <= bound(),
+        "the last new flow to the dead process came after {last:?}"
+    );
+    let config = ServerConfig::backend(&stage.topology, 1);
+    stage.servers[0].start(&config).unwrap();
+    stage.wait_for_health("b1", "up");
+    let report = stage.storm(&ECHO, 3000);
+    report.assert_clean(3000);
+    assert!(report.backends().contains_key(&1), "{report}");
+    let report = load.stop();
+    check_failures(&report, killed);
+    assert!(
+        down - killed <= bound() + Duration::from_millis(200),
+        "{:?}",
+        down - killed
+    );
+    stage.end();
+}
+
+#[test]
+fn b2_backend_without_power_gets_its_last_packet_in_time_and_returns() {
+    for shape in [SHAPES[0], SHAPES[3]] {
+        let stage = Stage::new(shape);
+        let capture = capture(&stage, 1);
+        let load = stage.load(&WEB, 500);
+        wait_until("the load runs", Duration::from_secs(5), || {
+            load.begun() > 200
+        });
+        let cut = Instant::now();
+        stage.topology.cut_power("b1", "eth0").unwrap();
+        stage.wait_for_health("b1", "down");
+        stage.storm(&ECHO, 3000).assert_clean(3000);
+        let last = last_after(&capture, cut, |_| true);
+        assert!(
+            last <= bound(),
+            "the last packet to the dead backend came after {last:?}"
+        );
+        stage.topology.restore_power("b1", "eth0").unwrap();
+        stage.wait_for_health("b1", "up");
+        let back = stage.storm(&ECHO, 3000);
+        back.assert_clean(3000);
+        assert!(back.backends().contains_key(&1), "{back}");
+        check_failures(&load.stop(), cut);
+        stage.end();
+    }
+}
+
+#[test]
+fn b3_frozen_server_is_found_although_its_kernel_accepts() {
+    let stage = Stage::with_processes(SHAPES[0]);
+    let load = stage.load(&WEB, 300);
+    wait_until("the load runs", Duration::from_secs(5), || {
+        load.begun() > 100
+    });
+    let frozen = Instant::now();
+    stage.servers[1].freeze().unwrap();
+    stage.wait_for_health("b2", "down");
+    stage.storm(&ECHO, 2000).assert_clean(2000);
+    stage.servers[1].thaw().unwrap();
+    stage.wait_for_health("b2", "up");
+    check_failures(&load.stop(), frozen);
+    stage.end();
+}
+
+#[test]
+fn b9_backend_with_another_mac_address_is_reached_at_once() {
+    const NEW: [u8; 6] = [0x02, 0xf1, 0xff, 0, 1, 2];
+    let stage = Stage::new(SHAPES[0]);
+    // It announces its new address, as a host that takes over an address does.
+    let announce = [
+        ("net/ipv4/conf/eth0/arp_notify", "1"),
+        ("net/ipv6/conf/eth0/ndisc_notify", "1"),
+    ];
+    stage.topology.namespace("b2").sysctl(&announce).unwrap();
+    // The balancer's kernel believes it even if it has just heard another one.
+    let believe = [("net/ipv4/neigh/eth1/locktime", "0")];
+    stage.topology.namespace("lb").sysctl(&believe).unwrap();
+    let (old, new) = (capture(&stage, 2), {
+        let switch = stage.topology.namespace("switch");
+        Capture::start(switch, stage.topology.shape().back_port(), NEW).unwrap()
+    });
+    let load = stage.load(&WEB, 1000);
+    wait_until("the load runs", Duration::from_secs(5), || {
+        load.begun() > 300
+    });
+    let changed = Instant::now();
+    stage.topology.change_mac("b2", "eth0", NEW).unwrap();
+    let announced = Instant::now();
+    wait_until(
+        "b2 is reached by its new address",
+        Duration::from_secs(5),
+        || {
+            FAMILIES
+                .iter()
+                .all(|f| new.last(|frame| frame.source == client(*f)).is_some())
+        },
+    );
+    let report = stage.storm(&ECHO, 3000);
+    report.assert_clean(3000);
+    assert!(report.backends().contains_key(&2), "{report}");
+    let last = last_after(&old, announced, |_| true);
+    assert!(
+        last <= Duration::from_millis(50),
+        "a packet to the old address after {last:?}"
+    );
+    let failures = load.stop();
+    let outside = failures.failures_outside(changed, announced + Duration::from_millis(50));
+    assert!(outside.is_empty(), "{outside:?}");
+    stage.end();
+}
+
+#[test]
+fn b10_when_all_probes_fail_at_once_the_checker_is_suspected_and_nobody_is_taken_out() {
+    let stage = Stage::new(SHAPES[0]);
+    let load = stage.load(&WEB, 300);
+    // Only what the balancer itself sends, which is what its probes are.
+    let rules = "table inet fault { chain out { type filter hook output priority 0;
+        tcp dport 8080 drop
+    } }";
+    stage.topology.nft("lb", rules).unwrap();
+    stage.wait("the checker is suspected", |status| status.checker_suspect);
+    let report = stage.storm(&ECHO, 6000);
+    report.assert_clean(6000);
+    assert_eq!(report.backends().into_keys().collect::<Vec<_>>(), [1, 2, 3]);
+    stage.topology.nft("lb", "delete table inet fault").unwrap();
+    stage.wait("all is well again", |s| {
+        !s.checker_suspect && s.all_are("up")
+    });
+    load.stop().assert_clean(1);
+    stage.end();
+}
