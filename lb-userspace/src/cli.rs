@@ -10,6 +10,7 @@ use crate::config::render::Colour;
 use crate::model::BackendKey;
 
 pub mod act;
+pub mod columns;
 pub mod table;
 pub mod watch;
 

@@ -14,7 +14,7 @@ use crate::announce::Claims;
 use crate::announce::claimer::Claimer;
 use crate::api;
 use crate::cli::Run;
-use crate::dataplane::bpf::{Bpf, Opening, Settings};
+use crate::dataplane::bpf::{self, Bpf, Opening, Settings};
 use crate::health::runner::{self, Runner};
 use crate::metrics;
 use crate::neigh::follower::Follower;
@@ -56,6 +56,7 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     }
     let config = chosen.config;
     let daemon = config.daemon.clone();
+    bpf::check_machine()?;
     disk::make_dir(&daemon.state_dir)?;
     disk::make_dir(&daemon.run_dir)?;
     let seeds = seeds::load_or_make(&daemon.state_dir.join("seeds.json"))?;

@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("fairlead: {error:#}");
+            eprintln!("fairlead: {}", told(&error));
             ExitCode::FAILURE
         }
     }
@@ -26,6 +26,20 @@ fn abort_on_panic() {
         tell(panic);
         std::process::abort();
     }));
+}
+
+/// The error and its causes. Many errors quote their cause in the middle, before the cure; such a
+/// cause is not told again.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {

@@ -392,6 +392,23 @@ pub enum Route {
     Unresolved(String),
 }
 
+/// For people: `02:00:00:00:00:01 by interface 3`, or why there is none.
+impl std::fmt::Display for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Resolved {
+                ifindex,
+                destination,
+                ..
+            } => {
+                let mac = destination.map(|byte| format!("{byte:02x}")).join(":");
+                write!(f, "{mac} by interface {ifindex}")
+            }
+            Self::Unresolved(why) => f.write_str(why),
+        }
+    }
+}
+
 /// An interface, as netlink tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {

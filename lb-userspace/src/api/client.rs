@@ -44,7 +44,7 @@ async fn exchange<B: Serialize, A: DeserializeOwned>(
 ) -> anyhow::Result<A> {
     let stream = UnixStream::connect(socket).await.with_context(|| {
         format!(
-            "connect to the daemon at {} (is 'fairlead run' running? is --socket right? only its owner may)",
+            "connect to the daemon at {} (does 'fairlead run' run? is it this socket, see --socket? are you its owner?)",
             socket.display()
         )
     })?;

@@ -25,7 +25,10 @@ pub async fn status(socket: &Path, args: &super::Status) -> anyhow::Result<ExitC
     if args.json {
         println!("{}", serde_json::to_string(&status)?);
     } else {
-        println!("{}", table::draw(&status, watch::width(), watch::colour()));
+        println!(
+            "{}",
+            table::draw(&status, None, watch::width(), watch::colour())
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -114,14 +117,14 @@ async fn wait(
             .filter(|_| backend.admin == AdminState::Draining)
         else {
             anyhow::bail!(
-                "{key} is {:?} again: somebody ended the drain",
+                "{key} does not drain any more: somebody said {:?}",
                 backend.admin
             );
         };
         if shown != Some(drain.left) && !drain.done {
             println!(
-                "{key}: {} flows left after {:.1?}",
-                drain.left,
+                "{key}: {} left after {:.1?}",
+                flows(drain.left),
                 began.elapsed()
             );
             shown = Some(drain.left);
@@ -133,9 +136,16 @@ async fn wait(
         if drain.done
             || deadline.is_some_and(|d| began.elapsed() > d.saturating_add(Duration::from_secs(1)))
         {
-            println!("{key}: the deadline passed with {} flows left", drain.left);
+            println!("{key}: the deadline passed with {} left", flows(drain.left));
             return Ok(ExitCode::from(DEADLINE_PASSED));
         }
+    }
+}
+
+fn flows(count: u64) -> String {
+    match count {
+        1 => "1 flow".to_owned(),
+        _ => format!("{count} flows"),
     }
 }
 

@@ -1,54 +1,88 @@
 //! The status as a table for people.
 
-use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use std::net::SocketAddr;
 
+use super::columns::{self, Cell, shorten};
 use crate::model::{AdminState, Health};
 use crate::status::{Backend, Service, Status};
 
-/// Draws the whole status, at most `width` columns wide.
-pub fn draw(status: &Status, width: u16, colour: bool) -> String {
-    let mut out = headline(status);
+/// Fewer columns than this leave no room for the weight, the time and the reason of each backend.
+const WIDE: usize = 100;
+
+/// Draws the whole status, at most `width` columns wide. With an earlier one, new flows and packets
+/// are those per second since then; without, all of them.
+pub fn draw(status: &Status, before: Option<&Status>, width: usize, colour: bool) -> String {
+    let look = Look {
+        width,
+        colour,
+        rates: before.and_then(|before| Rates::new(before, status)),
+    };
+    let mut lines = headline(status, width);
     for service in &status.services {
-        out.push('\n');
-        out.push_str(&service_line(service));
-        out.push('\n');
-        out.push_str(&backends(service, width, colour));
-        out.push('\n');
+        lines.push(String::new());
+        lines.push(shorten(&service_line(service), width));
+        lines.extend(look.backends(service));
     }
-    out.push('\n');
-    out.push_str(&packets(status));
-    out
+    lines.push(String::new());
+    lines.extend(packets(status).iter().map(|line| shorten(line, width)));
+    lines.join("\n")
 }
 
-fn headline(status: &Status) -> String {
-    let mut out = format!(
-        "fairlead {}  {}  config {}  up {}\n",
-        status.version,
-        if status.ready { "ready" } else { "NOT READY" },
-        status.config_revision,
-        ago(status.uptime_ms),
-    );
-    for a in &status.attachments {
-        out.push_str(&format!("{} ({}): {}\n", a.interface, a.mode, a.state));
+/// How to draw.
+struct Look<'a> {
+    width: usize,
+    colour: bool,
+    rates: Option<Rates<'a>>,
+}
+
+/// What an earlier status says.
+struct Rates<'a> {
+    before: &'a Status,
+    elapsed_ms: u64,
+}
+
+impl<'a> Rates<'a> {
+    /// None when the daemon was started anew in between.
+    fn new(before: &'a Status, now: &Status) -> Option<Self> {
+        let elapsed_ms = now.uptime_ms.checked_sub(before.uptime_ms)?;
+        (before.pid == now.pid && elapsed_ms > 0).then_some(Self { before, elapsed_ms })
     }
-    if let Some(error) = &status.config_error {
-        out.push_str(&format!(
-            "the configuration file is not what runs: {error}\n"
-        ));
+
+    fn per_second(
+        &self,
+        service: &Service,
+        backend: &Backend,
+        count: fn(&Backend) -> u64,
+    ) -> Option<u64> {
+        let same = self.before.services.iter().find(|s| s.name == service.name);
+        let same = same?.backends.iter().find(|b| b.name == backend.name)?;
+        let more = count(backend).saturating_sub(count(same));
+        more.saturating_mul(1000).checked_div(self.elapsed_ms)
     }
+}
+
+fn headline(status: &Status, width: usize) -> Vec<String> {
+    let ready = if status.ready { "ready" } else { "NOT READY" };
+    let up = ago(status.uptime_ms);
+    let mut lines = vec![format!(
+        "fairlead {}  {ready}  config {}  up {up}",
+        status.version, status.config_revision,
+    )];
+    let interfaces = status.attachments.iter();
+    lines.extend(interfaces.map(|a| format!("{} ({}): {}", a.interface, a.mode, a.state)));
     if status.checker_suspect {
-        out.push_str(
-            "all probes fail at once: the checker is suspected, health is held as it was\n",
-        );
+        let text = "all probes fail at once: the checker is suspected, health is held as it was";
+        lines.push(text.to_owned());
     }
-    out
+    let mut lines: Vec<String> = lines.iter().map(|line| shorten(line, width)).collect();
+    if let Some(error) = &status.config_error {
+        lines.push(format!("the configuration file is not what runs: {error}"));
+    }
+    lines
 }
 
 fn service_line(s: &Service) -> String {
-    let address = match s.address {
-        std::net::IpAddr::V4(a) => format!("{a}:{}", s.port),
-        std::net::IpAddr::V6(a) => format!("[{a}]:{}", s.port),
-    };
+    let address = SocketAddr::from((s.address, s.port));
     let takers = s.backends.iter().filter(|b| b.takes_new).count();
     let open = if s.fail_open {
         "  FAIL-OPEN: all backends are down"
@@ -65,47 +99,77 @@ fn service_line(s: &Service) -> String {
     )
 }
 
-fn backends(service: &Service, width: u16, colour: bool) -> String {
-    let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_width(width);
-    table.set_header([
-        "backend", "address", "wt", "admin", "health", "since", "flows", "new", "packets", "why",
-    ]);
-    for b in &service.backends {
-        let (health, tint) = match b.health {
-            Health::Up => ("up", Color::Green),
-            Health::Down => ("down", Color::Red),
-            Health::Unknown => ("unknown", Color::Yellow),
-        };
-        let health = if colour {
-            Cell::new(health).fg(tint)
-        } else {
-            Cell::new(health)
-        };
-        table.add_row([
-            Cell::new(&b.name),
-            Cell::new(format!("{} :{}", b.address, b.port)),
-            Cell::new(b.weight),
-            Cell::new(admin(b)),
-            health,
-            Cell::new(ago(b.health_for_ms)),
-            Cell::new(b.traffic.live_flows),
-            Cell::new(b.traffic.new_flows),
-            Cell::new(short(b.traffic.packets)),
-            Cell::new(b.held.as_deref().unwrap_or(&b.reason)),
-        ]);
+impl Look<'_> {
+    fn backends(&self, service: &Service) -> Vec<String> {
+        let wide = self.width >= WIDE;
+        let mut heads = vec!["backend", "address"];
+        heads.extend(wide.then_some("weight"));
+        heads.extend(["admin", "health"]);
+        heads.extend(wide.then_some("for"));
+        heads.extend(match self.rates {
+            Some(_) => ["flows", "new/s", "packets/s"],
+            None => ["flows", "new", "packets"],
+        });
+        heads.extend(wide.then_some("why"));
+        let heads = heads.into_iter().map(|head| match head {
+            "weight" | "flows" | "new" | "new/s" | "packets" | "packets/s" => Cell::number(head),
+            _ => Cell::text(head),
+        });
+        let mut rows: Vec<Vec<Cell>> = vec![heads.collect()];
+        rows.extend(service.backends.iter().map(|b| self.row(service, b, wide)));
+        let mut drawn = columns::draw(&rows, self.width.saturating_sub(2)).into_iter();
+        let mut lines: Vec<String> = drawn
+            .next()
+            .map(|head| format!("  {head}"))
+            .into_iter()
+            .collect();
+        for (line, backend) in drawn.zip(&service.backends) {
+            lines.push(format!("  {line}"));
+            if !wide && (backend.health != Health::Up || backend.held.is_some()) {
+                lines.push(shorten(&format!("    {}", why(backend)), self.width));
+            }
+        }
+        lines
     }
-    table.to_string()
+
+    fn row(&self, service: &Service, b: &Backend, wide: bool) -> Vec<Cell> {
+        let (health, tint) = match b.health {
+            Health::Up => ("up", 32),
+            Health::Down => ("down", 31),
+            Health::Unknown => ("unknown", 33),
+        };
+        let count = |count: fn(&Backend) -> u64| match &self.rates {
+            Some(rates) => rates
+                .per_second(service, b, count)
+                .map_or_else(|| "-".to_owned(), short),
+            None => short(count(b)),
+        };
+        let mut row = vec![
+            Cell::text(&b.name),
+            Cell::text(SocketAddr::from((b.address, b.port)).to_string()),
+        ];
+        row.extend(wide.then(|| Cell::number(b.weight)));
+        row.push(Cell::text(admin(b)));
+        row.push(Cell::text(health).colour(self.colour.then_some(tint)));
+        row.extend(wide.then(|| Cell::text(ago(b.health_for_ms))));
+        row.push(Cell::number(short(b.traffic.live_flows)));
+        row.push(Cell::number(count(|b| b.traffic.new_flows)));
+        row.push(Cell::number(count(|b| b.traffic.packets)));
+        row.extend(wide.then(|| Cell::text(why(b))));
+        row
+    }
+}
+
+fn why(b: &Backend) -> &str {
+    b.held.as_deref().unwrap_or(&b.reason)
 }
 
 fn admin(b: &Backend) -> String {
     match (b.admin, &b.drain) {
         (AdminState::Enabled, _) => "enabled".to_owned(),
         (AdminState::Disabled, _) => "disabled".to_owned(),
-        (AdminState::Draining, Some(d)) if d.done => "drained".to_owned(),
+        (AdminState::Draining, Some(d)) if d.done && d.left == 0 => "drained".to_owned(),
+        (AdminState::Draining, Some(d)) if d.done => format!("drain over, {} left", d.left),
         (AdminState::Draining, Some(d)) => match d.deadline_in_ms {
             Some(ms) => format!("draining, {} left, {}", d.left, ago(ms)),
             None => format!("draining, {} left", d.left),
@@ -114,29 +178,22 @@ fn admin(b: &Backend) -> String {
     }
 }
 
-fn packets(status: &Status) -> String {
+fn packets(status: &Status) -> Vec<String> {
     let d = &status.data_plane;
-    let mut out = format!(
-        "packets: {} in = {} passed + {} sent + {} redirected + {} dropped\nflows: {} of {}",
-        d.rx,
-        d.pass,
-        d.tx,
-        d.redirect,
-        d.drops.values().fold(0u64, |sum, n| sum.saturating_add(*n)),
-        d.flows,
-        d.flow_capacity,
-    );
-    let reasons: Vec<String> = d
-        .drops
-        .iter()
-        .filter(|(_, n)| **n > 0)
-        .map(|(r, n)| format!("{r} {n}"))
-        .collect();
+    let dropped = d.drops.values().fold(0u64, |sum, n| sum.saturating_add(*n));
+    let mut lines = vec![
+        format!(
+            "packets  {} in = {} passed + {} sent + {} redirected + {dropped} dropped",
+            d.rx, d.pass, d.tx, d.redirect,
+        ),
+        format!("flows    {} of {}", d.flows, d.flow_capacity),
+    ];
+    let reasons = d.drops.iter().filter(|(_, n)| **n > 0);
+    let reasons: Vec<String> = reasons.map(|(r, n)| format!("{r} {n}")).collect();
     if !reasons.is_empty() {
-        out.push_str("\ndropped: ");
-        out.push_str(&reasons.join(", "));
+        lines.push(format!("dropped  {}", reasons.join(", ")));
     }
-    out
+    lines
 }
 
 /// A duration in milliseconds, in its largest unit.

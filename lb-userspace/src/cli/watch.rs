@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use crossterm::{cursor, execute, terminal};
+use crossterm::{cursor, queue, terminal};
 use hyper::Method;
 
 use super::table;
@@ -15,6 +15,7 @@ use crate::status::Status;
 /// watches most.
 pub async fn watch(socket: &Path, json: bool) -> anyhow::Result<()> {
     let mut beat = tokio::time::interval(Duration::from_secs(1));
+    let mut before: Option<Status> = None;
     let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
         tokio::select! {
@@ -24,32 +25,57 @@ pub async fn watch(socket: &Path, json: bool) -> anyhow::Result<()> {
         let status = client::ask::<(), Status>(socket, Method::GET, "/v1/status", None).await;
         match (status, json) {
             (Ok(status), true) => println!("{}", serde_json::to_string(&status)?),
-            (Ok(status), false) => screen(&table::draw(&status, width(), colour()))?,
-            (Err(error), _) => screen(&format!("{error:#}"))?,
+            (Ok(status), false) => {
+                screen(&table::draw(&status, before.as_ref(), width(), colour()))?;
+                before = Some(status);
+            }
+            (Err(error), true) => eprintln!("{error:#}"),
+            (Err(error), false) => screen(&format!("{error:#}"))?,
         }
     }
 }
 
-/// Columns of the terminal; 120 when there is none.
-pub fn width() -> u16 {
-    terminal::size().map_or(120, |(columns, _)| columns)
+/// Columns of the terminal; when there is none, nothing is cut.
+pub fn width() -> usize {
+    size().map_or(usize::from(u16::MAX), |(columns, _)| usize::from(columns))
 }
 
-/// Colours are wanted: a terminal, and NO_COLOR (no-color.org) is not set.
+fn size() -> Option<(u16, u16)> {
+    std::io::stdout()
+        .is_terminal()
+        .then(|| terminal::size().ok())
+        .flatten()
+}
+
+/// Colours are wanted: a terminal, and NO_COLOR (no-color.org) is not set or empty.
 pub fn colour() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stdout().is_terminal() && !unwanted
 }
 
+/// Draws over what is there, line by line, so that nothing flickers.
 fn screen(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
-    if out.is_terminal() {
-        execute!(
-            out,
-            terminal::Clear(terminal::ClearType::All),
-            cursor::MoveTo(0, 0)
-        )?;
+    let Some((_, rows)) = size() else {
+        writeln!(out, "{text}")?;
+        return Ok(out.flush()?);
+    };
+    let rows = usize::from(rows).saturating_sub(1);
+    let hidden = text.lines().count().saturating_sub(rows);
+    let shown = if hidden > 0 {
+        rows.saturating_sub(1)
+    } else {
+        rows
+    };
+    queue!(out, cursor::MoveTo(0, 0))?;
+    for line in text.lines().take(shown) {
+        write!(out, "{line}")?;
+        queue!(out, terminal::Clear(terminal::ClearType::UntilNewLine))?;
+        writeln!(out)?;
     }
-    writeln!(out, "{text}")?;
-    out.flush()?;
-    Ok(())
+    queue!(out, terminal::Clear(terminal::ClearType::FromCursorDown))?;
+    if hidden > 0 {
+        writeln!(out, "… and {} more lines", hidden.saturating_add(1))?;
+    }
+    Ok(out.flush()?)
 }

@@ -1,10 +1,19 @@
 //! What happened, as lines of the log.
 
 use crate::event::Record;
+use crate::model::Health;
 
 /// Logs a record: fields as in metrics and JSON.
 pub(super) fn log(record: &Record) {
     match record {
+        Record::Health {
+            backend,
+            from,
+            to: Health::Up,
+            reason,
+        } => {
+            tracing::info!(service = %backend.service, backend = %backend.backend, ?from, to = "Up", %reason, "health changed");
+        }
         Record::Health {
             backend,
             from,
@@ -38,7 +47,7 @@ pub(super) fn log(record: &Record) {
             tracing::info!(service = %backend.service, backend = %backend.backend, left, "drained");
         }
         Record::Route { address, route } => {
-            tracing::info!(%address, ?route, "way to backend changed")
+            tracing::info!(%address, %route, "way to backend changed")
         }
         Record::Link { name, what } => tracing::info!(interface = %name, "{what}"),
         Record::Adopted { what } => tracing::warn!("adopted from the maps: {what}"),

@@ -98,6 +98,12 @@ pub struct Bpf {
     _lock: Lock,
 }
 
+/// Refuses a machine or a user that cannot run the data plane, before anything is touched.
+pub fn check_machine() -> Result<(), BpfError> {
+    host::check_privileges("load the data plane")?;
+    host::check_kernel()
+}
+
 impl Bpf {
     /// Makes the data plane, or takes over the one that is pinned. Attaches nothing.
     ///
@@ -106,8 +112,7 @@ impl Bpf {
         if settings.object.is_empty() {
             return Err(BpfError::NotBuilt);
         }
-        host::check_privileges("load the data plane")?;
-        host::check_kernel()?;
+        check_machine()?;
         let lock = Lock::take(&settings.run_dir)?;
         let place = Place::prepare(&settings.bpffs)?;
         place.refuse_foreign()?;
