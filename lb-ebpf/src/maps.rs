@@ -10,10 +10,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use lb_common::{
-    BackendEntry, Control, Device, EndpointSlot, HashKey, Header, NextHop, ServiceEntry,
+    Address, BackendEntry, Control, Device, EndpointSlot, HashKey, Header, NextHop, ServiceEntry,
     backend::DEVICES, counter::lines_per_cpu, hash::FlowTuple, limits,
 };
-use lb_ebpf::tables::{CacheLine, PackedKey, Tables, address};
+use lb_ebpf::tables::{CacheLine, PackedKey, Tables};
 
 /// `BPF_F_MMAPABLE`: user space reads and writes the map without system calls.
 const MMAPABLE: usize = 1 << 10;
@@ -113,8 +113,8 @@ pub(crate) extern "C" fn find_endpoint(low: u64, high: u64, tail: u64, kind: u32
 pub(crate) extern "C" fn hash_v6(c0: u64, c1: u64, v0: u64, v1: u64, tail: u64) -> u64 {
     let [a, b, c, d, protocol, ..] = tail.to_ne_bytes();
     let tuple = FlowTuple {
-        client: address([c0, c1]),
-        vip: address([v0, v1]),
+        client: Address::from_words([c0, c1]),
+        vip: Address::from_words([v0, v1]),
         client_port: [a, b],
         vip_port: [c, d],
         protocol,

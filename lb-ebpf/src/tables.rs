@@ -76,20 +76,12 @@ impl PackedKey {
     pub fn unpack(self) -> (EndpointKey, [u8; 2]) {
         let [a, b, protocol, _, c, d, _, _] = self.tail.to_ne_bytes();
         let key = EndpointKey {
-            address: address(self.address),
+            address: Address::from_words(self.address),
             port: [a, b],
             protocol,
         };
         (key, [c, d])
     }
-}
-
-/// The reverse of [`lb_common::Address::words`].
-#[inline(always)]
-pub fn address([low, high]: [u64; 2]) -> Address {
-    let [a, b, c, d, e, f, g, h] = low.to_ne_bytes();
-    let [i, j, k, l, m, n, o, p] = high.to_ne_bytes();
-    Address([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
 }
 
 /// The maps. In the kernel they are map statics, on the host plain collections. Lookups that leave

@@ -58,7 +58,12 @@ fn apply(data: &mut [u8], rewrites: &[Rewrite]) -> Delta {
         Rewrite::Four(at, new) => delta.swap4(swap(data, at, new), new),
         Rewrite::Sixteen(at, new) => {
             let old = swap(data, at, new);
-            Delta::NONE.swap16(old, new).plus(delta)
+            Delta::NONE
+                .swap16(
+                    lb_common::Address(old).words(),
+                    lb_common::Address(new).words(),
+                )
+                .plus(delta)
         }
     })
 }
