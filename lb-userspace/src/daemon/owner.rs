@@ -54,6 +54,8 @@ pub(super) struct Owner<'a> {
     written: bool,
     /// Something of the state is to be saved.
     unsaved: bool,
+    /// What is to be told to others after a configuration was given up.
+    undone: Vec<Effect>,
     /// Interfaces, as last looked at.
     attachments: Vec<status::Attachment>,
     beats: u64,
@@ -70,6 +72,7 @@ impl<'a> Owner<'a> {
             sweeper,
             written: false,
             unsaved: false,
+            undone: Vec::new(),
             attachments,
             beats: 0,
         }
@@ -81,13 +84,15 @@ impl<'a> Owner<'a> {
 
     /// The first image and the first attachment. Maps before links: packets never meet half of them.
     pub(super) fn begin(&mut self, effects: Vec<Effect>) -> anyhow::Result<()> {
-        self.carry_out(effects);
+        self.must_save(&effects);
         self.write()?;
         anyhow::ensure!(
             self.written,
             "the maps could not be written; nothing was attached or changed"
         );
         self.attach_all();
+        // A VIP is claimed only where packets to it are answered.
+        self.carry_out(effects);
         self.keep_last_good();
         Ok(())
     }
@@ -114,6 +119,12 @@ impl<'a> Owner<'a> {
                 biased;
                 _ = signals.terminate.recv() => return Ok(()),
                 _ = signals.interrupt.recv() => return Ok(()),
+                // Before events and requests: neither must keep deadlines from being looked at.
+                _ = beat.tick() => self.beat()?,
+                _ = signals.hangup.recv() => match self.reload(false) {
+                    Ok(done) => tracing::info!("reload: {done}"),
+                    Err(error) => tracing::error!("reload refused, nothing changed: {error}"),
+                },
                 Some(first) = events.recv() => {
                     let mut burst = vec![first];
                     while burst.len() < BURST && let Ok(next) = events.try_recv() {
@@ -123,11 +134,6 @@ impl<'a> Owner<'a> {
                 }
                 Some(request) = requests.recv() => self.answer(request)?,
                 Some((_, report)) = reports.recv() => tracing::info!(?report, "claim"),
-                _ = signals.hangup.recv() => match self.reload(false) {
-                    Ok(done) => tracing::info!("reload: {done}"),
-                    Err(error) => tracing::error!("reload refused, nothing changed: {error}"),
-                },
-                _ = beat.tick() => self.beat()?,
             }
         }
     }
@@ -135,6 +141,16 @@ impl<'a> Owner<'a> {
     fn beat(&mut self) -> anyhow::Result<()> {
         let now = now_ns();
         self.beats = self.beats.wrapping_add(1);
+        let ended = [
+            ("netlink follower", self.parts.follower.is_finished()),
+            ("VIP claimer", self.parts.claimer.is_finished()),
+            ("prober", self.parts.runner.is_finished()),
+        ];
+        if let Some((task, _)) = ended.iter().find(|(_, finished)| *finished) {
+            anyhow::bail!(
+                "the {task} ended: without it the maps would grow stale unseen; forwarding goes on as it is, start the daemon again"
+            );
+        }
         let mut events = vec![(now, Event::Tick)];
         let state = self.parts.reconciler.state();
         let resting = || state.ids().quarantined().collect();
@@ -196,8 +212,14 @@ impl<'a> Owner<'a> {
             tracing::error!("{error}");
         }
         self.write_words()?;
+        self.must_save(&folded.effects);
+        self.write()?;
         self.carry_out(folded.effects);
-        self.write()
+        Ok(())
+    }
+
+    fn must_save(&mut self, effects: &[Effect]) {
+        self.unsaved |= effects.contains(&Effect::Persist);
     }
 
     /// What an event means outside the state.
@@ -222,13 +244,16 @@ impl<'a> Owner<'a> {
         }
     }
 
-    fn carry_out(&mut self, effects: Vec<Effect>) {
+    /// Tells others what follows; last what is true after all, if a configuration was given up since.
+    fn carry_out(&mut self, mut effects: Vec<Effect>) {
+        effects.append(&mut self.undone);
         for effect in effects {
             match effect {
                 Effect::Probe(targets) => self.parts.runner.set_targets(targets),
                 Effect::Follow(addresses) => self.parts.follower.follow(addresses),
                 Effect::Claim(claims) => self.parts.claimer.claim(claims),
-                Effect::Persist => self.unsaved = true,
+                // Done by now: see `must_save`.
+                Effect::Persist => {}
                 Effect::Record(record) => record::log(&record),
             }
         }
@@ -272,7 +297,8 @@ impl<'a> Owner<'a> {
                 {
                     tracing::error!(%error, "the state could not be saved; forwarding goes on");
                 }
-                self.parts.reconciler.abandon();
+                let effects = self.parts.reconciler.abandon();
+                self.undone.extend(effects);
             }
         }
     }
@@ -308,8 +334,7 @@ impl<'a> Owner<'a> {
                 drop(reply.send(Box::new(status)));
             }
             Request::Admin(order, reply) => {
-                let outcome = self.admin(&order);
-                self.write()?;
+                let outcome = self.admin(&order)?;
                 drop(reply.send(outcome));
             }
             Request::Reload(Reload { allow_shrink }, reply) => {
@@ -323,27 +348,34 @@ impl<'a> Owner<'a> {
         Ok(())
     }
 
-    fn admin(&mut self, order: &Admin) -> Result<Done, Refused> {
+    /// A person's order; `Err` ends the daemon.
+    fn admin(&mut self, order: &Admin) -> anyhow::Result<Result<Done, Refused>> {
         let now = now_ns();
         let deadline = order
             .deadline_ms
             .map(|ms| now.saturating_add(ms.saturating_mul(1_000_000)));
-        let effects = self
-            .parts
-            .reconciler
-            .command(now, &order.backend, order.state, deadline, order.force)
-            .map_err(|error| Refused {
-                error: error.to_string(),
-            })?;
+        let ordered =
+            self.parts
+                .reconciler
+                .command(now, &order.backend, order.state, deadline, order.force);
+        let effects = match ordered {
+            Ok(effects) => effects,
+            Err(error) => {
+                let error = error.to_string();
+                return Ok(Err(Refused { error }));
+            }
+        };
+        self.write_words()?;
+        self.must_save(&effects);
+        self.write()?;
         self.carry_out(effects);
         let what = match order.state {
             AdminState::Enabled => "enabled",
             AdminState::Draining => "draining",
             AdminState::Disabled => "disabled",
         };
-        Ok(Done {
-            message: format!("{}: {what}", order.backend),
-        })
+        let message = format!("{}: {what}", order.backend);
+        Ok(Ok(Done { message }))
     }
 
     /// Applies the file; on an error nothing has changed.
@@ -352,39 +384,44 @@ impl<'a> Owner<'a> {
         let outcome = startup::load(&self.parts.config_file, Some(&running), allow_shrink)
             .and_then(|config| self.replace(&running, config));
         self.parts.config_error = outcome.as_ref().err().cloned();
+        self.keep_last_good();
         outcome
     }
 
     fn replace(&mut self, running: &Config, config: Arc<Config>) -> Result<String, String> {
-        if config.daemon.state_dir != running.daemon.state_dir
+        let needs_restart = config.daemon.state_dir != running.daemon.state_dir
             || config.daemon.run_dir != running.daemon.run_dir
             || config.daemon.bpffs != running.daemon.bpffs
             || config.daemon.metrics != running.daemon.metrics
-            || config.limits != running.limits
-        {
-            tracing::warn!(
-                "changes of state-dir, run-dir, bpffs, metrics and [limits] take effect when the daemon is restarted"
-            );
-        }
+            || config.daemon.interfaces != running.daemon.interfaces
+            || config.daemon.xdp_mode != running.daemon.xdp_mode
+            || config.limits != running.limits;
         let event = Event::Config(Arc::clone(&config));
         let folded = self.parts.reconciler.fold([(now_ns(), event)]);
         if let Some((_, error)) = folded.refused.first() {
             return Err(error.to_string());
         }
-        self.carry_out(folded.effects);
+        self.must_save(&folded.effects);
         self.write().map_err(|e| e.to_string())?;
+        self.carry_out(folded.effects);
         if self.parts.reconciler.state().config().revision != config.revision {
             return Err("the state could not be saved: see the log; nothing changed".to_owned());
         }
-        if config.daemon.interfaces != running.daemon.interfaces
-            || config.daemon.xdp_mode != running.daemon.xdp_mode
-        {
-            self.attach_all();
+        if !self.written {
+            return Err(
+                "it was accepted, but the maps could not be written: see the log; it is tried again"
+                    .to_owned(),
+            );
         }
-        self.keep_last_good();
         let backends: usize = config.services.values().map(|s| s.backends.len()).sum();
+        let restart = match needs_restart {
+            true => {
+                "; changes of [limits] and of state-dir, run-dir, bpffs, metrics, interfaces and xdp-mode wait for a restart of the daemon, which does not disturb forwarding"
+            }
+            false => "",
+        };
         Ok(format!(
-            "configuration {:016x} applied: {} services, {backends} backends",
+            "configuration {:016x} applied: {} services, {backends} backends{restart}",
             config.revision,
             config.services.len()
         ))
