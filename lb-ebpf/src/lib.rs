@@ -12,6 +12,7 @@
 
 pub mod admission;
 pub mod checksum;
+pub mod eviction;
 #[cfg(feature = "mem")]
 pub mod fixture;
 pub mod flow;
