@@ -25,6 +25,7 @@ use crate::store::disk;
 mod attach;
 mod owner;
 mod record;
+mod reload;
 mod seeds;
 mod signals;
 mod startup;

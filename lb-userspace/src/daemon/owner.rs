@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::signals::Signals;
 use super::sweeper::Sweeper;
-use super::{attach, record, startup};
+use super::{attach, record};
 use crate::announce::{self, claimer};
 use crate::api::server::Request;
 use crate::api::{Admin, Done, Refused, Reload};
@@ -47,11 +47,11 @@ pub(super) struct Parts<'a> {
 
 /// The owner.
 pub(super) struct Owner<'a> {
-    parts: Parts<'a>,
+    pub(super) parts: Parts<'a>,
     reader: Reader,
     sweeper: Sweeper,
     /// The last write went well.
-    written: bool,
+    pub(super) written: bool,
     /// Something of the state is to be saved.
     unsaved: bool,
     /// What is to be told to others after a configuration was given up.
@@ -78,7 +78,7 @@ impl<'a> Owner<'a> {
         }
     }
 
-    fn config(&self) -> Arc<Config> {
+    pub(super) fn config(&self) -> Arc<Config> {
         Arc::clone(self.parts.reconciler.state().config())
     }
 
@@ -218,7 +218,7 @@ impl<'a> Owner<'a> {
         Ok(())
     }
 
-    fn must_save(&mut self, effects: &[Effect]) {
+    pub(super) fn must_save(&mut self, effects: &[Effect]) {
         self.unsaved |= effects.contains(&Effect::Persist);
     }
 
@@ -245,7 +245,7 @@ impl<'a> Owner<'a> {
     }
 
     /// Tells others what follows; last what is true after all, if a configuration was given up since.
-    fn carry_out(&mut self, mut effects: Vec<Effect>) {
+    pub(super) fn carry_out(&mut self, mut effects: Vec<Effect>) {
         effects.append(&mut self.undone);
         for effect in effects {
             match effect {
@@ -266,7 +266,7 @@ impl<'a> Owner<'a> {
     }
 
     /// Saves what must be on disk, then brings the maps to what the state wants.
-    fn write(&mut self) -> anyhow::Result<()> {
+    pub(super) fn write(&mut self) -> anyhow::Result<()> {
         if self.unsaved {
             self.save();
         }
@@ -376,63 +376,6 @@ impl<'a> Owner<'a> {
         };
         let message = format!("{}: {what}", order.backend);
         Ok(Ok(Done { message }))
-    }
-
-    /// Applies the file; on an error nothing has changed.
-    fn reload(&mut self, allow_shrink: bool) -> Result<String, String> {
-        let running = self.config();
-        let outcome = startup::load(&self.parts.config_file, Some(&running), allow_shrink)
-            .and_then(|config| self.replace(&running, config));
-        self.parts.config_error = outcome.as_ref().err().cloned();
-        self.keep_last_good();
-        outcome
-    }
-
-    fn replace(&mut self, running: &Config, config: Arc<Config>) -> Result<String, String> {
-        let needs_restart = config.daemon.state_dir != running.daemon.state_dir
-            || config.daemon.run_dir != running.daemon.run_dir
-            || config.daemon.bpffs != running.daemon.bpffs
-            || config.daemon.metrics != running.daemon.metrics
-            || config.daemon.interfaces != running.daemon.interfaces
-            || config.daemon.xdp_mode != running.daemon.xdp_mode
-            || config.limits != running.limits;
-        let event = Event::Config(Arc::clone(&config));
-        let folded = self.parts.reconciler.fold([(now_ns(), event)]);
-        if let Some((_, error)) = folded.refused.first() {
-            return Err(error.to_string());
-        }
-        self.must_save(&folded.effects);
-        self.write().map_err(|e| e.to_string())?;
-        self.carry_out(folded.effects);
-        if self.parts.reconciler.state().config().revision != config.revision {
-            return Err("the state could not be saved: see the log; nothing changed".to_owned());
-        }
-        if !self.written {
-            return Err(
-                "it was accepted, but the maps could not be written: see the log; it is tried again"
-                    .to_owned(),
-            );
-        }
-        let backends: usize = config.services.values().map(|s| s.backends.len()).sum();
-        let restart = match needs_restart {
-            true => {
-                "; changes of [limits] and of state-dir, run-dir, bpffs, metrics, interfaces and xdp-mode wait for a restart of the daemon, which does not disturb forwarding"
-            }
-            false => "",
-        };
-        Ok(format!(
-            "configuration {:016x} applied: {} services, {backends} backends{restart}",
-            config.revision,
-            config.services.len()
-        ))
-    }
-
-    fn keep_last_good(&self) {
-        if self.parts.config_error.is_none()
-            && let Err(error) = startup::keep(&self.config())
-        {
-            tracing::error!(%error, "the last good configuration could not be kept");
-        }
     }
 
     fn status(&mut self) -> Status {
