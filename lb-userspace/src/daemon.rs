@@ -26,6 +26,7 @@ mod attach;
 mod owner;
 mod record;
 mod seeds;
+mod signals;
 mod startup;
 mod sweeper;
 pub mod unload;
@@ -46,6 +47,7 @@ pub(crate) fn claims_file(state_dir: &Path) -> PathBuf {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
+    let signals = signals::Signals::take()?;
     let started = runner::now_ns();
     let chosen = startup::choose(&args.config, args.allow_shrink)?;
     if let Some(error) = &chosen.error {
@@ -119,7 +121,9 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
         started,
     });
     owner.begin(effects)?;
-    let result = owner.run(event_queue, request_queue, report_queue).await;
+    let result = owner
+        .run(event_queue, request_queue, report_queue, signals)
+        .await;
 
     cancel.cancel();
     let ended = async {

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::signals::Signals;
 use super::sweeper::Sweeper;
 use super::{attach, record, startup};
 use crate::announce::{self, claimer};
@@ -105,17 +105,15 @@ impl<'a> Owner<'a> {
         mut events: mpsc::Receiver<(u64, Event)>,
         mut requests: mpsc::Receiver<Request>,
         mut reports: mpsc::Receiver<(u64, announce::Report)>,
+        mut signals: Signals,
     ) -> anyhow::Result<()> {
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                _ = signals.terminate.recv() => return Ok(()),
+                _ = signals.interrupt.recv() => return Ok(()),
                 Some(first) = events.recv() => {
                     let mut burst = vec![first];
                     while burst.len() < BURST && let Ok(next) = events.try_recv() {
@@ -125,7 +123,7 @@ impl<'a> Owner<'a> {
                 }
                 Some(request) = requests.recv() => self.answer(request)?,
                 Some((_, report)) = reports.recv() => tracing::info!(?report, "claim"),
-                _ = hangup.recv() => match self.reload(false) {
+                _ = signals.hangup.recv() => match self.reload(false) {
                     Ok(done) => tracing::info!("reload: {done}"),
                     Err(error) => tracing::error!("reload refused, nothing changed: {error}"),
                 },
