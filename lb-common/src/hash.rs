@@ -103,10 +103,10 @@ impl FlowTuple {
     /// Hashes an IPv4 flow: the low four bytes of each address.
     #[inline(always)]
     pub fn hash_v4(&self, key: HashKey) -> FlowHash {
-        let [.., a, b, c, d] = self.client.0;
-        let [.., e, f, g, h] = self.vip.0;
+        let [_, client] = self.client.words().map(u64::from_le);
+        let [_, vip] = self.vip.words().map(u64::from_le);
         let mut sip = Sip::new(key, 2);
-        sip.word(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+        sip.word((client >> 32 | vip & 0xffff_ffff_0000_0000).to_le());
         sip.word(self.tail());
         FlowHash(sip.finish())
     }

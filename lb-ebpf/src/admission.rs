@@ -21,15 +21,16 @@ pub fn is_martian(packet: &Packet) -> bool {
 
 #[inline(always)]
 fn is_martian_v4(source: Address) -> bool {
-    let [.., a, b, c, d] = source.0;
-    a == 127 || a & 0xf0 == 0xe0 || [a, b, c, d] == [0; 4] || [a, b, c, d] == [0xff; 4]
+    let [_, low] = source.words();
+    let address = u64::from_be(low) as u32;
+    address >> 24 == 127 || address >> 28 == 0xe || address == 0 || address == u32::MAX
 }
 
 #[inline(always)]
 fn is_martian_v6(source: Address) -> bool {
-    let [high, low] = source.words();
-    let unspecified_or_loopback = high == 0 && (low == 0 || low == 1_u64.to_be());
-    source.0.first() == Some(&0xff) || unspecified_or_loopback || source.is_v4()
+    let [high, low] = source.words().map(u64::from_be);
+    // Unspecified and loopback, multicast, IPv4-mapped.
+    high == 0 && low <= 1 || high >> 56 == 0xff || source.is_v4()
 }
 
 /// Takes one echo reply out of this CPU's allowance; false when it is used up.

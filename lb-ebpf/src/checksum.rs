@@ -36,12 +36,14 @@ impl Delta {
         )
     }
 
-    /// Sixteen bytes at an even offset became others.
+    /// Sixteen bytes at an even offset, each as two words in the machine's order, became others.
     #[inline(always)]
-    pub fn swap16(self, old: [u8; 16], new: [u8; 16]) -> Self {
-        let [a, b, c, d] = quarters(old);
-        let [e, f, g, h] = quarters(new);
-        self.swap4(a, e).swap4(b, f).swap4(c, g).swap4(d, h)
+    pub const fn swap16(self, old: [u64; 2], new: [u64; 2]) -> Self {
+        let [a, b] = old;
+        let [c, d] = new;
+        let old = halves(!a).wrapping_add(halves(!b));
+        let new = halves(c).wrapping_add(halves(d));
+        Self(self.0.wrapping_add(old).wrapping_add(new))
     }
 
     /// Both differences.
@@ -72,10 +74,10 @@ impl Delta {
     }
 }
 
+/// The sum of a word's halves, which is congruent to it modulo 65535.
 #[inline(always)]
-fn quarters(x: [u8; 16]) -> [[u8; 4]; 4] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = x;
-    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]]
+const fn halves(word: u64) -> u64 {
+    (word & 0xffff_ffff).wrapping_add(word >> 32)
 }
 
 /// Folds a sum to sixteen bits with end-around carry.

@@ -12,23 +12,15 @@ use lb_common::{
 };
 
 use crate::{
+    eviction::{FREE, IDLE, victim_of},
+    forward,
     parse::Arrival,
     schedule,
     service::{self, Backend, Service},
     tables::{CacheLine, Tables},
 };
 
-/// Ways of each set that flows without a handshake (UDP, or TCP seen in the middle) may evict
-/// from: the upper half. They take any free or idle way, so their floods cannot push out
-/// handshakes.
-pub const QUOTA_FROM: u32 = WAYS as u32 / 2;
-/// [`FlowWord::eviction`] of idle entries; free ones have more.
-const IDLE: u32 = 512;
-/// [`FlowWord::eviction`] of free entries.
-const FREE: u32 = 1024;
-
-/// Ways of two sets.
-const BOTH_SETS: u32 = 16;
+pub use crate::eviction::{QUOTA_FROM, victim};
 
 /// A flow that looks for its backend.
 pub struct Seeker<'t> {
@@ -94,6 +86,9 @@ pub struct Assignment<'t> {
 #[derive(Clone, Copy)]
 pub struct Assigned(pub u64);
 
+const NO_BACKEND: u64 = DropReason::NoBackend as u64;
+const UNRESOLVED: u64 = DropReason::NextHopUnresolved as u64;
+
 impl Assigned {
     #[inline(always)]
     const fn refused(reason: DropReason) -> Self {
@@ -111,10 +106,11 @@ impl Assigned {
     pub fn assignment<T: Tables>(self, tables: &T) -> Result<Assignment<'_>, DropReason> {
         let origin = match self.0 >> 52 {
             0 => {
-                // The only two reasons for a refusal.
-                return Err(match self.0 == DropReason::NoBackend as u64 {
-                    true => DropReason::NoBackend,
-                    false => DropReason::MapInconsistent,
+                // The only reasons for a refusal.
+                return Err(match self.0 {
+                    NO_BACKEND => DropReason::NoBackend,
+                    UNRESOLVED => DropReason::NextHopUnresolved,
+                    _ => DropReason::MapInconsistent,
                 });
             }
             1 => Origin::Known,
@@ -354,7 +350,12 @@ fn fresh(seeker: &Seeker<'_>, backend: Backend<'_>, rank: FlowRank) -> FlowWord 
 fn choose<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>) -> Result<Backend<'t>, DropReason> {
     match tables.choose_backend(seeker.service.index, seeker.hash.0) {
         schedule::NOBODY => Err(DropReason::NoBackend),
-        id => service::backend(tables, id).ok_or(DropReason::MapInconsistent),
+        id => {
+            let backend = service::backend(tables, id).ok_or(DropReason::MapInconsistent)?;
+            // Before the flow has an entry, or its next packet would not be counted as a new flow's.
+            forward::check_resolved(tables, backend)?;
+            Ok(backend)
+        }
     }
 }
 
@@ -429,60 +430,4 @@ fn enter<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
         round = round.wrapping_add(1);
     }
     Assigned::to(backend.id, Origin::Untracked, 0, 0)
-}
-
-/// The entry that has to go for a new flow.
-#[inline(always)]
-fn victim_of<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>) -> Option<Entry<'t>> {
-    let floor = match seeker.arrival {
-        Arrival::Opening => 1,
-        Arrival::Middle | Arrival::Closing | Arrival::Datagram => IDLE,
-    };
-    let (first, second) = (seeker.sets.first, seeker.sets.second);
-    let best = tables.find_victim(first, second, floor, u32::from(seeker.epoch.0));
-    if best < READY {
-        return None;
-    }
-    let position = 31_u32.wrapping_sub(best & 31);
-    let in_second = (position >> 3 & 1).wrapping_neg();
-    let set = first ^ (first ^ second) & in_second;
-    let line = tables.flows(set)?;
-    let way = position & 7;
-    Some(Entry {
-        set,
-        line,
-        way,
-        word: FlowWord(line.word(way)),
-    })
-}
-
-/// The least that [`victim`] gives for an entry that may go.
-const READY: u32 = 1 << 5;
-
-/// The readiest entry of both sets to go for a new flow, the first set's and the lowest way's among
-/// equals: [`FlowWord::eviction`] in bits 5 and up, 31 - (8 * set + way) below. In the lower
-/// ways only entries at least as ready as `floor` count. Less than 32: none may go.
-///
-/// Ages are taken as they stand: writing down old ones before the clock wraps is the control plane's
-/// sweep. Without it an entry that nobody uses is still idle for half of each turn of the clock.
-#[inline(always)]
-pub fn victim<T: Tables>(tables: &T, first: u32, second: u32, floor: u32, epoch: u32) -> u32 {
-    let (Some(first), Some(second)) = (tables.flows(first), tables.flows(second)) else {
-        return 0;
-    };
-    let epoch = Epoch(epoch as u8);
-    let mut best: u32 = 0;
-    let mut position: u32 = 0;
-    while position < BOTH_SETS {
-        let way = position & 7;
-        let line = if position < WAYS as u32 { first } else { second };
-        let readiness = FlowWord(line.word(way)).eviction(epoch);
-        let floor = if way < QUOTA_FROM { floor } else { 1 };
-        let rank = readiness << 5 | 31_u32.wrapping_sub(position);
-        if readiness >= floor && rank > best {
-            best = rank;
-        }
-        position = position.wrapping_add(1);
-    }
-    best
 }

@@ -41,9 +41,9 @@ pub enum End {
 
 /// The four bytes of an IPv4 address.
 #[inline(always)]
-pub const fn octets(address: Address) -> [u8; 4] {
-    let [.., a, b, c, d] = address.0;
-    [a, b, c, d]
+pub fn octets(address: Address) -> [u8; 4] {
+    let [_, low] = address.words();
+    ((u64::from_le(low) >> 32) as u32).to_le_bytes()
 }
 
 /// The difference that a changed address makes to a checksum over it.
@@ -51,7 +51,17 @@ pub const fn octets(address: Address) -> [u8; 4] {
 pub fn address_delta(family: Family, old: Address, new: Address) -> Delta {
     match family {
         Family::V4 => Delta::NONE.swap4(octets(old), octets(new)),
-        Family::V6 => Delta::NONE.swap16(old.0, new.0),
+        Family::V6 => Delta::NONE.swap16(old.words(), new.words()),
+    }
+}
+
+/// That the way to a backend is known, before anything is done for a new flow of it.
+#[inline(always)]
+pub fn check_resolved<T: Tables>(tables: &T, backend: Backend<'_>) -> Result<(), DropReason> {
+    match tables.next_hop(backend.state.next_hop) {
+        Some(hop) if hop.used == 1 && hop.resolved == 1 => Ok(()),
+        Some(hop) if hop.used == 1 => Err(DropReason::NextHopUnresolved),
+        _ => Err(DropReason::MapInconsistent),
     }
 }
 

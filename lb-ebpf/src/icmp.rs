@@ -17,7 +17,7 @@ use crate::{
     frame::Frame,
     parse::Packet,
     verdict::Verdict,
-    wire::{Check, L3, Mac, MacWords, Ports, protocol},
+    wire::{Check, L3, Mac, MacWords, Ports, protocol, v4},
 };
 
 /// The TTL of an answer.
@@ -93,8 +93,8 @@ pub fn quote<F: Frame>(frame: &F, packet: &Packet) -> Option<Quote> {
                 return None;
             }
             Quote {
-                source: Address::v4(ip.src_addr),
-                destination: Address::v4(ip.dst_addr),
+                source: v4(ip.src_addr),
+                destination: v4(ip.dst_addr),
                 protocol: ip.proto,
                 ports,
             }

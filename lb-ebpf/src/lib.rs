@@ -12,6 +12,9 @@
 
 pub mod admission;
 pub mod checksum;
+pub mod eviction;
+#[cfg(feature = "mem")]
+pub mod fixture;
 pub mod flow;
 pub mod forward;
 pub mod frame;
@@ -21,6 +24,8 @@ pub mod mem;
 mod message;
 pub mod parse;
 pub mod pipeline;
+#[cfg(test)]
+mod props;
 pub mod reply;
 pub mod schedule;
 pub mod service;

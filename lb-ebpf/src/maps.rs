@@ -10,10 +10,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use lb_common::{
-    BackendEntry, Control, Device, EndpointSlot, HashKey, Header, NextHop, ServiceEntry,
+    Address, BackendEntry, Control, Device, EndpointSlot, HashKey, Header, NextHop, ServiceEntry,
     backend::DEVICES, counter::lines_per_cpu, hash::FlowTuple, limits,
 };
-use lb_ebpf::tables::{CacheLine, PackedKey, Tables, address};
+use lb_ebpf::tables::{CacheLine, PackedKey, Tables};
 
 /// `BPF_F_MMAPABLE`: user space reads and writes the map without system calls.
 const MMAPABLE: usize = 1 << 10;
@@ -100,7 +100,10 @@ impl KernelTables {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn find_endpoint(low: u64, high: u64, tail: u64, kind: u32) -> u32 {
-    let key = PackedKey { address: [low, high], tail };
+    let key = PackedKey {
+        address: [low, high],
+        tail,
+    };
     lb_ebpf::service::endpoint(&KernelTables, key, kind)
 }
 
@@ -110,8 +113,8 @@ pub(crate) extern "C" fn find_endpoint(low: u64, high: u64, tail: u64, kind: u32
 pub(crate) extern "C" fn hash_v6(c0: u64, c1: u64, v0: u64, v1: u64, tail: u64) -> u64 {
     let [a, b, c, d, protocol, ..] = tail.to_ne_bytes();
     let tuple = FlowTuple {
-        client: address([c0, c1]),
-        vip: address([v0, v1]),
+        client: Address::from_words([c0, c1]),
+        vip: Address::from_words([v0, v1]),
         client_port: [a, b],
         vip_port: [c, d],
         protocol,
@@ -139,8 +142,8 @@ pub(crate) extern "C" fn find_flow(set: u32, tag: u64) -> u64 {
 /// [`lb_ebpf::flow::victim`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn find_victim(first: u32, second: u32, floor: u32, epoch: u32) -> u32 {
-    lb_ebpf::flow::victim(&KernelTables, first, second, floor, epoch)
+pub(crate) extern "C" fn find_victim(set: u32, floor: u32, epoch: u32) -> u32 {
+    lb_ebpf::flow::victim(&KernelTables, set, floor, epoch)
 }
 
 /// [`lb_ebpf::schedule::choose`].
@@ -161,7 +164,10 @@ pub(crate) extern "C" fn flow_holder(service: u32, hash: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn reply_owner(b0: u64, b1: u64, tail: u64, c0: u64, c1: u64) -> u64 {
-    let key = PackedKey { address: [b0, b1], tail };
+    let key = PackedKey {
+        address: [b0, b1],
+        tail,
+    };
     lb_ebpf::reply::owner(&KernelTables, key, [c0, c1])
 }
 
@@ -202,8 +208,8 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn find_victim(&self, first: u32, second: u32, floor: u32, epoch: u32) -> u32 {
-        unknown(find_victim(first, second, floor, epoch))
+    fn find_victim(&self, set: u32, floor: u32, epoch: u32) -> u32 {
+        unknown(find_victim(set, floor, epoch))
     }
 
     #[inline(always)]

@@ -1,1 +1,345 @@
-//! Frame and Tables in plain memory.
+//! [`Frame`] and [`Tables`] in plain memory, for tests and for `fairlead explain`.
+//!
+//! The data plane's own words (`flows`, `return_hops`, `counters`) are atomics, so a packet is
+//! processed through `&MemTables`; whatever the control plane writes is plain data behind `&mut`.
+//! One CPU; a map that a test makes too small answers `None`, as the kernel's does.
+
+use bytemuck::Zeroable;
+use lb_common::{
+    BackendEntry, Control, Device, DropReason, EndpointKey, EndpointKind, EndpointSlot, Epoch,
+    FlowWord, Header, NextHop, ReturnHop, ServiceEntry,
+    backend::{DEVICES, device_slot},
+    counter::{self, CounterLine, Totals},
+    endpoint::MAX_PROBES,
+    flow::FlowSets,
+    header::{LAYOUT_VERSION, MAGIC},
+};
+
+use crate::{
+    frame::{Frame, Header as OnWire, view, view_mut},
+    tables::{CacheLine, Tables},
+};
+
+/// A packet in a byte vector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemFrame {
+    /// From the Ethernet header on.
+    pub bytes: Vec<u8>,
+    /// The interface it came in by.
+    pub ifindex: u32,
+}
+
+impl Frame for MemFrame {
+    fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn ingress_ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    fn header<H: OnWire>(&self, offset: usize) -> Option<&H> {
+        view(&self.bytes, offset)
+    }
+
+    fn header_mut<H: OnWire>(&mut self, offset: usize) -> Option<&mut H> {
+        view_mut(&mut self.bytes, offset)
+    }
+}
+
+/// How many entries the maps have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Sets in `flows` and `return_hops`; a power of two.
+    pub flow_sets: u32,
+    /// Slots in one generation of `endpoints`; a power of two.
+    pub endpoint_slots: u32,
+    /// Entries in `services`.
+    pub services: u32,
+    /// Slots in `rings`; even.
+    pub ring_slots: u32,
+    /// Entries in `backends`.
+    pub backends: u32,
+    /// Entries in `next_hops`.
+    pub next_hops: u32,
+}
+
+/// An endpoint to be placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// What it is found by.
+    pub key: EndpointKey,
+    /// What it leads to.
+    pub kind: EndpointKind,
+    /// Service index or BackendId.
+    pub index: u32,
+}
+
+/// No seed places every endpoint within [`MAX_PROBES`] slots of its home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unplaceable;
+
+/// All maps of one CPU.
+pub struct MemTables {
+    /// Map `header`.
+    pub header: Header,
+    /// Map `control`.
+    pub control: Control,
+    /// Map `endpoints`: both generations.
+    pub endpoints: Vec<EndpointSlot>,
+    /// Map `services`.
+    pub services: Vec<ServiceEntry>,
+    /// Map `rings`.
+    pub rings: Vec<[u32; 2]>,
+    /// Map `backends`.
+    pub backends: Vec<BackendEntry>,
+    /// Map `next_hops`.
+    pub next_hops: Vec<NextHop>,
+    /// Map `devices`.
+    pub devices: Vec<Device>,
+    /// Map `flows`.
+    pub flows: Vec<CacheLine>,
+    /// Map `return_hops`.
+    pub return_hops: Vec<CacheLine>,
+    /// Map `counters`, of one CPU.
+    pub counters: Vec<CacheLine>,
+    /// True: the data plane writes nothing.
+    pub read_only: bool,
+}
+
+fn lines(count: u32) -> Vec<CacheLine> {
+    (0..count).map(|_| CacheLine::new([0; 8])).collect()
+}
+
+fn zeroed<T: Zeroable + Clone>(count: u32) -> Vec<T> {
+    vec![T::zeroed(); count as usize]
+}
+
+/// What the lines of a map hold.
+pub fn words(lines: &[CacheLine]) -> Vec<CounterLine> {
+    lines.iter().map(CacheLine::words).collect()
+}
+
+impl MemTables {
+    /// Empty maps, complete but for services and what they lead to.
+    pub fn new(geometry: Geometry, flow_key: [u64; 2]) -> Self {
+        let lines_per_cpu = counter::lines_per_cpu(geometry.backends, geometry.services);
+        let flow_base_bits = geometry.flow_sets.trailing_zeros();
+        Self {
+            header: Header {
+                magic: MAGIC,
+                layout_version: LAYOUT_VERSION,
+                flow_sets: geometry.flow_sets,
+                flow_base_bits,
+                endpoint_slots: geometry.endpoint_slots,
+                services: geometry.services,
+                ring_slots: geometry.ring_slots,
+                backends: geometry.backends,
+                next_hops: geometry.next_hops,
+                cpus: 1,
+                lines_per_cpu,
+                complete: 1,
+                ..Header::zeroed()
+            },
+            control: Control {
+                flow_key,
+                flow_mask: geometry.flow_sets.wrapping_sub(1),
+                flow_base_bits,
+                endpoint_mask: geometry.endpoint_slots.wrapping_sub(1),
+                lines_per_cpu,
+                cpus: 1,
+                ..Control::zeroed()
+            },
+            endpoints: zeroed(geometry.endpoint_slots.wrapping_mul(2)),
+            services: zeroed(geometry.services),
+            rings: vec![[0; 2]; geometry.ring_slots as usize / 2],
+            backends: zeroed(geometry.backends),
+            next_hops: zeroed(geometry.next_hops),
+            devices: zeroed(DEVICES),
+            flows: lines(geometry.flow_sets),
+            return_hops: lines(geometry.flow_sets),
+            counters: lines(lines_per_cpu),
+            read_only: false,
+        }
+    }
+
+    /// Fills the generation that is not live with these endpoints, under the first seed that
+    /// suits them all, and makes it the live one.
+    pub fn publish_endpoints(&mut self, endpoints: &[Endpoint]) -> Result<(), Unplaceable> {
+        let mask = self.control.endpoint_mask;
+        let (seed, slots) = (1..=4096_u64)
+            .find_map(|seed| place(endpoints, seed, mask).map(|slots| (seed, slots)))
+            .ok_or(Unplaceable)?;
+        let next = usize::from(self.control.active == 0);
+        let generation = self
+            .endpoints
+            .chunks_mut(slots.len())
+            .nth(next)
+            .ok_or(Unplaceable)?;
+        generation.copy_from_slice(&slots);
+        if let Some(place) = self.control.endpoint_seed.get_mut(next) {
+            *place = seed;
+        }
+        self.control.active = next as u64;
+        Ok(())
+    }
+
+    /// Writes BackendIds into consecutive slots of `rings`; slots outside the map are left out.
+    pub fn write_ring(&mut self, base: u32, backends: &[u32]) {
+        for (slot, id) in (base..).zip(backends) {
+            let pair = self.rings.get_mut(slot as usize / 2);
+            if let Some(place) = pair.and_then(|pair| pair.get_mut(slot as usize & 1)) {
+                *place = *id;
+            }
+        }
+    }
+
+    /// Writes an interface into its slot.
+    pub fn write_device(&mut self, device: Device) {
+        let slot = device_slot(device.ifindex) as usize;
+        if let Some(place) = self.devices.get_mut(slot) {
+            *place = device;
+        }
+    }
+
+    /// Writes a flow and its way back into the first free way of its two sets; false when there
+    /// is none.
+    pub fn write_flow(&mut self, sets: FlowSets, word: FlowWord, hop: ReturnHop) -> bool {
+        for set in [sets.first, sets.second] {
+            let Some(line) = self.flows.get_mut(set as usize) else {
+                continue;
+            };
+            let mut flows = line.words();
+            let Some(way) = flows.iter().position(|word| !FlowWord(*word).is_live()) else {
+                continue;
+            };
+            put(&mut flows, way, word.0);
+            *line = CacheLine::new(flows);
+            if let Some(line) = self.return_hops.get_mut(set as usize) {
+                let mut hops = line.words();
+                put(&mut hops, way, bytemuck::cast(hop));
+                *line = CacheLine::new(hops);
+            }
+            return true;
+        }
+        false
+    }
+
+    /// The map `flows` as it would be if the clock read `to` where it reads `from`: how the table
+    /// travels between a test's clock and the kernel's.
+    pub fn flows_at(&self, from: Epoch, to: Epoch) -> Vec<[u64; 8]> {
+        let shift = from.until(to);
+        let moved = |word: u64| match FlowWord(word) {
+            free if !free.is_live() => word,
+            live => {
+                let epoch = Epoch(live.epoch().0.wrapping_add(shift));
+                FlowWord::new(live.tag(), live.backend_id(), live.rank(), epoch).0
+            }
+        };
+        words(&self.flows)
+            .into_iter()
+            .map(|line| line.map(moved))
+            .collect()
+    }
+
+    /// Global counters and drops, by name.
+    pub fn totals(&self) -> Totals {
+        totals(&words(&self.counters))
+    }
+}
+
+fn put(words: &mut [u64; 8], position: usize, value: u64) {
+    if let Some(place) = words.get_mut(position) {
+        *place = value;
+    }
+}
+
+/// Global counters and drops in the lines of one CPU.
+pub fn totals(lines: &[CounterLine]) -> Totals {
+    let mut totals = Totals::default();
+    let mut lines = lines.iter();
+    if let Some(line) = lines.next() {
+        totals.global = *line;
+    }
+    for (place, value) in totals.drops.iter_mut().zip(lines.flatten()) {
+        *place = *value;
+    }
+    totals
+}
+
+/// The conservation law: every packet that came in ended in exactly one counter.
+pub fn conserves(totals: &Totals) -> bool {
+    let [rx, pass, tx, redirect, ..] = totals.global;
+    let out = [pass, tx, redirect];
+    let drops = totals.drops.iter().take(DropReason::ALL.len());
+    rx == out.iter().chain(drops).sum::<u64>()
+}
+
+fn place(endpoints: &[Endpoint], seed: u64, mask: u32) -> Option<Vec<EndpointSlot>> {
+    let mut slots: Vec<EndpointSlot> = zeroed(mask.wrapping_add(1));
+    for endpoint in endpoints {
+        let home = endpoint.key.home(seed, mask);
+        let index = (0..MAX_PROBES)
+            .map(|distance| (home.wrapping_add(distance) & mask) as usize)
+            .find(|index| slots.get(*index).is_some_and(|slot| slot.kind == 0))?;
+        *slots.get_mut(index)? = EndpointSlot {
+            address: endpoint.key.address.0,
+            port: endpoint.key.port,
+            protocol: endpoint.key.protocol,
+            kind: endpoint.kind as u8,
+            index: endpoint.index,
+            reserved: 0,
+        };
+    }
+    Some(slots)
+}
+
+impl Tables for MemTables {
+    fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn header(&self) -> Option<&Header> {
+        Some(&self.header)
+    }
+
+    fn control(&self) -> Option<&Control> {
+        Some(&self.control)
+    }
+
+    fn endpoint(&self, index: u32) -> Option<&EndpointSlot> {
+        self.endpoints.get(index as usize)
+    }
+
+    fn service(&self, index: u32) -> Option<&ServiceEntry> {
+        self.services.get(index as usize)
+    }
+
+    fn ring(&self, index: u32) -> Option<&[u32; 2]> {
+        self.rings.get(index as usize)
+    }
+
+    fn backend(&self, id: u32) -> Option<&BackendEntry> {
+        self.backends.get(id as usize)
+    }
+
+    fn next_hop(&self, index: u32) -> Option<&NextHop> {
+        self.next_hops.get(index as usize)
+    }
+
+    fn device(&self, slot: u32) -> Option<&Device> {
+        self.devices.get(slot as usize)
+    }
+
+    fn flows(&self, set: u32) -> Option<&CacheLine> {
+        self.flows.get(set as usize)
+    }
+
+    fn return_hops(&self, set: u32) -> Option<&CacheLine> {
+        self.return_hops.get(set as usize)
+    }
+
+    fn counters(&self, _lines_per_cpu: u32, line: u32) -> Option<&CacheLine> {
+        self.counters.get(line as usize)
+    }
+}

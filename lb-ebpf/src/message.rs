@@ -27,7 +27,9 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
         ERROR_TO_VIP => {
             let found: Outcome = quoted_holder::<F, T, V4>(frame, cx).into();
             match found.account {
-                Account::ErrorForwarded => error_to_backend::<F, T, V4>(frame, cx, found.subject).into(),
+                Account::ErrorForwarded => {
+                    error_to_backend::<F, T, V4>(frame, cx, found.subject).into()
+                }
                 _ => found,
             }
         }
@@ -100,10 +102,7 @@ fn check_to_vip<F: Frame>(frame: &F, packet: &Packet) -> Result<(), DropReason> 
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn echo<F: Frame, T: Tables, const V4: bool>(
-    frame: &mut F,
-    cx: &Context<'_, T>,
-) -> PackedOutcome {
+fn echo<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, T>) -> PackedOutcome {
     let Some(packet) = parse::ip::<F, V4>(frame) else {
         return Outcome::PASS.into();
     };
@@ -191,9 +190,10 @@ fn error_to_backend<F: Frame, T: Tables, const V4: bool>(
     cx: &Context<'_, T>,
     backend: u32,
 ) -> PackedOutcome {
-    let (Some(packet), Some(backend)) =
-        (parse::ip::<F, V4>(frame), service::backend(cx.tables, backend))
-    else {
+    let (Some(packet), Some(backend)) = (
+        parse::ip::<F, V4>(frame),
+        service::backend(cx.tables, backend),
+    ) else {
         return Outcome::drop(DropReason::MapInconsistent).into();
     };
     let outcome = relay_to_backend(frame, cx, &packet, backend);
@@ -306,4 +306,3 @@ fn relay_to_client<F: Frame, T: Tables>(
     icmp::translate(frame, packet, quote, &translation)?;
     forward::send(frame, exit)
 }
-

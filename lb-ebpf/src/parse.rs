@@ -13,7 +13,7 @@ use network_types::{
 use crate::{
     checksum,
     frame::Frame,
-    wire::{L3, L4_V4, L4_V6, Ports, Tcp, flag, protocol},
+    wire::{L3, L4_V4, L4_V6, Ports, Tcp, flag, protocol, v4},
 };
 
 /// An IP packet, by value.
@@ -76,8 +76,8 @@ pub fn ipv4<F: Frame>(frame: &F) -> Option<Packet> {
     };
     Some(Packet {
         family: Family::V4,
-        source: Address::v4(ip.src_addr),
-        destination: Address::v4(ip.dst_addr),
+        source: v4(ip.src_addr),
+        destination: v4(ip.dst_addr),
         protocol: ip.proto,
         ttl: ip.ttl,
         end: L3.wrapping_add(length),

@@ -6,8 +6,7 @@
 //! compiler.
 
 use lb_common::{
-    Address, Control, DropReason, EndpointKey, Epoch, Family, Forwarding, Nanos,
-    ServiceEntry,
+    Address, Control, DropReason, EndpointKey, Epoch, Family, Forwarding, Nanos, ServiceEntry,
     counter::{GLOBAL_LINE, Global},
     hash::FlowTuple,
 };
@@ -142,7 +141,11 @@ fn route_segment<F: Frame, T: Tables>(
 
 /// A packet whose inside cannot be read: ours only by its address.
 #[inline(always)]
-pub(crate) fn drop_if_vip<T: Tables>(cx: &Context<'_, T>, packet: &Packet, reason: DropReason) -> Outcome {
+pub(crate) fn drop_if_vip<T: Tables>(
+    cx: &Context<'_, T>,
+    packet: &Packet,
+    reason: DropReason,
+) -> Outcome {
     match service::is_vip(cx.tables, packet.destination) {
         true => Outcome::drop(reason),
         false => Outcome::PASS,
@@ -175,8 +178,9 @@ fn to_backend<F: Frame, T: Tables>(
         protocol: packet.protocol,
     };
     let epoch = u32::from(Epoch::at(cx.now).0);
-    let assigned =
-        cx.tables.assign_flow(service.index, hash(cx, &tuple), arrival as u32, epoch);
+    let assigned = cx
+        .tables
+        .assign_flow(service.index, hash(cx, &tuple), arrival as u32, epoch);
     let assignment = Assigned(assigned).assignment(cx.tables)?;
     let backend = assignment.backend;
     if matches!(forwarding, Forwarding::Dnat) {
@@ -323,7 +327,14 @@ fn to_client<F: Frame, T: Tables>(
     let exit = forward::to_client(frame, cx.tables, owner.set, owner.way)?;
     let closing = matches!(arrival, Arrival::Closing);
     if let Some(word) = reply::word(cx.tables, owner) {
-        flow::refresh_at(cx.tables, owner.set, owner.way, word, Epoch::at(cx.now), closing);
+        flow::refresh_at(
+            cx.tables,
+            owner.set,
+            owner.way,
+            word,
+            Epoch::at(cx.now),
+            closing,
+        );
     }
     forward::translate(
         frame,

@@ -6,7 +6,7 @@ use lb_common::{Address, FlowHash, FlowWord, Forwarding, endpoint::MAX_PROBES, h
 use crate::{
     flow,
     service::{self, Backend, EndOfSearch, Probe},
-    tables::{PackedKey, Tables, address},
+    tables::{PackedKey, Tables},
 };
 
 /// No flow: what [`owner`] gives then.
@@ -51,7 +51,7 @@ pub fn owner<T: Tables>(tables: &T, backend: PackedKey, client: [u64; 2]) -> u64
         return NO_FLOW;
     };
     let (key, client_port) = backend.unpack();
-    let client = address(client);
+    let client = Address::from_words(client);
     let probe = Probe::new(control, &key);
     let mut distance = 0;
     while distance < MAX_PROBES {

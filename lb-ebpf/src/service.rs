@@ -1,8 +1,8 @@
 //! Whose packet is it? Bounded lookups in the live generation of `endpoints`.
 
 use lb_common::{
-    Address, BackendEntry, Control, DropReason, EndpointKey, EndpointKind,
-    ServiceEntry, endpoint::MAX_PROBES,
+    Address, BackendEntry, Control, DropReason, EndpointKey, EndpointKind, ServiceEntry,
+    endpoint::MAX_PROBES,
 };
 
 use crate::tables::{BackendState, PackedKey, Tables, load, load_state};

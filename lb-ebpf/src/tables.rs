@@ -3,8 +3,8 @@
 use core::sync::atomic::AtomicU64;
 
 use lb_common::{
-    Address, BackendEntry, Control, Device, EndpointKey, EndpointSlot, FlowWord, Header, NextHop, Permissions, ReturnHop,
-    ServiceEntry, hash::FlowTuple,
+    Address, BackendEntry, Control, Device, EndpointKey, EndpointSlot, FlowWord, Header, NextHop,
+    Permissions, ReturnHop, ServiceEntry, hash::FlowTuple,
 };
 
 /// A line of eight words that the data plane writes: a set of `flows` or `return_hops`, or a line
@@ -76,20 +76,12 @@ impl PackedKey {
     pub fn unpack(self) -> (EndpointKey, [u8; 2]) {
         let [a, b, protocol, _, c, d, _, _] = self.tail.to_ne_bytes();
         let key = EndpointKey {
-            address: address(self.address),
+            address: Address::from_words(self.address),
             port: [a, b],
             protocol,
         };
         (key, [c, d])
     }
-}
-
-/// The reverse of [`lb_common::Address::words`].
-#[inline(always)]
-pub fn address([low, high]: [u64; 2]) -> Address {
-    let [a, b, c, d, e, f, g, h] = low.to_ne_bytes();
-    let [i, j, k, l, m, n, o, p] = high.to_ne_bytes();
-    Address([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
 }
 
 /// The maps. In the kernel they are map statics, on the host plain collections. Lookups that leave
@@ -160,11 +152,11 @@ pub trait Tables {
 
     /// [`crate::flow::victim`].
     #[inline(always)]
-    fn find_victim(&self, first: u32, second: u32, floor: u32, epoch: u32) -> u32
+    fn find_victim(&self, set: u32, floor: u32, epoch: u32) -> u32
     where
         Self: Sized,
     {
-        crate::flow::victim(self, first, second, floor, epoch)
+        crate::flow::victim(self, set, floor, epoch)
     }
 
     /// [`crate::schedule::choose`].

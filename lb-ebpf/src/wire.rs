@@ -1,6 +1,7 @@
 //! Headers as they stand on the wire: those of `network-types`, and a few of our own where its
 //! types are aligned or name too much.
 
+use lb_common::Address;
 use network_types::{
     icmp::Icmpv4Hdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -138,6 +139,13 @@ pub mod flag {
     pub const RST: u8 = 4;
     /// The acknowledgement number counts.
     pub const ACK: u8 = 16;
+}
+
+/// An IPv4 address as everywhere in the maps: IPv4-mapped. As `Address::v4`, but made of words.
+#[inline(always)]
+pub fn v4(octets: [u8; 4]) -> Address {
+    let low = u64::from(u32::from_le_bytes(octets));
+    Address::from_words([0, (low << 32 | 0xffff_0000).to_le()])
 }
 
 /// One checksum field, wherever it stands.

@@ -8,6 +8,7 @@ use lb_userspace::config::check;
 use lb_userspace::{daemon, logging};
 
 fn main() -> ExitCode {
+    abort_on_panic();
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
@@ -15,6 +16,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A daemon that lost one of its tasks must not go on half alive: forwarding does not need it, and whoever
+/// started it starts it again.
+fn abort_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
 }
 
 /// The error and its causes. Many errors quote their cause in the middle, before the cure; such a

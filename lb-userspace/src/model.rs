@@ -372,6 +372,8 @@ pub struct Target {
     pub timeout: Duration,
     /// As in [`HealthPolicy`].
     pub jitter: Duration,
+    /// So many first probes follow one another quickly, so that a new target is known soon.
+    pub opening: u16,
 }
 
 /// A way to an address, as netlink tells it.

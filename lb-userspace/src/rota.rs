@@ -1,16 +1,20 @@
 //! When each target is probed next: [`Rota`]. Pure; `health::runner` acts on it.
 //!
-//! A new target is probed at once, so that a fresh start is quick. Its second probe falls anywhere
-//! in the second half of the interval, which spreads targets that began together; after that each
+//! A new target is probed at once, and `Target::opening` times in quick succession, so that a fresh start
+//! is quick. The probe after those falls anywhere in the second half of the interval, which spreads
+//! targets that began together; after that each
 //! start is one interval after the one before, moved by up to the jitter. A target has one probe
 //! at a time. Rounds that were missed (the prober was stopped) are not made up for: the target is
 //! spread anew.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
 
 use crate::health::nanos;
 use crate::model::{BackendKey, Check, Target};
+
+/// Between the starts of a new target's first probes, in nanoseconds.
+const OPENING: u64 = 20_000_000;
 
 /// Names a target for as long as nothing about it changes.
 pub type TargetId = u64;
@@ -29,8 +33,8 @@ pub struct Due {
 #[derive(Debug)]
 struct Entry {
     target: Target,
-    /// Its first probe has been handed out.
-    begun: bool,
+    /// Probes that ended, up to `Target::opening`.
+    made: u16,
     /// When the probe that is under way should have started.
     probing: Option<u64>,
 }
@@ -85,7 +89,7 @@ impl Rota {
             self.ids.insert(backend, id);
             let entry = Entry {
                 target,
-                begun: false,
+                made: 0,
                 probing: None,
             };
             self.entries.insert(id, entry);
@@ -124,10 +128,13 @@ impl Rota {
         };
         let interval = nanos(entry.target.interval);
         let jitter = nanos(entry.target.jitter);
-        let first = !std::mem::replace(&mut entry.begun, true);
-        let planned = match first {
-            true => self.spread(scheduled, interval),
-            false => {
+        let opening = entry.target.opening.max(1);
+        let made = entry.made.saturating_add(1);
+        entry.made = made.min(opening.saturating_add(1));
+        let planned = match made.cmp(&opening) {
+            Ordering::Less => scheduled.saturating_add(OPENING.min(interval)),
+            Ordering::Equal => self.spread(scheduled, interval),
+            Ordering::Greater => {
                 let shift = self.below(jitter.saturating_mul(2).saturating_add(1));
                 let earliest = scheduled.saturating_add(interval).saturating_sub(jitter);
                 earliest.saturating_add(shift)

@@ -7,6 +7,7 @@ mod lab_test;
 mod load_test;
 mod net_test;
 mod ops;
+mod prog;
 mod reflect;
 mod stage;
 mod topology_test;

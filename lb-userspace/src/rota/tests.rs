@@ -15,6 +15,7 @@ fn target(n: u64) -> Target {
         check: Check::Tcp,
         interval: Duration::from_millis(1000),
         timeout: Duration::from_millis(500),
+        opening: 1,
         jitter: Duration::from_millis(100),
     }
 }
@@ -136,5 +137,22 @@ fn missed_rounds_are_spread_and_not_made_up_for() {
         assert_eq!(times[0], 65_000 * MS);
         assert!((65_500 * MS..=66_000 * MS).contains(&times[1]));
         assert!(times.len() <= 3);
+    }
+}
+
+#[test]
+fn opening_probes_follow_in_quick_succession_and_then_the_interval_holds() {
+    let mut rota = Rota::new(7);
+    let new = Target {
+        opening: 3,
+        ..target(1)
+    };
+    rota.set_targets(vec![new], 0);
+    let starts = run(&mut rota, 0, 5_000 * MS, MS);
+    let times = &starts["b1"];
+    assert_eq!(times[..3], [0, 20 * MS, 40 * MS]);
+    assert!((540 * MS..=1040 * MS).contains(&times[3]), "{times:?}");
+    for pair in times[3..].windows(2) {
+        assert!((900 * MS..=1100 * MS).contains(&(pair[1] - pair[0])));
     }
 }

@@ -212,6 +212,7 @@ pub(super) fn targets(config: &Config) -> Vec<Target> {
             check: health.check.clone(),
             interval: health.interval,
             timeout: health.timeout,
+            opening: health.rise.get(),
             jitter: health.jitter,
         })
     };

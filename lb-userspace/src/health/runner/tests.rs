@@ -23,6 +23,7 @@ fn target(n: u64, port: u16, interval_ms: u64, timeout_ms: u64) -> Target {
         check: Check::Tcp,
         interval: Duration::from_millis(interval_ms),
         timeout: Duration::from_millis(timeout_ms),
+        opening: 1,
         jitter: Duration::from_millis(interval_ms / 10),
     }
 }

@@ -1,0 +1,390 @@
+//! Packets with what must become of them, as values: verdict, bytes and counters, step by step.
+//!
+//! The same list runs against the library ([`run_host`]) and against the compiled program in the
+//! kernel. Interfaces are named by side and times are relative to [`START`], so that a kernel
+//! with its own interfaces and its own clock can run them: rebase the flow table between the
+//! clocks with [`crate::mem::MemTables::flows_at`].
+//!
+//! For a new case, add a value to one of the lists below `fixture/`.
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "test data: a fixture that is wrong must fail loudly"
+)]
+
+use std::collections::BTreeMap;
+
+use lb_common::{
+    DropReason, Nanos,
+    counter::{self, CounterLine, Global, PerBackend},
+    flow::EPOCH_SHIFT,
+};
+
+use crate::{
+    mem::{self, MemFrame, MemTables},
+    pipeline,
+    verdict::Verdict,
+};
+
+pub mod cast;
+pub mod cut;
+pub mod echo;
+pub mod errors;
+pub mod flows;
+pub mod forwarding;
+pub mod odd;
+pub mod packet;
+pub mod refused;
+pub mod room;
+pub mod world;
+
+use world::{Change, Ends, GEOMETRY, Side, World};
+
+/// When fixtures begin: in the middle of an epoch, not the first one.
+pub const START: Nanos = (100 << EPOCH_SHIFT) + (1 << (EPOCH_SHIFT - 1));
+
+/// A number of epochs after [`START`].
+pub const fn epochs(count: u64) -> Nanos {
+    START + (count << EPOCH_SHIFT)
+}
+
+/// What becomes of a packet, with interfaces by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// To the kernel.
+    Pass,
+    /// Back out of the same interface.
+    Tx,
+    /// Out of a side's interface.
+    Redirect(Side),
+    /// Dropped.
+    Drop(DropReason),
+}
+
+impl Fate {
+    /// With real interfaces.
+    pub const fn verdict(self, ends: &Ends) -> Verdict {
+        match self {
+            Self::Pass => Verdict::PASS,
+            Self::Tx => Verdict::TX,
+            Self::Redirect(side) => Verdict::redirect(ends.slot(side)),
+            Self::Drop(reason) => Verdict::drop(reason),
+        }
+    }
+}
+
+/// A counter of one CPU: its line and its position in it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Counter(pub u32, pub u32);
+
+impl Counter {
+    /// A global one.
+    pub const fn global(which: Global) -> Self {
+        Self(counter::GLOBAL_LINE, which as u32)
+    }
+
+    /// Drops for a reason.
+    pub const fn drop(reason: DropReason) -> Self {
+        Self(counter::DROP_LINE + reason as u32 / 8, reason as u32 % 8)
+    }
+
+    /// A service's drops for a reason.
+    pub const fn service(service: u32, reason: DropReason) -> Self {
+        let line = counter::service_line(GEOMETRY.backends, service);
+        Self(line + reason as u32 / 8, reason as u32 % 8)
+    }
+
+    /// A backend's.
+    pub const fn backend(id: u32, which: PerBackend) -> Self {
+        Self(counter::BACKEND_LINE + id, which as u32)
+    }
+}
+
+impl core::fmt::Debug for Counter {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self(line, position) = *self;
+        let reason = |first: u32| DropReason::ALL.get(((line - first) * 8 + position) as usize);
+        let services = counter::service_line(GEOMETRY.backends, 0);
+        match line {
+            counter::GLOBAL_LINE => write!(f, "global[{position}]"),
+            counter::DROP_LINE..counter::LIMITER_LINE => write!(f, "drop {:?}", reason(1)),
+            _ if line >= services => {
+                let service = (line - services) / counter::DROP_LINES;
+                let first = counter::service_line(GEOMETRY.backends, service);
+                write!(f, "service {service} drop {:?}", reason(first))
+            }
+            counter::BACKEND_LINE.. => {
+                write!(f, "backend {}[{position}]", line - counter::BACKEND_LINE)
+            }
+            _ => write!(f, "line {line}[{position}]"),
+        }
+    }
+}
+
+/// How counters changed; those that did not are not in it.
+pub type Changes = BTreeMap<Counter, u64>;
+
+/// How the counters of one CPU changed. The limiter's line holds no counters.
+pub fn changes(before: &[CounterLine], after: &[CounterLine]) -> Changes {
+    let mut changes = Changes::new();
+    for (line, (old, new)) in before.iter().zip(after).enumerate() {
+        for (position, (old, new)) in old.iter().zip(new).enumerate() {
+            if old != new && line as u32 != counter::LIMITER_LINE {
+                let by = new.wrapping_sub(*old);
+                changes.insert(Counter(line as u32, position as u32), by);
+            }
+        }
+    }
+    changes
+}
+
+/// How a flow came to its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// It had an entry and keeps it.
+    Known,
+    /// It was scheduled.
+    New,
+    /// It was scheduled, and pushed another flow out of the table.
+    Evicting,
+    /// Its backend may not keep it.
+    Moved,
+    /// It was scheduled, and there is no room for it; the packet opens a connection or has none.
+    Untracked,
+    /// The same in the middle of a connection.
+    UntrackedMiddle,
+}
+
+/// One packet and what must become of it.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Changes of the maps before it.
+    pub before: Vec<Change>,
+    /// The frame.
+    pub packet: Vec<u8>,
+    /// Where it comes in.
+    pub ingress: Side,
+    /// When; compare with [`START`].
+    pub at: Nanos,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// The frame afterwards.
+    pub output: Vec<u8>,
+    /// How the counters change.
+    pub counters: Changes,
+}
+
+impl Step {
+    /// A frame that passes.
+    pub fn new(ingress: Side, packet: Vec<u8>) -> Self {
+        let mut step = Self {
+            before: Vec::new(),
+            output: packet.clone(),
+            packet,
+            ingress,
+            at: START,
+            fate: Fate::Pass,
+            counters: Changes::new(),
+        };
+        step.count(Counter::global(Global::Rx), 1);
+        step.count(Counter::global(Global::Pass), 1);
+        step
+    }
+
+    fn count(&mut self, counter: Counter, by: u64) {
+        *self.counters.entry(counter).or_default() += by;
+    }
+
+    /// At this time.
+    #[must_use]
+    pub fn at(mut self, at: Nanos) -> Self {
+        self.at = at;
+        self
+    }
+
+    /// After this change of the maps.
+    #[must_use]
+    pub fn after(mut self, change: Change) -> Self {
+        self.before.push(change);
+        self
+    }
+
+    /// With this fate, and nothing but its counter.
+    #[must_use]
+    pub fn ends(mut self, fate: Fate, output: Vec<u8>) -> Self {
+        self.fate = fate;
+        self.output = output;
+        self.counters = Changes::new();
+        self.count(Counter::global(Global::Rx), 1);
+        self.count(
+            match fate {
+                Fate::Pass => Counter::global(Global::Pass),
+                Fate::Tx => Counter::global(Global::Tx),
+                Fate::Redirect(_) => Counter::global(Global::Redirect),
+                Fate::Drop(reason) => Counter::drop(reason),
+            },
+            1,
+        );
+        self
+    }
+
+    /// Dropped before it was known whose it is.
+    #[must_use]
+    pub fn drops(self, reason: DropReason) -> Self {
+        let output = self.packet.clone();
+        self.ends(Fate::Drop(reason), output)
+    }
+
+    /// Dropped as a service's.
+    #[must_use]
+    pub fn drops_of(self, service: u32, reason: DropReason) -> Self {
+        let mut step = self.drops(reason);
+        step.count(Counter::service(service, reason), 1);
+        step
+    }
+
+    /// Sent to a backend.
+    #[must_use]
+    pub fn forwarded(self, fate: Fate, output: Vec<u8>, backend: u32, how: How) -> Self {
+        let mut step = self.ends(fate, output);
+        let bytes = step.packet.len() as u64;
+        step.count(Counter::backend(backend, PerBackend::Packets), 1);
+        step.count(Counter::backend(backend, PerBackend::Bytes), bytes);
+        let new_flow = Counter::backend(backend, PerBackend::NewFlows);
+        match how {
+            How::Known => {}
+            How::New => step.count(new_flow, 1),
+            How::Evicting => {
+                step.count(new_flow, 1);
+                step.count(Counter::global(Global::Evicted), 1);
+            }
+            How::Moved => step.count(Counter::backend(backend, PerBackend::MovedIn), 1),
+            How::Untracked => {
+                step.count(new_flow, 1);
+                step.count(Counter::global(Global::Untracked), 1);
+            }
+            How::UntrackedMiddle => step.count(Counter::global(Global::Untracked), 1),
+        }
+        step
+    }
+
+    /// Sent to the client by a backend.
+    #[must_use]
+    pub fn returned(self, fate: Fate, output: Vec<u8>, backend: u32) -> Self {
+        let mut step = self.ends(fate, output);
+        let bytes = step.packet.len() as u64;
+        step.count(Counter::backend(backend, PerBackend::ReplyPackets), 1);
+        step.count(Counter::backend(backend, PerBackend::ReplyBytes), bytes);
+        step
+    }
+
+    /// An ICMP error relayed: to a backend, or to a client.
+    #[must_use]
+    pub fn relayed(self, fate: Fate, output: Vec<u8>, to_backend: Option<u32>) -> Self {
+        let mut step = self.ends(fate, output);
+        step.count(Counter::global(Global::IcmpRelayed), 1);
+        if let Some(backend) = to_backend {
+            step.count(Counter::backend(backend, PerBackend::IcmpErrors), 1);
+        }
+        step
+    }
+
+    /// An echo request, answered.
+    #[must_use]
+    pub fn answered(self, output: Vec<u8>) -> Self {
+        let mut step = self.ends(Fate::Tx, output);
+        step.count(Counter::global(Global::EchoReplied), 1);
+        step
+    }
+
+    /// What must be observed.
+    pub fn expected(&self, ends: &Ends) -> Observed {
+        Observed {
+            verdict: self.fate.verdict(ends),
+            output: self.output.clone(),
+            counters: self.counters.clone(),
+        }
+    }
+}
+
+/// What became of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// Its verdict.
+    pub verdict: Verdict,
+    /// The frame afterwards.
+    pub output: Vec<u8>,
+    /// How the counters changed.
+    pub counters: Changes,
+}
+
+/// Maps, packets, and what must become of them.
+#[derive(Clone, Debug)]
+pub struct Fixture {
+    /// What it shows; unique.
+    pub name: String,
+    /// What the maps hold at first.
+    pub world: World,
+    /// The packets, in order.
+    pub steps: Vec<Step>,
+}
+
+impl Fixture {
+    /// A fixture.
+    pub fn new(name: impl Into<String>, world: World, steps: Vec<Step>) -> Self {
+        Self {
+            name: name.into(),
+            world,
+            steps,
+        }
+    }
+}
+
+/// Every fixture.
+pub fn all() -> Vec<Fixture> {
+    [
+        forwarding::all(),
+        flows::all(),
+        room::all(),
+        echo::all(),
+        errors::all(),
+        odd::all(),
+        cut::all(),
+        refused::all(),
+    ]
+    .concat()
+}
+
+/// What the library made of a fixture, step by step.
+pub type Outcome = Vec<Observed>;
+
+/// Runs one step against maps that stand as the steps before left them.
+pub fn run_step(tables: &mut MemTables, step: &Step, ends: &Ends) -> Observed {
+    for change in &step.before {
+        change.apply(tables, ends);
+    }
+    let before = mem::words(&tables.counters);
+    let mut frame = MemFrame {
+        bytes: step.packet.clone(),
+        ifindex: ends.ifindex(step.ingress),
+    };
+    let verdict = pipeline::process(&mut frame, tables, step.at);
+    Observed {
+        verdict,
+        output: frame.bytes,
+        counters: changes(&before, &mem::words(&tables.counters)),
+    }
+}
+
+/// Runs a fixture on the host.
+pub fn run_host(fixture: &Fixture) -> Outcome {
+    let ends = &Ends::HOST;
+    let mut tables = fixture.world.tables(ends);
+    let run = |step: &Step| run_step(&mut tables, step, ends);
+    fixture.steps.iter().map(run).collect()
+}
+
+#[cfg(test)]
+mod tests;

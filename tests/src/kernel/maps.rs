@@ -1,0 +1,178 @@
+//! The kernel's maps as copies of [`MemTables`], both ways.
+
+use anyhow::{Context, Result, ensure};
+use aya::{
+    Ebpf,
+    maps::{Array, DevMap, MapData},
+};
+use bytemuck::Pod;
+use lb_common::{
+    Epoch, FlowWord, Header, Nanos,
+    backend::{DEVICES, device_slot},
+    counter::{LIMITER_LINE, Limiter},
+};
+use lb_ebpf::{
+    fixture::world::{Ends, Side},
+    mem::{self, MemTables},
+};
+
+/// log2 of the echo limiter's window in nanoseconds.
+pub(super) const SECOND: u32 = 30;
+
+/// A line of counters, or a set of flows.
+pub(super) type Line = [u64; 8];
+
+/// Entries of each map.
+pub(super) fn sizes(tables: &MemTables, cpus: u32) -> Vec<(&'static str, u32)> {
+    let of = |length: usize| u32::try_from(length).expect("maps of tests are small");
+    vec![
+        ("header", 1),
+        ("control", 1),
+        ("endpoints", of(tables.endpoints.len())),
+        ("services", of(tables.services.len())),
+        ("rings", of(tables.rings.len())),
+        ("backends", of(tables.backends.len())),
+        ("next_hops", of(tables.next_hops.len())),
+        ("devices", DEVICES),
+        ("redirects", DEVICES),
+        ("flows", of(tables.flows.len())),
+        ("return_hops", of(tables.return_hops.len())),
+        ("counters", of(tables.counters.len()) * cpus),
+    ]
+}
+
+fn map<'e, const N: usize>(
+    ebpf: &'e mut Ebpf,
+    name: &str,
+) -> Result<Array<&'e mut MapData, [u8; N]>> {
+    let map = ebpf
+        .map_mut(name)
+        .with_context(|| format!("the object has no map {name}"))?;
+    Array::try_from(map).with_context(|| format!("use map {name}"))
+}
+
+fn put<const N: usize, V: Pod>(ebpf: &mut Ebpf, name: &str, values: &[V]) -> Result<()> {
+    let mut map = map::<N>(ebpf, name)?;
+    for (index, value) in (0..).zip(values) {
+        let bytes: [u8; N] = bytemuck::bytes_of(value)
+            .try_into()
+            .context("a value's size")?;
+        map.set(index, bytes, 0)
+            .with_context(|| format!("write {name}[{index}]"))?;
+    }
+    Ok(())
+}
+
+/// Map `name` of lines.
+pub(super) fn lines(ebpf: &mut Ebpf, name: &str) -> Result<Vec<Line>> {
+    let map = map::<64>(ebpf, name)?;
+    (0..map.len())
+        .map(|index| {
+            let bytes = map
+                .get(&index, 0)
+                .with_context(|| format!("read {name}[{index}]"))?;
+            Ok(bytemuck::cast(bytes))
+        })
+        .collect()
+}
+
+/// Copies everything, with flows and limiter as they would be if the time `at` were `now`.
+pub(super) fn write(
+    ebpf: &mut Ebpf,
+    tables: &MemTables,
+    cpu: u32,
+    cpus: u32,
+    at: Nanos,
+    now: Nanos,
+) -> Result<()> {
+    put::<{ size_of::<Header>() }, _>(ebpf, "header", &[tables.header])?;
+    put::<64, _>(ebpf, "control", &[tables.control])?;
+    put::<32, _>(ebpf, "endpoints", &tables.endpoints)?;
+    put::<64, _>(ebpf, "services", &tables.services)?;
+    put::<8, _>(ebpf, "rings", &tables.rings)?;
+    put::<64, _>(ebpf, "backends", &tables.backends)?;
+    put::<32, _>(ebpf, "next_hops", &tables.next_hops)?;
+    put::<16, _>(ebpf, "devices", &tables.devices)?;
+    put::<64, _>(
+        ebpf,
+        "flows",
+        &tables.flows_at(Epoch::at(at), Epoch::at(now)),
+    )?;
+    put::<64, _>(ebpf, "return_hops", &mem::words(&tables.return_hops))?;
+    let mut mine = mem::words(&tables.counters);
+    let limiter = mine
+        .get_mut(LIMITER_LINE as usize)
+        .context("no line for the limiter")?;
+    let window = &mut limiter[Limiter::EchoWindow as usize];
+    *window = window
+        .wrapping_sub(at >> SECOND)
+        .wrapping_add(now >> SECOND);
+    let all: Vec<Line> = (0..cpus)
+        .flat_map(|number| match number == cpu {
+            true => mine.clone(),
+            false => vec![[0; 8]; mine.len()],
+        })
+        .collect();
+    put::<64, _>(ebpf, "counters", &all)
+}
+
+/// The counters of our CPU. Those of the others must be as they were: zero.
+pub(super) fn counters(
+    ebpf: &mut Ebpf,
+    tables: &MemTables,
+    cpu: u32,
+    cpus: u32,
+) -> Result<Vec<Line>> {
+    let all = lines(ebpf, "counters")?;
+    let per_cpu = tables.counters.len();
+    ensure!(
+        all.len() == per_cpu * cpus as usize,
+        "counters have {} lines",
+        all.len()
+    );
+    for (number, lines) in (0..).zip(all.chunks(per_cpu)) {
+        let untouched = lines.iter().all(|line| *line == [0; 8]);
+        ensure!(
+            number == cpu || untouched,
+            "CPU {number} counted a packet of CPU {cpu}"
+        );
+    }
+    let mine = all
+        .chunks(per_cpu)
+        .nth(cpu as usize)
+        .context("no lines for our CPU")?;
+    Ok(mine.to_vec())
+}
+
+/// Map `flows`, as it would be if the epoch `from` were `to`.
+pub(super) fn flows(ebpf: &mut Ebpf, from: Epoch, to: Epoch) -> Result<Vec<Line>> {
+    let shift = from.until(to);
+    let moved = |word: u64| match FlowWord(word) {
+        free if !free.is_live() => word,
+        live => {
+            let epoch = Epoch(live.epoch().0.wrapping_add(shift));
+            FlowWord::new(live.tag(), live.backend_id(), live.rank(), epoch).0
+        }
+    };
+    Ok(lines(ebpf, "flows")?
+        .into_iter()
+        .map(|line| line.map(moved))
+        .collect())
+}
+
+/// Leaves the interface of one slot in the devmap, or none.
+pub(super) fn open_redirect(ebpf: &mut Ebpf, ends: &Ends, slot: Option<u32>) -> Result<()> {
+    let map = ebpf
+        .map_mut("redirects")
+        .context("the object has no map redirects")?;
+    let mut redirects = DevMap::try_from(map).context("use map redirects")?;
+    for ifindex in [Side::Client, Side::Backend].map(|side| ends.ifindex(side)) {
+        let place = device_slot(ifindex);
+        // Interface 0 empties a slot.
+        let target = if slot == Some(place) { ifindex } else { 0 };
+        redirects
+            .set(place, target, None, 0)
+            .with_context(|| format!("set redirect {place} to interface {target}"))?;
+    }
+    Ok(())
+}
