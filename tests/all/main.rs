@@ -6,6 +6,7 @@ mod fault;
 mod lab_test;
 mod load_test;
 mod net_test;
+mod ops;
 mod prog;
 mod reflect;
 mod stage;

@@ -119,7 +119,7 @@ impl Reader {
 /// What a sweep has counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowCounts {
-    /// Flows seen within the last `IDLE_AFTER` epochs, by BackendId; ids without any are absent.
+    /// Flows in use, by BackendId; ids without any are absent.
     pub live: BTreeMap<u32, u64>,
     /// Entries that only still stand there, by BackendId; ids without any are absent.
     pub idle: BTreeMap<u32, u64>,
@@ -184,8 +184,11 @@ impl Sweep {
         if self.forget.contains(&id) {
             return Some(FlowWord::FREE);
         }
-        let idle = matches!(word.rank(), FlowRank::Idle) || word.age(now) > IDLE_AFTER;
-        let counts = if idle { &mut self.idle } else { &mut self.live };
+        let counts = if in_use(word, now) {
+            &mut self.live
+        } else {
+            &mut self.idle
+        };
         if let Some(count) = counts.get_mut(usize::try_from(id).unwrap_or(usize::MAX)) {
             *count = count.saturating_add(1);
         }
@@ -204,6 +207,40 @@ impl Sweep {
             live: present(&self.live),
             idle: present(&self.idle),
             freed: self.freed,
+        }
+    }
+}
+
+/// Whether an entry is a flow that a drain waits for. One that was closed counts until the epoch of
+/// its FIN or RST is over (17 s at most): by then, packets would have made it an open one again if
+/// the flags were forged or only one side had ended. Others count while they are not idle.
+const fn in_use(word: FlowWord, now: Epoch) -> bool {
+    let age = word.age(now);
+    let idle = matches!(word.rank(), FlowRank::Idle) || age > IDLE_AFTER;
+    let closed = word.rank().is_closing() && age > 0;
+    !idle && !closed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_flows_count_for_an_epoch_and_silent_ones_until_they_are_idle() {
+        for (rank, age, expected) in [
+            (FlowRank::Proven, 0, true),
+            (FlowRank::Proven, IDLE_AFTER, true),
+            (FlowRank::Proven, IDLE_AFTER + 1, false),
+            (FlowRank::Probation, 1, true),
+            (FlowRank::Idle, 0, false),
+            (FlowRank::ClosingProven, 0, true),
+            (FlowRank::ClosingProven, 1, false),
+            (FlowRank::ClosingProbation, 0, true),
+            (FlowRank::ClosingProbation2, 2, false),
+        ] {
+            let word = FlowWord::new(1, 1, rank, Epoch(3));
+            let now = Epoch(3 + age);
+            assert_eq!(in_use(word, now), expected, "{rank:?} at age {age}");
         }
     }
 }
