@@ -8,3 +8,6 @@ mod readers;
 mod room;
 mod twin;
 mod writes;
+
+pub(crate) use adoption::broken_object;
+pub(crate) use room::poke;

@@ -1,8 +1,8 @@
 //! All tests that need namespaces, root or the compiled data plane: one binary.
 
+mod bpf;
 mod e2e;
 mod fault;
-mod bpf;
 mod lab_test;
 mod load_test;
 mod net_test;

@@ -436,7 +436,7 @@ fn missing_capabilities_are_named_before_anything_is_touched() {
 }
 
 /// The object with the first instruction of its program replaced by `r0 = r9`: r9 is not set.
-fn broken_object(object: &[u8]) -> &'static [u8] {
+pub(crate) fn broken_object(object: &[u8]) -> &'static [u8] {
     let mut bytes = object.to_vec();
     let number = |at: usize, size: usize| {
         let mut value = [0_u8; 8];

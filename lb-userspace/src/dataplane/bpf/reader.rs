@@ -119,7 +119,8 @@ impl Reader {
 /// What a sweep has counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowCounts {
-    /// Flows seen within the last `IDLE_AFTER` epochs, by BackendId; ids without any are absent.
+    /// Flows seen within the last `IDLE_AFTER` epochs and not closed since an earlier one, by
+    /// BackendId; ids without any are absent.
     pub live: BTreeMap<u32, u64>,
     /// Entries that only still stand there, by BackendId; ids without any are absent.
     pub idle: BTreeMap<u32, u64>,
@@ -184,7 +185,11 @@ impl Sweep {
         if self.forget.contains(&id) {
             return Some(FlowWord::FREE);
         }
-        let idle = matches!(word.rank(), FlowRank::Idle) || word.age(now) > IDLE_AFTER;
+        let age = word.age(now);
+        // A flow that was closed and is silent since an earlier epoch has ended. One that is half
+        // closed and goes on is opened again by its next packet.
+        let ended = word.rank().is_closing() && age > 0;
+        let idle = ended || matches!(word.rank(), FlowRank::Idle) || age > IDLE_AFTER;
         let counts = if idle { &mut self.idle } else { &mut self.live };
         if let Some(count) = counts.get_mut(usize::try_from(id).unwrap_or(usize::MAX)) {
             *count = count.saturating_add(1);
