@@ -1,5 +1,4 @@
-//! Which entry of the flow table has to go for a new flow. What a sender can spoof decides nothing: entries
-//! rank by what they have proven (`FlowWord::eviction`).
+//! Which entry has to go for a new flow.
 
 use lb_common::{Epoch, FlowWord, flow::WAYS};
 
@@ -17,9 +16,8 @@ pub const QUOTA_FROM: u32 = WAYS as u32 / 2;
 pub(crate) const IDLE: u32 = 512;
 /// [`FlowWord::eviction`] of free entries.
 pub(crate) const FREE: u32 = 1024;
-
 /// A set with fewer free places than this shares new flows with the flow's other set. At half load 9 % of
-/// flows then stand in their second set, and none of half a million is without a place.
+/// flows then stand in their second set, and none of a quarter of a million was without a place (simulated).
 const CROWDED: u32 = 4;
 
 /// The entry that has to go for a new flow: the readier of both sets' readiest, the first set's if they are
@@ -27,7 +25,7 @@ const CROWDED: u32 = 4;
 /// [`CROWDED`] and the second is emptier: so most lookups end in the first line, and half full
 /// the table still has room for every flow.
 #[inline(always)]
-pub(crate) fn victim_of<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>) -> Option<Entry<'t>> {
+pub(crate) fn choose<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>) -> Option<Entry<'t>> {
     let floor = match seeker.arrival {
         Arrival::Opening => 1,
         Arrival::Middle | Arrival::Closing | Arrival::Datagram => IDLE,

@@ -12,15 +12,13 @@ use lb_common::{
 };
 
 use crate::{
-    eviction::{FREE, IDLE, victim_of},
+    eviction::{self, FREE, IDLE},
     forward,
     parse::Arrival,
     schedule,
     service::{self, Backend, Service},
     tables::{CacheLine, Tables},
 };
-
-pub use crate::eviction::{QUOTA_FROM, victim};
 
 /// A flow that looks for its backend.
 pub struct Seeker<'t> {
@@ -413,7 +411,7 @@ fn enter<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
     let new = fresh(seeker, backend, FlowRank::Probation);
     let mut round: u32 = 0;
     while round < 2 {
-        let Some(victim) = victim_of(tables, seeker) else {
+        let Some(victim) = eviction::choose(tables, seeker) else {
             break;
         };
         let (set, way) = (victim.set, victim.way);

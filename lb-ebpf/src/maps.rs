@@ -139,11 +139,11 @@ pub(crate) extern "C" fn find_flow(set: u32, tag: u64) -> u64 {
     lb_ebpf::flow::find_in(&KernelTables, set, tag)
 }
 
-/// [`lb_ebpf::flow::victim`].
+/// [`lb_ebpf::eviction::victim`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn find_victim(set: u32, floor: u32, epoch: u32) -> u32 {
-    lb_ebpf::flow::victim(&KernelTables, set, floor, epoch)
+    lb_ebpf::eviction::victim(&KernelTables, set, floor, epoch)
 }
 
 /// [`lb_ebpf::schedule::choose`].

@@ -150,13 +150,13 @@ pub trait Tables {
         crate::flow::find_in(self, set, tag)
     }
 
-    /// [`crate::flow::victim`].
+    /// [`crate::eviction::victim`].
     #[inline(always)]
     fn find_victim(&self, set: u32, floor: u32, epoch: u32) -> u32
     where
         Self: Sized,
     {
-        crate::flow::victim(self, set, floor, epoch)
+        crate::eviction::victim(self, set, floor, epoch)
     }
 
     /// [`crate::schedule::choose`].

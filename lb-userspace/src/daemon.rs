@@ -25,6 +25,7 @@ use crate::store::disk;
 mod attach;
 mod owner;
 mod record;
+mod reload;
 mod seeds;
 mod signals;
 mod startup;
@@ -127,9 +128,14 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
 
     cancel.cancel();
     let ended = async {
-        drop(runner.ended().await);
-        drop(follower.ended().await);
-        drop(claimer.ended().await);
+        if let Err(error) = runner.ended().await {
+            tracing::error!("the prober: {error}");
+        }
+        for outcome in [follower.ended().await, claimer.ended().await] {
+            if let Err(error) = outcome {
+                tracing::error!("{error}");
+            }
+        }
         while tasks.join_next().await.is_some() {}
     };
     if tokio::time::timeout(PATIENCE, ended).await.is_err() {

@@ -10,3 +10,6 @@ mod refusals;
 mod room;
 mod twin;
 mod writes;
+
+pub(crate) use program::broken_object;
+pub(crate) use room::poke;

@@ -1,7 +1,32 @@
-//! The balancer on a bad day. Names begin with the number in the fault catalogue.
+//! The balancer on a bad day. Names begin with the number in the fault catalogue:
+//!
+//! | Fault | What breaks | Test |
+//! |---|---|---|
+//! | B1 | a server dies, its host refuses | `backend::b1_dead_process_...` |
+//! | B2 | a backend loses power | `backend::b2_backend_without_power_...` |
+//! | B3 | a server is frozen, its kernel accepts | `backend::b3_frozen_server_...` |
+//! | B9 | a backend's MAC address changes | `backend::b9_backend_with_another_mac_address_...` |
+//! | B10 | all probes fail, all servers work | `backend::b10_when_all_probes_fail_at_once_...` |
+//! | B11 | all servers are down | `backend::b11_when_all_are_really_down_...` |
+//! | B12 | a backend returns | `backend::b12_backend_that_returns_...` |
+//! | L1 | the balancer loses carrier | `link::l1_...` (each side) |
+//! | L2 | its interface is deleted and made again | `link::l2_interface_that_was_deleted_...` |
+//! | L6 | wrong checksums, truncated packets | `packet::l6_...` |
+//! | P1 | kill -9 | `process::p1_...`, `e2e::restart::five_kills_...` |
+//! | P3 | the daemon is stopped for ten seconds | `process::p3_...` |
+//! | P10 | a paused daemon wakes after a takeover; a second one starts | `process::p10_...`, `e2e::restart::a_second_daemon_is_refused` |
+//! | K3 | pins hold what nobody wrote | `kernel::k3_...`, each field in `bpf::mutation` |
+//! | K5 | the verifier refuses a new program | `kernel::k5_...` |
+//! | C1 | wrong, binary, mutated files | `config::c1_...` |
+//! | C4 | an empty or drastically smaller file | `config::c4_...` |
+//! | C5 | the same in another order | `config::c5_...` |
+//! | O1 | the last backend is drained | `operator::o1_...` |
+//! | O3 | VIP, route or neighbour removed by hand | `operator::o3_...` |
 
 mod backend;
 mod config;
+mod kernel;
 mod link;
 mod operator;
+mod packet;
 mod process;

@@ -1,12 +1,19 @@
 //! A network with servers and a balancer that forwards: where every end-to-end test begins.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use lb_common::HashKey;
 use lb_tests::daemon::{Config, Daemon, Status};
 use lb_tests::load::{Bounds, Report, Request, Storm, retransmissions};
 use lb_tests::server::Server;
 use lb_tests::topology::{Arms, Forwarding, Shape, Topology};
+use lb_userspace::dataplane::bpf::{Bpf, BpfError, Opening, Settings};
+use lb_userspace::model::Limits;
 
 /// Every way that packets can take.
 pub(crate) const SHAPES: [Shape; 4] = [
@@ -44,12 +51,49 @@ pub(crate) struct Stage {
     pub(crate) daemon: Daemon,
     pub(crate) servers: Vec<Server>,
     pub(crate) topology: Topology,
+    _turn: Turn,
+}
+
+/// Whether other tests with a balancer run beside this one.
+pub(crate) enum Turn {
+    Shared {
+        _guard: RwLockReadGuard<'static, ()>,
+    },
+    Alone {
+        _guard: RwLockWriteGuard<'static, ()>,
+    },
+}
+
+static TURNS: RwLock<()> = RwLock::new(());
+
+impl Turn {
+    /// Beside others.
+    pub(crate) fn shared() -> Self {
+        let guard = TURNS.read().unwrap_or_else(PoisonError::into_inner);
+        Self::Shared { _guard: guard }
+    }
+
+    /// Alone: for what measures time.
+    pub(crate) fn alone() -> Self {
+        let guard = TURNS.write().unwrap_or_else(PoisonError::into_inner);
+        Self::Alone { _guard: guard }
+    }
 }
 
 impl Stage {
     /// Servers as threads, all backends up.
     pub(crate) fn new(shape: Shape) -> Self {
         Self::with(shape, Server::threads, |config| config)
+    }
+
+    /// As [`Self::new`], with no other balancer beside it.
+    pub(crate) fn alone(shape: Shape) -> Self {
+        Self::build(Turn::alone(), shape, Server::threads, |config| config)
+    }
+
+    /// As [`Self::with_processes`], with no other balancer beside it.
+    pub(crate) fn alone_with_processes(shape: Shape) -> Self {
+        Self::build(Turn::alone(), shape, Server::processes, |config| config)
     }
 
     /// Servers as processes, which can be killed and frozen.
@@ -63,6 +107,15 @@ impl Stage {
         servers: impl FnOnce(&Topology) -> anyhow::Result<Vec<Server>>,
         change: impl FnOnce(Config) -> Config,
     ) -> Self {
+        Self::build(Turn::shared(), shape, servers, change)
+    }
+
+    fn build(
+        turn: Turn,
+        shape: Shape,
+        servers: impl FnOnce(&Topology) -> anyhow::Result<Vec<Server>>,
+        change: impl FnOnce(Config) -> Config,
+    ) -> Self {
         let topology = Topology::build(shape).unwrap();
         let servers = servers(&topology).unwrap();
         let config = change(Config::lab(&topology));
@@ -71,6 +124,7 @@ impl Stage {
             daemon,
             servers,
             topology,
+            _turn: turn,
         }
     }
 
@@ -139,10 +193,68 @@ impl Stage {
         }
     }
 
-    /// Ends a test: the conservation law holds.
+    /// Waits until the next hop of every backend is known; how long it took.
+    #[track_caller]
+    pub(crate) fn wait_for_routes(&self) -> Duration {
+        let begin = Instant::now();
+        let device = self.topology.shape().balancer_back_device();
+        let known = format!("{device} ");
+        self.wait("every next hop is known", |status| {
+            let mut backends = status.services.iter().flat_map(|s| &s.backends);
+            backends.all(|b| b.route.starts_with(&known))
+        });
+        begin.elapsed()
+    }
+
+    /// The kernel's index of every backend.
+    pub(crate) fn ids(&self) -> Vec<(String, u32)> {
+        let status = self.daemon.status().unwrap();
+        let services = status.services.iter();
+        let backends = services.flat_map(|s| s.backends.iter().map(move |b| (&s.name, b)));
+        backends
+            .map(|(service, b)| (format!("{service}/{}", b.name), b.id))
+            .collect()
+    }
+
+    /// Where the maps are pinned.
+    pub(crate) fn pins(&self) -> PathBuf {
+        let version = lb_common::header::LAYOUT_VERSION;
+        self.daemon.home().join(format!("bpf/v{version}"))
+    }
+
+    /// Takes the data plane over as another daemon with the same keys would, past the lock.
+    pub(crate) fn take_over(&self, object: &'static [u8]) -> Result<(Bpf, Opening), BpfError> {
+        let home = self.daemon.home();
+        let text = std::fs::read_to_string(home.join("state/seeds.json")).unwrap();
+        // A line with a checksum comes before.
+        let json = &text[text.find('{').unwrap()..];
+        let seeds: serde_json::Value = serde_json::from_str(json).unwrap();
+        let word = |value: &serde_json::Value| value.as_u64().unwrap();
+        let settings = Settings {
+            bpffs: home.join("bpf"),
+            run_dir: home.join("run-of-another"),
+            // Only for maps that it would make; it finds some.
+            limits: Limits {
+                flows: 1 << 20,
+                services: 4096,
+                backends: 16_384,
+                ring_slots: 1 << 22,
+                next_hops: 16_384,
+            },
+            flow_key: HashKey([word(&seeds["flow"][0]), word(&seeds["flow"][1])]),
+            seed_id: word(&seeds["id"]),
+            debug_log: false,
+            object,
+        };
+        self.topology.run_in("lb", || Bpf::open(&settings))
+    }
+
+    /// Ends a test: the conservation law holds, and the maps were never at odds with each other.
     #[track_caller]
     pub(crate) fn end(self) {
         self.daemon.check_conservation().unwrap();
+        let drops = self.daemon.status().unwrap().data_plane.drops;
+        assert_eq!(drops["map_inconsistent"], 0, "{drops:?}");
     }
 }
 
@@ -155,4 +267,52 @@ pub(crate) fn wait_until(what: &str, at_most: Duration, condition: impl Fn() -> 
         std::thread::sleep(Duration::from_millis(2));
     }
     begin.elapsed()
+}
+
+/// Notes how late the machine is: what a bound on time must allow for, since it says nothing about
+/// the balancer.
+pub(crate) struct Stalls {
+    stop: Arc<AtomicBool>,
+    seen: Arc<Mutex<Vec<(Instant, Duration)>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Stalls {
+    /// Begins to watch.
+    pub(crate) fn watch() -> Self {
+        const STEP: Duration = Duration::from_millis(1);
+        let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let thread = std::thread::spawn({
+            let (stop, seen): (_, Arc<Mutex<Vec<_>>>) = (Arc::clone(&stop), Arc::clone(&seen));
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let begin = Instant::now();
+                    std::thread::sleep(STEP);
+                    let late = begin.elapsed().saturating_sub(STEP);
+                    seen.lock().unwrap().push((begin, late));
+                }
+            }
+        });
+        Self {
+            stop,
+            seen,
+            thread: Some(thread),
+        }
+    }
+
+    /// The longest that a thread which was due had to wait since then.
+    pub(crate) fn worst_since(&self, from: Instant) -> Duration {
+        let seen = self.seen.lock().unwrap();
+        let since = seen.iter().filter(|(at, _)| *at >= from);
+        since.map(|(_, late)| *late).max().unwrap_or_default()
+    }
+}
+
+impl Drop for Stalls {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The servers behind the balancer: what they answer, as pure functions. `server/*.rs` runs them.
 //!
 //! * HTTP: `/` answers the backend's name, `/health` what it was told to answer, `/bytes/N?seed=S`
-//!   N bytes that anyone can compute, with their SHA-256 in the header `x-sha256`.
+//!   N bytes that anyone can compute.
 //! * Echo, TCP and UDP: a message comes back with its first [`NAME_BYTES`] bytes replaced by the
 //!   backend's name, so that a client can compare the content and knows who answered.
 

@@ -47,6 +47,8 @@ fn tell(
             let (ifindex, how) = (attached.ifindex, attached.how);
             if let Some(refused) = &attached.native_refused {
                 tracing::warn!(%interface, %refused, "native XDP refused: running in GENERIC mode, which is slow");
+            } else if attached.mode == AttachMode::Native && wanted == XdpMode::Generic {
+                tracing::warn!(%interface, "still in native mode: a pinned link keeps its mode; 'fairlead unload' and a start change it");
             } else if attached.mode == AttachMode::Generic && wanted != XdpMode::Generic {
                 tracing::warn!(%interface, "running in GENERIC mode, which is slow");
             }

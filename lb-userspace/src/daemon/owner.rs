@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::signals::Signals;
 use super::sweeper::Sweeper;
-use super::{attach, record, startup};
+use super::{attach, record};
 use crate::announce::{self, claimer};
 use crate::api::server::Request;
 use crate::api::{Admin, Done, Refused, Reload};
@@ -47,13 +47,15 @@ pub(super) struct Parts<'a> {
 
 /// The owner.
 pub(super) struct Owner<'a> {
-    parts: Parts<'a>,
+    pub(super) parts: Parts<'a>,
     reader: Reader,
     sweeper: Sweeper,
     /// The last write went well.
-    written: bool,
+    pub(super) written: bool,
     /// Something of the state is to be saved.
     unsaved: bool,
+    /// What is to be told to others after a configuration was given up.
+    undone: Vec<Effect>,
     /// Interfaces, as last looked at.
     attachments: Vec<status::Attachment>,
     beats: u64,
@@ -70,24 +72,27 @@ impl<'a> Owner<'a> {
             sweeper,
             written: false,
             unsaved: false,
+            undone: Vec::new(),
             attachments,
             beats: 0,
         }
     }
 
-    fn config(&self) -> Arc<Config> {
+    pub(super) fn config(&self) -> Arc<Config> {
         Arc::clone(self.parts.reconciler.state().config())
     }
 
     /// The first image and the first attachment. Maps before links: packets never meet half of them.
     pub(super) fn begin(&mut self, effects: Vec<Effect>) -> anyhow::Result<()> {
-        self.carry_out(effects);
+        self.must_save(&effects);
         self.write()?;
         anyhow::ensure!(
             self.written,
             "the maps could not be written; nothing was attached or changed"
         );
         self.attach_all();
+        // A VIP is claimed only where packets to it are answered.
+        self.carry_out(effects);
         self.keep_last_good();
         Ok(())
     }
@@ -114,6 +119,12 @@ impl<'a> Owner<'a> {
                 biased;
                 _ = signals.terminate.recv() => return Ok(()),
                 _ = signals.interrupt.recv() => return Ok(()),
+                // Before events and requests: neither must keep deadlines from being looked at.
+                _ = beat.tick() => self.beat()?,
+                _ = signals.hangup.recv() => match self.reload(false) {
+                    Ok(done) => tracing::info!("reload: {done}"),
+                    Err(error) => tracing::error!("reload refused, nothing changed: {error}"),
+                },
                 Some(first) = events.recv() => {
                     let mut burst = vec![first];
                     while burst.len() < BURST && let Ok(next) = events.try_recv() {
@@ -123,11 +134,6 @@ impl<'a> Owner<'a> {
                 }
                 Some(request) = requests.recv() => self.answer(request)?,
                 Some((_, report)) = reports.recv() => tracing::info!(?report, "claim"),
-                _ = signals.hangup.recv() => match self.reload(false) {
-                    Ok(done) => tracing::info!("reload: {done}"),
-                    Err(error) => tracing::error!("reload refused, nothing changed: {error}"),
-                },
-                _ = beat.tick() => self.beat()?,
             }
         }
     }
@@ -135,6 +141,16 @@ impl<'a> Owner<'a> {
     fn beat(&mut self) -> anyhow::Result<()> {
         let now = now_ns();
         self.beats = self.beats.wrapping_add(1);
+        let ended = [
+            ("netlink follower", self.parts.follower.is_finished()),
+            ("VIP claimer", self.parts.claimer.is_finished()),
+            ("prober", self.parts.runner.is_finished()),
+        ];
+        if let Some((task, _)) = ended.iter().find(|(_, finished)| *finished) {
+            anyhow::bail!(
+                "the {task} ended: without it the maps would grow stale unseen; forwarding goes on as it is, start the daemon again"
+            );
+        }
         let mut events = vec![(now, Event::Tick)];
         let state = self.parts.reconciler.state();
         let resting = || state.ids().quarantined().collect();
@@ -196,8 +212,14 @@ impl<'a> Owner<'a> {
             tracing::error!("{error}");
         }
         self.write_words()?;
+        self.must_save(&folded.effects);
+        self.write()?;
         self.carry_out(folded.effects);
-        self.write()
+        Ok(())
+    }
+
+    pub(super) fn must_save(&mut self, effects: &[Effect]) {
+        self.unsaved |= effects.contains(&Effect::Persist);
     }
 
     /// What an event means outside the state.
@@ -222,13 +244,16 @@ impl<'a> Owner<'a> {
         }
     }
 
-    fn carry_out(&mut self, effects: Vec<Effect>) {
+    /// Tells others what follows; last what is true after all, if a configuration was given up since.
+    pub(super) fn carry_out(&mut self, mut effects: Vec<Effect>) {
+        effects.append(&mut self.undone);
         for effect in effects {
             match effect {
                 Effect::Probe(targets) => self.parts.runner.set_targets(targets),
                 Effect::Follow(addresses) => self.parts.follower.follow(addresses),
                 Effect::Claim(claims) => self.parts.claimer.claim(claims),
-                Effect::Persist => self.unsaved = true,
+                // Done by now: see `must_save`.
+                Effect::Persist => {}
                 Effect::Record(record) => record::log(&record),
             }
         }
@@ -241,7 +266,7 @@ impl<'a> Owner<'a> {
     }
 
     /// Saves what must be on disk, then brings the maps to what the state wants.
-    fn write(&mut self) -> anyhow::Result<()> {
+    pub(super) fn write(&mut self) -> anyhow::Result<()> {
         if self.unsaved {
             self.save();
         }
@@ -272,7 +297,8 @@ impl<'a> Owner<'a> {
                 {
                     tracing::error!(%error, "the state could not be saved; forwarding goes on");
                 }
-                self.parts.reconciler.abandon();
+                let effects = self.parts.reconciler.abandon();
+                self.undone.extend(effects);
             }
         }
     }
@@ -308,8 +334,7 @@ impl<'a> Owner<'a> {
                 drop(reply.send(Box::new(status)));
             }
             Request::Admin(order, reply) => {
-                let outcome = self.admin(&order);
-                self.write()?;
+                let outcome = self.admin(&order)?;
                 drop(reply.send(outcome));
             }
             Request::Reload(Reload { allow_shrink }, reply) => {
@@ -323,79 +348,34 @@ impl<'a> Owner<'a> {
         Ok(())
     }
 
-    fn admin(&mut self, order: &Admin) -> Result<Done, Refused> {
+    /// A person's order; `Err` ends the daemon.
+    fn admin(&mut self, order: &Admin) -> anyhow::Result<Result<Done, Refused>> {
         let now = now_ns();
         let deadline = order
             .deadline_ms
             .map(|ms| now.saturating_add(ms.saturating_mul(1_000_000)));
-        let effects = self
-            .parts
-            .reconciler
-            .command(now, &order.backend, order.state, deadline, order.force)
-            .map_err(|error| Refused {
-                error: error.to_string(),
-            })?;
+        let ordered =
+            self.parts
+                .reconciler
+                .command(now, &order.backend, order.state, deadline, order.force);
+        let effects = match ordered {
+            Ok(effects) => effects,
+            Err(error) => {
+                let error = error.to_string();
+                return Ok(Err(Refused { error }));
+            }
+        };
+        self.write_words()?;
+        self.must_save(&effects);
+        self.write()?;
         self.carry_out(effects);
         let what = match order.state {
             AdminState::Enabled => "enabled",
             AdminState::Draining => "draining",
             AdminState::Disabled => "disabled",
         };
-        Ok(Done {
-            message: format!("{}: {what}", order.backend),
-        })
-    }
-
-    /// Applies the file; on an error nothing has changed.
-    fn reload(&mut self, allow_shrink: bool) -> Result<String, String> {
-        let running = self.config();
-        let outcome = startup::load(&self.parts.config_file, Some(&running), allow_shrink)
-            .and_then(|config| self.replace(&running, config));
-        self.parts.config_error = outcome.as_ref().err().cloned();
-        outcome
-    }
-
-    fn replace(&mut self, running: &Config, config: Arc<Config>) -> Result<String, String> {
-        if config.daemon.state_dir != running.daemon.state_dir
-            || config.daemon.run_dir != running.daemon.run_dir
-            || config.daemon.bpffs != running.daemon.bpffs
-            || config.daemon.metrics != running.daemon.metrics
-            || config.limits != running.limits
-        {
-            tracing::warn!(
-                "changes of state-dir, run-dir, bpffs, metrics and [limits] take effect when the daemon is restarted"
-            );
-        }
-        let event = Event::Config(Arc::clone(&config));
-        let folded = self.parts.reconciler.fold([(now_ns(), event)]);
-        if let Some((_, error)) = folded.refused.first() {
-            return Err(error.to_string());
-        }
-        self.carry_out(folded.effects);
-        self.write().map_err(|e| e.to_string())?;
-        if self.parts.reconciler.state().config().revision != config.revision {
-            return Err("the state could not be saved: see the log; nothing changed".to_owned());
-        }
-        if config.daemon.interfaces != running.daemon.interfaces
-            || config.daemon.xdp_mode != running.daemon.xdp_mode
-        {
-            self.attach_all();
-        }
-        self.keep_last_good();
-        let backends: usize = config.services.values().map(|s| s.backends.len()).sum();
-        Ok(format!(
-            "configuration {:016x} applied: {} services, {backends} backends",
-            config.revision,
-            config.services.len()
-        ))
-    }
-
-    fn keep_last_good(&self) {
-        if self.parts.config_error.is_none()
-            && let Err(error) = startup::keep(&self.config())
-        {
-            tracing::error!(%error, "the last good configuration could not be kept");
-        }
+        let message = format!("{}: {what}", order.backend);
+        Ok(Ok(Done { message }))
     }
 
     fn status(&mut self) -> Status {

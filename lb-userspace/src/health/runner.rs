@@ -58,6 +58,11 @@ impl Runner {
         self.targets.send_replace(targets);
     }
 
+    /// It has ended, which it should not before it is cancelled.
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// Waits for the end, which the token given to [`Runner::spawn`] brings about.
     pub async fn ended(self) -> Result<(), JoinError> {
         self.task.await

@@ -37,6 +37,11 @@ impl Handle {
         });
     }
 
+    /// It has ended, which it should not before it is cancelled.
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// Waits until it has ended: after cancellation, or because netlink failed for good.
     pub async fn ended(self) -> Result<(), NetlinkError> {
         match self.task.await {

@@ -77,7 +77,7 @@ fn the_program_logs_when_asked_and_only_then() {
 }
 
 /// The object with the first instruction of its program replaced by `r0 = r9`: r9 is not set.
-fn broken_object(object: &[u8]) -> &'static [u8] {
+pub(crate) fn broken_object(object: &[u8]) -> &'static [u8] {
     let mut bytes = object.to_vec();
     let number = |at: usize, size: usize| {
         let mut value = [0_u8; 8];

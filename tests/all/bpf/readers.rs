@@ -81,6 +81,8 @@ fn a_sweep_counts_settles_and_forgets_in_slices() {
         put(room, 8, 3, word(3, FlowRank::ClosingProven, 11));
         put(room, sets - 1, 7, word(3, FlowRank::Proven, 0));
         put(room, 9, 0, word(31, FlowRank::Proven, 13));
+        put(room, 10, 0, word(30, FlowRank::ClosingProven, 12));
+        put(room, 10, 1, word(30, FlowRank::ClosingProbation, 11));
         let mut sweep = bpf.reader().sweep(BTreeSet::from([3]));
         let mut slices = 1;
         let counts = loop {
@@ -90,8 +92,8 @@ fn a_sweep_counts_settles_and_forgets_in_slices() {
             }
         };
         assert_eq!(slices, sets.div_ceil(100));
-        assert_eq!(counts.live, BTreeMap::from([(1, 2), (31, 1)]));
-        assert_eq!(counts.idle, BTreeMap::from([(1, 1), (2, 1)]));
+        assert_eq!(counts.live, BTreeMap::from([(1, 2), (30, 1), (31, 1)]));
+        assert_eq!(counts.idle, BTreeMap::from([(1, 1), (2, 1), (30, 1)]));
         assert_eq!(counts.freed, 2);
         assert_eq!(entry(room, 0, 0), word(1, FlowRank::Probation, 12));
         assert_eq!(entry(room, 6, 1), word(1, FlowRank::Idle, 12));

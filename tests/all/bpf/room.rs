@@ -181,10 +181,21 @@ impl Room {
     /// Changes an entry of a pinned map, as a bug or a person would.
     #[track_caller]
     pub fn poke<const N: usize>(&self, map: &str, index: u32, change: impl FnOnce(&mut [u8; N])) {
-        let data = MapData::from_pin(self.pins().join(map)).unwrap();
-        let mut array: Array<_, [u8; N]> = aya::maps::Map::Array(data).try_into().unwrap();
-        let mut bytes = array.get(&index, 0).unwrap();
-        change(&mut bytes);
-        array.set(index, bytes, 0).unwrap();
+        poke(&self.pins(), map, index, change);
     }
+}
+
+/// Changes an entry of a pinned map, as a bug or a person would.
+#[track_caller]
+pub(crate) fn poke<const N: usize>(
+    pins: &Path,
+    map: &str,
+    index: u32,
+    change: impl FnOnce(&mut [u8; N]),
+) {
+    let data = MapData::from_pin(pins.join(map)).unwrap();
+    let mut array: Array<_, [u8; N]> = aya::maps::Map::Array(data).try_into().unwrap();
+    let mut bytes = array.get(&index, 0).unwrap();
+    change(&mut bytes);
+    array.set(index, bytes, 0).unwrap();
 }

@@ -4,6 +4,8 @@ use std::process::{Command, Stdio};
 
 use lb_tests::topology::sweep;
 
+use crate::stage::Turn;
+
 /// What is left of a run, by its process id: namespaces, directories, mounts.
 fn left_of(pid: u32) -> Vec<String> {
     let mine = |name: &str| {
@@ -31,6 +33,8 @@ fn left_of(pid: u32) -> Vec<String> {
 
 #[track_caller]
 fn check_lab(arguments: &[&str]) {
+    // It measures time and makes a network of its own.
+    let _turn = Turn::alone();
     let mut command = Command::new(env!("CARGO_BIN_EXE_fairlead-lab"));
     command.args(["--duration", "9s", "--json"]).args(arguments);
     let lab = command

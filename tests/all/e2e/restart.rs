@@ -10,12 +10,12 @@ const MINUTES: Duration = Duration::from_secs(180);
 
 #[test]
 fn five_kills_and_restarts_fail_none_of_a_hundred_thousand_connections() {
-    let mut stage = Stage::new(SHAPES[0]);
+    let mut stage = Stage::alone(SHAPES[0]);
     let targets = stage.targets(&ECHO);
     let long = Long::start(&stage.topology, &targets, 100, MINUTES).unwrap();
     long.wait_until_established(Duration::from_secs(10))
         .unwrap();
-    let before = ids(&stage);
+    let before = stage.ids();
     let bounds = Bounds {
         time: MINUTES,
         ..Bounds::count(100_000)
@@ -37,19 +37,8 @@ fn five_kills_and_restarts_fail_none_of_a_hundred_thousand_connections() {
         connections.iter().all(|c| c.failed.is_none()),
         "{connections:?}"
     );
-    assert_eq!(ids(&stage), before);
+    assert_eq!(stage.ids(), before);
     stage.end();
-}
-
-/// The kernel's index of every backend.
-fn ids(stage: &Stage) -> Vec<(String, u32)> {
-    let status = stage.daemon.status().unwrap();
-    let backends = status.services.iter().flat_map(|s| {
-        s.backends
-            .iter()
-            .map(move |b| (format!("{}/{}", s.name, b.name), b.id))
-    });
-    backends.collect()
 }
 
 #[test]

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use lb_tests::capture::{Capture, Frame};
 use lb_tests::daemon::Health;
-use lb_tests::load::Report;
-use lb_tests::server::Config as ServerConfig;
+use lb_tests::load::{Long, Report};
+use lb_tests::server::{Config as ServerConfig, Server};
 use lb_tests::topology::{FAMILIES, backend_mac, client};
 
-use crate::stage::{ECHO, SHAPES, Stage, WEB, wait_until};
+use crate::stage::{ECHO, SHAPES, Stage, Stalls, WEB, wait_until};
 
 /// Until a dead backend must have got its last packet.
 fn bound() -> Duration {
@@ -38,7 +38,8 @@ fn check_failures(report: &Report, from: Instant) {
 
 #[test]
 fn b1_dead_process_gets_no_new_flows_and_returns() {
-    let mut stage = Stage::with_processes(SHAPES[0]);
+    let mut stage = Stage::alone_with_processes(SHAPES[0]);
+    let stalls = Stalls::watch();
     let capture = capture(&stage, 1);
     let load = stage.load(&WEB, 500);
     wait_until("the load runs", Duration::from_secs(5), || {
@@ -51,7 +52,7 @@ fn b1_dead_process_gets_no_new_flows_and_returns() {
     stage.storm(&ECHO, 3000).assert_clean(3000);
     let last = last_after(&capture, killed, Frame::is_syn);
     assert!(
-        last <= bound(),
+        last <= bound() + stalls.worst_since(killed),
         "the last new flow to the dead process came after {last:?}"
     );
     let config = ServerConfig::backend(&stage.topology, 1);
@@ -73,7 +74,8 @@ fn b1_dead_process_gets_no_new_flows_and_returns() {
 #[test]
 fn b2_backend_without_power_gets_its_last_packet_in_time_and_returns() {
     for shape in [SHAPES[0], SHAPES[3]] {
-        let stage = Stage::new(shape);
+        let stage = Stage::alone(shape);
+        let stalls = Stalls::watch();
         let capture = capture(&stage, 1);
         let load = stage.load(&WEB, 500);
         wait_until("the load runs", Duration::from_secs(5), || {
@@ -85,7 +87,7 @@ fn b2_backend_without_power_gets_its_last_packet_in_time_and_returns() {
         stage.storm(&ECHO, 3000).assert_clean(3000);
         let last = last_after(&capture, cut, |_| true);
         assert!(
-            last <= bound(),
+            last <= bound() + stalls.worst_since(cut),
             "the last packet to the dead backend came after {last:?}"
         );
         stage.topology.restore_power("b1", "eth0").unwrap();
@@ -100,7 +102,7 @@ fn b2_backend_without_power_gets_its_last_packet_in_time_and_returns() {
 
 #[test]
 fn b3_frozen_server_is_found_although_its_kernel_accepts() {
-    let stage = Stage::with_processes(SHAPES[0]);
+    let stage = Stage::alone_with_processes(SHAPES[0]);
     let load = stage.load(&WEB, 300);
     wait_until("the load runs", Duration::from_secs(5), || {
         load.begun() > 100
@@ -118,7 +120,7 @@ fn b3_frozen_server_is_found_although_its_kernel_accepts() {
 #[test]
 fn b9_backend_with_another_mac_address_is_reached_at_once() {
     const NEW: [u8; 6] = [0x02, 0xf1, 0xff, 0, 1, 2];
-    let stage = Stage::new(SHAPES[0]);
+    let stage = Stage::alone(SHAPES[0]);
     // It announces its new address, as a host that takes over an address does.
     let announce = [
         ("net/ipv4/conf/eth0/arp_notify", "1"),
@@ -169,7 +171,8 @@ fn b10_when_all_probes_fail_at_once_the_checker_is_suspected_and_nobody_is_taken
     // Only what the balancer itself sends, which is what its probes are.
     let rules = "table inet fault { chain out { type filter hook output priority 0;
         tcp dport 8080 drop
-    } }";
+        }
+    }";
     stage.topology.nft("lb", rules).unwrap();
     stage.wait("the checker is suspected", |status| status.checker_suspect);
     let report = stage.storm(&ECHO, 6000);
@@ -180,5 +183,86 @@ fn b10_when_all_probes_fail_at_once_the_checker_is_suspected_and_nobody_is_taken
         !s.checker_suspect && s.all_are("up")
     });
     load.stop().assert_clean(1);
+    stage.end();
+}
+
+#[test]
+fn b11_when_all_are_really_down_the_policy_of_the_service_decides_and_every_packet_is_counted() {
+    const CLOSED: u64 = 32;
+    let mut stage = Stage::with(SHAPES[0], Server::processes, |mut config| {
+        config.extra = "velocity-window = \"500ms\"".to_owned();
+        for service in &mut config.services {
+            let policy = if service.name.starts_with("echo") {
+                "closed"
+            } else {
+                "open"
+            };
+            service.extra += &format!("\nall-down = \"fail-{policy}\"");
+        }
+        config
+    });
+    stage.storm(&ECHO, 1000).assert_clean(1000);
+    stage.servers.iter_mut().for_each(Server::kill);
+    // Half of a pool within a window, and nothing before a window without any good probe.
+    stage.wait("all are down", |status| status.all_are("down"));
+    let counters = |stage: &Stage| stage.daemon.counters_at_rest().unwrap();
+    let before = counters(&stage);
+    assert_eq!(before.drops["no_backend"], 0);
+    // No answer, and too late for a SYN to be sent again.
+    let closed = stage.storm(&ECHO, CLOSED);
+    assert_eq!(closed.failures.len() as u64, CLOSED, "{closed}");
+    let after = counters(&stage);
+    assert_eq!(after.drops["no_backend"], CLOSED, "{after:?}");
+    assert_eq!(after.redirect, before.redirect, "{after:?}");
+    let flows = |stage: &Stage| {
+        let status = stage.daemon.status().unwrap();
+        let backends = WEB
+            .iter()
+            .flat_map(|s| (1..=3).map(move |n| format!("{s}/b{n}")));
+        backends
+            .map(|key| status.backend(&key).traffic.new_flows)
+            .sum::<u64>()
+    };
+    let scheduled = flows(&stage);
+    // The hosts are there and refuse: they were asked.
+    let open = stage.storm(&WEB, 300);
+    assert!(
+        open.failures.len() == 300 && open.failures.iter().all(|f| f.reason.contains("refused")),
+        "{open}"
+    );
+    assert_eq!(flows(&stage) - scheduled, 300);
+    assert_eq!(counters(&stage).drops["no_backend"], CLOSED);
+    for n in 1..=3 {
+        let config = ServerConfig::backend(&stage.topology, n);
+        stage.servers[usize::from(n) - 1].start(&config).unwrap();
+    }
+    stage.wait("all are up again", |status| status.all_are("up"));
+    stage.storm(&ECHO, 1000).assert_clean(1000);
+    stage.end();
+}
+
+#[test]
+fn b12_backend_that_returns_gets_new_flows_and_none_that_is_established() {
+    let mut stage = Stage::with_processes(SHAPES[0]);
+    stage.servers[2].kill();
+    stage.wait_for_health("b3", "down");
+    let minute = Duration::from_secs(60);
+    let long = Long::start(&stage.topology, &stage.targets(&ECHO), 100, minute).unwrap();
+    long.wait_until_established(Duration::from_secs(10))
+        .unwrap();
+    assert_eq!(long.living().into_keys().collect::<Vec<_>>(), [1, 2]);
+    let config = ServerConfig::backend(&stage.topology, 3);
+    stage.servers[2].start(&config).unwrap();
+    stage.wait_for_health("b3", "up");
+    let report = stage.storm(&ECHO, 3000);
+    report.assert_clean(3000);
+    assert!(report.backends()[&3] > 800, "{report}");
+    // A connection that was moved would be answered by a reset.
+    let connections = long.stop();
+    assert!(
+        connections.len() == 100 && connections.iter().all(|c| c.failed.is_none()),
+        "{connections:?}"
+    );
+    assert_eq!(stage.retransmissions(), 0);
     stage.end();
 }

@@ -1,8 +1,8 @@
 //! What people do by mistake.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::stage::{ECHO, SHAPES, Stage, wait_until};
+use crate::stage::{ECHO, SHAPES, Stage, Stalls, wait_until};
 
 #[test]
 fn o1_last_backend_is_drained_only_by_force() {
@@ -27,7 +27,7 @@ fn o1_last_backend_is_drained_only_by_force() {
 
 #[test]
 fn o3_flushed_neighbours_are_found_again() {
-    let stage = Stage::new(SHAPES[0]);
+    let stage = Stage::alone(SHAPES[0]);
     let load = stage.load(&ECHO, 300);
     for _ in 0..5 {
         stage.topology.flush_neighbours("lb", "eth1").unwrap();
@@ -38,6 +38,43 @@ fn o3_flushed_neighbours_are_found_again() {
         stage.storm(&ECHO, 500).assert_clean(500);
     }
     drop(load.stop());
+    stage.end();
+}
+
+#[test]
+fn o3_route_that_was_removed_is_named_and_used_again_when_it_is_back() {
+    use lb_tests::topology::{FAMILIES, balancer_back};
+    let stage = Stage::alone(SHAPES[0]);
+    let stalls = Stalls::watch();
+    stage.topology.flush_addresses("lb", "eth1").unwrap();
+    let status = stage.wait("no backend has a way", |status| {
+        let mut backends = status.services.iter().flat_map(|s| &s.backends);
+        backends.all(|b| !b.route.starts_with("eth1 "))
+    });
+    // People are told why.
+    let route = &status.backend("echo4/b1").route;
+    assert!(route.contains("route"), "{route}");
+    let restored = Instant::now();
+    for family in FAMILIES {
+        let length = if family == lb_tests::topology::Family::V4 {
+            24
+        } else {
+            64
+        };
+        let address = balancer_back(family);
+        stage
+            .topology
+            .add_address("lb", "eth1", address, length)
+            .unwrap();
+    }
+    stage.wait_for_routes();
+    let known = restored.elapsed();
+    assert!(
+        known <= Duration::from_millis(300) + stalls.worst_since(restored),
+        "the next hops were known after {known:?}"
+    );
+    stage.wait("all are up", |status| status.all_are("up"));
+    stage.storm(&ECHO, 2000).assert_clean(2000);
     stage.end();
 }
 

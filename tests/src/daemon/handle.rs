@@ -11,6 +11,9 @@ use nix::sys::signal::Signal;
 use super::{Config, DataPlane, Status};
 use crate::topology::{Namespace, Process, Topology};
 
+/// Longer than any command of the CLI takes.
+const LONGEST_COMMAND: Duration = Duration::from_secs(90);
+
 /// A daemon with files of its own; killed when dropped. What it pinned goes with its bpffs, when
 /// the topology is dropped. On a panic it prints its log and its last status.
 pub struct Daemon {
@@ -194,10 +197,16 @@ impl Daemon {
             .stderr(Stdio::piped());
         let mut process = self.namespace.spawn(command)?;
         let (stdout, stderr) = (process.child().stdout.take(), process.child().stderr.take());
-        let errors = std::thread::spawn(move || read(stderr));
-        let stdout = read(stdout)?;
+        let (out, errors) = (
+            std::thread::spawn(move || read(stdout)),
+            std::thread::spawn(move || read(stderr)),
+        );
+        // Killed after that, so that both pipes end.
+        let status = process.wait(LONGEST_COMMAND);
+        drop(process);
+        let stdout = out.join().expect("read standard output")?;
         let stderr = errors.join().expect("read standard error")?;
-        let status = process.wait(Duration::from_secs(10))?;
+        let status = status.with_context(|| format!("{stdout}{stderr}"))?;
         Ok(Output {
             code: status.code(),
             stdout,

@@ -67,6 +67,8 @@ pub struct Backend {
     pub health: String,
     /// Why.
     pub reason: String,
+    /// The way to it: interface and MAC address, or why there is none.
+    pub route: String,
     /// Counters.
     pub traffic: Traffic,
 }
