@@ -1,5 +1,6 @@
 //! A network with servers and a balancer that forwards: where every end-to-end test begins.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,8 @@ use lb_tests::server::Server;
 use lb_tests::topology::{Arms, Forwarding, Shape, Topology};
 use lb_userspace::dataplane::bpf::{Bpf, BpfError, Opening, Settings};
 use lb_userspace::model::Limits;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 /// Every way that packets can take.
 pub(crate) const SHAPES: [Shape; 4] = [
@@ -51,7 +54,42 @@ pub(crate) struct Stage {
     pub(crate) daemon: Daemon,
     pub(crate) servers: Vec<Server>,
     pub(crate) topology: Topology,
+    _pin: Pin,
     _turn: Turn,
+}
+
+/// The test's thread, and all threads that it starts, on one CPU, for steadiness: each test on
+/// another.
+pub(crate) struct Pin {
+    cpu: usize,
+    before: CpuSet,
+}
+
+/// Tests by CPU.
+static PINNED: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
+
+impl Pin {
+    fn this_thread() -> Self {
+        let before = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        let mut pinned = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
+        let allowed = (0..CpuSet::count()).filter(|&cpu| before.is_set(cpu).unwrap_or(false));
+        let cpu = allowed
+            .min_by_key(|cpu| pinned.get(cpu).copied().unwrap_or(0))
+            .expect("a CPU to run on");
+        *pinned.entry(cpu).or_default() += 1;
+        let mut one = CpuSet::new();
+        one.set(cpu).unwrap();
+        sched_setaffinity(Pid::from_raw(0), &one).unwrap();
+        Self { cpu, before }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pinned = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
+        *pinned.entry(self.cpu).or_default() -= 1;
+        drop(sched_setaffinity(Pid::from_raw(0), &self.before));
+    }
 }
 
 /// Whether other tests with a balancer run beside this one.
@@ -116,6 +154,7 @@ impl Stage {
         servers: impl FnOnce(&Topology) -> anyhow::Result<Vec<Server>>,
         change: impl FnOnce(Config) -> Config,
     ) -> Self {
+        let pin = Pin::this_thread();
         let topology = Topology::build(shape).unwrap();
         let servers = servers(&topology).unwrap();
         let config = change(Config::lab(&topology));
@@ -124,6 +163,7 @@ impl Stage {
             daemon,
             servers,
             topology,
+            _pin: pin,
             _turn: turn,
         }
     }
