@@ -37,5 +37,8 @@ pub use hash::{FlowHash, HashKey};
 pub use header::{Control, Header};
 pub use service::{Family, Forwarding, Protocol, ServiceEntry};
 
+#[cfg(test)]
+mod tests;
+
 /// Nanoseconds of the kernel's monotonic clock (`CLOCK_MONOTONIC`, as `bpf_ktime_get_ns`).
 pub type Nanos = u64;

@@ -199,6 +199,14 @@ pub struct Unload {
     /// Where the pins are; overrides the configuration, which is then not read.
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
+    /// With --bpffs: the run directory of the daemon, which must not be running.
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/run/fairlead",
+        requires = "bpffs"
+    )]
+    pub run_dir: PathBuf,
     /// The map layout to remove, if it is not this version's: the N of a directory 'vN' among the pins.
     #[arg(long, value_name = "N")]
     pub layout: Option<u32>,

@@ -77,6 +77,7 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
         object: crate::embedded::OBJECT,
     })?;
     say(&opening);
+    warn_of_private_mounts(&daemon.bpffs);
     let packet_log = bpf.take_debug_log();
     let (reconciler, effects) =
         Reconciler::adopt(started, bpf, config.clone(), seeds.ring_key(), persistent)?;
@@ -122,9 +123,13 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
         started,
     });
     owner.begin(effects)?;
-    let result = owner
-        .run(event_queue, request_queue, report_queue, signals)
-        .await;
+    let result = tokio::select! {
+        result = owner.run(event_queue, request_queue, report_queue, signals) => result,
+        // The control socket, metrics and the packet log end only when they are told to.
+        Some(_) = tasks.join_next() => {
+            Err(anyhow::anyhow!("a server of this daemon ended: see the log above; forwarding goes on as it is, start the daemon again"))
+        }
+    };
 
     cancel.cancel();
     let ended = async {
@@ -144,6 +149,17 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     result?;
     tracing::info!("stopped; forwarding goes on ('fairlead unload' ends it)");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Pins on a bpffs that only this process can see go with it, and forwarding with them.
+fn warn_of_private_mounts(bpffs: &Path) {
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    if namespace("self") != namespace("1") {
+        tracing::warn!(
+            "this daemon is in a mount namespace of its own: if {} is mounted only there, forwarding ends with the last process in it (mount a bpffs there from outside, mode 0700)",
+            bpffs.display()
+        );
+    }
 }
 
 fn say(opening: &Opening) {

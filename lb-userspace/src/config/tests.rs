@@ -4,4 +4,5 @@ mod broken;
 mod check;
 mod good;
 mod hostile;
+mod readme;
 mod shrink;

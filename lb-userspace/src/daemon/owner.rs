@@ -90,10 +90,13 @@ impl<'a> Owner<'a> {
             self.written,
             "the maps could not be written; nothing was attached or changed"
         );
+        // A VIP is claimed only where packets to it are answered; probes need not wait for that.
+        let claims = |effect: &Effect| matches!(effect, Effect::Claim(_));
+        let (claims, others) = effects.into_iter().partition(claims);
+        self.carry_out(others);
         self.attach_all();
-        // A VIP is claimed only where packets to it are answered.
-        self.carry_out(effects);
-        self.keep_last_good();
+        self.carry_out(claims);
+        self.keep_last_good(&self.config());
         Ok(())
     }
 
@@ -141,6 +144,7 @@ impl<'a> Owner<'a> {
     fn beat(&mut self) -> anyhow::Result<()> {
         let now = now_ns();
         self.beats = self.beats.wrapping_add(1);
+        self.parts.reconciler.dataplane().check_owner()?;
         let ended = [
             ("netlink follower", self.parts.follower.is_finished()),
             ("VIP claimer", self.parts.claimer.is_finished()),
@@ -268,6 +272,8 @@ impl<'a> Owner<'a> {
     /// Saves what must be on disk, then brings the maps to what the state wants.
     pub(super) fn write(&mut self) -> anyhow::Result<()> {
         if self.unsaved {
+            // The file is the owner's as well.
+            self.parts.reconciler.dataplane().check_owner()?;
             self.save();
         }
         let new = self.parts.reconciler.state().without_origin();

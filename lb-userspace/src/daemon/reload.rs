@@ -6,27 +6,39 @@ use super::owner::Owner;
 use super::startup;
 use crate::event::Event;
 use crate::health::runner::now_ns;
-use crate::model::Config;
+use crate::model::{Config, DaemonConfig};
 
 impl Owner<'_> {
     /// Applies the file; on an error nothing has changed.
     pub(super) fn reload(&mut self, allow_shrink: bool) -> Result<String, String> {
         let running = self.config();
-        let outcome = startup::load(&self.parts.config_file, Some(&running), allow_shrink)
-            .and_then(|config| self.replace(&running, config));
+        let loaded = startup::load(&self.parts.config_file, Some(&running), allow_shrink);
+        let outcome = match &loaded {
+            Ok(file) => self.replace(&running, file),
+            Err(error) => Err(error.clone()),
+        };
         self.parts.config_error = outcome.as_ref().err().cloned();
-        self.keep_last_good();
+        if let Ok(file) = &loaded {
+            self.keep_last_good(file);
+        }
         outcome
     }
 
-    fn replace(&mut self, running: &Config, config: Arc<Config>) -> Result<String, String> {
-        let needs_restart = config.daemon.state_dir != running.daemon.state_dir
-            || config.daemon.run_dir != running.daemon.run_dir
-            || config.daemon.bpffs != running.daemon.bpffs
-            || config.daemon.metrics != running.daemon.metrics
-            || config.daemon.interfaces != running.daemon.interfaces
-            || config.daemon.xdp_mode != running.daemon.xdp_mode
-            || config.limits != running.limits;
+    /// Services change at once. Where the daemon's files are and which interfaces it is attached to stays
+    /// until it is started again: half of such a change would be worse than none.
+    fn replace(&mut self, running: &Config, file: &Config) -> Result<String, String> {
+        let daemon = DaemonConfig {
+            echo_per_second: file.daemon.echo_per_second,
+            velocity_percent: file.daemon.velocity_percent,
+            velocity_window: file.daemon.velocity_window,
+            ..running.daemon.clone()
+        };
+        let needs_restart = file.daemon != daemon || file.limits != running.limits;
+        let config = Arc::new(Config {
+            daemon,
+            limits: running.limits,
+            ..file.clone()
+        });
         let event = Event::Config(Arc::clone(&config));
         let folded = self.parts.reconciler.fold([(now_ns(), event)]);
         if let Some((_, error)) = folded.refused.first() {
@@ -47,7 +59,7 @@ impl Owner<'_> {
         let backends: usize = config.services.values().map(|s| s.backends.len()).sum();
         let restart = match needs_restart {
             true => {
-                "; changes of [limits] and of state-dir, run-dir, bpffs, metrics, interfaces and xdp-mode wait for a restart of the daemon, which does not disturb forwarding"
+                "; directories, interfaces and metrics wait for a restart of the daemon, which does not disturb forwarding, [limits] and xdp-mode for 'fairlead unload' and a start"
             }
             false => "",
         };
@@ -58,9 +70,10 @@ impl Owner<'_> {
         ))
     }
 
-    pub(super) fn keep_last_good(&self) {
+    /// Keeps `file` for a start at which the file cannot be used, unless it was refused.
+    pub(super) fn keep_last_good(&self, file: &Config) {
         if self.parts.config_error.is_none()
-            && let Err(error) = startup::keep(&self.config())
+            && let Err(error) = startup::keep(file, &self.config().daemon.state_dir)
         {
             tracing::error!(%error, "the last good configuration could not be kept");
         }

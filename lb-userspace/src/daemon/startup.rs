@@ -26,9 +26,9 @@ pub(super) fn last_good(state_dir: &Path) -> PathBuf {
 }
 
 /// Keeps a configuration as the last good one.
-pub(super) fn keep(config: &Config) -> Result<(), disk::DiskError> {
+pub(super) fn keep(config: &Config, state_dir: &Path) -> Result<(), disk::DiskError> {
     let text = crate::config::to_toml(config);
-    disk::write_bytes(&last_good(&config.daemon.state_dir), text.as_bytes())
+    disk::write_bytes(&last_good(state_dir), text.as_bytes())
 }
 
 /// A configuration file that may replace `running`, or the reason why not, for people.

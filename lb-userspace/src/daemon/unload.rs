@@ -46,7 +46,8 @@ pub fn run(args: &Unload) -> anyhow::Result<ExitCode> {
 /// unloading, so `--bpffs` does without one.
 fn places(args: &Unload) -> anyhow::Result<(PathBuf, Option<PathBuf>, Option<PathBuf>)> {
     if let Some(bpffs) = &args.bpffs {
-        return Ok((bpffs.clone(), None, None));
+        let run_dir = args.run_dir.exists().then(|| args.run_dir.clone());
+        return Ok((bpffs.clone(), run_dir, None));
     }
     let loaded = file::load(&args.config).with_context(|| {
         format!(

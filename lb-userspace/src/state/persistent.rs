@@ -107,7 +107,10 @@ impl State {
         state.keep_ways();
         state.restore_orders(now, &persistent);
         state.set_all_pools();
-        state.restore_verdicts(now, &persistent);
+        // Where nothing is forwarded yet, everybody has to prove himself.
+        if actual.is_some() {
+            state.restore_verdicts(now, &persistent);
+        }
         let decisions = state.velocity.tick(now);
         state.decided(now, decisions, &mut effects);
         super::persist(&mut effects);

@@ -9,6 +9,8 @@ use lb_common::{HashKey, Permissions};
 use super::persistent::{Persistent, Start};
 use super::view::Surroundings;
 use super::*;
+use crate::dataplane::Actual;
+use crate::desired;
 use crate::fixture::world::link;
 use crate::fixture::{config, ip, key, name};
 use crate::model::{AdminState, Check, DrainPolicy, OnDown, ProbeResult, ProbeVerdict};
@@ -30,13 +32,22 @@ struct Sim {
 }
 
 fn start(config: Arc<Config>, persistent: Option<Persistent>, now: u64) -> Sim {
+    start_from(config, persistent, None, now)
+}
+
+fn start_from(
+    config: Arc<Config>,
+    persistent: Option<Persistent>,
+    actual: Option<&Actual>,
+    now: u64,
+) -> Sim {
     let sizes = Sizes::from(&config.limits);
     let start = Start {
         config,
         sizes,
         ring_key: HashKey([1, 2]),
         persistent,
-        actual: None,
+        actual,
     };
     let (state, effects) = State::start(now, start).unwrap();
     Sim {
@@ -126,9 +137,21 @@ impl Sim {
     }
 
     /// Through the disk, with everything that is not on it forgotten.
-    fn restarted(&self, config: Arc<Config>, now: u64) -> Sim {
+    /// Starts again with the file and, where `maps` says so, with the maps as they were.
+    fn again(&self, config: Arc<Config>, now: u64, maps: bool) -> Sim {
         let bytes = crate::store::encode(&self.state.persistent(self.now)).unwrap();
-        start(config, Some(crate::store::decode(&bytes).unwrap()), now)
+        let actual = maps.then(|| Actual {
+            image: desired::image(&self.state, &mut desired::Rings::default()),
+            generation: 0,
+            live_half: BTreeMap::new(),
+            header: bytemuck::Zeroable::zeroed(),
+        });
+        let file = crate::store::decode(&bytes).unwrap();
+        start_from(config, Some(file), actual.as_ref(), now)
+    }
+
+    fn restarted(&self, config: Arc<Config>, now: u64) -> Sim {
+        self.again(config, now, true)
     }
 
     fn records(&mut self) -> Vec<Record> {
@@ -290,6 +313,9 @@ fn the_last_verdict_holds_over_a_restart_until_probes_say_otherwise() {
     );
     sim.probe("web/a", true, 2);
     sim.check(&[("web/a", ALL)]);
+    // Without maps nothing is forwarded that a daemon could disturb: everybody has to prove himself.
+    let rebooted = sim.again(config(WEB), sim.now + SECOND, false);
+    assert_eq!(rebooted.state.health(&key("web/b")), Health::Unknown);
     // Another address is another server: nothing is known of it.
     let moved = WEB.replace("10.0.0.2", "10.0.0.22");
     let sim = sim.restarted(config(&moved), sim.now + SECOND);

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -23,6 +23,21 @@ pub enum DiskError {
         /// What it said.
         source: io::Error,
     },
+    /// Somebody else may write there.
+    #[error(
+        "{}: its owner is uid {owner} and its mode {mode:04o}, but it must be uid {us}'s and nobody else's to write (chown and chmod it, or name another directory)",
+        path.display()
+    )]
+    Unsafe {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Its permission bits.
+        mode: u32,
+        /// Who we are.
+        us: u32,
+    },
     /// The content is not usable.
     #[error(
         "{}: {source} (move the file away to start without it: names keep their flows as long as the maps are pinned)",
@@ -36,17 +51,32 @@ pub enum DiskError {
     },
 }
 
-/// Makes a directory that only its owner may enter, if it is not there.
+/// Makes a directory that only its owner may enter, if it is not there. One that is there must be ours, and
+/// nobody else's to write: keys, sockets and what root writes would be another's.
 pub fn make_dir(path: &Path) -> Result<(), DiskError> {
+    let fail = |call| {
+        move |source| DiskError::Io {
+            call,
+            path: path.to_owned(),
+            source,
+        }
+    };
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|source| DiskError::Io {
-            call: "create directory",
+        .map_err(fail("create directory"))?;
+    let meta = fs::metadata(path).map_err(fail("look at"))?;
+    let us = nix::unistd::geteuid().as_raw();
+    if meta.uid() != us || meta.mode() & 0o022 != 0 {
+        return Err(DiskError::Unsafe {
             path: path.to_owned(),
-            source,
-        })
+            owner: meta.uid(),
+            mode: meta.mode() & 0o7777,
+            us,
+        });
+    }
+    Ok(())
 }
 
 /// Reads a document; `None` when there is none.
@@ -94,6 +124,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
         .create(true)
         .truncate(true)
         .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
         .open(&temporary)
         .map_err(fail("create the temporary file beside"))?;
     file.write_all(bytes)
@@ -110,6 +141,8 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -126,6 +159,28 @@ mod tests {
             read::<Vec<u8>>(&path),
             Err(DiskError::Content { .. })
         ));
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_is_refused() {
+        let dir = std::env::temp_dir().join(format!("fairlead-open-{}", std::process::id()));
+        make_dir(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+        let error = make_dir(&dir).unwrap_err().to_string();
+        assert!(error.contains("mode 0777"), "{error}");
+        fs::remove_dir(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_temporary_file_is_not_followed() {
+        let dir = std::env::temp_dir().join(format!("fairlead-link-{}", std::process::id()));
+        make_dir(&dir).unwrap();
+        let target = dir.join("precious");
+        fs::write(&target, b"content").unwrap();
+        std::os::unix::fs::symlink(&target, dir.join("state.tmp")).unwrap();
+        assert!(write(&dir.join("state.json"), &1).is_err());
+        assert_eq!(fs::read(&target).unwrap(), b"content");
         fs::remove_dir_all(&dir).unwrap();
     }
 }

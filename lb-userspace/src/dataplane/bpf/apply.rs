@@ -331,7 +331,8 @@ fn run(maps: &Maps, op: &MapOp) -> Result<(), DataplaneError> {
 }
 
 impl Bpf {
-    fn check_owner(&self) -> Result<(), DataplaneError> {
+    /// `Err`: a newer daemon has taken the maps over, and this one must write nothing more, anywhere.
+    pub fn check_owner(&self) -> Result<(), DataplaneError> {
         let theirs = owner_epoch(&self.maps);
         if theirs == self.owner_epoch {
             return Ok(());

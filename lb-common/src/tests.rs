@@ -1,0 +1,89 @@
+//! The bytes: what goes into a word comes out of it, and no map value has padding.
+
+use super::*;
+use crate::flow::MAX_BACKENDS;
+use crate::hash::FlowTuple;
+
+#[test]
+fn a_flow_word_gives_back_its_parts() {
+    for (tag, id, rank, epoch) in [
+        (0, 0, FlowRank::Probation, 0),
+        (
+            0xff_ffff_ffff,
+            MAX_BACKENDS - 1,
+            FlowRank::ClosingProven,
+            15,
+        ),
+        (0x12_3456_789a, 77, FlowRank::Idle, 9),
+    ] {
+        let word = FlowWord::new(tag, id, rank, Epoch(epoch));
+        let parts = (word.tag(), word.backend_id(), word.rank(), word.epoch());
+        assert_eq!(parts, (tag, id, rank, Epoch(epoch)));
+        assert!(word.is_live() && word.matches(tag) && !word.matches(tag ^ 1));
+    }
+    assert!(!FlowWord::FREE.is_live());
+}
+
+#[test]
+fn lines_are_lines_and_half_lines_half() {
+    assert_eq!(size_of::<BackendEntry>(), 64);
+    assert_eq!(size_of::<ServiceEntry>(), 64);
+    assert_eq!(size_of::<Control>(), 64);
+    assert_eq!(size_of::<EndpointSlot>(), 32);
+    assert_eq!(size_of::<NextHop>(), 32);
+    assert_eq!(size_of::<ReturnHop>(), 8);
+}
+
+#[test]
+fn every_drop_reason_has_a_number_of_its_own_in_order_and_a_label() {
+    for (number, reason) in DropReason::ALL.iter().enumerate() {
+        assert_eq!(*reason as usize, number);
+        assert!(!reason.label().is_empty() && !reason.help().is_empty());
+    }
+    let mut labels: [&str; DropReason::ALL.len()] =
+        core::array::from_fn(|n| DropReason::ALL[n].label());
+    labels.sort_unstable();
+    assert!(labels.windows(2).all(|pair| pair[0] != pair[1]));
+}
+
+#[test]
+fn another_key_another_port_and_another_family_give_another_hash() {
+    let tuple = FlowTuple {
+        client: Address::v4([10, 0, 0, 1]),
+        vip: Address::v4([192, 0, 2, 1]),
+        client_port: [0x30, 0x39],
+        vip_port: [0, 80],
+        protocol: 6,
+    };
+    let key = HashKey([1, 2]);
+    let hash = tuple.hash(key);
+    assert_eq!(hash, tuple.hash(key));
+    assert_ne!(hash, tuple.hash(HashKey([2, 1])));
+    assert_ne!(
+        hash,
+        FlowTuple {
+            client_port: [0x30, 0x3a],
+            ..tuple
+        }
+        .hash(key)
+    );
+    assert_ne!(
+        hash,
+        FlowTuple {
+            protocol: 17,
+            ..tuple
+        }
+        .hash(key)
+    );
+    assert_ne!(tuple.hash_v4(key), tuple.hash_v6(key));
+}
+
+#[test]
+fn the_two_sets_of_a_flow_differ_and_lead_to_each_other() {
+    for n in 0..10_000_u64 {
+        let hash = FlowHash(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let sets = hash.sets(1023, 10);
+        assert_ne!(sets.first, sets.second);
+        assert!(sets.first < 1024 && sets.second < 1024 && sets.tag < 1 << 40);
+    }
+}
