@@ -59,6 +59,7 @@ fn good(begin: Instant) -> Observed {
             ..DataPlane::default()
         },
         start_to_first_answer: Duration::from_millis(300),
+        machine_late: Duration::ZERO,
     }
 }
 

@@ -1,19 +1,21 @@
 //! A network with servers and a balancer that forwards: where every end-to-end test begins.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::thread::JoinHandle;
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use lb_common::HashKey;
 use lb_tests::daemon::{Config, Daemon, Status};
 use lb_tests::load::{Bounds, Report, Request, Storm, retransmissions};
 use lb_tests::server::Server;
+pub(crate) use lb_tests::stalls::Stalls;
 use lb_tests::topology::{Arms, Forwarding, Shape, Topology};
 use lb_userspace::dataplane::bpf::{Bpf, BpfError, Opening, Settings};
 use lb_userspace::model::Limits;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 /// Every way that packets can take.
 pub(crate) const SHAPES: [Shape; 4] = [
@@ -51,7 +53,44 @@ pub(crate) struct Stage {
     pub(crate) daemon: Daemon,
     pub(crate) servers: Vec<Server>,
     pub(crate) topology: Topology,
+    _pin: Pin,
     _turn: Turn,
+}
+
+/// The test's thread, and all threads that it starts, on one CPU, for steadiness: each test on
+/// another.
+pub(crate) struct Pin {
+    cpu: usize,
+    before: CpuSet,
+}
+
+/// Tests by CPU.
+static PINNED: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
+
+impl Pin {
+    fn this_thread() -> Self {
+        let before = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        let mut pinned = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
+        let allowed = (0..CpuSet::count()).filter(|&cpu| before.is_set(cpu).unwrap_or(false));
+        let cpu = allowed
+            .min_by_key(|cpu| pinned.get(cpu).copied().unwrap_or(0))
+            .expect("a CPU to run on");
+        *pinned.entry(cpu).or_default() += 1;
+        let mut one = CpuSet::new();
+        one.set(cpu).unwrap();
+        sched_setaffinity(Pid::from_raw(0), &one).unwrap();
+        Self { cpu, before }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pinned = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
+        *pinned.entry(self.cpu).or_default() -= 1;
+        if let Err(error) = sched_setaffinity(Pid::from_raw(0), &self.before) {
+            eprintln!("give a test's thread its CPUs back: {error}");
+        }
+    }
 }
 
 /// Whether other tests with a balancer run beside this one.
@@ -116,6 +155,7 @@ impl Stage {
         servers: impl FnOnce(&Topology) -> anyhow::Result<Vec<Server>>,
         change: impl FnOnce(Config) -> Config,
     ) -> Self {
+        let pin = Pin::this_thread();
         let topology = Topology::build(shape).unwrap();
         let servers = servers(&topology).unwrap();
         let config = change(Config::lab(&topology));
@@ -124,6 +164,7 @@ impl Stage {
             daemon,
             servers,
             topology,
+            _pin: pin,
             _turn: turn,
         }
     }
@@ -267,52 +308,4 @@ pub(crate) fn wait_until(what: &str, at_most: Duration, condition: impl Fn() -> 
         std::thread::sleep(Duration::from_millis(2));
     }
     begin.elapsed()
-}
-
-/// Notes how late the machine is: what a bound on time must allow for, since it says nothing about
-/// the balancer.
-pub(crate) struct Stalls {
-    stop: Arc<AtomicBool>,
-    seen: Arc<Mutex<Vec<(Instant, Duration)>>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Stalls {
-    /// Begins to watch.
-    pub(crate) fn watch() -> Self {
-        const STEP: Duration = Duration::from_millis(1);
-        let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let thread = std::thread::spawn({
-            let (stop, seen): (_, Arc<Mutex<Vec<_>>>) = (Arc::clone(&stop), Arc::clone(&seen));
-            move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let begin = Instant::now();
-                    std::thread::sleep(STEP);
-                    let late = begin.elapsed().saturating_sub(STEP);
-                    seen.lock().unwrap().push((begin, late));
-                }
-            }
-        });
-        Self {
-            stop,
-            seen,
-            thread: Some(thread),
-        }
-    }
-
-    /// The longest that a thread which was due had to wait since then.
-    pub(crate) fn worst_since(&self, from: Instant) -> Duration {
-        let seen = self.seen.lock().unwrap();
-        let since = seen.iter().filter(|(at, _)| *at >= from);
-        since.map(|(_, late)| *late).max().unwrap_or_default()
-    }
-}
-
-impl Drop for Stalls {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
-    }
 }

@@ -6,4 +6,5 @@ pub mod kernel;
 pub mod lab;
 pub mod load;
 pub mod server;
+pub mod stalls;
 pub mod topology;

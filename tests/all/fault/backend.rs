@@ -31,8 +31,9 @@ fn last_after(capture: &Capture, moment: Instant, wanted: impl Fn(&Frame) -> boo
 
 /// No failure but in the time in which the balancer could not know yet.
 #[track_caller]
-fn check_failures(report: &Report, from: Instant) {
-    let outside = report.failures_outside(from, from + bound());
+fn check_failures(report: &Report, from: Instant, stalls: &Stalls) {
+    let until = from + bound() + stalls.worst_since(from);
+    let outside = report.failures_outside(from, until);
     assert!(outside.is_empty(), "{outside:?}\n{report}");
 }
 
@@ -62,7 +63,7 @@ fn b1_dead_process_gets_no_new_flows_and_returns() {
     report.assert_clean(3000);
     assert!(report.backends().contains_key(&1), "{report}");
     let report = load.stop();
-    check_failures(&report, killed);
+    check_failures(&report, killed, &stalls);
     assert!(
         down - killed <= bound() + Duration::from_millis(200),
         "{:?}",
@@ -95,7 +96,7 @@ fn b2_backend_without_power_gets_its_last_packet_in_time_and_returns() {
         let back = stage.storm(&ECHO, 3000);
         back.assert_clean(3000);
         assert!(back.backends().contains_key(&1), "{back}");
-        check_failures(&load.stop(), cut);
+        check_failures(&load.stop(), cut, &stalls);
         stage.end();
     }
 }
@@ -103,6 +104,7 @@ fn b2_backend_without_power_gets_its_last_packet_in_time_and_returns() {
 #[test]
 fn b3_frozen_server_is_found_although_its_kernel_accepts() {
     let stage = Stage::alone_with_processes(SHAPES[0]);
+    let stalls = Stalls::watch();
     let load = stage.load(&WEB, 300);
     wait_until("the load runs", Duration::from_secs(5), || {
         load.begun() > 100
@@ -113,7 +115,7 @@ fn b3_frozen_server_is_found_although_its_kernel_accepts() {
     stage.storm(&ECHO, 2000).assert_clean(2000);
     stage.servers[1].thaw().unwrap();
     stage.wait_for_health("b2", "up");
-    check_failures(&load.stop(), frozen);
+    check_failures(&load.stop(), frozen, &stalls);
     stage.end();
 }
 

@@ -69,7 +69,7 @@ fn c1_files_with_errors_change_nothing() {
         noise.collect(),
         vec![0; 4096],
         vec![b'['; 100_000],
-        vec![b'a'; 8 << 20],
+        vec![b'a'; 2 << 20],
         good.encode_utf16().flat_map(u16::to_le_bytes).collect(),
         good.as_bytes()[..good.len() - 9].to_vec(),
         format!("{daemon}{service}{service}").into_bytes(),

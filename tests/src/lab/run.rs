@@ -11,6 +11,7 @@ use crate::capture::{Capture, Frame};
 use crate::daemon::{Config, Daemon, Status};
 use crate::load::{Bounds, Long, Report, Request, Storm, Udp};
 use crate::server::Server;
+use crate::stalls::Stalls;
 use crate::topology::{
     self, FAMILIES, Shape, Topology, backend_mac, client, interrupted, take_over_interrupts,
 };
@@ -44,6 +45,7 @@ struct Lab {
     long: Long,
     udp: Udp,
     capture: Capture,
+    stalls: Stalls,
     daemon: Daemon,
     _servers: Vec<Server>,
     topology: Topology,
@@ -119,6 +121,7 @@ impl Lab {
             begin: Instant::now(),
             http: Storm::start(&topology, &web, Request::Http("/"), bounds)?,
             capture,
+            stalls: Stalls::watch(),
             daemon,
             _servers: servers,
             topology,
@@ -242,6 +245,9 @@ impl Lab {
             new_flows_while_drained: events.new_flows_while_drained,
             data_plane: self.daemon.counters_at_rest()?,
             start_to_first_answer: self.start_to_first_answer,
+            machine_late: self
+                .stalls
+                .worst_between(events.kill, events.kill + Duration::from_secs(1)),
         })
     }
 }
