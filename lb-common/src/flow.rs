@@ -64,7 +64,7 @@ pub enum FlowRank {
     Probation2 = 2,
     /// Seen in three epochs or more: never evicted before it is idle.
     Proven = 3,
-    /// Not seen for [`IDLE_AFTER`] epochs: still a mapping, first to go. Seen again: `Probation2`.
+    /// Not seen for [`IDLE_AFTER`] epochs: still a mapping, first to go. Seen again it is young again: `Probation`, in a later epoch `Probation2`.
     Idle = 4,
     /// `Probation` that saw FIN or RST: its age is shortened, its mapping stays.
     ClosingProbation = 5,
