@@ -46,8 +46,10 @@ pub struct BackendEntry {
     pub permissions: Permissions,
     /// 1 while the entry is in use.
     pub used: u8,
+    /// As [`crate::ServiceEntry::forwarding`], so that packets of known flows need not look at the service.
+    pub forwarding: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// Index into `services`: the one service that it belongs to.
     pub service: u32,
     /// Network order.
@@ -77,8 +79,10 @@ pub struct NextHop {
     pub ifindex: u32,
     /// 1 while the entry is in use.
     pub used: u32,
+    /// The largest IP packet that the interface sends, in bytes; checked where a packet grows.
+    pub mtu: u32,
     /// Zero.
-    pub reserved2: u64,
+    pub reserved2: u32,
 }
 
 /// Slots in `devices` and `redirects`. An interface stands at `ifindex & (DEVICES - 1)`.

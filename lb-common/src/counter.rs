@@ -20,6 +20,8 @@ pub const DROP_LINES: u32 = 4;
 pub const DROP_LINE: u32 = 1;
 /// The line of per-CPU bookkeeping that is not a counter: [`Limiter`].
 pub const LIMITER_LINE: u32 = 5;
+/// The second line of counters of the whole: [`More`].
+pub const MORE_LINE: u32 = 6;
 /// First line of backends.
 pub const BACKEND_LINE: u32 = 8;
 
@@ -43,6 +45,17 @@ pub enum Global {
     Untracked = 6,
     /// Entries evicted for a new flow, except free and idle ones.
     Evicted = 7,
+}
+
+/// Positions in line [`MORE_LINE`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum More {
+    /// New flows above `Control::new_flows_per_second`: forwarded without an entry, or refused where the
+    /// service needs one.
+    NotAdmitted = 0,
+    /// "Packet too big" sent to a client (among `Tx`).
+    TooBigSent = 1,
 }
 
 /// Positions in a backend's line.
@@ -73,6 +86,14 @@ pub enum Limiter {
     EchoWindow = 0,
     /// Echo replies sent in it.
     EchoCount = 1,
+    /// The second that `NewCount` counts.
+    NewWindow = 2,
+    /// New flows entered in it.
+    NewCount = 3,
+    /// The second that `IcmpCount` counts.
+    IcmpWindow = 4,
+    /// ICMP errors sent or relayed in it.
+    IcmpCount = 5,
 }
 
 /// Lines of each CPU for a geometry.
@@ -148,6 +169,14 @@ drop_reasons! {
     IcmpNoFlow = 13, "icmp_no_flow";
     /// The maps contradict each other: an index leads nowhere. Never happens by design; reported as an alarm.
     MapInconsistent = 14, "map_inconsistent";
+    /// The packet does not fit through the tunnel to its backend, and says that it must not be fragmented.
+    PacketTooBig = 15, "packet_too_big";
+    /// More ICMP errors to relay than the limit allows.
+    IcmpLimited = 16, "icmp_limited";
+    /// More new flows than the limit allows, and the service needs an entry for each (`dnat`).
+    NotAdmitted = 17, "not_admitted";
+    /// The driver left no room before the packet for the outer header of its tunnel.
+    NoHeadroom = 18, "no_headroom";
 }
 
 const _: () = assert!(DropReason::ALL.len() <= 8 * DROP_LINES as usize);

@@ -103,19 +103,18 @@ impl EndpointKey {
 
     /// The home slot under a generation's seed; `mask` is slots minus one.
     ///
-    /// Multiply-xorshift over the key. Not keyed by a secret: only the operator's own
+    /// A sum of products, mixed and multiplied by the seed. Not keyed by a secret: only the operator's own
     /// configuration fills this table, so nobody can aim at it.
     #[inline(always)]
     pub fn home(&self, seed: u64, mask: u32) -> u32 {
         let [a, b] = self.address.words();
-        let mut h = a ^ seed;
-        h = h.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        h ^= h >> 32;
-        h = (h ^ b).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        h ^= h >> 32;
-        h = (h ^ self.tail() as u64).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        h ^= h >> 32;
-        h as u32 & mask
+        let sum = a
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .wrapping_add(b.wrapping_mul(0xd6e8_feb8_6659_fd93))
+            .wrapping_add((self.tail() as u64).wrapping_mul(0xbf58_476d_1ce4_e5b9));
+        // Odd, so that the multiplication alone makes no two sums equal.
+        let mixed = (sum ^ sum >> 32).wrapping_mul(seed << 1 | 1);
+        (mixed >> 32) as u32 & mask
     }
 }
 

@@ -154,6 +154,14 @@ impl FlowWord {
         self.tag() == tag && self.is_live()
     }
 
+    /// True for an entry that is neither idle nor closing and was refreshed in this epoch: [`Self::seen`] does not
+    /// change it unless the packet closes.
+    #[inline(always)]
+    pub const fn is_young(self, now: Epoch) -> bool {
+        let rank = (self.0 >> 4) as u32 & 7;
+        rank.wrapping_sub(FlowRank::Probation as u32) < 3 && self.epoch().0 == now.0
+    }
+
     /// Epochs since the last refresh, 0 to 14. A stamp one epoch in the future (another CPU's
     /// clock read) counts as 0.
     #[inline(always)]

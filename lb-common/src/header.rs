@@ -2,12 +2,14 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::hash::FlowKey;
+
 /// `Header::magic`: the ASCII bytes "FAIRLEAD" read as a big-endian integer.
 pub const MAGIC: u64 = u64::from_be_bytes(*b"FAIRLEAD");
 
 /// The layout of all maps. It changes whenever any type in this crate changes its
 /// bytes or their meaning; pins of another layout are refused, never misread.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Who made the maps, how large they are, and who owns them now. Map `header`, one entry.
 ///
@@ -54,7 +56,8 @@ pub struct Header {
     pub reserved: [u64; 4],
 }
 
-/// What every packet needs: one cache line. Map `control`, one entry.
+/// What every packet needs: a cache line of its own, then the flow hash's multipliers, then what tunnels
+/// and new flows need. Map `control`, one entry.
 ///
 /// Written by the control plane; `active` is switched by one aligned 8-byte store.
 #[repr(C, align(8))]
@@ -64,7 +67,7 @@ pub struct Control {
     pub active: u64,
     /// Seed of the endpoint hash of each generation; not secret.
     pub endpoint_seed: [u64; 2],
-    /// Secret key of the flow hash.
+    /// Secret key that the flow hash's multipliers are made of.
     pub flow_key: [u64; 2],
     /// Sets in `flows` minus one.
     pub flow_mask: u32,
@@ -78,4 +81,25 @@ pub struct Control {
     pub echo_per_second: u32,
     /// CPUs that `counters` has room for.
     pub cpus: u32,
+    /// [`crate::HashKey::expand`] of `flow_key`.
+    pub multipliers: FlowKey,
+    /// Source of the outer header of `ipip` over IPv4, network order; all zero: none.
+    pub tunnel_v4: [u8; 4],
+    /// Bits of `tunnel_v4`'s host part, host order: replaced by bits of the flow's hash, so that backends
+    /// spread a balancer's tunnel over their receive queues. 0: the address as it is.
+    pub tunnel_v4_spread: u32,
+    /// The same for IPv6.
+    pub tunnel_v6: [u8; 16],
+    /// The same for the last 32 bits of `tunnel_v6`.
+    pub tunnel_v6_spread: u32,
+    /// New flows that each CPU may enter into the flow table per second; 0: any number.
+    pub new_flows_per_second: u32,
+    /// ICMP errors that each CPU may send or relay per second; 0: none.
+    pub icmp_errors_per_second: u32,
+    /// Zero.
+    pub reserved0: u32,
+    /// Zero.
+    pub reserved: [u64; 3],
 }
+
+const _: () = assert!(size_of::<Control>() == 256);

@@ -33,7 +33,7 @@ pub use backend::{BackendEntry, Device, NextHop, Permissions};
 pub use counter::{CounterLine, DropReason};
 pub use endpoint::{Address, EndpointKey, EndpointKind, EndpointSlot};
 pub use flow::{Epoch, FlowRank, FlowWord, ReturnHop};
-pub use hash::{FlowHash, HashKey};
+pub use hash::{FlowHash, FlowKey, HashKey};
 pub use header::{Control, Header};
 pub use service::{Family, Forwarding, Protocol, ServiceEntry};
 

@@ -10,6 +10,9 @@ pub enum Forwarding {
     Dnat = 1,
     /// Only MAC addresses rewritten; the backend owns the VIP and replies directly.
     L2dsr = 2,
+    /// The whole packet in another IP packet of the same family (RFC 2003, RFC 2473); the backend takes it
+    /// out, owns the VIP and replies directly.
+    Ipip = 3,
 }
 
 impl Forwarding {
@@ -19,6 +22,7 @@ impl Forwarding {
         match value {
             1 => Some(Self::Dnat),
             2 => Some(Self::L2dsr),
+            3 => Some(Self::Ipip),
             _ => None,
         }
     }

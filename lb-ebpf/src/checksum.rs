@@ -90,14 +90,24 @@ const fn fold(sum: u64) -> u16 {
     sum as u16
 }
 
-/// True when the twenty bytes of an IPv4 header sum up to all ones.
+/// The checksum of an IPv4 header whose checksum field is zero in `words`.
 #[inline(always)]
-pub fn ipv4_header_is_right(words: [[u8; 4]; 5]) -> bool {
+pub fn of_words(words: [[u8; 4]; 5]) -> [u8; 2] {
+    (!fold(sum(words))).to_ne_bytes()
+}
+
+#[inline(always)]
+fn sum(words: [[u8; 4]; 5]) -> u64 {
     let [a, b, c, d, e] = words;
-    let sum = u64::from(u32::from_ne_bytes(a))
+    u64::from(u32::from_ne_bytes(a))
         .wrapping_add(u64::from(u32::from_ne_bytes(b)))
         .wrapping_add(u64::from(u32::from_ne_bytes(c)))
         .wrapping_add(u64::from(u32::from_ne_bytes(d)))
-        .wrapping_add(u64::from(u32::from_ne_bytes(e)));
-    fold(sum) == 0xffff
+        .wrapping_add(u64::from(u32::from_ne_bytes(e)))
+}
+
+/// True when the twenty bytes of an IPv4 header sum up to all ones.
+#[inline(always)]
+pub fn ipv4_header_is_right(words: [[u8; 4]; 5]) -> bool {
+    fold(sum(words)) == 0xffff
 }

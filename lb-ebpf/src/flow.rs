@@ -6,7 +6,7 @@
 //! and the one that is not found any more ages and goes.
 
 use lb_common::{
-    DropReason, Epoch, FlowHash, FlowRank, FlowWord, HashKey,
+    Control, DropReason, Epoch, FlowHash, FlowRank, FlowWord,
     flow::{FlowSets, WAYS},
     hash::FlowTuple,
 };
@@ -128,11 +128,53 @@ impl Assigned {
     }
 }
 
+/// The assignment of a flow whose entry stands in its first set, was refreshed in this epoch and needs no change by
+/// this packet, with a backend that keeps it: the usual case, without a call. `None` says nothing.
+#[inline(always)]
+pub fn young<'t, T: Tables>(
+    tables: &'t T,
+    control: &Control,
+    service: u32,
+    hash: FlowHash,
+    arrival: Arrival,
+    epoch: Epoch,
+) -> Option<Assignment<'t>> {
+    let sets = hash.sets(control.flow_mask, control.flow_base_bits);
+    let (word, way) = first_match(tables.flows(sets.first)?, sets.tag)?;
+    if !word.is_young(epoch) || matches!(arrival, Arrival::Closing) {
+        return None;
+    }
+    let backend = service::backend(tables, word.backend_id())?;
+    if backend.entry.service != service || !backend.state.permissions.may_keep() {
+        return None;
+    }
+    Some(Assignment {
+        backend,
+        origin: Origin::Known,
+        set: sets.first,
+        way,
+    })
+}
+
+/// The first word of a set with this tag, be it live or not, and its way.
+#[inline(always)]
+fn first_match(line: &CacheLine, tag: u64) -> Option<(FlowWord, u32)> {
+    let mut way = 0;
+    while way < WAYS as u32 {
+        let word = FlowWord(line.word(way));
+        if word.tag() == tag {
+            return Some((word, way));
+        }
+        way = way.wrapping_add(1);
+    }
+    None
+}
+
 /// The hash of a flow under the secret key. Without maps any hash will do: nothing can be found by it.
 #[inline(always)]
 pub fn hash<T: Tables>(tables: &T, tuple: &FlowTuple) -> u64 {
     match tables.control() {
-        Some(control) => tuple.hash(HashKey(control.flow_key)).0,
+        Some(control) => tuple.hash(&control.multipliers).0,
         None => 0,
     }
 }

@@ -28,6 +28,8 @@ pub struct Exit {
     destination: Mac,
     source: Mac,
     verdict: Verdict,
+    /// The largest IP packet that fits out there, in bytes; only said of the way to a backend.
+    pub(crate) mtu: u32,
 }
 
 /// Which end of a packet is rewritten.
@@ -98,6 +100,7 @@ pub fn to_backend<F: Frame, T: Tables>(
         destination,
         source,
         verdict,
+        mtu: hop.mtu,
     })
 }
 
@@ -125,6 +128,7 @@ pub fn to_client<F: Frame, T: Tables>(
         destination,
         source: Mac::low(u64::from_le(load(source))),
         verdict,
+        mtu: 0,
     })
 }
 

@@ -27,6 +27,10 @@ pub trait Frame {
 
     /// The same, to change it.
     fn header_mut<H: Header>(&mut self, offset: usize) -> Option<&mut H>;
+
+    /// Makes room for `bytes` before the first one; what stands there is undefined. False, and the frame is as it
+    /// was, when there is no headroom.
+    fn grow_head(&mut self, bytes: u16) -> bool;
 }
 
 /// A header in a slice of bytes: what a frame in plain memory answers.

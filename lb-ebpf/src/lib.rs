@@ -30,5 +30,6 @@ pub mod reply;
 pub mod schedule;
 pub mod service;
 pub mod tables;
+pub mod tunnel;
 pub mod verdict;
 pub mod wire;

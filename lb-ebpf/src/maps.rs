@@ -10,7 +10,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use lb_common::{
-    Address, BackendEntry, Control, Device, EndpointSlot, HashKey, Header, NextHop, ServiceEntry,
+    Address, BackendEntry, Control, Device, EndpointSlot, Header, NextHop, ServiceEntry,
     backend::DEVICES, counter::lines_per_cpu, hash::FlowTuple, limits,
 };
 use lb_ebpf::tables::{CacheLine, PackedKey, Tables};
@@ -120,7 +120,7 @@ pub(crate) extern "C" fn hash_v6(c0: u64, c1: u64, v0: u64, v1: u64, tail: u64) 
         protocol,
     };
     match KernelTables.control() {
-        Some(control) => tuple.hash_v6(HashKey(control.flow_key)).0,
+        Some(control) => tuple.hash_v6(&control.multipliers).0,
         None => 0,
     }
 }

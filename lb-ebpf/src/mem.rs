@@ -7,7 +7,7 @@
 use bytemuck::Zeroable;
 use lb_common::{
     BackendEntry, Control, Device, DropReason, EndpointKey, EndpointKind, EndpointSlot, Epoch,
-    FlowWord, Header, NextHop, ReturnHop, ServiceEntry,
+    FlowWord, HashKey, Header, NextHop, ReturnHop, ServiceEntry,
     backend::{DEVICES, device_slot},
     counter::{self, CounterLine, Totals},
     endpoint::MAX_PROBES,
@@ -44,6 +44,12 @@ impl Frame for MemFrame {
 
     fn header_mut<H: OnWire>(&mut self, offset: usize) -> Option<&mut H> {
         view_mut(&mut self.bytes, offset)
+    }
+
+    fn grow_head(&mut self, bytes: u16) -> bool {
+        self.bytes
+            .splice(0..0, core::iter::repeat_n(0, usize::from(bytes)));
+        true
     }
 }
 
@@ -143,6 +149,7 @@ impl MemTables {
             },
             control: Control {
                 flow_key,
+                multipliers: HashKey(flow_key).expand(),
                 flow_mask: geometry.flow_sets.wrapping_sub(1),
                 flow_base_bits,
                 endpoint_mask: geometry.endpoint_slots.wrapping_sub(1),

@@ -1,7 +1,9 @@
 //! The path of an ICMP message: echo requests to a VIP are answered, errors are relayed to the backend or
 //! client whose packet they quote, and everything else is the kernel's. Part of `pipeline`.
 
-use lb_common::{Address, DropReason, EndpointKey, Forwarding, ServiceEntry, hash::FlowTuple};
+use lb_common::{
+    Address, DropReason, EndpointKey, Family, FlowHash, Forwarding, ServiceEntry, hash::FlowTuple,
+};
 
 use crate::{
     admission,
@@ -9,10 +11,11 @@ use crate::{
     frame::Frame,
     icmp::{self, Kind, Translation},
     parse::{self, Packet},
-    pipeline::{self, Context, forwarding, hash, opaque},
+    pipeline::{self, Context, opaque},
     reply::{NO_FLOW, Owner},
     service::{self, Backend},
     tables::{PackedKey, Tables},
+    tunnel,
     verdict::{Account, Outcome, PackedOutcome, Verdict},
 };
 
@@ -176,7 +179,9 @@ fn find_holder<F: Frame, T: Tables>(
         vip_port: quote.ports.source,
         protocol: quote.protocol,
     };
-    let holder = cx.tables.flow_holder(service.index, hash(cx, &tuple));
+    let holder = cx
+        .tables
+        .flow_holder(service.index, cx.tables.hash_flow(&tuple));
     match service::backend(cx.tables, holder) {
         Some(backend) => Ok(backend.id),
         None => Err(Outcome::service_drop(DropReason::IcmpNoFlow, service.index)),
@@ -210,12 +215,24 @@ fn relay_to_backend<F: Frame, T: Tables>(
     backend: Backend<'_>,
 ) -> Result<Outcome, DropReason> {
     let quote = &icmp::quote(frame, packet).ok_or(DropReason::Truncated)?;
-    let service = service::by_index(cx.tables, backend.entry.service)?;
-    let forwarding = forwarding(service.entry)?;
     let exit = forward::to_backend(frame, cx.tables, backend)?;
-    match forwarding {
-        Forwarding::L2dsr => forward::age_and_patch(frame, packet, Default::default())?,
-        Forwarding::Dnat => {
+    match Forwarding::from_u8(backend.entry.forwarding) {
+        Some(Forwarding::L2dsr) => forward::age_and_patch(frame, packet, Default::default())?,
+        Some(Forwarding::Ipip) => {
+            tunnel::check_size(packet, &exit)?;
+            forward::age_and_patch(frame, packet, Default::default())?;
+            let hash = FlowHash(0);
+            match packet.family {
+                Family::V4 => {
+                    tunnel::encapsulate::<F, true>(frame, cx.control, packet, backend, hash)?
+                }
+                Family::V6 => {
+                    tunnel::encapsulate::<F, false>(frame, cx.control, packet, backend, hash)?
+                }
+            }
+        }
+        None => return Err(DropReason::MapInconsistent),
+        Some(Forwarding::Dnat) => {
             let address = Address(backend.entry.address);
             let translation = Translation {
                 quoted: End::Source,

@@ -29,6 +29,8 @@ pub struct Packet {
     pub protocol: u8,
     /// TTL or hop limit.
     pub ttl: u8,
+    /// Type of service or traffic class.
+    pub class: u8,
     /// Offset in the frame at which the packet ends by its own length field.
     pub end: usize,
     /// Why nothing behind the IP header can be read, if so.
@@ -80,6 +82,7 @@ pub fn ipv4<F: Frame>(frame: &F) -> Option<Packet> {
         destination: v4(ip.dst_addr),
         protocol: ip.proto,
         ttl: ip.ttl,
+        class: ip.tos,
         end: L3.wrapping_add(length),
         oddity,
     })
@@ -94,7 +97,7 @@ pub fn ipv6<F: Frame>(frame: &F) -> Option<Packet> {
     if destination.is_v4() {
         return None;
     }
-    let [first, ..] = ip.vcf;
+    let [first, second, ..] = ip.vcf;
     let oddity = if first >> 4 != 6 {
         Some(DropReason::Malformed)
     } else {
@@ -114,6 +117,7 @@ pub fn ipv6<F: Frame>(frame: &F) -> Option<Packet> {
         destination,
         protocol: ip.next_hdr,
         ttl: ip.hop_limit,
+        class: first << 4 | second >> 4,
         end: L4_V6.wrapping_add(u16::from_be_bytes(ip.payload_len) as usize),
         oddity,
     })

@@ -6,7 +6,7 @@
 //! compiler.
 
 use lb_common::{
-    Address, Control, DropReason, EndpointKey, Epoch, Family, Forwarding, Nanos, ServiceEntry,
+    Address, Control, DropReason, EndpointKey, Epoch, Forwarding, Nanos, ServiceEntry,
     counter::{GLOBAL_LINE, Global},
     hash::FlowTuple,
 };
@@ -19,8 +19,9 @@ use crate::{
     message,
     parse::{self, Arrival, Packet},
     reply::{self, NO_FLOW, Owner},
-    service::{self, Backend, Service},
+    service::{self, NOWHERE, Service},
     tables::{PackedKey, Tables},
+    tunnel,
     verdict::{self, Account, Outcome, PackedOutcome, Verdict},
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ports, protocol},
 };
@@ -66,29 +67,52 @@ fn route<F: Frame, T: Tables>(frame: &mut F, cx: &Context<'_, T>) -> Outcome {
         return Outcome::PASS;
     }
     match ethernet.ether_type {
-        ETHERTYPE_IPV4 => match parse::ipv4(frame) {
-            Some(packet) if packet.is_icmp() => message::route::<F, T, true>(frame, cx),
-            Some(_) => route_ip::<F, T, true>(frame, cx),
-            None => Outcome::PASS,
-        },
-        ETHERTYPE_IPV6 => match parse::ipv6(frame) {
-            Some(packet) if packet.is_icmp() => message::route::<F, T, false>(frame, cx),
-            Some(_) => route_ip::<F, T, false>(frame, cx),
-            None => Outcome::PASS,
-        },
+        ETHERTYPE_IPV4 => route_ip::<F, T, true>(frame, cx),
+        ETHERTYPE_IPV6 => route_ip::<F, T, false>(frame, cx),
         _ => Outcome::PASS,
     }
 }
 
-/// A packet to a VIP, else perhaps a backend's reply. Each step is a call, so that each has its own share
-/// of BPF's 512 bytes of stack; the compiler specialises what it inlines for its family.
+/// A packet to a service, else perhaps a backend's reply. The way of a segment to its backend is one piece without
+/// a call; the rest is calls, so that each has its own share of BPF's 512 bytes of stack.
 #[inline(always)]
 fn route_ip<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, T>) -> Outcome {
-    let outcome: Outcome = to_service::<F, T, V4>(frame, cx).into();
-    match outcome.account {
-        Account::Nobody => {}
-        Account::Forwarded if !V4 => return deliver_v6(frame, cx, outcome.into()).into(),
-        _ => return outcome,
+    let Some(packet) = parse::ip::<F, V4>(frame) else {
+        return Outcome::PASS;
+    };
+    if packet.is_icmp() {
+        return message::route::<F, T, V4>(frame, cx);
+    }
+    if packet.oddity.is_some() {
+        return unreadable::<F, T, V4>(frame, cx).into();
+    }
+    if !matches!(packet.protocol, protocol::TCP | protocol::UDP) {
+        return Outcome::PASS;
+    }
+    let Some(ports) = packet.ports(frame) else {
+        return unreadable::<F, T, V4>(frame, cx).into();
+    };
+    let service = service::vip(
+        cx.tables,
+        cx.control,
+        packet.destination,
+        ports.destination,
+        packet.protocol,
+    );
+    if service != NOWHERE {
+        return match to_backend::<F, T, V4>(frame, cx, &packet, ports, service) {
+            Ok(outcome) => outcome,
+            Err(reason) => Outcome::service_drop(reason, service),
+        };
+    }
+    if !service::may_be_backend(
+        cx.tables,
+        cx.control,
+        packet.source,
+        ports.source,
+        packet.protocol,
+    ) {
+        return Outcome::PASS;
     }
     match returning::<F, T, V4>(frame, cx) {
         NO_FLOW => Outcome::PASS,
@@ -96,70 +120,31 @@ fn route_ip<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_,
     }
 }
 
-/// A packet to a service, if it is one.
+/// A packet whose inside cannot be read: ours only by its address.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn to_service<F: Frame, T: Tables, const V4: bool>(
+fn unreadable<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
 ) -> PackedOutcome {
+    let frame = opaque(frame);
     let Some(packet) = parse::ip::<F, V4>(frame) else {
         return Outcome::PASS.into();
     };
-    let outcome = match packet.oddity {
-        Some(reason) => drop_if_vip(cx, &packet, reason),
-        None => match packet.protocol {
-            protocol::TCP | protocol::UDP => route_segment(frame, cx, &packet),
-            _ => Outcome::PASS,
-        },
-    };
-    outcome.into()
-}
-
-#[inline(always)]
-fn route_segment<F: Frame, T: Tables>(
-    frame: &mut F,
-    cx: &Context<'_, T>,
-    packet: &Packet,
-) -> Outcome {
-    let Some(ports) = packet.ports(frame) else {
-        return drop_if_vip(cx, packet, DropReason::Truncated);
-    };
-    let key = EndpointKey {
-        address: packet.destination,
-        port: ports.destination,
-        protocol: packet.protocol,
-    };
-    match service::at(cx.tables, &key) {
-        Some(Ok(service)) => match to_backend(frame, cx, packet, ports, &service) {
-            Ok(outcome) => outcome,
-            Err(reason) => Outcome::service_drop(reason, service.index),
-        },
-        Some(Err(reason)) => Outcome::drop(reason),
-        None => Outcome::of(Verdict::PASS, Account::Nobody, 0),
-    }
-}
-
-/// A packet whose inside cannot be read: ours only by its address.
-#[inline(always)]
-pub(crate) fn drop_if_vip<T: Tables>(
-    cx: &Context<'_, T>,
-    packet: &Packet,
-    reason: DropReason,
-) -> Outcome {
+    let reason = packet.oddity.unwrap_or(DropReason::Truncated);
     match service::is_vip(cx.tables, packet.destination) {
-        true => Outcome::drop(reason),
-        false => Outcome::PASS,
+        true => Outcome::drop(reason).into(),
+        false => Outcome::PASS.into(),
     }
 }
 
 /// A client's packet to a service.
 #[inline(always)]
-fn to_backend<F: Frame, T: Tables>(
+fn to_backend<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     packet: &Packet,
     ports: Ports,
-    service: &Service<'_>,
+    service: u32,
 ) -> Result<Outcome, DropReason> {
     packet.check_ip(frame)?;
     if admission::is_martian(packet) {
@@ -169,7 +154,6 @@ fn to_backend<F: Frame, T: Tables>(
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExpired);
     }
-    let forwarding = forwarding(service.entry)?;
     let tuple = FlowTuple {
         client: packet.source,
         vip: packet.destination,
@@ -177,79 +161,47 @@ fn to_backend<F: Frame, T: Tables>(
         vip_port: ports.destination,
         protocol: packet.protocol,
     };
-    let epoch = u32::from(Epoch::at(cx.now).0);
-    let assigned = cx
-        .tables
-        .assign_flow(service.index, hash(cx, &tuple), arrival as u32, epoch);
-    let assignment = Assigned(assigned).assignment(cx.tables)?;
-    let backend = assignment.backend;
-    if matches!(forwarding, Forwarding::Dnat) {
-        if matches!(assignment.origin, Origin::Untracked) {
-            return Err(DropReason::FlowTableFull);
-        }
-        forward::learn_return_hop(frame, cx.tables, assignment.set, assignment.way)?;
-    }
-    let verdict = match packet.family {
-        Family::V4 => deliver(frame, cx, packet, backend, forwarding)?,
-        // Yet to come, by `deliver_v6`.
-        Family::V6 => Verdict::PASS,
+    let hash = match V4 {
+        true => tuple.hash_v4(&cx.control.multipliers),
+        false => tuple.hash_v6(&cx.control.multipliers),
     };
+    let epoch = Epoch::at(cx.now);
+    let assignment = match flow::young(cx.tables, cx.control, service, hash, arrival, epoch) {
+        Some(assignment) => assignment,
+        None => {
+            let assigned =
+                cx.tables
+                    .assign_flow(service, hash.0, arrival as u32, u32::from(epoch.0));
+            Assigned(assigned).assignment(cx.tables)?
+        }
+    };
+    let backend = assignment.backend;
+    let exit = forward::to_backend(frame, cx.tables, backend)?;
+    match Forwarding::from_u8(backend.entry.forwarding) {
+        Some(Forwarding::L2dsr) => forward::age_and_patch(frame, packet, Default::default())?,
+        Some(Forwarding::Ipip) => {
+            tunnel::check_size(packet, &exit)?;
+            forward::age_and_patch(frame, packet, Default::default())?;
+            tunnel::encapsulate::<F, V4>(frame, cx.control, packet, backend, hash)?;
+        }
+        Some(Forwarding::Dnat) => {
+            if matches!(assignment.origin, Origin::Untracked) {
+                return Err(DropReason::FlowTableFull);
+            }
+            forward::learn_return_hop(frame, cx.tables, assignment.set, assignment.way)?;
+            let address = Address(backend.entry.address);
+            forward::translate(frame, packet, End::Destination, address, backend.entry.port)?;
+        }
+        // A number that this version does not know means maps of another one.
+        None => return Err(DropReason::MapInconsistent),
+    }
     Ok(Outcome {
-        verdict,
+        verdict: forward::send(frame, exit)?,
         account: Account::Forwarded,
         subject: backend.id,
         origin: assignment.origin,
         opens: matches!(arrival, Arrival::Opening | Arrival::Datagram),
     })
-}
-
-/// Rewrites a packet for its backend and sends it there.
-#[inline(always)]
-fn deliver<F: Frame, T: Tables>(
-    frame: &mut F,
-    cx: &Context<'_, T>,
-    packet: &Packet,
-    backend: Backend<'_>,
-    forwarding: Forwarding,
-) -> Result<Verdict, DropReason> {
-    let exit = forward::to_backend(frame, cx.tables, backend)?;
-    match forwarding {
-        Forwarding::L2dsr => forward::age_and_patch(frame, packet, Default::default())?,
-        Forwarding::Dnat => {
-            let address = Address(backend.entry.address);
-            forward::translate(frame, packet, End::Destination, address, backend.entry.port)?;
-        }
-    }
-    forward::send(frame, exit)
-}
-
-/// The second half of the way of an IPv6 packet to its backend: with the first it would not fit on the
-/// stack. `outcome` says which backend; its verdict is still to come.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn deliver_v6<F: Frame, T: Tables>(
-    frame: &mut F,
-    cx: &Context<'_, T>,
-    outcome: PackedOutcome,
-) -> PackedOutcome {
-    let mut outcome: Outcome = outcome.into();
-    let inconsistent = Outcome::drop(DropReason::MapInconsistent);
-    let Some(packet) = parse::ip::<F, false>(frame) else {
-        return inconsistent.into();
-    };
-    let Some(backend) = service::backend(cx.tables, outcome.subject) else {
-        return inconsistent.into();
-    };
-    let service = backend.entry.service;
-    let delivered = service::by_index(cx.tables, service)
-        .and_then(|service| forwarding(service.entry))
-        .and_then(|forwarding| deliver(frame, cx, &packet, backend, forwarding));
-    match delivered {
-        Ok(verdict) => {
-            outcome.verdict = verdict;
-            outcome.into()
-        }
-        Err(reason) => Outcome::service_drop(reason, service).into(),
-    }
 }
 
 /// The flow that a packet to no service is a reply in: an [`Owner`] in one word.
@@ -344,15 +296,4 @@ fn to_client<F: Frame, T: Tables>(
         service.port,
     )?;
     forward::send(frame, exit)
-}
-
-/// A number that this version does not know means maps of another one.
-#[inline(always)]
-pub(crate) fn forwarding(service: &ServiceEntry) -> Result<Forwarding, DropReason> {
-    Forwarding::from_u8(service.forwarding).ok_or(DropReason::MapInconsistent)
-}
-
-#[inline(always)]
-pub(crate) fn hash<T: Tables>(cx: &Context<'_, T>, tuple: &FlowTuple) -> u64 {
-    cx.tables.hash_flow(tuple)
 }

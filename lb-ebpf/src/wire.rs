@@ -28,10 +28,14 @@ pub mod protocol {
     pub const HOP_BY_HOP: u8 = 0;
     /// ICMP.
     pub const ICMP: u8 = 1;
+    /// IPv4 in IP (RFC 2003).
+    pub const IPIP: u8 = 4;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// IPv6 in IP (RFC 2473).
+    pub const IPV6: u8 = 41;
     /// IPv6 routing header.
     pub const ROUTING: u8 = 43;
     /// IPv6 fragment header.
@@ -108,6 +112,34 @@ pub struct Ports {
     pub destination: [u8; 2],
 }
 
+/// An Ethernet header and the outer IPv4 header behind it, as words.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct OuterV4 {
+    /// Addresses.
+    pub macs: MacWords,
+    /// EtherType.
+    pub ether_type: [u8; 2],
+    /// The IPv4 header (RFC 791 section 3.1).
+    pub ip: [[u8; 4]; 5],
+}
+
+/// An Ethernet header and the outer IPv6 header behind it, as words.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct OuterV6 {
+    /// Addresses.
+    pub macs: MacWords,
+    /// EtherType.
+    pub ether_type: [u8; 2],
+    /// Version, traffic class, flow label (RFC 8200 section 3).
+    pub first: [u8; 4],
+    /// Payload length, next header, hop limit.
+    pub second: [u8; 4],
+    /// Source and destination, two words each.
+    pub addresses: [[u8; 8]; 4],
+}
+
 /// A TCP header without options (RFC 9293 section 3.1). `network_types::tcp::TcpHdr` hides the
 /// flags in a bit field that costs instructions.
 #[repr(C)]
@@ -173,6 +205,8 @@ headers! {
     UdpHdr = 8,
     Icmpv4Hdr = 8,
     Check = 2,
+    OuterV4 = 34,
+    OuterV6 = 54,
 }
 
 #[cfg(test)]

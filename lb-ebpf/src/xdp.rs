@@ -3,7 +3,7 @@
 use aya_ebpf::{
     Global,
     bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
-    helpers::generated::bpf_ktime_get_coarse_ns,
+    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head},
     macros::xdp,
     programs::XdpContext,
 };
@@ -57,6 +57,12 @@ impl Frame for KernelFrame<'_> {
         }
         // SAFETY: as in `header`, and the borrow of the frame is exclusive.
         Some(unsafe { &mut *(start as *mut H) })
+    }
+
+    #[inline(always)]
+    fn grow_head(&mut self, bytes: u16) -> bool {
+        // SAFETY: the context is the kernel's, and no header is borrowed: `self` is exclusive.
+        unsafe { bpf_xdp_adjust_head(self.context.ctx, i32::from(bytes).wrapping_neg()) == 0 }
     }
 }
 

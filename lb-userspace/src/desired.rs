@@ -59,7 +59,11 @@ pub fn image(state: &State, rings: &mut Rings) -> Image {
                 next_hop: word.next_hop,
                 permissions: word.permissions,
                 used: 1,
-                reserved: [0; 2],
+                forwarding: config
+                    .services
+                    .get(&key.service)
+                    .map_or(0, |service| service.forwarding as u8),
+                reserved: 0,
                 service: numbers.service,
                 port: backend.port.get().to_be_bytes(),
                 reserved2: [0; 2],
@@ -228,6 +232,7 @@ const fn nowhere() -> NextHop {
         reserved: 0,
         ifindex: 0,
         used: 1,
+        mtu: 0,
         reserved2: 0,
     }
 }

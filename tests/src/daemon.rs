@@ -233,6 +233,7 @@ impl Service {
         let forwarding = match self.forwarding {
             Forwarding::Dnat => "dnat",
             Forwarding::L2dsr => "l2dsr",
+            Forwarding::Ipip => "ipip",
         };
         writeln!(
             out,

@@ -286,7 +286,7 @@ impl Shape {
                     via: balancer_back(f),
                 })
                 .to_vec(),
-            Forwarding::L2dsr => vec![],
+            Forwarding::L2dsr | Forwarding::Ipip => vec![],
         };
         let mut addresses = FAMILIES.map(|f| (backend(f, n), front_length(f))).to_vec();
         if self.forwarding == Forwarding::L2dsr && self.arms == Arms::One {

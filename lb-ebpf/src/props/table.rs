@@ -172,7 +172,7 @@ fn tracked(tables: &MemTables, flow: u16) -> bool {
     let service = &world().services[0];
     let hash = service
         .tuple(PLAIN.client(flow))
-        .hash(lb_common::HashKey(tables.control.flow_key));
+        .hash(&tables.control.multipliers);
     let sets = hash.sets(tables.control.flow_mask, tables.control.flow_base_bits);
     [sets.first, sets.second]
         .map(|set| tables.flows[set as usize].words())

@@ -23,8 +23,11 @@ use crate::model::{
 };
 
 pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
-pub(super) const FORWARDINGS: &[(&str, Forwarding)] =
-    &[("dnat", Forwarding::Dnat), ("l2dsr", Forwarding::L2dsr)];
+pub(super) const FORWARDINGS: &[(&str, Forwarding)] = &[
+    ("dnat", Forwarding::Dnat),
+    ("l2dsr", Forwarding::L2dsr),
+    ("ipip", Forwarding::Ipip),
+];
 pub(super) const SCHEDULERS: &[(&str, Scheduler)] = &[("maglev", Scheduler::Maglev)];
 pub(super) const DRAINS: &[(&str, DrainPolicy)] = &[
     ("keep", DrainPolicy::Keep),

@@ -113,6 +113,7 @@ impl State {
             forwarding: match service.forwarding {
                 Forwarding::Dnat => "dnat",
                 Forwarding::L2dsr => "l2dsr",
+                Forwarding::Ipip => "ipip",
             }
             .to_owned(),
             scheduler: match service.scheduler {

@@ -90,7 +90,7 @@ impl State {
     pub(crate) fn next_hops(&self, address: IpAddr) -> impl Iterator<Item = (u32, NextHop)> {
         let way = self.way(address);
         let all = self.hops.range(address);
-        all.map(move |((_, ifindex), index)| (index, next_hop(&way, ifindex)))
+        all.map(move |((_, ifindex), index)| (index, self.next_hop(&way, ifindex)))
     }
 
     pub(super) fn routed(
@@ -224,20 +224,26 @@ fn interface(route: &Route) -> Option<u32> {
     }
 }
 
-/// An entry of `next_hops`: of the interface that the hop leaves by, resolved or not.
-fn next_hop(way: &Way, ifindex: u32) -> NextHop {
-    let hop = way
-        .resolved
-        .as_ref()
-        .ok()
-        .filter(|hop| hop.ifindex == ifindex);
-    NextHop {
-        destination: hop.map_or([0; 6], |hop| hop.destination),
-        resolved: hop.is_some().into(),
-        source: hop.map_or([0; 6], |hop| hop.source),
-        reserved: 0,
-        ifindex,
-        used: 1,
-        reserved2: 0,
+impl State {
+    /// An entry of `next_hops`: of the interface that the hop leaves by, resolved or not.
+    fn next_hop(&self, way: &Way, ifindex: u32) -> NextHop {
+        let device = self.devices.get(&device_slot(ifindex));
+        let hop = way
+            .resolved
+            .as_ref()
+            .ok()
+            .filter(|hop| hop.ifindex == ifindex);
+        NextHop {
+            destination: hop.map_or([0; 6], |hop| hop.destination),
+            resolved: hop.is_some().into(),
+            source: hop.map_or([0; 6], |hop| hop.source),
+            reserved: 0,
+            ifindex,
+            used: 1,
+            mtu: device
+                .filter(|device| device.ifindex == ifindex)
+                .map_or(0, |device| device.mtu),
+            reserved2: 0,
+        }
     }
 }

@@ -327,7 +327,7 @@ fn a_bpffs_is_mounted_at_the_usual_place_if_there_is_none() {
         };
         let (bpf, _) = Bpf::open(&settings).unwrap();
         assert!(mounted());
-        assert_eq!(bpf.directory(), Path::new("/sys/fs/bpf/fairlead/v1"));
+        assert_eq!(bpf.directory(), Path::new("/sys/fs/bpf/fairlead/v2"));
         drop(bpf);
         assert!(unload(&settings.bpffs, Some(&settings.run_dir), None).unwrap());
         assert!(!mounted());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::maps::{Array, MapData};
-use lb_common::HashKey;
+use lb_common::{HashKey, header::LAYOUT_VERSION};
 use lb_tests::topology::require_root;
 use lb_userspace::dataplane::bpf::{Bpf, BpfError, Opening, Settings, unload};
 use lb_userspace::embedded;
@@ -122,7 +122,7 @@ impl Room {
 
     /// The pins of our layout.
     pub fn pins(&self) -> PathBuf {
-        self.bpffs().join("v1")
+        self.bpffs().join(format!("v{LAYOUT_VERSION}"))
     }
 
     pub fn settings(&self) -> Settings {

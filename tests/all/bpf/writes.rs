@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lb_common::{
-    Address, BackendEntry, Device, EndpointKey, EndpointKind, EndpointSlot, NextHop, Permissions,
+    Address, BackendEntry, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding, NextHop,
+    Permissions,
 };
 use lb_userspace::dataplane::bpf::Geometry;
 use lb_userspace::dataplane::{Actual, Dataplane, Image, MapOp, ServiceImage};
@@ -42,7 +43,8 @@ pub fn backend_entry(id: u32, service: u32, next_hop: u32) -> BackendEntry {
         next_hop,
         permissions: Permissions::ALL,
         used: 1,
-        reserved: [0; 2],
+        forwarding: Forwarding::Dnat as u8,
+        reserved: 0,
         service,
         port: 8080_u16.to_be_bytes(),
         reserved2: [0; 2],
@@ -58,6 +60,7 @@ pub fn next_hop(index: u32, interface: u32) -> NextHop {
         reserved: 0,
         ifindex: interface,
         used: 1,
+        mtu: 1500,
         reserved2: 0,
     }
 }

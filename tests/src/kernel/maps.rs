@@ -7,7 +7,7 @@ use aya::{
 };
 use bytemuck::Pod;
 use lb_common::{
-    Epoch, FlowWord, Header, Nanos,
+    Control, Epoch, FlowWord, Header, Nanos,
     backend::{DEVICES, device_slot},
     counter::{LIMITER_LINE, Limiter},
 };
@@ -86,7 +86,7 @@ pub(super) fn write(
     now: Nanos,
 ) -> Result<()> {
     put::<{ size_of::<Header>() }, _>(ebpf, "header", &[tables.header])?;
-    put::<64, _>(ebpf, "control", &[tables.control])?;
+    put::<{ size_of::<Control>() }, _>(ebpf, "control", &[tables.control])?;
     put::<32, _>(ebpf, "endpoints", &tables.endpoints)?;
     put::<64, _>(ebpf, "services", &tables.services)?;
     put::<8, _>(ebpf, "rings", &tables.rings)?;
@@ -103,10 +103,16 @@ pub(super) fn write(
     let limiter = mine
         .get_mut(LIMITER_LINE as usize)
         .context("no line for the limiter")?;
-    let window = &mut limiter[Limiter::EchoWindow as usize];
-    *window = window
-        .wrapping_sub(at >> SECOND)
-        .wrapping_add(now >> SECOND);
+    for window in [
+        Limiter::EchoWindow,
+        Limiter::NewWindow,
+        Limiter::IcmpWindow,
+    ] {
+        let window = &mut limiter[window as usize];
+        *window = window
+            .wrapping_sub(at >> SECOND)
+            .wrapping_add(now >> SECOND);
+    }
     let all: Vec<Line> = (0..cpus)
         .flat_map(|number| match number == cpu {
             true => mine.clone(),

@@ -189,7 +189,11 @@ fn check_backend(maps: &Maps, id: u32, entry: &BackendEntry) -> Result<(), Datap
         "its service leads out of the map",
     )?;
     check(
-        entry.reserved == [0; 2] && entry.reserved2 == [0; 2] && entry.reserved3 == [0; 4],
+        Forwarding::from_u8(entry.forwarding).is_some(),
+        "its forwarding is unknown",
+    )?;
+    check(
+        entry.reserved == 0 && entry.reserved2 == [0; 2] && entry.reserved3 == [0; 4],
         "reserved bytes are not zero",
     )
 }

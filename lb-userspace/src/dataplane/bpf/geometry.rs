@@ -137,8 +137,9 @@ impl Geometry {
             flow_base_bits: self.flow_sets.ilog2(),
             endpoint_mask: self.endpoint_slots.saturating_sub(1),
             lines_per_cpu: lines_per_cpu(self.backends, self.services),
-            echo_per_second: 0,
             cpus: self.cpus,
+            multipliers: flow_key.expand(),
+            ..bytemuck::Zeroable::zeroed()
         }
     }
 
