@@ -51,8 +51,8 @@ pub enum Global {
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum More {
-    /// New flows above `Control::new_flows_per_second`: forwarded without an entry, or refused where the
-    /// service needs one.
+    /// New flows above `Control::new_flows_per_second` that were forwarded without an entry (among
+    /// `Global::Untracked`).
     NotAdmitted = 0,
     /// "Packet too big" sent to a client (among `Tx`).
     TooBigSent = 1,
@@ -169,7 +169,7 @@ drop_reasons! {
     IcmpNoFlow = 13, "icmp_no_flow";
     /// The maps contradict each other: an index leads nowhere. Never happens by design; reported as an alarm.
     MapInconsistent = 14, "map_inconsistent";
-    /// The packet does not fit through the tunnel to its backend, and says that it must not be fragmented.
+    /// The packet does not fit through the tunnel to its backend, and its sender could not be told: the limit of ICMP errors is reached.
     PacketTooBig = 15, "packet_too_big";
     /// More ICMP errors to relay than the limit allows.
     IcmpLimited = 16, "icmp_limited";

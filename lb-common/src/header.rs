@@ -92,7 +92,7 @@ pub struct Control {
     pub tunnel_v6: [u8; 16],
     /// The same for the last 32 bits of `tunnel_v6`.
     pub tunnel_v6_spread: u32,
-    /// New flows that each CPU may enter into the flow table per second; 0: any number.
+    /// New flows that each CPU may enter into the flow table per second.
     pub new_flows_per_second: u32,
     /// ICMP errors that each CPU may send or relay per second; 0: none.
     pub icmp_errors_per_second: u32,

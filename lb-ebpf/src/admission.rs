@@ -1,11 +1,15 @@
-//! What is refused before any lookup of flows: impossible sources, and more echo requests than the
-//! operator allows.
+//! What is refused: impossible sources, and more echo requests, ICMP errors and new flows than the operator
+//! allows each CPU per second.
 
-use lb_common::{Address, Control, Family, Nanos, counter};
+use lb_common::{
+    Address, Control, Epoch, Family, Nanos,
+    counter::{self, Limiter},
+    flow::{EPOCH_SHIFT, EPOCHS},
+};
 
 use crate::{parse::Packet, tables::Tables};
 
-/// log2 of the limiter's window in nanoseconds: about a second.
+/// log2 of the limits' window in nanoseconds: about a second.
 const WINDOW_SHIFT: u32 = 30;
 
 /// True for a source that no client of this VIP can have: the VIP itself ("land"), loopback,
@@ -33,27 +37,62 @@ fn is_martian_v6(source: Address) -> bool {
     high == 0 && low <= 1 || high >> 56 == 0xff || source.is_v4()
 }
 
-/// Takes one echo reply out of this CPU's allowance; false when it is used up.
+/// What is limited per CPU and second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limited {
+    /// Echo replies: `Control::echo_per_second`.
+    Echo,
+    /// New flows entered into the table: `Control::new_flows_per_second`.
+    NewFlow,
+    /// ICMP errors sent or relayed: `Control::icmp_errors_per_second`.
+    IcmpError,
+}
+
+/// The second that limits count by: 2^30 nanoseconds.
 #[inline(always)]
-pub fn admits_echo<T: Tables>(tables: &T, control: &Control, now: Nanos) -> bool {
+pub const fn second(now: Nanos) -> u32 {
+    (now >> WINDOW_SHIFT) as u32
+}
+
+/// The epoch that a second lies in.
+#[inline(always)]
+pub const fn epoch(second: u32) -> Epoch {
+    Epoch((second >> (EPOCH_SHIFT - WINDOW_SHIFT)) as u8 & (EPOCHS - 1))
+}
+
+/// Takes one out of this CPU's allowance; false when it is used up.
+#[inline(always)]
+pub fn admits<T: Tables>(tables: &T, control: &Control, what: Limited, second: u32) -> bool {
+    let (window_at, count_at, limit) = match what {
+        Limited::Echo => (
+            Limiter::EchoWindow,
+            Limiter::EchoCount,
+            control.echo_per_second,
+        ),
+        Limited::NewFlow => (
+            Limiter::NewWindow,
+            Limiter::NewCount,
+            control.new_flows_per_second,
+        ),
+        Limited::IcmpError => (
+            Limiter::IcmpWindow,
+            Limiter::IcmpCount,
+            control.icmp_errors_per_second,
+        ),
+    };
+    let (window_at, count_at) = (window_at as u32, count_at as u32);
     let Some(line) = tables.counters(control.lines_per_cpu, counter::LIMITER_LINE) else {
         return false;
     };
-    let window = now >> WINDOW_SHIFT;
-    let same = line.word(counter::Limiter::EchoWindow as u32) == window;
-    let sent = if same {
-        line.word(counter::Limiter::EchoCount as u32)
-    } else {
-        0
+    let window = u64::from(second);
+    let used = match line.word(window_at) == window {
+        true => line.word(count_at),
+        false => 0,
     };
-    if sent >= u64::from(control.echo_per_second) {
+    if used >= u64::from(limit) {
         return false;
     }
-    tables.set(line, counter::Limiter::EchoWindow as u32, window);
-    tables.set(
-        line,
-        counter::Limiter::EchoCount as u32,
-        sent.wrapping_add(1),
-    );
+    tables.set(line, window_at, window);
+    tables.set(line, count_at, used.wrapping_add(1));
     true
 }

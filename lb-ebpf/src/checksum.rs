@@ -80,6 +80,31 @@ const fn halves(word: u64) -> u64 {
     (word & 0xffff_ffff).wrapping_add(word >> 32)
 }
 
+/// A sum of 32-bit words, for a checksum that is made and not changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// Of nothing.
+    pub const NONE: Self = Self(0);
+
+    /// With these words. Far fewer than 2^32 of them in all.
+    #[inline(always)]
+    pub fn words<const N: usize>(self, words: &[[u8; 4]; N]) -> Self {
+        let mut sum = self.0;
+        for word in words {
+            sum = sum.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
+        }
+        Self(sum)
+    }
+
+    /// The checksum, where the field itself was summed as zero.
+    #[inline(always)]
+    pub const fn check(self) -> [u8; 2] {
+        (!fold(self.0)).to_ne_bytes()
+    }
+}
+
 /// Folds a sum to sixteen bits with end-around carry.
 #[inline(always)]
 const fn fold(sum: u64) -> u16 {
@@ -90,24 +115,8 @@ const fn fold(sum: u64) -> u16 {
     sum as u16
 }
 
-/// The checksum of an IPv4 header whose checksum field is zero in `words`.
-#[inline(always)]
-pub fn of_words(words: [[u8; 4]; 5]) -> [u8; 2] {
-    (!fold(sum(words))).to_ne_bytes()
-}
-
-#[inline(always)]
-fn sum(words: [[u8; 4]; 5]) -> u64 {
-    let [a, b, c, d, e] = words;
-    u64::from(u32::from_ne_bytes(a))
-        .wrapping_add(u64::from(u32::from_ne_bytes(b)))
-        .wrapping_add(u64::from(u32::from_ne_bytes(c)))
-        .wrapping_add(u64::from(u32::from_ne_bytes(d)))
-        .wrapping_add(u64::from(u32::from_ne_bytes(e)))
-}
-
 /// True when the twenty bytes of an IPv4 header sum up to all ones.
 #[inline(always)]
 pub fn ipv4_header_is_right(words: [[u8; 4]; 5]) -> bool {
-    fold(sum(words)) == 0xffff
+    fold(Sum::NONE.words(&words).0) == 0xffff
 }

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use lb_common::{
     DropReason, Nanos,
-    counter::{self, CounterLine, Global, PerBackend},
+    counter::{self, CounterLine, Global, More, PerBackend},
     flow::EPOCH_SHIFT,
 };
 
@@ -34,6 +34,7 @@ pub mod echo;
 pub mod errors;
 pub mod flows;
 pub mod forwarding;
+pub mod limits;
 pub mod odd;
 pub mod packet;
 pub mod refused;
@@ -83,6 +84,11 @@ impl Counter {
     /// A global one.
     pub const fn global(which: Global) -> Self {
         Self(counter::GLOBAL_LINE, which as u32)
+    }
+
+    /// One of the second line.
+    pub const fn more(which: More) -> Self {
+        Self(counter::MORE_LINE, which as u32)
     }
 
     /// Drops for a reason.
@@ -155,6 +161,9 @@ pub enum How {
     Untracked,
     /// The same in the middle of a connection.
     UntrackedMiddle,
+    /// It was scheduled, and no more flows are entered in this second; the packet opens a connection or has
+    /// none.
+    NotAdmitted,
 }
 
 /// One packet and what must become of it.
@@ -265,6 +274,11 @@ impl Step {
                 step.count(new_flow, 1);
                 step.count(Counter::global(Global::Untracked), 1);
             }
+            How::NotAdmitted => {
+                step.count(new_flow, 1);
+                step.count(Counter::global(Global::Untracked), 1);
+                step.count(Counter::more(More::NotAdmitted), 1);
+            }
             How::UntrackedMiddle => step.count(Counter::global(Global::Untracked), 1),
         }
         step
@@ -288,6 +302,14 @@ impl Step {
         if let Some(backend) = to_backend {
             step.count(Counter::backend(backend, PerBackend::IcmpErrors), 1);
         }
+        step
+    }
+
+    /// Too big for its tunnel, and its sender is told.
+    #[must_use]
+    pub fn told(self, output: Vec<u8>) -> Self {
+        let mut step = self.ends(Fate::Tx, output);
+        step.count(Counter::more(More::TooBigSent), 1);
         step
     }
 
@@ -353,6 +375,7 @@ pub fn all() -> Vec<Fixture> {
         odd::all(),
         cut::all(),
         refused::all(),
+        limits::all(),
     ]
     .concat()
 }

@@ -12,6 +12,7 @@ use lb_common::{
 };
 
 use crate::{
+    admission::{self, Limited},
     eviction::{self, FREE, IDLE},
     forward,
     parse::Arrival,
@@ -32,6 +33,8 @@ pub struct Seeker<'t> {
     pub arrival: Arrival,
     /// The time.
     pub epoch: Epoch,
+    /// The time, as [`admission::second`].
+    pub second: u32,
 }
 
 /// An entry and where it stands.
@@ -61,6 +64,8 @@ pub enum Origin {
     Moved,
     /// It was scheduled, and there is no room for its entry.
     Untracked,
+    /// It was scheduled, and this CPU has entered as many flows in this second as it may.
+    NotAdmitted,
 }
 
 /// A flow's backend.
@@ -115,7 +120,8 @@ impl Assigned {
             2 => Origin::New,
             3 => Origin::NewEvicting,
             4 => Origin::Moved,
-            _ => Origin::Untracked,
+            5 => Origin::Untracked,
+            _ => Origin::NotAdmitted,
         };
         let backend = service::backend(tables, (self.0 >> 32) as u32 & 0x1_ffff)
             .ok_or(DropReason::MapInconsistent)?;
@@ -271,10 +277,10 @@ pub fn refresh_at<T: Tables>(
 }
 
 /// Finds the backend of a flow with this hash, or chooses one and enters it. `arrival`: an [`Arrival`];
-/// `epoch`: an [`Epoch`]. An [`Assigned`] in one word.
+/// `second`: an [`admission::second`]. An [`Assigned`] in one word.
 #[inline(always)]
-pub fn assign<T: Tables>(tables: &T, service: u32, hash: u64, arrival: u32, epoch: u32) -> u64 {
-    match seeker(tables, service, hash, Arrival::from_u32(arrival), epoch) {
+pub fn assign<T: Tables>(tables: &T, service: u32, hash: u64, arrival: u32, second: u32) -> u64 {
+    match seeker(tables, service, hash, Arrival::from_u32(arrival), second) {
         Ok(seeker) => assign_for(tables, &seeker).0,
         Err(reason) => Assigned::refused(reason).0,
     }
@@ -286,7 +292,7 @@ fn seeker<T: Tables>(
     service: u32,
     hash: u64,
     arrival: Arrival,
-    epoch: u32,
+    second: u32,
 ) -> Result<Seeker<'_>, DropReason> {
     let control = tables.control().ok_or(DropReason::MapInconsistent)?;
     let hash = FlowHash(hash);
@@ -295,7 +301,8 @@ fn seeker<T: Tables>(
         hash,
         sets: hash.sets(control.flow_mask, control.flow_base_bits),
         arrival,
-        epoch: Epoch(epoch as u8),
+        epoch: admission::epoch(second),
+        second,
     })
 }
 
@@ -450,6 +457,12 @@ fn enter<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
         Ok(backend) => backend,
         Err(reason) => return Assigned::refused(reason),
     };
+    let Some(control) = tables.control() else {
+        return Assigned::refused(DropReason::MapInconsistent);
+    };
+    if !admission::admits(tables, control, Limited::NewFlow, seeker.second) {
+        return Assigned::to(backend.id, Origin::NotAdmitted, 0, 0);
+    }
     let new = fresh(seeker, backend, FlowRank::Probation);
     let mut round: u32 = 0;
     while round < 2 {

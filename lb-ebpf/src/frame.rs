@@ -31,6 +31,10 @@ pub trait Frame {
     /// Makes room for `bytes` before the first one; what stands there is undefined. False, and the frame is as it
     /// was, when there is no headroom.
     fn grow_head(&mut self, bytes: u16) -> bool;
+
+    /// Cuts the frame to its first `bytes` bytes, which it has. False, and the frame is as it was, when it is too
+    /// short.
+    fn truncate(&mut self, bytes: u16) -> bool;
 }
 
 /// A header in a slice of bytes: what a frame in plain memory answers.

@@ -12,12 +12,15 @@ use network_types::{
 };
 
 use crate::{
-    checksum::Delta,
+    checksum::{Delta, Sum},
     forward::{self, End},
     frame::Frame,
     parse::Packet,
     verdict::Verdict,
-    wire::{Check, L3, Mac, MacWords, Ports, protocol, v4},
+    wire::{
+        Check, ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, Mac, MacWords, OuterV4, OuterV6, Ports,
+        protocol, v4,
+    },
 };
 
 /// The TTL of an answer.
@@ -225,4 +228,99 @@ pub fn translate<F: Frame>(
         .ok_or(DropReason::Truncated)?;
     icmp.check = covered.apply(icmp.check);
     Ok(())
+}
+
+/// Bytes of the IP packet that "packet too big" quotes. More than RFC 792 asks for, so that senders recognise
+/// segments with options, and less than any packet that can be too big.
+const QUOTED_V4: usize = 64;
+const QUOTED_V6: usize = 96;
+
+/// Turns a packet into the news that it is too big for the way behind us, from the address that it was sent to, out
+/// of the interface it came from: ICMP type 3 code 4 (RFC 1191 section 4), ICMPv6 type 2 (RFC 4443 section 3.2).
+#[inline(always)]
+pub fn too_big<F: Frame, const V4: bool>(frame: &mut F, mtu: u32) -> Result<Verdict, DropReason> {
+    match V4 {
+        true => too_big_v4(frame, mtu),
+        false => too_big_v6(frame, mtu),
+    }
+}
+
+#[inline(always)]
+fn too_big_v4<F: Frame>(frame: &mut F, mtu: u32) -> Result<Verdict, DropReason> {
+    const SIZE: usize = Ipv4Hdr::LEN + Icmpv4Hdr::LEN + QUOTED_V4;
+    let words = *frame.header::<MacWords>(0).ok_or(DropReason::Truncated)?;
+    if !frame.truncate((L3 + QUOTED_V4) as u16)
+        || !frame.grow_head((Ipv4Hdr::LEN + Icmpv4Hdr::LEN) as u16)
+    {
+        return Err(DropReason::NoHeadroom);
+    }
+    let quote = frame
+        .header::<[[u8; 4]; QUOTED_V4 / 4]>(L3 + Ipv4Hdr::LEN + Icmpv4Hdr::LEN)
+        .ok_or(DropReason::Truncated)?;
+    let [_, _, _, source, destination, ..] = *quote;
+    let [_, _, high, low] = mtu.to_be_bytes();
+    let message = [[3, 4, 0, 0], [0, 0, high, low]];
+    let sum = Sum::NONE.words(&message).words(quote);
+    let [c, d] = sum.check();
+    let [first, rest] = message;
+    let [kind, code, ..] = first;
+    let [e, f] = (SIZE as u16).to_be_bytes();
+    let mut ip = [
+        [0x45, 0, e, f],
+        [0, 0, 0x40, 0],
+        [ECHO_TTL, protocol::ICMP, 0, 0],
+        destination,
+        source,
+    ];
+    let [a, b] = Sum::NONE.words(&ip).check();
+    let [_, _, third, ..] = &mut ip;
+    *third = [ECHO_TTL, protocol::ICMP, a, b];
+    let outer = frame
+        .header_mut::<OuterV4>(0)
+        .ok_or(DropReason::Truncated)?;
+    outer.macs = Mac::words(Mac::source(&words), Mac::destination(&words));
+    outer.ether_type = ETHERTYPE_IPV4;
+    outer.ip = ip;
+    *frame
+        .header_mut::<[[u8; 4]; 2]>(L3 + Ipv4Hdr::LEN)
+        .ok_or(DropReason::Truncated)? = [[kind, code, c, d], rest];
+    Ok(Verdict::TX)
+}
+
+#[inline(always)]
+fn too_big_v6<F: Frame>(frame: &mut F, mtu: u32) -> Result<Verdict, DropReason> {
+    const SIZE: usize = Icmpv4Hdr::LEN + QUOTED_V6;
+    let words = *frame.header::<MacWords>(0).ok_or(DropReason::Truncated)?;
+    if !frame.truncate((L3 + QUOTED_V6) as u16)
+        || !frame.grow_head((Ipv6Hdr::LEN + Icmpv4Hdr::LEN) as u16)
+    {
+        return Err(DropReason::NoHeadroom);
+    }
+    let quote = frame
+        .header::<[[u8; 4]; QUOTED_V6 / 4]>(L3 + Ipv6Hdr::LEN + Icmpv4Hdr::LEN)
+        .ok_or(DropReason::Truncated)?;
+    let [_, _, s0, s1, s2, s3, d0, d1, d2, d3, ..] = *quote;
+    let message = [[2, 0, 0, 0], mtu.to_be_bytes()];
+    let [e, f] = (SIZE as u16).to_be_bytes();
+    // The pseudo-header (RFC 8200 section 8.1): addresses, length, next header.
+    let sum = Sum::NONE
+        .words(&message)
+        .words(quote)
+        .words(&[s0, s1, s2, s3, d0, d1, d2, d3])
+        .words(&[[0, 0, e, f], [0, 0, 0, protocol::ICMPV6]]);
+    let [c, d] = sum.check();
+    let outer = frame
+        .header_mut::<OuterV6>(0)
+        .ok_or(DropReason::Truncated)?;
+    outer.macs = Mac::words(Mac::source(&words), Mac::destination(&words));
+    outer.ether_type = ETHERTYPE_IPV6;
+    outer.first = [0x60, 0, 0, 0];
+    outer.second = [e, f, protocol::ICMPV6, ECHO_TTL];
+    outer.addresses = bytemuck::cast([d0, d1, d2, d3, s0, s1, s2, s3]);
+    let [first, rest] = message;
+    let [kind, code, ..] = first;
+    *frame
+        .header_mut::<[[u8; 4]; 2]>(L3 + Ipv6Hdr::LEN)
+        .ok_or(DropReason::Truncated)? = [[kind, code, c, d], rest];
+    Ok(Verdict::TX)
 }

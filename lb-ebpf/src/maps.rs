@@ -128,8 +128,8 @@ pub(crate) extern "C" fn hash_v6(c0: u64, c1: u64, v0: u64, v1: u64, tail: u64) 
 /// [`lb_ebpf::flow::assign`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn assign_flow(service: u32, hash: u64, arrival: u32, epoch: u32) -> u64 {
-    lb_ebpf::flow::assign(&KernelTables, service, hash, arrival, epoch)
+pub(crate) extern "C" fn assign_flow(service: u32, hash: u64, arrival: u32, second: u32) -> u64 {
+    lb_ebpf::flow::assign(&KernelTables, service, hash, arrival, second)
 }
 
 /// [`lb_ebpf::flow::find_in`].
@@ -198,8 +198,8 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn assign_flow(&self, service: u32, hash: u64, arrival: u32, epoch: u32) -> u64 {
-        unknown(assign_flow(service, hash, arrival, epoch))
+    fn assign_flow(&self, service: u32, hash: u64, arrival: u32, second: u32) -> u64 {
+        unknown(assign_flow(service, hash, arrival, second))
     }
 
     #[inline(always)]

@@ -51,6 +51,12 @@ impl Frame for MemFrame {
             .splice(0..0, core::iter::repeat_n(0, usize::from(bytes)));
         true
     }
+
+    fn truncate(&mut self, bytes: u16) -> bool {
+        let long_enough = self.bytes.len() >= usize::from(bytes);
+        self.bytes.truncate(usize::from(bytes));
+        long_enough
+    }
 }
 
 /// How many entries the maps have.
@@ -155,6 +161,8 @@ impl MemTables {
                 endpoint_mask: geometry.endpoint_slots.wrapping_sub(1),
                 lines_per_cpu,
                 cpus: 1,
+                new_flows_per_second: u32::MAX,
+                icmp_errors_per_second: u32::MAX,
                 ..Control::zeroed()
             },
             endpoints: zeroed(geometry.endpoint_slots.wrapping_mul(2)),

@@ -6,7 +6,7 @@ use lb_common::{
 };
 
 use crate::{
-    admission,
+    admission::{self, Limited},
     forward::{self, End},
     frame::Frame,
     icmp::{self, Kind, Translation},
@@ -94,6 +94,11 @@ fn classify<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_,
     }
 }
 
+#[inline(always)]
+fn admits<T: Tables>(cx: &Context<'_, T>, what: Limited) -> bool {
+    admission::admits(cx.tables, cx.control, what, admission::second(cx.now))
+}
+
 /// What a message to a VIP must be before anything is done about it.
 #[inline(always)]
 fn check_to_vip<F: Frame>(frame: &F, packet: &Packet) -> Result<(), DropReason> {
@@ -120,7 +125,7 @@ fn answer<F: Frame, T: Tables>(
     packet: &Packet,
 ) -> Result<Outcome, DropReason> {
     check_to_vip(frame, packet)?;
-    if !admission::admits_echo(cx.tables, cx.control, cx.now) {
+    if !admits(cx, Limited::Echo) {
         return Err(DropReason::EchoLimited);
     }
     Ok(Outcome::of(
@@ -215,11 +220,20 @@ fn relay_to_backend<F: Frame, T: Tables>(
     backend: Backend<'_>,
 ) -> Result<Outcome, DropReason> {
     let quote = &icmp::quote(frame, packet).ok_or(DropReason::Truncated)?;
+    if !admits(cx, Limited::IcmpError) {
+        return Err(DropReason::IcmpLimited);
+    }
     let exit = forward::to_backend(frame, cx.tables, backend)?;
     match Forwarding::from_u8(backend.entry.forwarding) {
         Some(Forwarding::L2dsr) => forward::age_and_patch(frame, packet, Default::default())?,
         Some(Forwarding::Ipip) => {
-            tunnel::check_size(packet, &exit)?;
+            let room = exit
+                .mtu
+                .saturating_sub(tunnel::growth(packet.family) as u32);
+            if packet.size() > room {
+                // Nobody is told about an error (RFC 1122 section 3.2.2).
+                return Err(DropReason::PacketTooBig);
+            }
             forward::age_and_patch(frame, packet, Default::default())?;
             let hash = FlowHash(0);
             match packet.family {
@@ -305,6 +319,9 @@ fn relay_to_client<F: Frame, T: Tables>(
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExpired);
     }
+    if !admits(cx, Limited::IcmpError) {
+        return Err(DropReason::IcmpLimited);
+    }
     let exit = forward::to_client(frame, cx.tables, owner.set, owner.way)?;
     let vip = Address(service.address);
     // A backend speaks as the VIP; a router before it speaks for itself.
@@ -322,4 +339,23 @@ fn relay_to_client<F: Frame, T: Tables>(
     };
     icmp::translate(frame, packet, quote, &translation)?;
     forward::send(frame, exit)
+}
+
+/// Tells the sender of a packet that it does not fit through the tunnel to its backend (RFC 1191, RFC 8201); `mtu`
+/// is what would. Forged or not, an answer is shorter than what it answers.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(crate) fn too_big<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    mtu: u32,
+    service: u32,
+) -> PackedOutcome {
+    let told = match admits(cx, Limited::IcmpError) {
+        true => icmp::too_big::<F, V4>(frame, mtu),
+        false => Err(DropReason::PacketTooBig),
+    };
+    match told {
+        Ok(verdict) => Outcome::of(verdict, Account::TooBig, service).into(),
+        Err(reason) => Outcome::service_drop(reason, service).into(),
+    }
 }

@@ -142,6 +142,12 @@ impl Packet {
         }
     }
 
+    /// Bytes of the IP packet by its own length field.
+    #[inline(always)]
+    pub const fn size(&self) -> u32 {
+        self.end.wrapping_sub(L3) as u32
+    }
+
     /// True for this family's ICMP.
     #[inline(always)]
     pub const fn is_icmp(&self) -> bool {

@@ -102,7 +102,10 @@ fn route_ip<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_,
     if service != NOWHERE {
         return match to_backend::<F, T, V4>(frame, cx, &packet, ports, service) {
             Ok(outcome) => outcome,
-            Err(reason) => Outcome::service_drop(reason, service),
+            Err(Refusal { mtu: 0, reason }) => Outcome::service_drop(reason, service),
+            Err(Refusal { mtu, .. }) => {
+                message::too_big::<F, T, V4>(frame, cx, mtu, service).into()
+            }
         };
     }
     if !service::may_be_backend(
@@ -137,6 +140,20 @@ fn unreadable<F: Frame, T: Tables, const V4: bool>(
     }
 }
 
+/// Why a client's packet does not reach a backend.
+struct Refusal {
+    reason: DropReason,
+    /// What would fit, in bytes of IP packet, where that is the reason; otherwise 0.
+    mtu: u32,
+}
+
+impl From<DropReason> for Refusal {
+    #[inline(always)]
+    fn from(reason: DropReason) -> Self {
+        Self { reason, mtu: 0 }
+    }
+}
+
 /// A client's packet to a service.
 #[inline(always)]
 fn to_backend<F: Frame, T: Tables, const V4: bool>(
@@ -145,14 +162,14 @@ fn to_backend<F: Frame, T: Tables, const V4: bool>(
     packet: &Packet,
     ports: Ports,
     service: u32,
-) -> Result<Outcome, DropReason> {
+) -> Result<Outcome, Refusal> {
     packet.check_ip(frame)?;
     if admission::is_martian(packet) {
-        return Err(DropReason::MartianSource);
+        return Err(DropReason::MartianSource.into());
     }
     let arrival = packet.check_transport(frame)?;
     if packet.ttl <= 1 {
-        return Err(DropReason::TtlExpired);
+        return Err(DropReason::TtlExpired.into());
     }
     let tuple = FlowTuple {
         client: packet.source,
@@ -166,12 +183,13 @@ fn to_backend<F: Frame, T: Tables, const V4: bool>(
         false => tuple.hash_v6(&cx.control.multipliers),
     };
     let epoch = Epoch::at(cx.now);
+    let second = admission::second(cx.now);
     let assignment = match flow::young(cx.tables, cx.control, service, hash, arrival, epoch) {
         Some(assignment) => assignment,
         None => {
-            let assigned =
-                cx.tables
-                    .assign_flow(service, hash.0, arrival as u32, u32::from(epoch.0));
+            let assigned = cx
+                .tables
+                .assign_flow(service, hash.0, arrival as u32, second);
             Assigned(assigned).assignment(cx.tables)?
         }
     };
@@ -180,20 +198,30 @@ fn to_backend<F: Frame, T: Tables, const V4: bool>(
     match Forwarding::from_u8(backend.entry.forwarding) {
         Some(Forwarding::L2dsr) => forward::age_and_patch(frame, packet, Default::default())?,
         Some(Forwarding::Ipip) => {
-            tunnel::check_size(packet, &exit)?;
+            let mtu = exit
+                .mtu
+                .saturating_sub(tunnel::growth(packet.family) as u32);
+            if packet.size() > mtu {
+                return Err(Refusal {
+                    reason: DropReason::PacketTooBig,
+                    mtu,
+                });
+            }
             forward::age_and_patch(frame, packet, Default::default())?;
             tunnel::encapsulate::<F, V4>(frame, cx.control, packet, backend, hash)?;
         }
         Some(Forwarding::Dnat) => {
-            if matches!(assignment.origin, Origin::Untracked) {
-                return Err(DropReason::FlowTableFull);
+            match assignment.origin {
+                Origin::Untracked => return Err(DropReason::FlowTableFull.into()),
+                Origin::NotAdmitted => return Err(DropReason::NotAdmitted.into()),
+                _ => {}
             }
             forward::learn_return_hop(frame, cx.tables, assignment.set, assignment.way)?;
             let address = Address(backend.entry.address);
             forward::translate(frame, packet, End::Destination, address, backend.entry.port)?;
         }
         // A number that this version does not know means maps of another one.
-        None => return Err(DropReason::MapInconsistent),
+        None => return Err(DropReason::MapInconsistent.into()),
     }
     Ok(Outcome {
         verdict: forward::send(frame, exit)?,

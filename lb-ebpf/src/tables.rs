@@ -134,11 +134,11 @@ pub trait Tables {
 
     /// [`crate::flow::assign`].
     #[inline(always)]
-    fn assign_flow(&self, service: u32, hash: u64, arrival: u32, epoch: u32) -> u64
+    fn assign_flow(&self, service: u32, hash: u64, arrival: u32, second: u32) -> u64
     where
         Self: Sized,
     {
-        crate::flow::assign(self, service, hash, arrival, epoch)
+        crate::flow::assign(self, service, hash, arrival, second)
     }
 
     /// [`crate::flow::find_in`].

@@ -5,12 +5,12 @@ use lb_common::{Address, Control, DropReason, Family, FlowHash};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
-    checksum,
-    forward::{self, Exit},
+    checksum::Sum,
+    forward,
     frame::Frame,
     parse::Packet,
     service::Backend,
-    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, OuterV4, OuterV6, protocol},
+    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, OuterV4, OuterV6, protocol},
 };
 
 /// TTL and hop limit of the outer header.
@@ -25,19 +25,6 @@ pub const fn growth(family: Family) -> usize {
     match family {
         Family::V4 => Ipv4Hdr::LEN,
         Family::V6 => Ipv6Hdr::LEN,
-    }
-}
-
-/// That the packet and its outer header fit through the way out.
-#[inline(always)]
-pub const fn check_size(packet: &Packet, exit: &Exit) -> Result<(), DropReason> {
-    let length = packet
-        .end
-        .wrapping_sub(L3)
-        .wrapping_add(growth(packet.family));
-    match length as u64 <= exit.mtu as u64 {
-        true => Ok(()),
-        false => Err(DropReason::PacketTooBig),
     }
 }
 
@@ -65,7 +52,7 @@ fn ipv4<F: Frame>(
     backend: Backend<'_>,
     hash: FlowHash,
 ) -> Result<(), DropReason> {
-    let length = packet.end.wrapping_sub(L3).wrapping_add(Ipv4Hdr::LEN);
+    let length = packet.size().wrapping_add(Ipv4Hdr::LEN as u32);
     let spread = control.tunnel_v4_spread;
     let source = u32::from_be_bytes(control.tunnel_v4) | (hash.0 >> 32) as u32 & spread;
     let (source, destination) = (
@@ -76,14 +63,10 @@ fn ipv4<F: Frame>(
     let [flags, offset] = DONT_FRAGMENT;
     let first = [0x45, packet.class, high, low];
     let second = [0, 0, flags, offset];
-    let check = checksum::of_words([
-        first,
-        second,
-        [TTL, protocol::IPIP, 0, 0],
-        source,
-        destination,
-    ]);
-    let [c, d] = check;
+    let third = [TTL, protocol::IPIP, 0, 0];
+    let [c, d] = Sum::NONE
+        .words(&[first, second, third, source, destination])
+        .check();
     if !frame.grow_head(Ipv4Hdr::LEN as u16) {
         return Err(DropReason::NoHeadroom);
     }
@@ -109,7 +92,7 @@ fn ipv6<F: Frame>(
     backend: Backend<'_>,
     hash: FlowHash,
 ) -> Result<(), DropReason> {
-    let payload = packet.end.wrapping_sub(L3);
+    let payload = packet.size();
     let [a, b] = Address(control.tunnel_v6).words();
     let spread = u64::from(control.tunnel_v6_spread);
     let b = (u64::from_be(b) | hash.0 >> 32 & spread).to_be();

@@ -2,7 +2,7 @@
 
 use lb_common::{
     Control, DropReason,
-    counter::{self, Global, PerBackend},
+    counter::{self, Global, More, PerBackend},
 };
 
 use crate::{
@@ -94,8 +94,8 @@ pub enum Account {
     ErrorForwarded,
     /// An ICMP error, sent to the client.
     ErrorReturned,
-    /// To no service: whether it is a reply is still to be seen.
-    Nobody,
+    /// A client's packet that was too big, answered.
+    TooBig,
 }
 
 /// What was done with a packet, with all that its counters need.
@@ -178,14 +178,15 @@ impl From<PackedOutcome> for Outcome {
             4 => Account::Echo,
             5 => Account::ErrorForwarded,
             6 => Account::ErrorReturned,
-            _ => Account::Nobody,
+            _ => Account::TooBig,
         };
         let origin = match word >> 53 & 7 {
             0 => Origin::Known,
             1 => Origin::New,
             2 => Origin::NewEvicting,
             3 => Origin::Moved,
-            _ => Origin::Untracked,
+            4 => Origin::Untracked,
+            _ => Origin::NotAdmitted,
         };
         Self {
             verdict: Verdict {
@@ -225,7 +226,7 @@ pub fn count<T: Tables>(
         Action::Drop => count_drop(tables, control, counter::DROP_LINE, verdict.detail),
     }
     match outcome.account {
-        Account::None | Account::Nobody => {}
+        Account::None => {}
         Account::Service => {
             if let Some(header) = tables.header() {
                 let line = counter::service_line(header.backends, outcome.subject);
@@ -247,6 +248,13 @@ pub fn count<T: Tables>(
             }
         }
         Account::ErrorReturned => tables.add(global, Global::IcmpRelayed as u32, 1),
+        Account::TooBig => add(
+            tables,
+            control,
+            counter::MORE_LINE,
+            More::TooBigSent as u32,
+            1,
+        ),
     }
 }
 
@@ -283,7 +291,11 @@ fn count_forwarded<T: Tables>(
             tables.add(global, Global::Evicted as u32, 1);
         }
         Origin::Moved => tables.add(line, PerBackend::MovedIn as u32, 1),
-        Origin::Untracked => {
+        Origin::Untracked | Origin::NotAdmitted => {
+            if matches!(outcome.origin, Origin::NotAdmitted) {
+                let position = More::NotAdmitted as u32;
+                add(tables, control, counter::MORE_LINE, position, 1);
+            }
             tables.add(global, Global::Untracked as u32, 1);
             if outcome.opens {
                 tables.add(line, PerBackend::NewFlows as u32, 1);

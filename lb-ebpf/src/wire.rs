@@ -195,7 +195,10 @@ macro_rules! headers {
 }
 
 headers! {
+    [[u8; 4]; 2] = 8,
     [[u8; 4]; 5] = 20,
+    [[u8; 4]; 16] = 64,
+    [[u8; 4]; 24] = 96,
     MacWords = 12,
     Ethernet = 14,
     Ipv4Hdr = 20,

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     Global,
     bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
-    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head},
+    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     macros::xdp,
     programs::XdpContext,
 };
@@ -63,6 +63,13 @@ impl Frame for KernelFrame<'_> {
     fn grow_head(&mut self, bytes: u16) -> bool {
         // SAFETY: the context is the kernel's, and no header is borrowed: `self` is exclusive.
         unsafe { bpf_xdp_adjust_head(self.context.ctx, i32::from(bytes).wrapping_neg()) == 0 }
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, bytes: u16) -> bool {
+        let by = usize::from(bytes).wrapping_sub(self.len()) as i32;
+        // SAFETY: as in `grow_head`. A positive difference would grow the tail; it is refused here.
+        by <= 0 && unsafe { bpf_xdp_adjust_tail(self.context.ctx, by) == 0 }
     }
 }
 

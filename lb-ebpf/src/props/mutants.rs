@@ -230,8 +230,12 @@ fn holds(fixture: &Fixture, verdict: Verdict, before: &[u8], after: &[u8]) -> Re
         let inner = unwrapped(fixture, after)?;
         return holds(fixture, verdict, before, &inner);
     }
-    if before.len() != after.len() {
-        return Err("another length".into());
+    if before.len() > after.len() {
+        let quote = if after[12..14] == [8, 0] { 42 } else { 62 };
+        return match before[14..].starts_with(&after[quote..]) {
+            true => Ok(()),
+            false => Err("shorter, and not an error that quotes it".into()),
+        };
     }
     if ![our_mac(Side::Client), our_mac(Side::Backend)]
         .iter()
