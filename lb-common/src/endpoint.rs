@@ -119,6 +119,16 @@ impl EndpointKey {
 }
 
 impl EndpointSlot {
+    /// True when the slot holds this key with this kind.
+    #[inline(always)]
+    pub fn holds(&self, key: &EndpointKey, kind: EndpointKind) -> bool {
+        let [a, b] = self.port;
+        let here = u32::from_ne_bytes([a, b, self.protocol, self.kind]);
+        let [c, d] = key.port;
+        let wanted = u32::from_ne_bytes([c, d, key.protocol, kind as u8]);
+        here == wanted && Address(self.address).words() == key.address.words()
+    }
+
     /// True when the slot holds this key, whatever its kind.
     #[inline(always)]
     pub fn matches(&self, key: &EndpointKey) -> bool {

@@ -4,7 +4,6 @@ use lb_common::{Epoch, FlowWord, flow::WAYS};
 
 use crate::{
     flow::{Entry, Seeker},
-    parse::Arrival,
     tables::Tables,
 };
 
@@ -26,9 +25,9 @@ const CROWDED: u32 = 4;
 /// the table still has room for every flow.
 #[inline(always)]
 pub(crate) fn choose<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>) -> Option<Entry<'t>> {
-    let floor = match seeker.arrival {
-        Arrival::Opening => 1,
-        Arrival::Middle | Arrival::Closing | Arrival::Datagram => IDLE,
+    let floor = match seeker.arrival.is_opening() {
+        true => 1,
+        false => IDLE,
     };
     let epoch = u32::from(seeker.epoch.0);
     let first = Candidate(tables.find_victim(seeker.sets.first, floor, epoch));

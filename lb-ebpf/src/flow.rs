@@ -147,11 +147,11 @@ pub fn young<'t, T: Tables>(
 ) -> Option<Assignment<'t>> {
     let sets = hash.sets(control.flow_mask, control.flow_base_bits);
     let (word, way) = first_match(tables.flows(sets.first)?, sets.tag)?;
-    if !word.is_young(epoch) || matches!(arrival, Arrival::Closing) {
+    if !word.is_young(epoch) || arrival.is_closing() {
         return None;
     }
     let backend = service::backend(tables, word.backend_id())?;
-    if backend.entry.service != service || !backend.state.permissions.may_keep() {
+    if backend.entry.service != service || !backend.state.permissions().may_keep() {
         return None;
     }
     Some(Assignment {
@@ -280,7 +280,7 @@ pub fn refresh_at<T: Tables>(
 /// `second`: an [`admission::second`]. An [`Assigned`] in one word.
 #[inline(always)]
 pub fn assign<T: Tables>(tables: &T, service: u32, hash: u64, arrival: u32, second: u32) -> u64 {
-    match seeker(tables, service, hash, Arrival::from_u32(arrival), second) {
+    match seeker(tables, service, hash, Arrival(arrival), second) {
         Ok(seeker) => assign_for(tables, &seeker).0,
         Err(reason) => Assigned::refused(reason).0,
     }
@@ -319,12 +319,7 @@ fn assign_for<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
     if starts_anew(seeker, entry.word, backend) {
         return replace(tables, seeker, &entry, Origin::New);
     }
-    refresh(
-        tables,
-        &entry,
-        seeker.epoch,
-        matches!(seeker.arrival, Arrival::Closing),
-    );
+    refresh(tables, &entry, seeker.epoch, seeker.arrival.is_closing());
     Assigned::to(backend.id, Origin::Known, entry.set, entry.way)
 }
 
@@ -346,7 +341,7 @@ fn owner<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>, word: FlowWord) -> O
     if backend.entry.service != seeker.service.index {
         return Owner::Elsewhere;
     }
-    match backend.state.permissions.may_keep() {
+    match backend.state.permissions().may_keep() {
         true => Owner::Keeps(backend),
         false => Owner::LosesFlows,
     }
@@ -357,7 +352,7 @@ fn owner<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>, word: FlowWord) -> O
 /// [`schedule::INCONSISTENT`] when there is none.
 #[inline(always)]
 pub fn holder<T: Tables>(tables: &T, service: u32, hash: u64) -> u32 {
-    let Ok(seeker) = seeker(tables, service, hash, Arrival::Middle, 0) else {
+    let Ok(seeker) = seeker(tables, service, hash, Arrival::MIDDLE, 0) else {
         return schedule::INCONSISTENT;
     };
     if let Some(entry) = find(tables, seeker.sets)
@@ -374,23 +369,20 @@ pub fn holder<T: Tables>(tables: &T, service: u32, hash: u64) -> u32 {
 /// backend takes no new flows and the old connection was seen to end is it a new connection.
 #[inline(always)]
 fn starts_anew(seeker: &Seeker<'_>, word: FlowWord, backend: Backend<'_>) -> bool {
-    match seeker.arrival {
-        Arrival::Opening => !backend.state.permissions.may_take_new() && word.rank().is_closing(),
-        Arrival::Datagram => {
-            let limit = seeker.service.entry.idle_epochs;
-            limit != 0
-                && (matches!(word.rank(), FlowRank::Idle)
-                    || u16::from(word.age(seeker.epoch)) > limit)
-        }
-        Arrival::Middle | Arrival::Closing => false,
+    if seeker.arrival.is_opening() {
+        return !backend.state.permissions().may_take_new() && word.rank().is_closing();
     }
+    let limit = seeker.service.entry.idle_epochs;
+    seeker.arrival.is_datagram()
+        && limit != 0
+        && (matches!(word.rank(), FlowRank::Idle) || u16::from(word.age(seeker.epoch)) > limit)
 }
 
 /// A new entry of a rank.
 #[inline(always)]
 fn fresh(seeker: &Seeker<'_>, backend: Backend<'_>, rank: FlowRank) -> FlowWord {
     FlowWord::new(seeker.sets.tag, backend.id, rank, seeker.epoch)
-        .seen(seeker.epoch, matches!(seeker.arrival, Arrival::Closing))
+        .seen(seeker.epoch, seeker.arrival.is_closing())
 }
 
 #[inline(always)]

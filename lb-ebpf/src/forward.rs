@@ -60,7 +60,7 @@ pub fn address_delta(family: Family, old: Address, new: Address) -> Delta {
 /// That the way to a backend is known, before anything is done for a new flow of it.
 #[inline(always)]
 pub fn check_resolved<T: Tables>(tables: &T, backend: Backend<'_>) -> Result<(), DropReason> {
-    match tables.next_hop(backend.state.next_hop) {
+    match tables.next_hop(backend.state.next_hop()) {
         Some(hop) if hop.used == 1 && hop.resolved == 1 => Ok(()),
         Some(hop) if hop.used == 1 => Err(DropReason::NextHopUnresolved),
         _ => Err(DropReason::MapInconsistent),
@@ -75,7 +75,7 @@ pub fn to_backend<F: Frame, T: Tables>(
     backend: Backend<'_>,
 ) -> Result<Exit, DropReason> {
     let hop = tables
-        .next_hop(backend.state.next_hop)
+        .next_hop(backend.state.next_hop())
         .ok_or(DropReason::MapInconsistent)?;
     if hop.used != 1 {
         return Err(DropReason::MapInconsistent);

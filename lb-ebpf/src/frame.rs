@@ -32,9 +32,31 @@ pub trait Frame {
     /// was, when there is no headroom.
     fn grow_head(&mut self, bytes: u16) -> bool;
 
+    /// Calls something that does not belong to the usual packet's way with a frame of its own, so that this one's
+    /// address is nobody else's and the compiler may keep it in registers.
+    fn aside<R>(&mut self, call: impl FnOnce(&mut Self) -> R) -> R;
+
     /// Cuts the frame to its first `bytes` bytes, which it has. False, and the frame is as it was, when it is too
     /// short.
     fn truncate(&mut self, bytes: u16) -> bool;
+}
+
+/// The same number, of which the compiler knows nothing, for one instruction. (None at all would leave two lines of
+/// debug information at one place: "Invalid line_info", Linux 6.18.)
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub fn opaque(number: usize) -> usize {
+    let same: usize;
+    // SAFETY: a copy from one register to another.
+    unsafe {
+        core::arch::asm!(
+            "{same} = {number}",
+            number = in(reg) number,
+            same = out(reg) same,
+            options(nomem, nostack, pure, preserves_flags),
+        );
+    }
+    same
 }
 
 /// A header in a slice of bytes: what a frame in plain memory answers.

@@ -6,7 +6,7 @@
 #![cfg_attr(not(any(test, feature = "mem")), no_std)]
 #![cfg_attr(
     target_arch = "bpf",
-    feature(core_intrinsics),
+    feature(core_intrinsics, asm_experimental_arch),
     allow(internal_features)
 )]
 
@@ -28,6 +28,7 @@ pub mod pipeline;
 mod props;
 pub mod reply;
 pub mod schedule;
+mod segment;
 pub mod service;
 pub mod tables;
 pub mod tunnel;

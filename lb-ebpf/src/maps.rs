@@ -284,12 +284,14 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn counters(&self, lines_per_cpu: u32, number: u32) -> Option<&CacheLine> {
+    fn first_counter(&self, lines_per_cpu: u32) -> u32 {
         // SAFETY: the helper takes no arguments and cannot fail.
         let cpu = unsafe { bpf_get_smp_processor_id() };
-        line(
-            &COUNTER_TABLE,
-            cpu.wrapping_mul(lines_per_cpu).wrapping_add(number),
-        )
+        cpu.wrapping_mul(lines_per_cpu)
+    }
+
+    #[inline(always)]
+    fn counter(&self, index: u32) -> Option<&CacheLine> {
+        line(&COUNTER_TABLE, index)
     }
 }

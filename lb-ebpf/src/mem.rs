@@ -52,6 +52,10 @@ impl Frame for MemFrame {
         true
     }
 
+    fn aside<R>(&mut self, call: impl FnOnce(&mut Self) -> R) -> R {
+        call(self)
+    }
+
     fn truncate(&mut self, bytes: u16) -> bool {
         let long_enough = self.bytes.len() >= usize::from(bytes);
         self.bytes.truncate(usize::from(bytes));
@@ -354,7 +358,11 @@ impl Tables for MemTables {
         self.return_hops.get(set as usize)
     }
 
-    fn counters(&self, _lines_per_cpu: u32, line: u32) -> Option<&CacheLine> {
-        self.counters.get(line as usize)
+    fn first_counter(&self, _lines_per_cpu: u32) -> u32 {
+        0
+    }
+
+    fn counter(&self, index: u32) -> Option<&CacheLine> {
+        self.counters.get(index as usize)
     }
 }

@@ -37,36 +37,51 @@ pub struct Packet {
     pub oddity: Option<DropReason>,
 }
 
-/// What a segment or datagram means for its flow.
+/// What a segment or datagram means for its flow: the TCP flags that matter, or that it is a datagram, in one word
+/// that travels in a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrival {
-    /// TCP with SYN and without ACK.
-    Opening,
-    /// Any other TCP segment.
-    Middle,
-    /// TCP with FIN or RST.
-    Closing,
-    /// UDP.
-    Datagram,
-}
+pub struct Arrival(pub u32);
 
 impl Arrival {
-    /// From the number of a variant; any other is a `Middle`.
+    /// UDP.
+    pub const DATAGRAM: Self = Self(1 << 8);
+    /// A TCP segment of a connection that has begun.
+    pub const MIDDLE: Self = Self(flag::ACK as u32);
+
+    /// A TCP segment with these flags.
     #[inline(always)]
-    pub const fn from_u32(number: u32) -> Self {
-        match number {
-            0 => Self::Opening,
-            2 => Self::Closing,
-            3 => Self::Datagram,
-            _ => Self::Middle,
-        }
+    pub const fn segment(flags: u8) -> Self {
+        Self((flags & (flag::FIN | flag::SYN | flag::RST | flag::ACK)) as u32)
+    }
+
+    /// TCP with SYN and without ACK, FIN and RST.
+    #[inline(always)]
+    pub const fn is_opening(self) -> bool {
+        self.0 == flag::SYN as u32
+    }
+
+    /// TCP with FIN or RST.
+    #[inline(always)]
+    pub const fn is_closing(self) -> bool {
+        self.0 & (flag::FIN | flag::RST) as u32 != 0
+    }
+
+    /// UDP.
+    #[inline(always)]
+    pub const fn is_datagram(self) -> bool {
+        self.0 & Self::DATAGRAM.0 != 0
     }
 }
 
 /// Reads an IPv4 header; `None` when the frame is too short to tell whose it is.
 #[inline(always)]
 pub fn ipv4<F: Frame>(frame: &F) -> Option<Packet> {
-    let ip = frame.header::<Ipv4Hdr>(L3)?;
+    Some(of_ipv4(frame.header::<Ipv4Hdr>(L3)?))
+}
+
+/// What an IPv4 header says.
+#[inline(always)]
+pub fn of_ipv4(ip: &Ipv4Hdr) -> Packet {
     let length = u16::from_be_bytes(ip.tot_len) as usize;
     let oddity = match ip.vihl {
         0x45 if length < Ipv4Hdr::LEN => Some(DropReason::Malformed),
@@ -76,7 +91,7 @@ pub fn ipv4<F: Frame>(frame: &F) -> Option<Packet> {
         0x46..=0x4f => Some(DropReason::IpOptions),
         _ => Some(DropReason::Malformed),
     };
-    Some(Packet {
+    Packet {
         family: Family::V4,
         source: v4(ip.src_addr),
         destination: v4(ip.dst_addr),
@@ -85,14 +100,19 @@ pub fn ipv4<F: Frame>(frame: &F) -> Option<Packet> {
         class: ip.tos,
         end: L3.wrapping_add(length),
         oddity,
-    })
+    }
 }
 
 /// Reads an IPv6 header; `None` when the frame is too short to tell whose it is, or the
 /// destination is IPv4-mapped, which no VIP on the wire is.
 #[inline(always)]
 pub fn ipv6<F: Frame>(frame: &F) -> Option<Packet> {
-    let ip = frame.header::<Ipv6Hdr>(L3)?;
+    of_ipv6(frame.header::<Ipv6Hdr>(L3)?)
+}
+
+/// What an IPv6 header says; `None` when the destination is IPv4-mapped.
+#[inline(always)]
+pub fn of_ipv6(ip: &Ipv6Hdr) -> Option<Packet> {
     let destination = Address::v6(ip.dst_addr);
     if destination.is_v4() {
         return None;
@@ -179,6 +199,12 @@ impl Packet {
         if self.end > frame.len() {
             return Err(DropReason::Truncated);
         }
+        self.check_sum(frame)
+    }
+
+    /// Checks the IPv4 header checksum.
+    #[inline(always)]
+    pub fn check_sum<F: Frame>(&self, frame: &F) -> Result<(), DropReason> {
         if matches!(self.family, Family::V4) {
             let words = frame
                 .header::<[[u8; 4]; 5]>(L3)
@@ -214,13 +240,7 @@ impl Packet {
         if !self.holds(self.l4(), length) {
             return Err(DropReason::Truncated);
         }
-        if tcp.flags & (flag::FIN | flag::RST) != 0 {
-            return Ok(Arrival::Closing);
-        }
-        if tcp.flags & (flag::SYN | flag::ACK) == flag::SYN {
-            return Ok(Arrival::Opening);
-        }
-        Ok(Arrival::Middle)
+        Ok(Arrival::segment(tcp.flags))
     }
 
     #[inline(always)]
@@ -238,6 +258,6 @@ impl Packet {
         if !self.holds(self.l4(), length) {
             return Err(DropReason::Truncated);
         }
-        Ok(Arrival::Datagram)
+        Ok(Arrival::DATAGRAM)
     }
 }

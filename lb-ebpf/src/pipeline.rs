@@ -1,240 +1,180 @@
 //! The path of a packet, from its first byte to its verdict.
 //!
-//! parse, then by what the packet is: to a VIP (flow, schedule, forward), from a backend (find its
-//! flow, forward to the client), ICMP (answer or relay), anything else (pass). Packets that are
-//! not ours pass unchanged, however odd. Both families run the same code, specialised by the
-//! compiler.
+//! A segment or datagram to a VIP takes [`segment::route`], one piece without a call. Everything else is a call aside: a
+//! backend's reply (find its flow, forward to the client), ICMP (answer or relay), what cannot be read.
+//! Packets that are not ours pass unchanged, however odd. Both families run the same code, specialised
+//! by the compiler.
 
 use lb_common::{
-    Address, Control, DropReason, EndpointKey, Epoch, Forwarding, Nanos, ServiceEntry,
+    Address, Control, DropReason, EndpointKey, EndpointKind, Epoch, Nanos, ServiceEntry,
     counter::{GLOBAL_LINE, Global},
-    hash::FlowTuple,
 };
 
 use crate::{
-    admission,
-    flow::{self, Assigned, Origin},
+    flow,
     forward::{self, End},
     frame::Frame,
-    message,
-    parse::{self, Arrival, Packet},
+    parse::{self, Packet},
     reply::{self, NO_FLOW, Owner},
-    service::{self, NOWHERE, Service},
-    tables::{PackedKey, Tables},
-    tunnel,
+    segment,
+    service::{self, Service},
+    tables::{CacheLine, PackedKey, Tables},
     verdict::{self, Account, Outcome, PackedOutcome, Verdict},
-    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ports, protocol},
+    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, protocol},
 };
+
+/// Where the time comes from: read only by those who need it. A number is its own clock.
+pub trait Clock: Copy {
+    /// The time.
+    fn now(self) -> Nanos;
+}
+
+impl Clock for Nanos {
+    fn now(self) -> Nanos {
+        self
+    }
+}
 
 /// Handles one packet: rewrites it if it is ours, counts it once, and says where it goes.
 #[inline(always)]
-pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T, now: Nanos) -> Verdict {
+pub fn process<F: Frame, T: Tables, C: Clock>(frame: &mut F, tables: &T, clock: C) -> Verdict {
     let Some(control) = tables.control() else {
         return Verdict::drop(DropReason::MapInconsistent);
     };
-    let Some(global) = tables.counters(control.lines_per_cpu, GLOBAL_LINE) else {
+    let first = tables.first_counter(control.lines_per_cpu);
+    let Some(global) = tables.counter(first.wrapping_add(GLOBAL_LINE)) else {
         return Verdict::drop(DropReason::MapInconsistent);
     };
     tables.add(global, Global::Rx as u32, 1);
-    let bytes = frame.len() as u64;
-    let outcome = route(
-        frame,
-        &Context {
-            tables,
-            control,
-            now,
-        },
-    );
-    verdict::count(tables, control, global, &outcome, bytes);
+    let lane = Lane {
+        tables,
+        control,
+        global,
+        first,
+        clock,
+        bytes: frame.len(),
+    };
+    let outcome: Outcome = route(frame, &lane).into();
+    if !matches!(outcome.account, Account::Counted) {
+        verdict::count(tables, control, global, &outcome, lane.bytes as u64);
+    }
     outcome.verdict
 }
 
-/// What every stage needs.
+/// What the usual packet needs.
+pub(crate) struct Lane<'t, T, C> {
+    pub(crate) tables: &'t T,
+    pub(crate) control: &'t Control,
+    /// This CPU's line of [`Global`] counters.
+    pub(crate) global: &'t CacheLine,
+    /// Index of this CPU's first line of counters.
+    pub(crate) first: u32,
+    pub(crate) clock: C,
+    /// Length of the frame as it came.
+    pub(crate) bytes: usize,
+}
+
+/// What every stage aside needs.
 pub(crate) struct Context<'t, T> {
     pub(crate) tables: &'t T,
     pub(crate) control: &'t Control,
     pub(crate) now: Nanos,
 }
 
+impl<'t, T: Tables, C: Clock> Lane<'t, T, C> {
+    /// Goes on with a call that has a frame and a context of its own.
+    #[inline(always)]
+    pub(crate) fn aside<F: Frame, R>(
+        &self,
+        frame: &mut F,
+        call: impl FnOnce(&mut F, &Context<'t, T>) -> R,
+    ) -> R {
+        let cx = Context {
+            tables: self.tables,
+            control: self.control,
+            now: self.clock.now(),
+        };
+        frame.aside(|frame| call(frame, &cx))
+    }
+}
+
 #[inline(always)]
-fn route<F: Frame, T: Tables>(frame: &mut F, cx: &Context<'_, T>) -> Outcome {
+fn route<F: Frame, T: Tables, C: Clock>(frame: &mut F, lane: &Lane<'_, T, C>) -> PackedOutcome {
     let Some(ethernet) = frame.header::<Ethernet>(0) else {
-        return Outcome::PASS;
+        return PackedOutcome::PASS;
     };
     let [first, ..] = ethernet.destination;
     if first & 1 != 0 {
         // Broadcast and multicast frames are the kernel's (RFC 1122 section 3.3.6).
-        return Outcome::PASS;
+        return PackedOutcome::PASS;
     }
     match ethernet.ether_type {
-        ETHERTYPE_IPV4 => route_ip::<F, T, true>(frame, cx),
-        ETHERTYPE_IPV6 => route_ip::<F, T, false>(frame, cx),
-        _ => Outcome::PASS,
+        ETHERTYPE_IPV4 => segment::route_v4(frame, lane),
+        ETHERTYPE_IPV6 => segment::route_v6(frame, lane),
+        _ => PackedOutcome::PASS,
     }
 }
 
-/// A packet to a service, else perhaps a backend's reply. The way of a segment to its backend is one piece without
-/// a call; the rest is calls, so that each has its own share of BPF's 512 bytes of stack.
-#[inline(always)]
-fn route_ip<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, T>) -> Outcome {
-    let Some(packet) = parse::ip::<F, V4>(frame) else {
-        return Outcome::PASS;
-    };
-    if packet.is_icmp() {
-        return message::route::<F, T, V4>(frame, cx);
-    }
-    if packet.oddity.is_some() {
-        return unreadable::<F, T, V4>(frame, cx).into();
-    }
-    if !matches!(packet.protocol, protocol::TCP | protocol::UDP) {
-        return Outcome::PASS;
-    }
-    let Some(ports) = packet.ports(frame) else {
-        return unreadable::<F, T, V4>(frame, cx).into();
-    };
-    let service = service::vip(
-        cx.tables,
-        cx.control,
-        packet.destination,
-        ports.destination,
-        packet.protocol,
-    );
-    if service != NOWHERE {
-        return match to_backend::<F, T, V4>(frame, cx, &packet, ports, service) {
-            Ok(outcome) => outcome,
-            Err(Refusal { mtu: 0, reason }) => Outcome::service_drop(reason, service),
-            Err(Refusal { mtu, .. }) => {
-                message::too_big::<F, T, V4>(frame, cx, mtu, service).into()
-            }
-        };
-    }
-    if !service::may_be_backend(
-        cx.tables,
-        cx.control,
-        packet.source,
-        ports.source,
-        packet.protocol,
-    ) {
-        return Outcome::PASS;
-    }
-    match returning::<F, T, V4>(frame, cx) {
-        NO_FLOW => Outcome::PASS,
-        owner => from_backend::<F, T, V4>(frame, cx, owner).into(),
-    }
-}
-
-/// A packet whose inside cannot be read: ours only by its address.
+/// A packet that is no whole segment or datagram: [`PackedOutcome::MESSAGE`] for one of ICMP.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn unreadable<F: Frame, T: Tables, const V4: bool>(
+pub(crate) fn rest<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
 ) -> PackedOutcome {
     let frame = opaque(frame);
     let Some(packet) = parse::ip::<F, V4>(frame) else {
-        return Outcome::PASS.into();
+        return PackedOutcome::PASS;
     };
-    let reason = packet.oddity.unwrap_or(DropReason::Truncated);
-    match service::is_vip(cx.tables, packet.destination) {
-        true => Outcome::drop(reason).into(),
-        false => Outcome::PASS.into(),
+    if packet.is_icmp() {
+        return PackedOutcome::MESSAGE;
     }
+    let Some(reason) = packet.oddity else {
+        if !matches!(packet.protocol, protocol::TCP | protocol::UDP) {
+            return PackedOutcome::PASS;
+        }
+        return truncated(frame, cx, &packet).into();
+    };
+    drop_if_vip(cx, &packet, reason).into()
 }
 
-/// Why a client's packet does not reach a backend.
-struct Refusal {
-    reason: DropReason,
-    /// What would fit, in bytes of IP packet, where that is the reason; otherwise 0.
-    mtu: u32,
-}
-
-impl From<DropReason> for Refusal {
-    #[inline(always)]
-    fn from(reason: DropReason) -> Self {
-        Self { reason, mtu: 0 }
-    }
-}
-
-/// A client's packet to a service.
+/// A segment or datagram without a whole header.
 #[inline(always)]
-fn to_backend<F: Frame, T: Tables, const V4: bool>(
-    frame: &mut F,
-    cx: &Context<'_, T>,
-    packet: &Packet,
-    ports: Ports,
-    service: u32,
-) -> Result<Outcome, Refusal> {
-    packet.check_ip(frame)?;
-    if admission::is_martian(packet) {
-        return Err(DropReason::MartianSource.into());
-    }
-    let arrival = packet.check_transport(frame)?;
-    if packet.ttl <= 1 {
-        return Err(DropReason::TtlExpired.into());
-    }
-    let tuple = FlowTuple {
-        client: packet.source,
-        vip: packet.destination,
-        client_port: ports.source,
-        vip_port: ports.destination,
+fn truncated<F: Frame, T: Tables>(frame: &F, cx: &Context<'_, T>, packet: &Packet) -> Outcome {
+    let Some(ports) = packet.ports(frame) else {
+        return drop_if_vip(cx, packet, DropReason::Truncated);
+    };
+    let key = EndpointKey {
+        address: packet.destination,
+        port: ports.destination,
         protocol: packet.protocol,
     };
-    let hash = match V4 {
-        true => tuple.hash_v4(&cx.control.multipliers),
-        false => tuple.hash_v6(&cx.control.multipliers),
-    };
-    let epoch = Epoch::at(cx.now);
-    let second = admission::second(cx.now);
-    let assignment = match flow::young(cx.tables, cx.control, service, hash, arrival, epoch) {
-        Some(assignment) => assignment,
-        None => {
-            let assigned = cx
-                .tables
-                .assign_flow(service, hash.0, arrival as u32, second);
-            Assigned(assigned).assignment(cx.tables)?
-        }
-    };
-    let backend = assignment.backend;
-    let exit = forward::to_backend(frame, cx.tables, backend)?;
-    match Forwarding::from_u8(backend.entry.forwarding) {
-        Some(Forwarding::L2dsr) => forward::age_and_patch(frame, packet, Default::default())?,
-        Some(Forwarding::Ipip) => {
-            let mtu = exit
-                .mtu
-                .saturating_sub(tunnel::growth(packet.family) as u32);
-            if packet.size() > mtu {
-                return Err(Refusal {
-                    reason: DropReason::PacketTooBig,
-                    mtu,
-                });
-            }
-            forward::age_and_patch(frame, packet, Default::default())?;
-            tunnel::encapsulate::<F, V4>(frame, cx.control, packet, backend, hash)?;
-        }
-        Some(Forwarding::Dnat) => {
-            match assignment.origin {
-                Origin::Untracked => return Err(DropReason::FlowTableFull.into()),
-                Origin::NotAdmitted => return Err(DropReason::NotAdmitted.into()),
-                _ => {}
-            }
-            forward::learn_return_hop(frame, cx.tables, assignment.set, assignment.way)?;
-            let address = Address(backend.entry.address);
-            forward::translate(frame, packet, End::Destination, address, backend.entry.port)?;
-        }
-        // A number that this version does not know means maps of another one.
-        None => return Err(DropReason::MapInconsistent.into()),
+    let key = PackedKey::new(&key, [0, 0]);
+    let service = cx.tables.find_endpoint(key, EndpointKind::Vip as u32);
+    if service == service::NOWHERE {
+        return Outcome::PASS;
     }
-    Ok(Outcome {
-        verdict: forward::send(frame, exit)?,
-        account: Account::Forwarded,
-        subject: backend.id,
-        origin: assignment.origin,
-        opens: matches!(arrival, Arrival::Opening | Arrival::Datagram),
-    })
+    let reason = match segment::check(frame, packet, frame.len()) {
+        Err(reason) => reason,
+        Ok(_) => DropReason::Truncated,
+    };
+    Outcome::service_drop(reason, service)
+}
+
+/// A packet whose inside cannot be read: ours only by its address.
+#[inline(always)]
+fn drop_if_vip<T: Tables>(cx: &Context<'_, T>, packet: &Packet, reason: DropReason) -> Outcome {
+    match service::is_vip(cx.tables, packet.destination) {
+        true => Outcome::drop(reason),
+        false => Outcome::PASS,
+    }
 }
 
 /// The flow that a packet to no service is a reply in: an [`Owner`] in one word.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn returning<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, T>) -> u64 {
+pub(crate) fn returning<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+) -> u64 {
     let frame = opaque(frame);
     let Some(packet) = parse::ip::<F, V4>(frame) else {
         return NO_FLOW;
@@ -253,7 +193,7 @@ fn returning<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_
 
 /// A backend's reply to a client.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn from_backend<F: Frame, T: Tables, const V4: bool>(
+pub(crate) fn from_backend<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     owner: u64,
@@ -305,7 +245,7 @@ fn to_client<F: Frame, T: Tables>(
         return Err(DropReason::TtlExpired);
     }
     let exit = forward::to_client(frame, cx.tables, owner.set, owner.way)?;
-    let closing = matches!(arrival, Arrival::Closing);
+    let closing = arrival.is_closing();
     if let Some(word) = reply::word(cx.tables, owner) {
         flow::refresh_at(
             cx.tables,

@@ -36,7 +36,7 @@ pub fn choose<T: Tables>(tables: &T, service: u32, hash: u64) -> u32 {
         let id = if slot & 1 == 0 { even } else { odd };
         if let Some(backend) = service::backend(tables, id)
             && backend.entry.service == service.index
-            && backend.state.permissions.may_take_new()
+            && backend.state.permissions().may_take_new()
         {
             return id;
         }

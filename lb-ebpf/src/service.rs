@@ -98,48 +98,26 @@ pub fn endpoint<T: Tables>(tables: &T, key: PackedKey, kind: u32) -> u32 {
     NOWHERE
 }
 
-/// The index of the service at (address, port, protocol), or [`NOWHERE`]. Looks at the key's home slot itself
-/// and goes on with a call only when another key stands there.
+/// The index of the service at a key, or [`NOWHERE`]. Looks at the key's home slot itself and goes on with a call
+/// only when another key stands there.
 #[inline(always)]
-pub fn vip<T: Tables>(
-    tables: &T,
-    control: &Control,
-    address: Address,
-    port: [u8; 2],
-    protocol: u8,
-) -> u32 {
-    let key = EndpointKey {
-        address,
-        port,
-        protocol,
-    };
-    let Some(slot) = tables.endpoint(Probe::new(control, &key).index(0)) else {
+pub fn vip<T: Tables>(tables: &T, control: &Control, key: &EndpointKey) -> u32 {
+    let Some(slot) = tables.endpoint(Probe::new(control, key).index(0)) else {
         return NOWHERE;
     };
+    if slot.holds(key, EndpointKind::Vip) {
+        return slot.index;
+    }
     if slot.kind == 0 {
         return NOWHERE;
     }
-    if slot.kind == EndpointKind::Vip as u8 && slot.matches(&key) {
-        return slot.index;
-    }
-    tables.find_endpoint(PackedKey::new(&key, [0, 0]), EndpointKind::Vip as u32)
+    tables.find_endpoint(PackedKey::new(key, [0, 0]), EndpointKind::Vip as u32)
 }
 
-/// False when no backend has (address, port, protocol), by the key's home slot alone.
+/// False when no backend has this key, by its home slot alone.
 #[inline(always)]
-pub fn may_be_backend<T: Tables>(
-    tables: &T,
-    control: &Control,
-    address: Address,
-    port: [u8; 2],
-    protocol: u8,
-) -> bool {
-    let key = EndpointKey {
-        address,
-        port,
-        protocol,
-    };
-    let slot = tables.endpoint(Probe::new(control, &key).index(0));
+pub fn may_be_backend<T: Tables>(tables: &T, control: &Control, key: &EndpointKey) -> bool {
+    let slot = tables.endpoint(Probe::new(control, key).index(0));
     slot.is_some_and(|slot| slot.kind != 0)
 }
 
@@ -170,7 +148,7 @@ pub fn by_index<T: Tables>(tables: &T, index: u32) -> Result<Service<'_>, DropRe
 pub fn backend<T: Tables>(tables: &T, id: u32) -> Option<Backend<'_>> {
     let entry = tables.backend(id)?;
     let state = load_state(entry);
-    (state.used == 1).then_some(Backend { id, entry, state })
+    state.is_used().then_some(Backend { id, entry, state })
 }
 
 /// True when the address is a VIP of any service.

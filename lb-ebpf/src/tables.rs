@@ -109,8 +109,16 @@ pub trait Tables {
     fn flows(&self, set: u32) -> Option<&CacheLine>;
     /// Map `return_hops`: one set of [`ReturnHop`].
     fn return_hops(&self, set: u32) -> Option<&CacheLine>;
+    /// Index of this CPU's first line in map `counters`, given `Control::lines_per_cpu`.
+    fn first_counter(&self, lines_per_cpu: u32) -> u32;
+    /// Map `counters`, by index.
+    fn counter(&self, index: u32) -> Option<&CacheLine>;
+
     /// Map `counters`: a line of this CPU, given `Control::lines_per_cpu`.
-    fn counters(&self, lines_per_cpu: u32, line: u32) -> Option<&CacheLine>;
+    #[inline(always)]
+    fn counters(&self, lines_per_cpu: u32, line: u32) -> Option<&CacheLine> {
+        self.counter(self.first_counter(lines_per_cpu).wrapping_add(line))
+    }
 
     /// [`crate::service::endpoint`]. In the kernel these are functions of their own, which the verifier checks
     /// once and whose results it knows nothing about: inlined, each of the sixteen places of a
@@ -277,27 +285,36 @@ pub fn load(word: &u64) -> u64 {
     unsafe { core::ptr::read_volatile(word) }
 }
 
-/// The part of a backend that changes while it is in use.
+/// The part of a backend that changes while it is in use: `next_hop`, `permissions` and `used`, as the one word that
+/// they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BackendState {
+pub struct BackendState(u64);
+
+impl BackendState {
     /// Index into `next_hops`.
-    pub next_hop: u32,
+    #[inline(always)]
+    pub const fn next_hop(self) -> u32 {
+        u64::from_le(self.0) as u32
+    }
+
     /// What it may do.
-    pub permissions: Permissions,
-    /// 1 while the entry is in use.
-    pub used: u8,
+    #[inline(always)]
+    pub const fn permissions(self) -> Permissions {
+        Permissions((u64::from_le(self.0) >> 32) as u8)
+    }
+
+    /// True while the entry is in use.
+    #[inline(always)]
+    pub const fn is_used(self) -> bool {
+        (u64::from_le(self.0) >> 40) as u8 == 1
+    }
 }
 
-/// Reads `next_hop`, `permissions` and `used` of a backend as the one word that they are.
+/// Reads the state of a backend.
 #[inline(always)]
 pub fn load_state(backend: &BackendEntry) -> BackendState {
     let [_, _, word, ..]: &[u64; 8] = bytemuck::cast_ref(backend);
-    let [a, b, c, d, permissions, used, _, _] = load(word).to_ne_bytes();
-    BackendState {
-        next_hop: u32::from_ne_bytes([a, b, c, d]),
-        permissions: Permissions(permissions),
-        used,
-    }
+    BackendState(load(word))
 }
 
 const _: () = assert!(core::mem::offset_of!(BackendEntry, next_hop) == 16);

@@ -84,8 +84,8 @@ pub enum Account {
     None,
     /// A service's, dropped; `subject` is its index.
     Service,
-    /// Sent to the backend `subject`.
-    Forwarded,
+    /// Sent to a backend, and counted already.
+    Counted,
     /// Sent to the client by the backend `subject`.
     Returned,
     /// An echo request, answered.
@@ -107,10 +107,6 @@ pub struct Outcome {
     pub account: Account,
     /// Service index or BackendId, by `account`.
     pub subject: u32,
-    /// How its flow came to the backend.
-    pub origin: Origin,
-    /// The packet began or carries no connection: an untracked flow is counted by these.
-    pub opens: bool,
 }
 
 impl Outcome {
@@ -124,8 +120,6 @@ impl Outcome {
             verdict,
             account,
             subject,
-            origin: Origin::Known,
-            opens: false,
         }
     }
 
@@ -143,9 +137,43 @@ impl Outcome {
 }
 
 /// An outcome in one word, to travel in a register between the parts of the BPF program. Bits 0
-/// to 31: subject; 32 to 47: detail; 48, 50, 53 and 56: action, account, origin, opens.
+/// to 31: subject; 32 to 47: detail; 48 and 50: action and account.
 #[derive(Clone, Copy)]
 pub struct PackedOutcome(u64);
+
+impl PackedOutcome {
+    /// [`Outcome::PASS`].
+    pub const PASS: Self = Self(0);
+    /// No outcome yet: the packet is an ICMP message.
+    pub const MESSAGE: Self = Self(1 << 63);
+
+    /// True for [`Self::MESSAGE`].
+    #[inline(always)]
+    pub const fn is_message(self) -> bool {
+        self.0 == Self::MESSAGE.0
+    }
+
+    /// [`Outcome::service_drop`].
+    #[inline(always)]
+    pub const fn service_drop(reason: u8, service: u32) -> Self {
+        Self(
+            service as u64
+                | (reason as u64) << 32
+                | (Action::Drop as u64) << 48
+                | (Account::Service as u64) << 50,
+        )
+    }
+
+    /// Sent to a backend, and counted.
+    #[inline(always)]
+    pub const fn counted(verdict: Verdict) -> Self {
+        Self(
+            (verdict.detail as u64) << 32
+                | (verdict.action as u64) << 48
+                | (Account::Counted as u64) << 50,
+        )
+    }
+}
 
 impl From<Outcome> for PackedOutcome {
     #[inline(always)]
@@ -154,9 +182,7 @@ impl From<Outcome> for PackedOutcome {
             u64::from(outcome.subject)
                 | u64::from(outcome.verdict.detail as u16) << 32
                 | (outcome.verdict.action as u64) << 48
-                | (outcome.account as u64) << 50
-                | (outcome.origin as u64) << 53
-                | u64::from(outcome.opens) << 56,
+                | (outcome.account as u64) << 50,
         )
     }
 }
@@ -173,20 +199,12 @@ impl From<PackedOutcome> for Outcome {
         let account = match word >> 50 & 7 {
             0 => Account::None,
             1 => Account::Service,
-            2 => Account::Forwarded,
+            2 => Account::Counted,
             3 => Account::Returned,
             4 => Account::Echo,
             5 => Account::ErrorForwarded,
             6 => Account::ErrorReturned,
             _ => Account::TooBig,
-        };
-        let origin = match word >> 53 & 7 {
-            0 => Origin::Known,
-            1 => Origin::New,
-            2 => Origin::NewEvicting,
-            3 => Origin::Moved,
-            4 => Origin::Untracked,
-            _ => Origin::NotAdmitted,
         };
         Self {
             verdict: Verdict {
@@ -195,8 +213,6 @@ impl From<PackedOutcome> for Outcome {
             },
             account,
             subject: word as u32,
-            origin,
-            opens: word >> 56 & 1 == 1,
         }
     }
 }
@@ -226,14 +242,13 @@ pub fn count<T: Tables>(
         Action::Drop => count_drop(tables, control, counter::DROP_LINE, verdict.detail),
     }
     match outcome.account {
-        Account::None => {}
+        Account::None | Account::Counted => {}
         Account::Service => {
             if let Some(header) = tables.header() {
                 let line = counter::service_line(header.backends, outcome.subject);
                 count_drop(tables, control, line, verdict.detail);
             }
         }
-        Account::Forwarded => count_forwarded(tables, control, global, outcome, bytes),
         Account::Returned => {
             if let Some(line) = backend_line(tables, control, outcome.subject) {
                 tables.add(line, PerBackend::ReplyPackets as u32, 1);
@@ -270,20 +285,39 @@ fn backend_line<'t, T: Tables>(
     )
 }
 
+/// A packet that was sent to a backend.
+pub struct Sent {
+    /// The backend.
+    pub backend: u32,
+    /// How its flow came there.
+    pub origin: Origin,
+    /// The packet began or carries no connection: an untracked flow is counted by these.
+    pub opens: bool,
+    /// Bytes of its frame as it came.
+    pub bytes: u64,
+}
+
+/// Counts a packet that was sent to a backend: everything but `Global::Rx`. `first` is the index of this CPU's
+/// first line.
 #[inline(always)]
-fn count_forwarded<T: Tables>(
+pub fn count_sent<T: Tables>(
     tables: &T,
-    control: &Control,
     global: &CacheLine,
-    outcome: &Outcome,
-    bytes: u64,
+    first: u32,
+    sent: &Sent,
+    verdict: Verdict,
 ) {
-    let Some(line) = backend_line(tables, control, outcome.subject) else {
+    match verdict.action {
+        Action::Tx => tables.add(global, Global::Tx as u32, 1),
+        _ => tables.add(global, Global::Redirect as u32, 1),
+    }
+    let line = counter::BACKEND_LINE.wrapping_add(sent.backend);
+    let Some(line) = tables.counter(first.wrapping_add(line)) else {
         return;
     };
     tables.add(line, PerBackend::Packets as u32, 1);
-    tables.add(line, PerBackend::Bytes as u32, bytes);
-    match outcome.origin {
+    tables.add(line, PerBackend::Bytes as u32, sent.bytes);
+    match sent.origin {
         Origin::Known => {}
         Origin::New => tables.add(line, PerBackend::NewFlows as u32, 1),
         Origin::NewEvicting => {
@@ -292,12 +326,13 @@ fn count_forwarded<T: Tables>(
         }
         Origin::Moved => tables.add(line, PerBackend::MovedIn as u32, 1),
         Origin::Untracked | Origin::NotAdmitted => {
-            if matches!(outcome.origin, Origin::NotAdmitted) {
-                let position = More::NotAdmitted as u32;
-                add(tables, control, counter::MORE_LINE, position, 1);
+            if matches!(sent.origin, Origin::NotAdmitted)
+                && let Some(more) = tables.counter(first.wrapping_add(counter::MORE_LINE))
+            {
+                tables.add(more, More::NotAdmitted as u32, 1);
             }
             tables.add(global, Global::Untracked as u32, 1);
-            if outcome.opens {
+            if sent.opens {
                 tables.add(line, PerBackend::NewFlows as u32, 1);
             }
         }

@@ -112,6 +112,39 @@ pub struct Ports {
     pub destination: [u8; 2],
 }
 
+/// The first bytes of every TCP or UDP packet over IPv4 that is whole: one bounds check for all that decides
+/// its way.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct FrontV4 {
+    /// Addresses.
+    pub macs: MacWords,
+    /// EtherType.
+    pub ether_type: [u8; 2],
+    /// IP header.
+    pub ip: Ipv4Hdr,
+    /// Ports.
+    pub ports: Ports,
+    /// The rest of a UDP header: length and checksum.
+    pub udp: [[u8; 2]; 2],
+}
+
+/// The same over IPv6.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct FrontV6 {
+    /// Addresses.
+    pub macs: MacWords,
+    /// EtherType.
+    pub ether_type: [u8; 2],
+    /// IP header.
+    pub ip: Ipv6Hdr,
+    /// Ports.
+    pub ports: Ports,
+    /// The rest of a UDP header: length and checksum.
+    pub udp: [[u8; 2]; 2],
+}
+
 /// An Ethernet header and the outer IPv4 header behind it, as words.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -208,6 +241,8 @@ headers! {
     UdpHdr = 8,
     Icmpv4Hdr = 8,
     Check = 2,
+    FrontV4 = 42,
+    FrontV6 = 62,
     OuterV4 = 34,
     OuterV6 = 54,
 }

@@ -2,15 +2,19 @@
 
 use aya_ebpf::{
     Global,
-    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    bindings::{
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+        xdp_md,
+    },
     helpers::generated::{bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     macros::xdp,
     programs::XdpContext,
 };
 use aya_log_ebpf::debug;
+use lb_common::Nanos;
 use lb_ebpf::{
-    frame::{Frame, Header},
-    pipeline,
+    frame::{Frame, Header, opaque},
+    pipeline::{self, Clock},
     verdict::{Action, Verdict},
 };
 
@@ -21,27 +25,65 @@ use crate::maps::KernelTables;
 static DEBUG_LOG: Global<u8> = Global::new(0);
 
 /// A packet in the driver's memory.
-struct KernelFrame<'c> {
-    context: &'c XdpContext,
+struct KernelFrame {
+    context: *mut xdp_md,
 }
 
-impl Frame for KernelFrame<'_> {
+impl KernelFrame {
+    /// Address of the first byte.
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: the context is the kernel's and lives as long as the program runs.
+        unsafe { (*self.context).data as usize }
+    }
+
+    /// Address behind the last byte.
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: as in `data`.
+        unsafe { (*self.context).data_end as usize }
+    }
+}
+
+/// The monotonic clock of the kernel.
+#[derive(Clone, Copy)]
+struct KernelClock;
+
+impl Clock for KernelClock {
+    #[inline(always)]
+    fn now(self) -> Nanos {
+        // SAFETY: the helper takes no arguments and cannot fail. The coarse clock (Linux 5.11) has the
+        // same origin as bpf_ktime_get_ns; its grain of some milliseconds is far below an epoch.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+}
+
+impl Frame for KernelFrame {
     #[inline(always)]
     fn len(&self) -> usize {
         // Opaque: from `end <= len` the compiler would prove accesses that the verifier cannot ("R3 offset
         // is outside of the packet", Linux 6.18), and leave out their checks.
-        core::hint::black_box(self.context.data_end().wrapping_sub(self.context.data()))
+        opaque(self.data_end().wrapping_sub(self.data()))
     }
 
     #[inline(always)]
     fn ingress_ifindex(&self) -> u32 {
-        self.context.ingress_ifindex() as u32
+        // SAFETY: as in `data`.
+        unsafe { (*self.context).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn aside<R>(&mut self, call: impl FnOnce(&mut Self) -> R) -> R {
+        let mut other = Self {
+            context: self.context,
+        };
+        call(&mut other)
     }
 
     #[inline(always)]
     fn header<H: Header>(&self, offset: usize) -> Option<&H> {
-        let start = self.context.data().wrapping_add(offset);
-        if start.wrapping_add(size_of::<H>()) > self.context.data_end() {
+        let start = self.data().wrapping_add(offset);
+        if start.wrapping_add(size_of::<H>()) > self.data_end() {
             return None;
         }
         // SAFETY: the whole header lies before the packet's end (checked above, and again by the
@@ -51,8 +93,8 @@ impl Frame for KernelFrame<'_> {
 
     #[inline(always)]
     fn header_mut<H: Header>(&mut self, offset: usize) -> Option<&mut H> {
-        let start = self.context.data().wrapping_add(offset);
-        if start.wrapping_add(size_of::<H>()) > self.context.data_end() {
+        let start = self.data().wrapping_add(offset);
+        if start.wrapping_add(size_of::<H>()) > self.data_end() {
             return None;
         }
         // SAFETY: as in `header`, and the borrow of the frame is exclusive.
@@ -62,25 +104,24 @@ impl Frame for KernelFrame<'_> {
     #[inline(always)]
     fn grow_head(&mut self, bytes: u16) -> bool {
         // SAFETY: the context is the kernel's, and no header is borrowed: `self` is exclusive.
-        unsafe { bpf_xdp_adjust_head(self.context.ctx, i32::from(bytes).wrapping_neg()) == 0 }
+        unsafe { bpf_xdp_adjust_head(self.context, i32::from(bytes).wrapping_neg()) == 0 }
     }
 
     #[inline(always)]
     fn truncate(&mut self, bytes: u16) -> bool {
         let by = usize::from(bytes).wrapping_sub(self.len()) as i32;
         // SAFETY: as in `grow_head`. A positive difference would grow the tail; it is refused here.
-        by <= 0 && unsafe { bpf_xdp_adjust_tail(self.context.ctx, by) == 0 }
+        by <= 0 && unsafe { bpf_xdp_adjust_tail(self.context, by) == 0 }
     }
 }
 
 /// The program.
 #[xdp]
 pub(crate) fn fairlead(context: XdpContext) -> u32 {
-    // SAFETY: the helper takes no arguments and cannot fail. The coarse clock (Linux 5.11) has the
-    // same origin as bpf_ktime_get_ns; its grain of some milliseconds is far below an epoch.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
-    let mut frame = KernelFrame { context: &context };
-    let verdict = pipeline::process(&mut frame, &KernelTables, now);
+    let mut frame = KernelFrame {
+        context: context.ctx,
+    };
+    let verdict = pipeline::process(&mut frame, &KernelTables, KernelClock);
     if DEBUG_LOG.load() != 0 {
         log(&context, verdict);
     }

@@ -1,0 +1,251 @@
+//! The way of a client's segment or datagram to its backend: the usual packet, and so one piece without a call,
+//! but for a flow that needs a place in the table.
+//!
+//! The order of the checks is the order of reasons: what is wrong with the packet before what is wrong with its flow.
+
+use lb_common::{
+    Address, DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, hash::FlowTuple,
+};
+
+use crate::{
+    admission,
+    flow::{self, Assigned, Assignment, Origin},
+    forward::{self, End},
+    frame::Frame,
+    message,
+    parse::{self, Arrival, Packet},
+    pipeline::{self, Clock, Lane},
+    reply::NO_FLOW,
+    service::{self, NOWHERE},
+    tables::Tables,
+    tunnel,
+    verdict::{self, PackedOutcome, Sent, Verdict},
+    wire::{FrontV4, FrontV6, Ports, protocol},
+};
+
+/// An IPv4 packet.
+#[inline(always)]
+pub(crate) fn route_v4<F: Frame, T: Tables, C: Clock>(
+    frame: &mut F,
+    lane: &Lane<'_, T, C>,
+) -> PackedOutcome {
+    if let Some(front) = frame.header::<FrontV4>(0) {
+        let (packet, ports) = (parse::of_ipv4(&front.ip), front.ports);
+        if is_segment(&packet) {
+            return route::<F, T, C, true>(frame, lane, &packet, ports);
+        }
+    }
+    aside::<F, T, C, true>(frame, lane)
+}
+
+/// An IPv6 packet.
+#[inline(always)]
+pub(crate) fn route_v6<F: Frame, T: Tables, C: Clock>(
+    frame: &mut F,
+    lane: &Lane<'_, T, C>,
+) -> PackedOutcome {
+    if let Some(front) = frame.header::<FrontV6>(0) {
+        let ports = front.ports;
+        let Some(packet) = parse::of_ipv6(&front.ip) else {
+            return PackedOutcome::PASS;
+        };
+        if is_segment(&packet) {
+            return route::<F, T, C, false>(frame, lane, &packet, ports);
+        }
+    }
+    aside::<F, T, C, false>(frame, lane)
+}
+
+/// True for a packet whose ports can be read.
+#[inline(always)]
+fn is_segment(packet: &Packet) -> bool {
+    packet.oddity.is_none()
+        && matches!(packet.protocol, protocol::TCP | protocol::UDP)
+        && packet.holds(packet.l4(), size_of::<Ports>())
+}
+
+/// Anything else.
+#[inline(always)]
+fn aside<F: Frame, T: Tables, C: Clock, const V4: bool>(
+    frame: &mut F,
+    lane: &Lane<'_, T, C>,
+) -> PackedOutcome {
+    let outcome = lane.aside(frame, pipeline::rest::<F, T, V4>);
+    match outcome.is_message() {
+        true => lane.aside(frame, |frame, cx| {
+            message::route::<F, T, V4>(frame, cx).into()
+        }),
+        false => outcome,
+    }
+}
+
+#[inline(always)]
+fn route<F: Frame, T: Tables, C: Clock, const V4: bool>(
+    frame: &mut F,
+    lane: &Lane<'_, T, C>,
+    packet: &Packet,
+    ports: Ports,
+) -> PackedOutcome {
+    let key = EndpointKey {
+        address: packet.destination,
+        port: ports.destination,
+        protocol: packet.protocol,
+    };
+    let service = service::vip(lane.tables, lane.control, &key);
+    if service == NOWHERE {
+        return from_others::<F, T, C, V4>(frame, lane, packet, ports);
+    }
+    match to_backend::<F, T, C, V4>(frame, lane, packet, ports, service) {
+        Ok(verdict) => PackedOutcome::counted(verdict),
+        Err(Refusal(word)) if word >> 8 == 0 => PackedOutcome::service_drop(word as u8, service),
+        Err(Refusal(word)) => lane.aside(frame, |frame, cx| {
+            message::too_big::<F, T, V4>(frame, cx, word >> 8, service)
+        }),
+    }
+}
+
+/// A packet to no service: perhaps a backend's reply.
+#[inline(always)]
+fn from_others<F: Frame, T: Tables, C: Clock, const V4: bool>(
+    frame: &mut F,
+    lane: &Lane<'_, T, C>,
+    packet: &Packet,
+    ports: Ports,
+) -> PackedOutcome {
+    let key = EndpointKey {
+        address: packet.source,
+        port: ports.source,
+        protocol: packet.protocol,
+    };
+    if !service::may_be_backend(lane.tables, lane.control, &key) {
+        return PackedOutcome::PASS;
+    }
+    match lane.aside(frame, pipeline::returning::<F, T, V4>) {
+        NO_FLOW => PackedOutcome::PASS,
+        owner => lane.aside(frame, |frame, cx| {
+            pipeline::from_backend::<F, T, V4>(frame, cx, owner)
+        }),
+    }
+}
+
+/// Why a client's packet does not reach a backend, in one word: the reason, and from bit 8 on, where that is the
+/// reason, how many bytes of IP packet would fit.
+struct Refusal(u32);
+
+impl From<DropReason> for Refusal {
+    #[inline(always)]
+    fn from(reason: DropReason) -> Self {
+        Self(reason as u32)
+    }
+}
+
+/// What a packet to a service must be. `length`: of the frame, in bytes.
+#[inline(always)]
+pub(crate) fn check<F: Frame>(
+    frame: &F,
+    packet: &Packet,
+    length: usize,
+) -> Result<Arrival, DropReason> {
+    if packet.end > length {
+        return Err(DropReason::Truncated);
+    }
+    packet.check_sum(frame)?;
+    if admission::is_martian(packet) {
+        return Err(DropReason::MartianSource);
+    }
+    let arrival = packet.check_transport(frame)?;
+    if packet.ttl <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    Ok(arrival)
+}
+
+#[inline(always)]
+fn to_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
+    frame: &mut F,
+    lane: &Lane<'_, T, C>,
+    packet: &Packet,
+    ports: Ports,
+    service: u32,
+) -> Result<Verdict, Refusal> {
+    let arrival = check(frame, packet, lane.bytes)?;
+    let tuple = FlowTuple {
+        client: packet.source,
+        vip: packet.destination,
+        client_port: ports.source,
+        vip_port: ports.destination,
+        protocol: packet.protocol,
+    };
+    let hash = match V4 {
+        true => tuple.hash_v4(&lane.control.multipliers),
+        false => tuple.hash_v6(&lane.control.multipliers),
+    };
+    let assignment = assign(lane, service, hash, arrival)?;
+    let verdict = send::<F, T, C, V4>(frame, lane, packet, hash, &assignment)?;
+    let sent = Sent {
+        backend: assignment.backend.id,
+        origin: assignment.origin,
+        opens: arrival.is_opening() || arrival.is_datagram(),
+        bytes: lane.bytes as u64,
+    };
+    verdict::count_sent(lane.tables, lane.global, lane.first, &sent, verdict);
+    Ok(verdict)
+}
+
+/// The flow's backend.
+#[inline(always)]
+fn assign<'t, T: Tables, C: Clock>(
+    lane: &Lane<'t, T, C>,
+    service: u32,
+    hash: FlowHash,
+    arrival: Arrival,
+) -> Result<Assignment<'t>, DropReason> {
+    let now = lane.clock.now();
+    let epoch = Epoch::at(now);
+    match flow::young(lane.tables, lane.control, service, hash, arrival, epoch) {
+        Some(assignment) => Ok(assignment),
+        None => {
+            let second = admission::second(now);
+            let assigned = lane.tables.assign_flow(service, hash.0, arrival.0, second);
+            Assigned(assigned).assignment(lane.tables)
+        }
+    }
+}
+
+/// Rewrites the packet for its backend and sends it there.
+#[inline(always)]
+fn send<F: Frame, T: Tables, C: Clock, const V4: bool>(
+    frame: &mut F,
+    lane: &Lane<'_, T, C>,
+    packet: &Packet,
+    hash: FlowHash,
+    assignment: &Assignment<'_>,
+) -> Result<Verdict, Refusal> {
+    let backend = assignment.backend;
+    let exit = forward::to_backend(frame, lane.tables, backend)?;
+    match Forwarding::from_u8(backend.entry.forwarding) {
+        Some(Forwarding::L2dsr) => forward::age_and_patch(frame, packet, Default::default())?,
+        Some(Forwarding::Ipip) => {
+            let family = if V4 { Family::V4 } else { Family::V6 };
+            let mtu = exit.mtu.saturating_sub(tunnel::growth(family) as u32);
+            if packet.size() > mtu {
+                return Err(Refusal(mtu << 8 | DropReason::PacketTooBig as u32));
+            }
+            forward::age_and_patch(frame, packet, Default::default())?;
+            tunnel::encapsulate::<F, V4>(frame, lane.control, packet, backend, hash)?;
+        }
+        Some(Forwarding::Dnat) => {
+            match assignment.origin {
+                Origin::Untracked => return Err(DropReason::FlowTableFull.into()),
+                Origin::NotAdmitted => return Err(DropReason::NotAdmitted.into()),
+                _ => {}
+            }
+            forward::learn_return_hop(frame, lane.tables, assignment.set, assignment.way)?;
+            let address = Address(backend.entry.address);
+            forward::translate(frame, packet, End::Destination, address, backend.entry.port)?;
+        }
+        // A number that this version does not know means maps of another one.
+        None => return Err(DropReason::MapInconsistent.into()),
+    }
+    Ok(forward::send(frame, exit)?)
+}
