@@ -148,9 +148,18 @@ pub fn read_object(path: Option<OsString>) -> Result<Vec<u8>> {
 impl Kernel {
     /// Loads the program with maps of these tables' sizes. To be called in [`in_namespace`].
     pub fn load(tables: &MemTables, ends: Ends, read_only: bool) -> Result<(Self, Verified)> {
+        Self::load_object(&object_bytes()?, tables, ends, read_only)
+    }
+
+    /// The same of any compiled object.
+    pub fn load_object(
+        object: &[u8],
+        tables: &MemTables,
+        ends: Ends,
+        read_only: bool,
+    ) -> Result<(Self, Verified)> {
         let cpu = stay_on_one_cpu()?;
         let cpus = u32::try_from(aya::util::nr_cpus().map_err(|(_, error)| error)?)?;
-        let bytes = object_bytes()?;
         let mut loader = EbpfLoader::new();
         for (name, entries) in maps::sizes(tables, cpus) {
             loader.map_max_entries(name, entries);
@@ -158,7 +167,7 @@ impl Kernel {
         if read_only {
             loader.override_global("READ_ONLY", &1_u8, true);
         }
-        let mut ebpf = loader.load(&bytes).context("make the maps")?;
+        let mut ebpf = loader.load(object).context("make the maps")?;
         let program: &mut Xdp = ebpf
             .program_mut(PROGRAM)
             .context("the object has no program")?
@@ -214,6 +223,44 @@ impl Kernel {
         maps::write(&mut self.ebpf, tables, self.cpu, self.cpus, at, now)
     }
 
+    /// Copies what the control plane writes into maps that are new; flows and counters stay zero.
+    pub fn configure(&mut self, tables: &MemTables) -> Result<()> {
+        maps::configure(&mut self.ebpf, tables)
+    }
+
+    /// Frees every entry of the flow table.
+    pub fn clear_flows(&mut self) -> Result<()> {
+        maps::clear(&mut self.ebpf, "flows")
+    }
+
+    /// Map `flows`, as it stands.
+    pub fn flows(&mut self) -> Result<Vec<[u64; 8]>> {
+        maps::lines(&mut self.ebpf, "flows")
+    }
+
+    /// The counters of our CPU; those of the others must be zero.
+    pub fn counters(&mut self, tables: &MemTables) -> Result<Vec<[u64; 8]>> {
+        maps::counters(&mut self.ebpf, tables, self.cpu, self.cpus)
+    }
+
+    /// Pins a map, so that another object can share it.
+    pub fn pin(&self, map: &str, path: &std::path::Path) -> Result<()> {
+        self.ebpf
+            .map(map)
+            .with_context(|| format!("the object has no map {map}"))?
+            .pin(path)
+            .with_context(|| format!("pin map {map} at {}", path.display()))
+    }
+
+    /// The program, for a tail call.
+    pub fn program(&self) -> Result<&Xdp> {
+        Ok(self
+            .ebpf
+            .program(PROGRAM)
+            .context("the object has no program")?
+            .try_into()?)
+    }
+
     /// Lets redirects go to this verdict's slot only: to any other the program would be aborted.
     pub fn open_redirect(&mut self, verdict: Verdict) -> Result<()> {
         let slot = (verdict.action == Action::Redirect).then_some(verdict.detail);
@@ -228,37 +275,43 @@ impl Kernel {
         ifindex: u32,
         repeat: u32,
     ) -> Result<(Action, Vec<u8>, Duration)> {
-        let program: &Xdp = self
-            .ebpf
-            .program(PROGRAM)
-            .context("the object has no program")?
-            .try_into()?;
-        let mut output = vec![0; LARGEST];
-        let context = context(u32::try_from(frame.len())?, ifindex);
-        let result = program.test_run(TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut output),
-            ctx_in: Some(&context),
-            repeat,
-            ..TestRunOptions::default()
-        })?;
-        output.truncate(result.data_size_out as usize);
-        // xdp_action in linux/bpf.h.
-        let action = match result.return_value {
-            1 => Action::Drop,
-            2 => Action::Pass,
-            3 => Action::Tx,
-            4 => Action::Redirect,
-            0 => bail!("the program was aborted: a redirect to a slot that is not the verdict's?"),
-            other => bail!("the program returned {other}"),
-        };
-        Ok((action, output, result.duration))
+        run(self.program()?, frame, ifindex, repeat)
     }
 
     /// The interfaces.
     pub fn ends(&self) -> Ends {
         self.ends
     }
+}
+
+/// Runs a program over a frame, `repeat` times with what is left of the frame; gives the last result and
+/// the mean time of a run.
+pub fn run(
+    program: &Xdp,
+    frame: &[u8],
+    ifindex: u32,
+    repeat: u32,
+) -> Result<(Action, Vec<u8>, Duration)> {
+    let mut output = vec![0; LARGEST];
+    let context = context(u32::try_from(frame.len())?, ifindex);
+    let result = program.test_run(TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut output),
+        ctx_in: Some(&context),
+        repeat,
+        ..TestRunOptions::default()
+    })?;
+    output.truncate(result.data_size_out as usize);
+    // xdp_action in linux/bpf.h.
+    let action = match result.return_value {
+        1 => Action::Drop,
+        2 => Action::Pass,
+        3 => Action::Tx,
+        4 => Action::Redirect,
+        0 => bail!("the program was aborted: a redirect to a slot that is not the verdict's?"),
+        other => bail!("the program returned {other}"),
+    };
+    Ok((action, output, result.duration))
 }
 
 /// `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.

@@ -1,5 +1,6 @@
 //! The lab and the test support: networks made of namespaces, servers, load, faults, observation.
 
+pub mod bench;
 pub mod capture;
 pub mod daemon;
 pub mod kernel;

@@ -25,11 +25,20 @@ use crate::{
 pub(crate) struct Built {
     /// The compiled data plane.
     pub(crate) bpf_object: PathBuf,
+    /// The benchmark's own BPF programs.
+    pub(crate) bench_object: PathBuf,
     /// The program `fairlead`.
     pub(crate) fairlead: PathBuf,
     /// The program `fairlead-lab`.
     pub(crate) lab: PathBuf,
+    /// The program `fairlead-bench`.
+    pub(crate) bench: PathBuf,
 }
+
+/// The data plane's file.
+const DATA_PLANE: &str = "fairlead-bpf";
+/// The file of the benchmark's driver and floors.
+const BENCH_PROGRAMS: &str = "fairlead-bench-bpf";
 
 /// The only BPF target that is tried: little endian.
 const BPF_TARGET: &str = "bpfel-unknown-none";
@@ -40,7 +49,7 @@ pub(crate) fn run(
     compiler: &BpfCompiler,
     release: bool,
 ) -> anyhow::Result<Built> {
-    let bpf_object = bpf_object(workspace, compiler)?;
+    let [bpf_object, bench_object] = bpf_objects(workspace, compiler)?;
     let mut command = cargo(workspace);
     command.args(["build", "-p", "lb-userspace", "-p", "lb-tests", "--bins"]);
     if release {
@@ -57,13 +66,15 @@ pub(crate) fn run(
         .join(if release { "release" } else { "debug" });
     Ok(Built {
         bpf_object,
+        bench_object,
         fairlead: folder.join("fairlead"),
         lab: folder.join("fairlead-lab"),
+        bench: folder.join("fairlead-bench"),
     })
 }
 
-/// Builds the data plane for the kernel and returns where the object is.
-fn bpf_object(workspace: &Workspace, compiler: &BpfCompiler) -> anyhow::Result<PathBuf> {
+/// Builds the data plane and the benchmark's programs for the kernel and returns where they are.
+fn bpf_objects(workspace: &Workspace, compiler: &BpfCompiler) -> anyhow::Result<[PathBuf; 2]> {
     let target = workspace.target.join("bpf");
     let flags = bpf_flags(env::consts::ARCH)?;
     let mut command = cargo(workspace);
@@ -80,7 +91,9 @@ fn bpf_object(workspace: &Workspace, compiler: &BpfCompiler) -> anyhow::Result<P
             "--features",
             "bpf",
             "--bin",
-            "fairlead-bpf",
+            DATA_PLANE,
+            "--bin",
+            BENCH_PROGRAMS,
             "--profile",
             "bpf",
         ])
@@ -106,13 +119,16 @@ fn bpf_object(workspace: &Workspace, compiler: &BpfCompiler) -> anyhow::Result<P
     shell::run(&mut command)
         .with_context(|| format!("build the BPF object with {}", compiler.rustc.display()))?;
 
-    let object = target.join(BPF_TARGET).join("bpf").join("fairlead-bpf");
-    anyhow::ensure!(
-        object.is_file(),
-        "cargo left no BPF object at {}",
-        object.display()
-    );
-    Ok(object)
+    let folder = target.join(BPF_TARGET).join("bpf");
+    let objects = [DATA_PLANE, BENCH_PROGRAMS].map(|name| folder.join(name));
+    for object in &objects {
+        anyhow::ensure!(
+            object.is_file(),
+            "cargo left no BPF object at {}",
+            object.display()
+        );
+    }
+    Ok(objects)
 }
 
 /// The compiler's flags for the BPF target; `arch` is the machine whose kernel will run it.

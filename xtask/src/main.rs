@@ -2,6 +2,7 @@
 //!
 //! It depends on anyhow, clap and std only, so that a fresh clone has it compiled in seconds.
 
+mod bench;
 mod build;
 mod run;
 mod setup;
@@ -62,6 +63,18 @@ enum Command {
         /// Run only tests whose name contains this; the other checks are left out.
         filter: Option<String>,
     },
+    /// Sets up, builds, and measures what a packet costs in the data plane; needs root.
+    ///
+    /// All options go to `fairlead-bench`: see `cargo xtask bench --help-options`.
+    Bench {
+        /// Options of the benchmark.
+        #[arg(
+            allow_hyphen_values = true,
+            trailing_var_arg = true,
+            value_name = "BENCH_OPTIONS"
+        )]
+        options: Vec<OsString>,
+    },
     /// Checks the rules of the house: who may name aya, what a pure module may not do, and so on.
     Tidy,
 }
@@ -115,6 +128,11 @@ fn run_command(command: Command, fairlead: Option<&[OsString]>) -> anyhow::Resul
             run::replace_process(&built, program)
         }
         Command::Test { filter } => test::run(&workspace, filter.as_deref()),
+        Command::Bench { options } => {
+            let compiler = setup::run(&workspace, false, Consent::Withheld)?;
+            let built = build::run(&workspace, &compiler, false)?;
+            bench::replace_process(&built, &options)
+        }
         Command::Tidy => tidy::run(&workspace),
     }
 }

@@ -52,11 +52,24 @@ fn map<'e, const N: usize>(
 }
 
 fn put<const N: usize, V: Pod>(ebpf: &mut Ebpf, name: &str, values: &[V]) -> Result<()> {
+    put_some::<N, V>(ebpf, name, values, |_| true)
+}
+
+/// Writes the values that are wanted.
+fn put_some<const N: usize, V: Pod>(
+    ebpf: &mut Ebpf,
+    name: &str,
+    values: &[V],
+    wanted: impl Fn(&[u8; N]) -> bool,
+) -> Result<()> {
     let mut map = map::<N>(ebpf, name)?;
     for (index, value) in (0..).zip(values) {
         let bytes: [u8; N] = bytemuck::bytes_of(value)
             .try_into()
             .context("a value's size")?;
+        if !wanted(&bytes) {
+            continue;
+        }
         map.set(index, bytes, 0)
             .with_context(|| format!("write {name}[{index}]"))?;
     }
@@ -74,6 +87,31 @@ pub(super) fn lines(ebpf: &mut Ebpf, name: &str) -> Result<Vec<Line>> {
             Ok(bytemuck::cast(bytes))
         })
         .collect()
+}
+
+/// Copies what the control plane writes into maps that are all zero: a large map is mostly empty.
+pub(super) fn configure(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
+    fn fill<const N: usize, V: Pod>(ebpf: &mut Ebpf, name: &str, values: &[V]) -> Result<()> {
+        put_some::<N, V>(ebpf, name, values, |bytes| *bytes != [0; N])
+    }
+    fill::<{ size_of::<Header>() }, _>(ebpf, "header", &[tables.header])?;
+    fill::<64, _>(ebpf, "control", &[tables.control])?;
+    fill::<32, _>(ebpf, "endpoints", &tables.endpoints)?;
+    fill::<64, _>(ebpf, "services", &tables.services)?;
+    fill::<8, _>(ebpf, "rings", &tables.rings)?;
+    fill::<64, _>(ebpf, "backends", &tables.backends)?;
+    fill::<32, _>(ebpf, "next_hops", &tables.next_hops)?;
+    fill::<16, _>(ebpf, "devices", &tables.devices)
+}
+
+/// Writes zero to every line of a map.
+pub(super) fn clear(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    let mut map = map::<64>(ebpf, name)?;
+    for index in 0..map.len() {
+        map.set(index, [0; 64], 0)
+            .with_context(|| format!("clear {name}[{index}]"))?;
+    }
+    Ok(())
 }
 
 /// Copies everything, with flows and limiter as they would be if the time `at` were `now`.

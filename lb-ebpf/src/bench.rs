@@ -1,0 +1,158 @@
+//! What the benchmark's driver program and its host share: the plan of a run, its progress, and
+//! which flow a packet belongs to.
+//!
+//! The driver (`bench/driver.rs`) makes a fresh packet before each run of the program under test: it
+//! restores the length and the headers from the plan's template and steps the source address and the
+//! source port on to the next flow, checksums included.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Bytes of a template of IPv4; frames are at least as long.
+pub const V4_BYTES: usize = 64;
+/// Bytes of a template of IPv6; frames are at least as long.
+pub const V6_BYTES: usize = 80;
+
+/// Slots of the driver's program array: the program that it calls.
+pub const TARGET: u32 = 0;
+
+/// Where a template's fields lie.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Shape {
+    /// Ethernet, IPv4 without options, TCP.
+    V4Tcp = 0,
+    /// Ethernet, IPv4 without options, UDP.
+    V4Udp = 1,
+    /// Ethernet, IPv6 without extension headers, TCP.
+    V6Tcp = 2,
+    /// Ethernet, IPv6 without extension headers, UDP.
+    V6Udp = 3,
+}
+
+/// Offsets in a frame, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offsets {
+    /// The last two bytes of the source address.
+    pub address: usize,
+    /// The source port.
+    pub port: usize,
+    /// The IPv4 header checksum.
+    pub ip_check: Option<usize>,
+    /// The transport checksum.
+    pub check: usize,
+}
+
+impl Shape {
+    /// Where the fields are.
+    #[inline(always)]
+    pub const fn offsets(self) -> Offsets {
+        let (address, port, ip_check) = match self {
+            Self::V4Tcp | Self::V4Udp => (28, 34, Some(24)),
+            Self::V6Tcp | Self::V6Udp => (36, 54, None),
+        };
+        let check = match self {
+            Self::V4Tcp => 50,
+            Self::V4Udp => 40,
+            Self::V6Tcp => 70,
+            Self::V6Udp => 60,
+        };
+        Offsets {
+            address,
+            port,
+            ip_check,
+            check,
+        }
+    }
+
+    /// Bytes of its template.
+    #[inline(always)]
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::V4Tcp | Self::V4Udp => V4_BYTES,
+            Self::V6Tcp | Self::V6Udp => V6_BYTES,
+        }
+    }
+
+    /// True for IPv6.
+    #[inline(always)]
+    pub const fn is_v6(self) -> bool {
+        matches!(self, Self::V6Tcp | Self::V6Udp)
+    }
+}
+
+/// One run of the driver. Map `plan`, one entry. Host order unless said otherwise.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Plan {
+    /// The first bytes of every packet, as they lie on the wire.
+    pub template: [u64; V6_BYTES / 8],
+    /// Packets to run.
+    pub packets: u64,
+    /// Flows in turn; at least 1.
+    pub flows: u64,
+    /// Length of the frame, in bytes.
+    pub length: u64,
+    /// Ones' complement sum of the IPv4 header without its checksum and without what is stepped, as the
+    /// machine reads 16-bit words on the wire; 0 for IPv6.
+    pub ip_sum: u64,
+    /// The same of the transport checksum.
+    pub sum: u64,
+    /// A [`Shape`].
+    pub shape: u32,
+    /// 1: the flow-table entry at `set` and `way` is freed before each packet.
+    pub clears: u32,
+    /// Index into map `flows`.
+    pub set: u32,
+    /// Position in the set.
+    pub way: u32,
+}
+
+/// How far a run has come. Map `progress`, one entry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Progress {
+    /// Packets so far.
+    pub packets: u64,
+    /// The flow of the next packet.
+    pub flow: u64,
+    /// Kernel clock before the first packet, in ns.
+    pub began: u64,
+    /// Kernel clock after the last one, in ns.
+    pub ended: u64,
+}
+
+/// The part of a flow's number that is in its port.
+const PORT_BITS: u32 = 14;
+/// The lowest source port.
+const FIRST_PORT: u16 = 16_384;
+/// Flows that have different addresses or ports.
+pub const MAX_FLOWS: u64 = 1 << (16 + PORT_BITS);
+
+/// The last two bytes of a flow's source address and its source port, in host order.
+#[inline(always)]
+pub const fn source(flow: u64) -> (u16, u16) {
+    let port = (flow as u16 & ((1 << PORT_BITS) - 1)) | FIRST_PORT;
+    ((flow >> PORT_BITS) as u16, port)
+}
+
+/// The Internet checksum of a sum of 16-bit words.
+#[inline(always)]
+pub const fn check(sum: u64) -> u16 {
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    !(sum as u16)
+}
+
+/// Sum of the 16-bit words of bytes, as the machine reads them; an odd last byte counts as if a zero
+/// followed it. At most 65,535 words, so that [`check`] is right.
+#[cfg(feature = "mem")]
+pub fn sum(bytes: &[u8]) -> u64 {
+    bytes
+        .chunks(2)
+        .map(|pair| match *pair {
+            [a, b] => u64::from(u16::from_ne_bytes([a, b])),
+            [a] => u64::from(u16::from_ne_bytes([a, 0])),
+            _ => 0,
+        })
+        .fold(0, u64::wrapping_add)
+}

@@ -1,0 +1,162 @@
+//! Makes a fresh packet and hands it to the program under test, as often as the kernel repeats it.
+//!
+//! It reads the clock twice in a run, at the first and after the last packet; the kernel's own measure
+//! of a repeated test run includes waiting for RCU.
+
+use core::hint::black_box;
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_ABORTED, XDP_DROP},
+    btf_maps::{Array, ProgramArray},
+    helpers::{bpf_ktime_get_ns, bpf_xdp_adjust_head},
+    macros::{btf_map, xdp},
+    programs::XdpContext,
+};
+use lb_ebpf::bench::{Plan, Progress, Shape, TARGET, V4_BYTES, V6_BYTES, check, source};
+
+#[btf_map(name = "plan")]
+static PLAN: Array<Plan, 1> = Array::new();
+#[btf_map(name = "progress")]
+static PROGRESS: Array<Progress, 1> = Array::new();
+/// The flow table of the program under test, shared with it.
+#[btf_map(name = "flows")]
+static FLOWS: Array<Set, 1, { 1 << 10 }> = Array::new();
+#[btf_map(name = "targets")]
+static TARGETS: ProgramArray<1> = ProgramArray::new();
+
+/// One set of the flow table.
+#[repr(C)]
+struct Set {
+    words: [u64; 8],
+}
+
+/// The program. Dropped: the run was over. Aborted: the frame is not the plan's, or there is no program
+/// to call.
+#[xdp]
+pub(crate) fn driver(context: XdpContext) -> u32 {
+    let (Some(plan), Some(progress)) = (PLAN.get(0), PROGRESS.get_ptr_mut(0)) else {
+        return XDP_ABORTED;
+    };
+    // SAFETY: map memory lives as long as the program, and nobody else uses it during a run.
+    let progress = unsafe { &mut *progress };
+    let number = progress.packets;
+    if number == 0 {
+        // SAFETY: the helper takes no arguments and cannot fail.
+        progress.began = unsafe { bpf_ktime_get_ns() };
+    } else if number == plan.packets {
+        // SAFETY: as above.
+        progress.ended = unsafe { bpf_ktime_get_ns() };
+        return XDP_DROP;
+    }
+    progress.packets = number.wrapping_add(1);
+    let flow = progress.flow;
+    let next = flow.wrapping_add(1);
+    progress.flow = if next == plan.flows { 0 } else { next };
+    if plan.clears != 0
+        && let Some(set) = FLOWS.get_ptr_mut(plan.set)
+    {
+        // SAFETY: the map holds sets of eight words, and the index is below eight.
+        unsafe {
+            let word = (*set).words.as_mut_ptr().add(plan.way as usize & 7);
+            word.write_volatile(0);
+        }
+    }
+    if renew(&context, plan, flow).is_none() {
+        return XDP_ABORTED;
+    }
+    // SAFETY: the map holds nothing but programs, and nothing is left to be dropped here.
+    unsafe { TARGETS.tail_call(&context, TARGET) };
+    XDP_ABORTED
+}
+
+/// The frame as the plan says it, of a flow.
+#[inline(always)]
+fn renew(context: &XdpContext, plan: &Plan, flow: u64) -> Option<()> {
+    // Opaque, or the compiler computes with 32 bits of the pointers ("R3 32-bit pointer arithmetic
+    // prohibited", Linux 6.18).
+    let length = black_box(context.data_end().wrapping_sub(context.data())) as u64;
+    // Also when nothing is to be moved, so that every program's share of it is the same.
+    // SAFETY: the context is the program's own; no pointer into the packet is held.
+    let moved =
+        unsafe { bpf_xdp_adjust_head(context.ctx, length.wrapping_sub(plan.length) as i32) };
+    if moved != 0 {
+        return None;
+    }
+    copy::<0, { V4_BYTES / 8 }>(context, plan)?;
+    let (address, port) = source(flow);
+    let (address, port) = (address.to_be(), port.to_be());
+    let stepped = u64::from(address).wrapping_add(u64::from(port));
+    let ip = check(plan.ip_sum.wrapping_add(u64::from(address)));
+    let transport = check(plan.sum.wrapping_add(stepped));
+    match plan.shape {
+        0 => write::<{ Shape::V4Tcp as u32 }, V4_BYTES>(context, address, port, ip, transport),
+        1 => write::<{ Shape::V4Udp as u32 }, V4_BYTES>(context, address, port, ip, transport),
+        2 => {
+            copy::<{ V4_BYTES / 8 }, { V6_BYTES / 8 }>(context, plan)?;
+            write::<{ Shape::V6Tcp as u32 }, V6_BYTES>(context, address, port, ip, transport)
+        }
+        _ => {
+            copy::<{ V4_BYTES / 8 }, { V6_BYTES / 8 }>(context, plan)?;
+            write::<{ Shape::V6Udp as u32 }, V6_BYTES>(context, address, port, ip, transport)
+        }
+    }
+}
+
+/// Copies words of the template from one number to below another.
+#[inline(always)]
+fn copy<const FROM: usize, const TO: usize>(context: &XdpContext, plan: &Plan) -> Option<()> {
+    let data = context.data();
+    if data.wrapping_add(8 * TO) > context.data_end() {
+        return None;
+    }
+    let mut number = FROM;
+    while number < TO {
+        let word = *plan.template.get(number)?;
+        // SAFETY: the word lies before the packet's end (checked above, and again by the verifier).
+        unsafe {
+            (data.wrapping_add(8 * number) as *mut u64).write_unaligned(word);
+        }
+        number = number.wrapping_add(1);
+    }
+    Some(())
+}
+
+/// Writes what differs from flow to flow, all of it in the machine's order of the wire's bytes.
+#[inline(always)]
+fn write<const SHAPE: u32, const BYTES: usize>(
+    context: &XdpContext,
+    address: u16,
+    port: u16,
+    ip: u16,
+    transport: u16,
+) -> Option<()> {
+    let data = context.data();
+    if data.wrapping_add(BYTES) > context.data_end() {
+        return None;
+    }
+    let shape = match SHAPE {
+        0 => Shape::V4Tcp,
+        1 => Shape::V4Udp,
+        2 => Shape::V6Tcp,
+        _ => Shape::V6Udp,
+    };
+    let is_udp = matches!(shape, Shape::V4Udp | Shape::V6Udp);
+    // RFC 768: a computed zero is sent as all ones.
+    let transport = if is_udp && transport == 0 {
+        u16::MAX
+    } else {
+        transport
+    };
+    let offsets = shape.offsets();
+    let put = |offset: usize, value: u16| {
+        // SAFETY: every offset is below BYTES minus one (`Offsets`), which is before the packet's end.
+        unsafe { (data.wrapping_add(offset) as *mut u16).write_unaligned(value) }
+    };
+    put(offsets.address, address);
+    put(offsets.port, port);
+    put(offsets.check, transport);
+    if let Some(offset) = offsets.ip_check {
+        put(offset, ip);
+    }
+    Some(())
+}

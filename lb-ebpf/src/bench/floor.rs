@@ -1,0 +1,76 @@
+//! What the path of a packet is measured against. The driver calls them as it calls the program under
+//! test.
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_TX},
+    btf_maps::HashMap,
+    macros::{btf_map, xdp},
+    programs::XdpContext,
+};
+use lb_ebpf::bench::V4_BYTES;
+
+/// A service's address as a hash map would have it: as much as any balancer looks up.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Key {
+    address: [u32; 4],
+    port: u16,
+    protocol: u16,
+}
+
+#[btf_map(name = "hash")]
+static HASH: HashMap<Key, u64, 4096> = HashMap::new();
+
+/// Nothing.
+#[xdp]
+pub(crate) fn null(_context: XdpContext) -> u32 {
+    XDP_TX
+}
+
+/// Both MAC addresses exchanged.
+#[xdp]
+pub(crate) fn mac_swap(context: XdpContext) -> u32 {
+    let data = context.data();
+    if data.wrapping_add(14) > context.data_end() {
+        return XDP_ABORTED;
+    }
+    let words = data as *mut u32;
+    // SAFETY: the twelve bytes lie before the packet's end (checked above, and again by the verifier).
+    unsafe {
+        let a = words.read_unaligned();
+        let b = words.wrapping_add(1).read_unaligned();
+        let c = words.wrapping_add(2).read_unaligned();
+        // a and the low half of b are the first address.
+        words.write_unaligned(b >> 16 | c << 16);
+        words.wrapping_add(1).write_unaligned(c >> 16 | a << 16);
+        words.wrapping_add(2).write_unaligned(a >> 16 | b << 16);
+    }
+    XDP_TX
+}
+
+/// One lookup of an IPv4 packet's destination, which is there, in a kernel hash map of a few entries.
+#[xdp]
+pub(crate) fn hash_lookup(context: XdpContext) -> u32 {
+    let data = context.data();
+    if data.wrapping_add(V4_BYTES) > context.data_end() {
+        return XDP_ABORTED;
+    }
+    // SAFETY: all of it lies before the packet's end (checked above, and again by the verifier).
+    let key = unsafe {
+        Key {
+            address: [
+                (data.wrapping_add(30) as *const u32).read_unaligned(),
+                0,
+                0,
+                0,
+            ],
+            port: (data.wrapping_add(36) as *const u16).read_unaligned(),
+            protocol: u16::from((data.wrapping_add(23) as *const u8).read()),
+        }
+    };
+    // SAFETY: nobody changes the map while the value is read.
+    match unsafe { HASH.get(key) } {
+        Some(_) => XDP_TX,
+        None => XDP_DROP,
+    }
+}

@@ -1,0 +1,18 @@
+//! The benchmark's programs: the driver and the floors. Built for the BPF target only, by `cargo xtask`.
+#![no_std]
+#![no_main]
+
+mod driver;
+mod floor;
+
+/// The licence that the kernel reads.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// No code path panics; the compiler wants the handler.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,284 @@
+//! What the maps of a case hold, and its packets.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context, Result};
+use bytemuck::Zeroable;
+use lb_common::{
+    BackendEntry, Device, EndpointKey, EndpointKind, Family, Forwarding, NextHop, Permissions,
+    Protocol, ServiceEntry,
+};
+use lb_ebpf::{
+    bench::{self, Plan, Shape},
+    fixture::{
+        packet::{Body, Packet, Sum},
+        world::{CLIENT_MAC, Ends, Side, address, our_mac},
+    },
+    mem::{Endpoint, Geometry, MemTables},
+};
+
+use super::{Case, Traffic};
+
+/// How much there is of everything that the packets of a case do not use up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scale {
+    /// Services; packets go to one of them.
+    pub services: u32,
+    /// Backends of that service; each other service has one.
+    pub backends: u32,
+    /// Slots of that service's ring.
+    pub ring: u32,
+}
+
+impl Scale {
+    /// What all rows of the table have.
+    pub const USUAL: Self = Self {
+        services: 1,
+        backends: 100,
+        ring: 65_537,
+    };
+}
+
+/// Any key does.
+const FLOW_KEY: [u64; 2] = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
+/// The port of every service.
+const PORT: u16 = 80;
+/// TTL of all packets.
+const TTL: u8 = 61;
+
+fn at(family: Family, v4: u32, v6: u128, port: u16) -> SocketAddr {
+    let ip = match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(v4)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::from_bits(v6)),
+    };
+    SocketAddr::new(ip, port)
+}
+
+/// A service's address: 192.88.0.0/16 and 2001:db8:5::/64.
+pub fn vip(family: Family, service: u32) -> SocketAddr {
+    let low = service + 1;
+    at(
+        family,
+        0xc058_0000 + low,
+        0x2001_0db8_0005 << 80 | u128::from(low),
+        PORT,
+    )
+}
+
+/// A backend's address: 10.128.0.0/9 and fd00:b::/64.
+fn backend(family: Family, id: u32) -> SocketAddr {
+    let low = id + 1;
+    let v6 = 0xfd00_000b << 96 | u128::from(low);
+    at(family, 0x0a80_0000 + low, v6, 80)
+}
+
+/// A flow's client: 198.18.0.0/16 and 2001:db8:c1::/64.
+pub fn client(family: Family, flow: u64) -> SocketAddr {
+    let (low, port) = bench::source(flow);
+    let v6 = 0x2001_0db8_00c1 << 80 | u128::from(low);
+    at(family, 0xc612_0000 + u32::from(low), v6, port)
+}
+
+/// The maps of a case.
+pub fn tables(case: &Case, scale: Scale, ends: &Ends) -> Result<MemTables> {
+    let all_backends = scale.backends + scale.services - 1;
+    let endpoints = scale.services * 2 + all_backends;
+    let geometry = Geometry {
+        flow_sets: case.flow_sets(),
+        endpoint_slots: (endpoints * 4).next_power_of_two().max(64),
+        services: scale.services,
+        ring_slots: (scale.ring + scale.services).next_multiple_of(2),
+        backends: all_backends,
+        next_hops: all_backends,
+    };
+    let mut tables = MemTables::new(geometry, FLOW_KEY);
+    for (side, mtu) in [(Side::Client, 1500), (Side::Backend, 9000)] {
+        tables.write_device(Device {
+            ifindex: ends.ifindex(side),
+            mtu,
+            mac: our_mac(side),
+            reserved: 0,
+        });
+    }
+    let mut endpoints = Vec::new();
+    for index in 0..scale.services {
+        let ring = match index {
+            0 => ServiceEntry::slice(0, scale.ring),
+            _ => ServiceEntry::slice(scale.ring + index - 1, 1),
+        };
+        tables.services[index as usize] = service_entry(case, index, ring);
+        endpoints.extend(service_endpoints(case, index));
+    }
+    tables.write_ring(0, &ring(scale));
+    let others: Vec<u32> = (scale.backends..all_backends).collect();
+    tables.write_ring(scale.ring, &others);
+    for id in 0..all_backends {
+        let service = (id + 1).saturating_sub(scale.backends);
+        tables.backends[id as usize] = backend_entry(case, id, service);
+        tables.next_hops[id as usize] = NextHop {
+            destination: mac(id),
+            resolved: 1,
+            source: our_mac(Side::Client),
+            ifindex: ends.client,
+            used: 1,
+            ..NextHop::zeroed()
+        };
+        if case.forwarding == Forwarding::Dnat {
+            let key = key(backend(case.family, id), case.protocol);
+            endpoints.push(Endpoint {
+                key,
+                kind: EndpointKind::Backend,
+                index: id,
+            });
+        }
+    }
+    tables
+        .publish_endpoints(&endpoints)
+        .ok()
+        .context("no seed places the endpoints")?;
+    Ok(tables)
+}
+
+/// MAC address of a backend.
+fn mac(id: u32) -> [u8; 6] {
+    let [_, a, b, c] = id.to_be_bytes();
+    [2, 0, 0xbe, a, b, c]
+}
+
+/// Backends over the slots without a pattern: what a lookup reads is what counts, not who is there.
+fn ring(scale: Scale) -> Vec<u32> {
+    let mix = |slot: u32| (u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32;
+    (0..scale.ring)
+        .map(|slot| mix(slot) % scale.backends)
+        .collect()
+}
+
+fn key(at: SocketAddr, protocol: Protocol) -> EndpointKey {
+    EndpointKey {
+        address: address(at),
+        port: at.port().to_be_bytes(),
+        protocol: protocol as u8,
+    }
+}
+
+fn service_endpoints(case: &Case, index: u32) -> [Endpoint; 2] {
+    let key = key(vip(case.family, index), case.protocol);
+    let bare = EndpointKey {
+        port: [0, 0],
+        protocol: 0,
+        ..key
+    };
+    [
+        Endpoint {
+            key,
+            kind: EndpointKind::Vip,
+            index,
+        },
+        Endpoint {
+            key: bare,
+            kind: EndpointKind::VipAddress,
+            index: 0,
+        },
+    ]
+}
+
+fn service_entry(case: &Case, index: u32, ring: u64) -> ServiceEntry {
+    let vip = vip(case.family, index);
+    ServiceEntry {
+        ring,
+        address: address(vip).0,
+        port: vip.port().to_be_bytes(),
+        protocol: case.protocol as u8,
+        forwarding: case.forwarding as u8,
+        // A UDP flow that is seen in each pass is never idle.
+        idle_epochs: match case.protocol {
+            Protocol::Tcp => 0,
+            Protocol::Udp => 4,
+        },
+        family: case.family as u8,
+        used: 1,
+        ..ServiceEntry::zeroed()
+    }
+}
+
+fn backend_entry(case: &Case, id: u32, service: u32) -> BackendEntry {
+    let at = backend(case.family, id);
+    BackendEntry {
+        address: address(at).0,
+        next_hop: id,
+        permissions: Permissions::ALL,
+        used: 1,
+        service,
+        port: at.port().to_be_bytes(),
+        ..BackendEntry::zeroed()
+    }
+}
+
+/// A flow's packet, all checksums computed from nothing.
+pub fn frame(case: &Case, flow: u64) -> Vec<u8> {
+    let shape = case.shape();
+    let flags = match case.traffic {
+        Traffic::New => "S",
+        Traffic::Known | Traffic::NotOurs => "A",
+    };
+    // Ethernet, IP, transport.
+    let headers = match shape {
+        Shape::V4Tcp => 14 + 20 + 20,
+        Shape::V4Udp => 14 + 20 + 8,
+        Shape::V6Tcp => 14 + 40 + 20,
+        Shape::V6Udp => 14 + 40 + 8,
+    };
+    let data = vec![0x5a; shape.bytes() - headers];
+    let body = match case.protocol {
+        Protocol::Tcp => Body::Tcp {
+            flags,
+            options: Vec::new(),
+            data,
+        },
+        Protocol::Udp => Body::Udp { data },
+    };
+    let mut destination = vip(case.family, 0);
+    if case.traffic == Traffic::NotOurs {
+        let elsewhere = 0x2001_0db8_ffff << 80 | 1;
+        destination = at(case.family, 0xcb00_7101, elsewhere, PORT);
+    }
+    Packet {
+        to: our_mac(Side::Client),
+        from: CLIENT_MAC,
+        source: client(case.family, flow),
+        destination,
+        ttl: TTL,
+        body,
+        sum: Sum::Right,
+        padding: Vec::new(),
+    }
+    .bytes()
+}
+
+/// The driver's plan for a case's packets; nothing is freed.
+pub fn plan(case: &Case, packets: u64) -> Plan {
+    let shape = case.shape();
+    let frame = frame(case, 0);
+    let mut template = [0; bench::V6_BYTES];
+    template[..shape.bytes()].copy_from_slice(&frame[..shape.bytes()]);
+    let offsets = shape.offsets();
+    // What is left of a sum when the words at these offsets, which flow 0 has, are taken out.
+    let word = |offset: usize| u16::from_ne_bytes([frame[offset], frame[offset + 1]]);
+    let without = |check: usize, stepped: &[usize]| {
+        let total = u64::from(!word(check));
+        let out: u64 = stepped.iter().map(|offset| u64::from(!word(*offset))).sum();
+        total + out
+    };
+    Plan {
+        template: bytemuck::cast(template),
+        packets,
+        flows: case.flows,
+        length: frame.len() as u64,
+        ip_sum: offsets
+            .ip_check
+            .map_or(0, |check| without(check, &[offsets.address])),
+        sum: without(offsets.check, &[offsets.address, offsets.port]),
+        shape: shape as u32,
+        ..Plan::zeroed()
+    }
+}
