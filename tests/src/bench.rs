@@ -97,7 +97,16 @@ pub fn cases() -> Vec<Case> {
             row(V4, Udp, Known, MANY, None),
         ]
     };
-    let mut cases = Vec::new();
+    let mut cases = vec![
+        row(Forwarding::Ipip, V4, Tcp, Known, 1, Some(1.0)),
+        row(Forwarding::Ipip, V4, Tcp, New, 1, Some(1.5)),
+        row(Forwarding::Ipip, V4, Udp, Known, 1, Some(1.1)),
+        row(Forwarding::Ipip, V6, Tcp, Known, 1, Some(1.1)),
+        row(Forwarding::Ipip, V4, Tcp, Known, SOME, Some(2.0)),
+        row(Forwarding::Ipip, V4, Tcp, Known, MANY, Some(3.5)),
+        row(Forwarding::Ipip, V4, Tcp, New, MANY, Some(4.0)),
+        row(Forwarding::Ipip, V4, Udp, Known, MANY, Some(3.5)),
+    ];
     cases.extend(forward(Forwarding::L2dsr));
     cases.extend(forward(Forwarding::Dnat));
     cases.push(row(Forwarding::L2dsr, V4, Tcp, NotOurs, 1, Some(0.4)));

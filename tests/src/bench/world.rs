@@ -121,6 +121,7 @@ pub fn tables(case: &Case, scale: Scale, ends: &Ends) -> Result<MemTables> {
             source: our_mac(Side::Client),
             ifindex: ends.client,
             used: 1,
+            mtu: 1500,
             ..NextHop::zeroed()
         };
         if case.forwarding == Forwarding::Dnat {
@@ -210,6 +211,7 @@ fn backend_entry(case: &Case, id: u32, service: u32) -> BackendEntry {
         used: 1,
         service,
         port: at.port().to_be_bytes(),
+        forwarding: case.forwarding as u8,
         ..BackendEntry::zeroed()
     }
 }

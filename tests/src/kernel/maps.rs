@@ -95,7 +95,7 @@ pub(super) fn configure(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
         put_some::<N, V>(ebpf, name, values, |bytes| *bytes != [0; N])
     }
     fill::<{ size_of::<Header>() }, _>(ebpf, "header", &[tables.header])?;
-    fill::<64, _>(ebpf, "control", &[tables.control])?;
+    fill::<{ size_of::<Control>() }, _>(ebpf, "control", &[tables.control])?;
     fill::<32, _>(ebpf, "endpoints", &tables.endpoints)?;
     fill::<64, _>(ebpf, "services", &tables.services)?;
     fill::<8, _>(ebpf, "rings", &tables.rings)?;
