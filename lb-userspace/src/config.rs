@@ -20,6 +20,7 @@ pub mod render;
 mod service;
 pub mod shrink;
 mod syntax;
+mod tunnel;
 mod value;
 
 use std::collections::BTreeMap;
@@ -126,6 +127,9 @@ fn document(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Config> {
     let drafts = services(&file, notes);
     let interfaces = daemon.as_ref().map(|d| d.interfaces.as_slice());
     across::check(&drafts, interfaces.unwrap_or(&[]), &limits, notes);
+    if let Some(daemon) = &daemon {
+        tunnel::check(&daemon.tunnel_source, &drafts, notes);
+    }
     let mut config = Config {
         daemon: daemon?,
         limits,

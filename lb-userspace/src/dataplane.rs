@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lb_common::{
-    BackendEntry, Device, EndpointKey, EndpointKind, EndpointSlot, Header, NextHop, Permissions,
+    BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Family, Forwarding,
+    Header, NextHop, Permissions,
 };
 
 /// An endpoint and what it leads to. `VipAddress` has index 0.
@@ -31,10 +32,75 @@ pub struct Image {
     pub next_hops: BTreeMap<u32, NextHop>,
     /// By slot.
     pub devices: BTreeMap<u32, Device>,
-    /// Echo replies per CPU and second.
-    pub echo_per_second: u32,
+    /// What the operator sets for all packets.
+    pub controls: Controls,
     /// As `Header::config_revision`.
     pub config_revision: u64,
+}
+
+/// What the operator sets in `lb_common::Control`; the fields are as there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Controls {
+    /// Echo replies per CPU and second.
+    pub echo_per_second: u32,
+    /// New flows per CPU and second.
+    pub new_flows_per_second: u32,
+    /// ICMP errors per CPU and second.
+    pub icmp_errors_per_second: u32,
+    /// Source of IPv4 tunnels; all zero: none.
+    pub tunnel_v4: [u8; 4],
+    /// Its host bits, host order.
+    pub tunnel_v4_spread: u32,
+    /// Source of IPv6 tunnels; all zero: none.
+    pub tunnel_v6: [u8; 16],
+    /// The host bits among its last 32, host order.
+    pub tunnel_v6_spread: u32,
+}
+
+impl Controls {
+    /// As they stand in the map.
+    pub fn of(control: &Control) -> Self {
+        Self {
+            echo_per_second: control.echo_per_second,
+            new_flows_per_second: control.new_flows_per_second,
+            icmp_errors_per_second: control.icmp_errors_per_second,
+            tunnel_v4: control.tunnel_v4,
+            tunnel_v4_spread: control.tunnel_v4_spread,
+            tunnel_v6: control.tunnel_v6,
+            tunnel_v6_spread: control.tunnel_v6_spread,
+        }
+    }
+
+    /// Puts them into the map's value; the rest of it stays.
+    pub fn put(&self, control: &mut Control) {
+        control.echo_per_second = self.echo_per_second;
+        control.new_flows_per_second = self.new_flows_per_second;
+        control.icmp_errors_per_second = self.icmp_errors_per_second;
+        control.tunnel_v4 = self.tunnel_v4;
+        control.tunnel_v4_spread = self.tunnel_v4_spread;
+        control.tunnel_v6 = self.tunnel_v6;
+        control.tunnel_v6_spread = self.tunnel_v6_spread;
+    }
+
+    /// Packets of this family can be tunnelled.
+    pub fn has_tunnel(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.tunnel_v4 != [0; 4],
+            Family::V6 => self.tunnel_v6 != [0; 16],
+        }
+    }
+
+    /// The tunnel sources of `other` in place of those that this has not.
+    #[must_use]
+    pub fn or_tunnels_of(mut self, other: &Self) -> Self {
+        if !self.has_tunnel(Family::V4) {
+            (self.tunnel_v4, self.tunnel_v4_spread) = (other.tunnel_v4, other.tunnel_v4_spread);
+        }
+        if !self.has_tunnel(Family::V6) {
+            (self.tunnel_v6, self.tunnel_v6_spread) = (other.tunnel_v6, other.tunnel_v6_spread);
+        }
+        self
+    }
 }
 
 /// A service's part of the maps.
@@ -61,6 +127,15 @@ pub struct ServiceImage {
 }
 
 impl ServiceImage {
+    /// The family whose tunnels its packets need, if they need one.
+    pub fn tunnel(&self) -> Option<Family> {
+        let ipip = self.forwarding == Forwarding::Ipip as u8;
+        ipip.then_some(match self.family == Family::V4 as u8 {
+            true => Family::V4,
+            false => Family::V6,
+        })
+    }
+
     /// Base and length of the live ring when half `half` of the pair is live.
     pub fn live_slice(&self, half: u8) -> (u32, u32) {
         let offset = self.ring_capacity.saturating_mul(u32::from(half & 1));
@@ -175,10 +250,11 @@ pub enum MapOp {
         /// 0 or 1.
         generation: u8,
     },
-    /// Sets `Control::echo_per_second`.
-    SetEchoLimit {
-        /// Per CPU.
-        per_second: u32,
+    /// Sets what the operator sets in `control`. A source of IPv4 tunnels is one store; one of IPv6 is three,
+    /// between which packets may leave with a mixture of both, which backends drop if they filter.
+    SetControls {
+        /// All of it.
+        controls: Controls,
     },
     /// Records the revision in the header and marks the maps complete.
     SetRevision {

@@ -10,11 +10,11 @@ use lb_common::{
     Address, BackendEntry, EndpointKey, EndpointKind, Family, Forwarding, NextHop, Protocol,
 };
 
-use crate::dataplane::{EndpointTarget, Image, ServiceImage};
+use crate::dataplane::{Controls, EndpointTarget, Image, ServiceImage};
 use crate::ids::hops::NOWHERE;
 use crate::ids::{Ids, ServiceId, ring_size};
 use crate::maglev::{self, Member};
-use crate::model::{BackendKey, Config, Name, Service};
+use crate::model::{BackendKey, Config, DaemonConfig, Name, Service};
 use crate::state::{Dirty, State, Word};
 
 /// Rings as last filled. A ring is filled again only when its members, weights or size changed.
@@ -39,7 +39,7 @@ pub fn image(state: &State, rings: &mut Rings) -> Image {
     let mut image = Image {
         endpoints: endpoints(config, state.ids()),
         devices: state.devices().clone(),
-        echo_per_second: config.daemon.echo_per_second,
+        controls: controls(&config.daemon),
         config_revision: config.revision,
         next_hops: BTreeMap::from([(NOWHERE, nowhere())]),
         ..Image::default()
@@ -74,6 +74,28 @@ pub fn image(state: &State, rings: &mut Rings) -> Image {
         }
     }
     image
+}
+
+/// What the operator sets for all packets.
+fn controls(daemon: &DaemonConfig) -> Controls {
+    let mut controls = Controls {
+        echo_per_second: daemon.echo_per_second,
+        new_flows_per_second: daemon.new_flows_per_second,
+        icmp_errors_per_second: daemon.icmp_errors_per_second,
+        ..Controls::default()
+    };
+    for source in &daemon.tunnel_source {
+        let spread = source.last_host_bits();
+        match source.address() {
+            IpAddr::V4(address) => {
+                (controls.tunnel_v4, controls.tunnel_v4_spread) = (address.octets(), spread);
+            }
+            IpAddr::V6(address) => {
+                (controls.tunnel_v6, controls.tunnel_v6_spread) = (address.octets(), spread);
+            }
+        }
+    }
+    controls
 }
 
 /// The words of the backends that changed, by BackendId.

@@ -77,6 +77,20 @@ pub(crate) fn config(text: &str) -> Arc<Config> {
     with_services(services)
 }
 
+/// A source of tunnels for each family that needs one.
+fn tunnel_source(services: &BTreeMap<Name, Service>) -> Vec<Prefix> {
+    ["10.9.0.0/24", "fd00:9::/112"]
+        .map(|text| text.parse::<Prefix>().unwrap())
+        .into_iter()
+        .filter(|source| {
+            services.values().any(|service| {
+                service.forwarding == Forwarding::Ipip
+                    && service.address.is_ipv4() == source.address().is_ipv4()
+            })
+        })
+        .collect()
+}
+
 /// A configuration of these services; the revision follows from them.
 pub(crate) fn with_services(services: BTreeMap<Name, Service>) -> Arc<Config> {
     let text = format!("{services:?}");
@@ -90,6 +104,9 @@ pub(crate) fn with_services(services: BTreeMap<Name, Service>) -> Arc<Config> {
             xdp_mode: XdpMode::Native,
             metrics: None,
             echo_per_second: 1000,
+            new_flows_per_second: 1_000_000,
+            icmp_errors_per_second: 1000,
+            tunnel_source: tunnel_source(&services),
             velocity_percent: 50,
             velocity_window: Duration::from_secs(10),
         },

@@ -217,6 +217,16 @@ fn data_plane(page: &mut Page<'_>, status: &Status) {
         d.untracked,
     );
     page.one(
+        "not_admitted_flows",
+        "New flows above the limit of new flows, forwarded without an entry in the flow table",
+        d.not_admitted,
+    );
+    page.one(
+        "too_big_answers",
+        "Clients told that their packets do not fit through the tunnel to the backend",
+        d.too_big_answers,
+    );
+    page.one(
         "evicted_flows",
         "Unproven flow entries evicted for new flows",
         d.evicted,

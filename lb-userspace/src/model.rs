@@ -1,6 +1,8 @@
 //! The nouns: what an operator configures, as it is after `config` has checked it, and what the
 //! world reports about it. Plain values; every wrong state that a type can exclude is excluded.
 
+mod prefix;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -9,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use lb_common::{Family, Forwarding, Protocol};
+pub use prefix::{Prefix, PrefixError};
 
 /// Name of a service or a backend: 1 to 63 of `[a-z0-9-]`, beginning and ending alphanumerical.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -137,6 +140,13 @@ pub struct DaemonConfig {
     pub metrics: Option<std::net::SocketAddr>,
     /// Echo replies each CPU may send per second for VIPs.
     pub echo_per_second: u32,
+    /// New flows that each CPU may enter into the flow table per second.
+    pub new_flows_per_second: u32,
+    /// ICMP errors that each CPU may send or relay per second.
+    pub icmp_errors_per_second: u32,
+    /// Sources of the outer headers of `ipip`: at most one of each family, IPv4 first. Host bits are filled
+    /// from the flow's hash.
+    pub tunnel_source: Vec<Prefix>,
     /// At most this share (percent) of a pool's backends is taken out for health reasons ...
     pub velocity_percent: u8,
     /// ... within this time.

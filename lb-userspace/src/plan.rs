@@ -5,11 +5,11 @@
 //!
 //! 1. what backends may no longer do: urgent, and one store each;
 //! 2. interfaces and next hops, then the words of backends that use them or are given more;
-//! 3. new backends: nothing leads to them yet;
+//! 3. limits and tunnel sources, before anybody can need them; new backends: nothing leads to them yet;
 //! 4. rings, each into the half of its pair that is not live, then one store that switches;
 //! 5. new services with their rings: no endpoint leads to them yet;
 //! 6. endpoints into the generation that is not live, then one store that switches;
-//! 7. what nothing leads to any more is cleared;
+//! 7. what nothing leads to any more is cleared, then tunnel sources that nobody uses any more;
 //! 8. the revision, which says that all before it is done.
 //!
 //! One exception to 1: when a service's live ring would have nobody left and its new ring has somebody, the
@@ -99,6 +99,10 @@ pub fn plan(actual: &Actual, desired: &Image) -> Result<Vec<MapOp>, PlanError> {
         })
         .collect();
     let mut ops = plan_words(from, &wanted, &desired.next_hops, &desired.devices);
+    let controls = desired.controls.or_tunnels_of(&from.controls);
+    if controls != from.controls {
+        ops.push(MapOp::SetControls { controls });
+    }
     for (id, entry) in &desired.backends {
         if !from.backends.contains_key(id) {
             ops.push(MapOp::WriteBackend {
@@ -136,9 +140,9 @@ pub fn plan(actual: &Actual, desired: &Image) -> Result<Vec<MapOp>, PlanError> {
         ops.push(MapOp::SwitchEndpoints { generation });
     }
     clears(from, desired, &mut ops);
-    if from.echo_per_second != desired.echo_per_second {
-        ops.push(MapOp::SetEchoLimit {
-            per_second: desired.echo_per_second,
+    if controls != desired.controls {
+        ops.push(MapOp::SetControls {
+            controls: desired.controls,
         });
     }
     if from.config_revision != desired.config_revision || actual.header.complete != 1 {

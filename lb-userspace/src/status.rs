@@ -68,6 +68,12 @@ pub struct DataPlane {
     pub icmp_relayed: u64,
     /// New flows without an entry.
     pub untracked: u64,
+    /// Among them: above the limit of new flows.
+    #[serde(default)]
+    pub not_admitted: u64,
+    /// "Packet too big" sent to clients.
+    #[serde(default)]
+    pub too_big_answers: u64,
     /// Entries evicted for new flows.
     pub evicted: u64,
     /// Live entries of the flow table at the last sweep.
@@ -177,6 +183,8 @@ pub struct Counters {
     pub totals: lb_common::counter::Totals,
     /// Backend lines by BackendId.
     pub backends: BTreeMap<u32, lb_common::CounterLine>,
+    /// The second global line, by [`lb_common::counter::More`].
+    pub more: lb_common::CounterLine,
     /// Drops by service index, by [`lb_common::DropReason`] number.
     pub service_drops: BTreeMap<u32, [u64; 32]>,
 }

@@ -244,17 +244,18 @@ fn against_service(draft: &ServiceDraft, backend: &BackendDraft, notes: &mut Not
     }
     if let (Some(forwarding), Some(port), Some(Some(own))) =
         (&draft.forwarding, &draft.port, &backend.port)
-        && forwarding.value == Forwarding::L2dsr
+        && forwarding.value != Forwarding::Dnat
         && own.value != port.value
     {
+        let word = super::service::forwarding_word(forwarding.value);
         let message = format!(
-            "the backend's port is {}, and the service's {}: l2dsr cannot change it",
+            "the backend's port is {}, and the service's {}: {word} cannot change it",
             own.value, port.value
         );
         let key = format!("{}port", backend.path);
         let note = Note::new(&codes::L2DSR_PORT, &own.span, &key, message)
             .suggest(port.value.to_string())
-            .label(&forwarding.span, "l2dsr");
+            .label(&forwarding.span, word);
         notes.add(note.label(&port.span, "the service's port"));
     }
     same_endpoint(draft, backend, notes);

@@ -48,6 +48,18 @@ fn write_config(out: &mut String, config: &Config) -> std::fmt::Result {
     let metrics = daemon.metrics.map_or("off".to_owned(), |at| at.to_string());
     writeln!(out, "metrics = {}", text(&metrics))?;
     writeln!(out, "echo-per-second = {}", daemon.echo_per_second)?;
+    writeln!(
+        out,
+        "new-flows-per-second = {}",
+        daemon.new_flows_per_second
+    )?;
+    let rate = daemon.icmp_errors_per_second;
+    writeln!(out, "icmp-errors-per-second = {rate}")?;
+    if !daemon.tunnel_source.is_empty() {
+        let sources = daemon.tunnel_source.iter();
+        let sources: Vec<String> = sources.map(|s| text(&s.to_string())).collect();
+        writeln!(out, "tunnel-source = [{}]", sources.join(", "))?;
+    }
     writeln!(out, "velocity-percent = {}", daemon.velocity_percent)?;
     writeln!(
         out,

@@ -10,6 +10,7 @@ use toml::de::DeValue;
 use super::codes;
 use super::notes::{At, Note, Notes};
 use super::reader::Reader;
+use super::tunnel;
 use super::value;
 use crate::model::{DaemonConfig, Limits, XdpMode};
 
@@ -33,7 +34,14 @@ pub(super) fn xdp_mode_word(mode: XdpMode) -> &'static str {
 
 /// `[daemon]`; where something is wrong, the default, and a note.
 pub(super) fn daemon(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> DaemonConfig {
-    let rate = reader.integer("echo-per-second", 0..=10_000_000, notes);
+    let mut rate = |key: &str, highest: u64, default: u32| {
+        let at = reader.integer(key, 0..=highest, notes);
+        at.and_then(|at| u32::try_from(at.value).ok())
+            .unwrap_or(default)
+    };
+    let echo_per_second = rate("echo-per-second", 10_000_000, 1000);
+    let new_flows_per_second = rate("new-flows-per-second", u32::MAX.into(), 1_000_000);
+    let icmp_errors_per_second = rate("icmp-errors-per-second", 10_000_000, 1000);
     let percent = reader.integer("velocity-percent", 1..=100, notes);
     let window = Duration::from_millis(100)..=Duration::from_secs(86_400);
     let window = reader.duration("velocity-window", window, notes);
@@ -45,9 +53,10 @@ pub(super) fn daemon(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> DaemonCo
         interfaces: interfaces(reader, notes),
         xdp_mode: mode.map_or(XdpMode::Native, |at| at.value),
         metrics: metrics(reader, notes),
-        echo_per_second: rate
-            .and_then(|at| u32::try_from(at.value).ok())
-            .unwrap_or(1000),
+        echo_per_second,
+        new_flows_per_second,
+        icmp_errors_per_second,
+        tunnel_source: tunnel::sources(reader, notes),
         velocity_percent: percent
             .and_then(|at| u8::try_from(at.value).ok())
             .unwrap_or(50),

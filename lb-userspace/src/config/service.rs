@@ -88,6 +88,12 @@ pub(super) struct BackendDraft {
     pub(super) admin: Option<AdminState>,
 }
 
+/// The word for a way to forward.
+pub(super) fn forwarding_word(forwarding: Forwarding) -> &'static str {
+    let found = FORWARDINGS.iter().find(|(_, f)| *f == forwarding);
+    found.map_or("", |(word, _)| word)
+}
+
 /// The family of an address.
 pub(super) fn family(address: IpAddr) -> Family {
     match address {

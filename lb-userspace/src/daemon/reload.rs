@@ -29,6 +29,9 @@ impl Owner<'_> {
     fn replace(&mut self, running: &Config, file: &Config) -> Result<String, String> {
         let daemon = DaemonConfig {
             echo_per_second: file.daemon.echo_per_second,
+            new_flows_per_second: file.daemon.new_flows_per_second,
+            icmp_errors_per_second: file.daemon.icmp_errors_per_second,
+            tunnel_source: file.daemon.tunnel_source.clone(),
             velocity_percent: file.daemon.velocity_percent,
             velocity_window: file.daemon.velocity_window,
             ..running.daemon.clone()

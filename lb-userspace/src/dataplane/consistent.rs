@@ -34,15 +34,23 @@ pub fn check(actual: &Actual) -> Result<(), DataplaneError> {
     for targets in image.endpoints.values() {
         for (kind, index) in targets {
             match kind {
-                EndpointKind::Vip if !image.services.contains_key(index) => {
-                    let why = "an endpoint leads here, and it is not in use".to_owned();
-                    return wrong("services", *index, why);
+                EndpointKind::Vip => {
+                    let Some(service) = image.services.get(index) else {
+                        let why = "an endpoint leads here, and it is not in use".to_owned();
+                        return wrong("services", *index, why);
+                    };
+                    let tunnel = service.tunnel();
+                    if tunnel.is_some_and(|family| !image.controls.has_tunnel(family)) {
+                        let why =
+                            "its packets need a tunnel, and there is no source for it".to_owned();
+                        return wrong("services", *index, why);
+                    }
                 }
                 EndpointKind::Backend if !image.backends.contains_key(index) => {
                     let why = "an endpoint leads here, and it is not in use".to_owned();
                     return wrong("backends", *index, why);
                 }
-                EndpointKind::Vip | EndpointKind::Backend | EndpointKind::VipAddress => {}
+                EndpointKind::Backend | EndpointKind::VipAddress => {}
             }
         }
     }

@@ -13,7 +13,9 @@ use lb_common::{
     Header, NextHop, Protocol, ServiceEntry,
 };
 
-use super::{Actual, Dataplane, DataplaneError, EndpointTarget, Image, MapOp, ServiceImage};
+use super::{
+    Actual, Controls, Dataplane, DataplaneError, EndpointTarget, Image, MapOp, ServiceImage,
+};
 use crate::ids::Sizes;
 
 /// All maps that the control plane writes. Fields are public, so that a test can damage them.
@@ -147,7 +149,7 @@ impl Mem {
                 slots,
             } => self.write_endpoints(*generation, *seed, slots)?,
             MapOp::SwitchEndpoints { generation } => self.control.active = (*generation).into(),
-            MapOp::SetEchoLimit { per_second } => self.control.echo_per_second = *per_second,
+            MapOp::SetControls { controls } => controls.put(&mut self.control),
             MapOp::SetRevision { revision } => {
                 self.header.config_revision = *revision;
                 self.header.complete = 1;
@@ -262,7 +264,7 @@ impl Dataplane for Mem {
     fn actual(&mut self) -> Result<Actual, DataplaneError> {
         let mut image = Image {
             endpoints: self.read_endpoints()?,
-            echo_per_second: self.control.echo_per_second,
+            controls: Controls::of(&self.control),
             config_revision: self.header.config_revision,
             ..Image::default()
         };

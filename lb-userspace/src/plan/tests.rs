@@ -278,6 +278,51 @@ fn when_the_last_backend_leaves_as_another_comes_somebody_always_serves() {
 }
 
 #[test]
+fn a_tunnel_has_a_source_before_anybody_needs_it_and_as_long_as_anybody_does() {
+    const IPIP: [u16; 4] = [3 | 1 << 13, 3 | 1 << 7 | 1 << 13, 0, 0];
+    let mut world = World::new();
+    world.feed(&Step::Config(PAIR));
+    world.connect();
+    world.converge(None).unwrap();
+    let controls = |ops: &[MapOp]| {
+        let places = ops.iter().enumerate();
+        places
+            .filter(|(_, op)| matches!(op, MapOp::SetControls { .. }))
+            .map(|(place, _)| place)
+            .collect::<Vec<_>>()
+    };
+    world.feed(&Step::Config(IPIP));
+    let desired = world.image();
+    let ops = plan(&world.mem.actual().unwrap(), &desired).unwrap();
+    let switch = |ops: &[MapOp]| {
+        let switch = |op: &MapOp| matches!(op, MapOp::SwitchEndpoints { .. });
+        ops.iter().position(switch).unwrap()
+    };
+    assert_eq!(controls(&ops).len(), 1);
+    assert!(controls(&ops)[0] < switch(&ops), "{ops:?}");
+    world.converge(None).unwrap();
+    assert_eq!(world.mem.control.tunnel_v4, [10, 9, 0, 0]);
+    assert_eq!(world.mem.control.tunnel_v4_spread, 255);
+
+    world.feed(&Step::Config(PAIR));
+    let desired = world.image();
+    let ops = plan(&world.mem.actual().unwrap(), &desired).unwrap();
+    assert_eq!(controls(&ops).len(), 1);
+    assert!(controls(&ops)[0] > switch(&ops), "{ops:?}");
+    world.converge(None).unwrap();
+    assert_eq!(world.mem.control.tunnel_v4, [0; 4]);
+
+    // Without a source, nothing may lead to the service.
+    world.feed(&Step::Config(IPIP));
+    world.converge(None).unwrap();
+    world.mem.control.tunnel_v4 = [0; 4];
+    assert_eq!(violations(&world.mem).len(), 1);
+    let actual = world.mem.actual().unwrap();
+    let error = crate::dataplane::consistent::check(&actual).unwrap_err();
+    assert!(error.to_string().contains("no source"), "{error}");
+}
+
+#[test]
 fn what_a_backend_may_no_longer_do_is_the_first_write_of_a_plan() {
     use crate::model::AdminState::Disabled;
     let mut world = World::new();

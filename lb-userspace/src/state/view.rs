@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lb_common::DropReason;
-use lb_common::counter::{Global, PerBackend};
+use lb_common::counter::{Global, More, PerBackend};
 
 use super::State;
 use crate::health::{Evidence, Seen};
@@ -69,6 +69,8 @@ impl State {
             echo_replied: global(Global::EchoReplied),
             icmp_relayed: global(Global::IcmpRelayed),
             untracked: global(Global::Untracked),
+            not_admitted: at(&counters.more, More::NotAdmitted as usize),
+            too_big_answers: at(&counters.more, More::TooBigSent as usize),
             evicted: global(Global::Evicted),
             flows: self.flows.values().fold(0, |sum, n| sum.saturating_add(*n)),
             flow_capacity,

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
+use lb_common::header::LAYOUT_VERSION;
 use lb_common::{Epoch, FlowRank, FlowWord, HashKey, Header};
 use lb_userspace::dataplane::bpf::{Bpf, BpfError, Opening, Settings, unload};
 use lb_userspace::dataplane::{Dataplane, DataplaneError, MapOp};
@@ -247,22 +248,24 @@ fn a_directory_that_is_in_use_is_not_covered_by_a_mount() {
 fn another_layout_is_refused_and_can_be_unloaded_by_number() {
     in_room(|room| {
         prepare(room);
-        let foreign = room.bpffs().join("v2");
+        let foreign = room.bpffs().join("v3");
         fs::create_dir_all(foreign.join("maps")).unwrap();
         let error = room.refused();
         let BpfError::ForeignLayout {
-            found: 2, known: 1, ..
+            found: 3,
+            known: LAYOUT_VERSION,
+            ..
         } = error
         else {
             panic!("{error}");
         };
         assert!(
-            error.to_string().contains("fairlead unload --layout 2"),
+            error.to_string().contains("fairlead unload --layout 3"),
             "{error}"
         );
-        assert!(unload(&room.bpffs(), Some(&room.run_dir()), Some(2)).unwrap());
+        assert!(unload(&room.bpffs(), Some(&room.run_dir()), Some(3)).unwrap());
         room.open();
-        assert!(!unload(&room.bpffs(), Some(&room.run_dir()), Some(2)).unwrap());
+        assert!(!unload(&room.bpffs(), Some(&room.run_dir()), Some(3)).unwrap());
     });
 }
 

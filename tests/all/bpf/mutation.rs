@@ -80,6 +80,14 @@ fn every_field_of_the_header_and_the_control_block_is_checked() {
             (offset_of!(Control, endpoint_mask), "endpoint mask"),
             (offset_of!(Control, lines_per_cpu), "counter lines"),
             (offset_of!(Control, cpus), "CPUs"),
+            (offset_of!(Control, multipliers), "multipliers"),
+            (offset_of!(Control, multipliers) + 127, "multipliers"),
+            (offset_of!(Control, tunnel_v4) + 3, "IPv4 tunnels"),
+            (offset_of!(Control, tunnel_v4_spread) + 1, "IPv4 tunnels"),
+            (offset_of!(Control, tunnel_v6) + 15, "IPv6 tunnels"),
+            (offset_of!(Control, tunnel_v6_spread), "IPv6 tunnels"),
+            (offset_of!(Control, reserved0), "reserved"),
+            (offset_of!(Control, reserved) + 23, "reserved"),
         ];
         for &(offset, words) in control {
             let flip = |room: &Room| {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::Epoch;
-use lb_common::counter::{BACKEND_LINE, service_line};
+use lb_common::counter::{BACKEND_LINE, MORE_LINE, service_line};
 use lb_common::flow::{FlowRank, FlowWord};
 
 use super::room::{LIMITS, Room, in_room};
@@ -30,6 +30,7 @@ fn counters_are_summed_over_all_cpus() {
             add(room, first + 1, 3, 100 * n);
             add(room, first + 4, 7, 5 * n);
             add(room, first + BACKEND_LINE + 31, 1, 7 * n);
+            add(room, first + MORE_LINE, 1, 11 * n);
             let service = first + service_line(LIMITS.backends, 7);
             add(room, service, 0, 2 * n);
             add(room, service + 3, 7, 3 * n);
@@ -46,6 +47,7 @@ fn counters_are_summed_over_all_cpus() {
         assert_eq!(reader.service_drops(LIMITS.services), [0; 32]);
         let all = reader.counters([30, 31], [7]);
         assert_eq!(all.totals, totals);
+        assert_eq!(all.more, [0, 11 * sum, 0, 0, 0, 0, 0, 0]);
         assert_eq!(all.backends[&31], reader.backend(31));
         assert_eq!(all.backends[&30], [0; 8]);
         assert_eq!(all.service_drops, BTreeMap::from([(7, drops)]));

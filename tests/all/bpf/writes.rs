@@ -9,7 +9,7 @@ use lb_common::{
     Permissions,
 };
 use lb_userspace::dataplane::bpf::Geometry;
-use lb_userspace::dataplane::{Actual, Dataplane, Image, MapOp, ServiceImage};
+use lb_userspace::dataplane::{Actual, Controls, Dataplane, Image, MapOp, ServiceImage};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -65,11 +65,26 @@ pub fn next_hop(index: u32, interface: u32) -> NextHop {
     }
 }
 
+/// Values that differ from each other, and with `n`.
+pub fn controls(n: u32) -> Controls {
+    let n = n & 0x0fff_ffff;
+    let [a, b, ..] = n.to_be_bytes();
+    Controls {
+        echo_per_second: n,
+        new_flows_per_second: n + 1,
+        icmp_errors_per_second: n + 2,
+        tunnel_v4: [10, a, b, 0],
+        tunnel_v4_spread: 0xff,
+        tunnel_v6: [0xfd, a, b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, 0, 0],
+        tunnel_v6_spread: 0xffff,
+    }
+}
+
 /// An image with one service a list of backends, one next hop, and `v0`.
 pub fn image(rings: &[Vec<u32>], revision: u64) -> Image {
     let interface = ifindex("v0");
     let mut image = Image {
-        echo_per_second: 100,
+        controls: controls(100),
         config_revision: revision,
         ..Image::default()
     };
@@ -190,8 +205,8 @@ pub fn full_write(image: &Image, actual: &Actual, geometry: &Geometry) -> Vec<Ma
             ops.push(MapOp::ClearDevice { slot });
         }
     }
-    ops.push(MapOp::SetEchoLimit {
-        per_second: image.echo_per_second,
+    ops.push(MapOp::SetControls {
+        controls: image.controls,
     });
     ops.push(MapOp::SetRevision {
         revision: image.config_revision,
@@ -240,7 +255,7 @@ fn images_that_are_written_are_read_back() {
                     })
                     .collect();
                 let mut wanted = image(&rings, revision);
-                wanted.echo_per_second = echo;
+                wanted.controls = controls(echo);
                 let mut bpf = bpf.borrow_mut();
                 write(&mut *bpf, &geometry, &wanted);
                 let actual = bpf.actual().unwrap();

@@ -44,6 +44,8 @@ const FAMILIES: &[(&str, Each)] = &[
     ("fairlead_echo_replies_total", Each::Balancer),
     ("fairlead_icmp_errors_relayed_total", Each::Balancer),
     ("fairlead_untracked_flows_total", Each::Balancer),
+    ("fairlead_not_admitted_flows_total", Each::Balancer),
+    ("fairlead_too_big_answers_total", Each::Balancer),
     ("fairlead_evicted_flows_total", Each::Balancer),
     ("fairlead_flow_entries", Each::Balancer),
     ("fairlead_flow_entries_limit", Each::Balancer),
@@ -138,7 +140,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
         .collect();
     assert_eq!(found, expected);
     let series: usize = found.values().sum();
-    let formula = 47 + interfaces + reasons + services * (26 + reasons) + 10 * backends;
+    let formula = 49 + interfaces + reasons + services * (26 + reasons) + 10 * backends;
     assert_eq!(series, formula, "the formula in README.md");
     let quiet = page.iter().filter(|(name, _)| {
         let counts =

@@ -57,7 +57,7 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
         }
     }
     // Each line `# key = value` may be uncommented, and then changes nothing unless it is optional.
-    let optional = ["ring-size", "claim", "port"];
+    let optional = ["ring-size", "claim", "port", "tunnel-source"];
     let mut plain = String::new();
     for line in text.lines() {
         let shown = line.strip_prefix("# ").filter(|rest| {
@@ -287,7 +287,7 @@ prop_compose! {
         v4 in any::<bool>(),
         port in 1_u16..,
         udp in any::<bool>(),
-        l2dsr in any::<bool>(),
+        forwarding in 0..3_usize,
         ring_size in proptest::option::of(1000_u32..100_000),
         udp_idle in 1_u64..86_400,
         health in health(),
@@ -300,7 +300,7 @@ prop_compose! {
             let backend = Backend {
                 name: name("b", at),
                 address: address(v4, index, at + 1),
-                port: if l2dsr { own_port } else { NonZeroU16::new(port).unwrap() },
+                port: if forwarding == 0 { NonZeroU16::new(port).unwrap() } else { own_port },
                 weight: if at == 0 { weight.max(1) } else { weight },
                 admin: [AdminState::Enabled, AdminState::Draining, AdminState::Disabled][admin],
             };
@@ -311,7 +311,7 @@ prop_compose! {
             address: address(v4, index, 200),
             port: own_port,
             protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
-            forwarding: if l2dsr { Forwarding::L2dsr } else { Forwarding::Dnat },
+            forwarding: [Forwarding::Dnat, Forwarding::L2dsr, Forwarding::Ipip][forwarding],
             scheduler: Scheduler::Maglev,
             ring_size,
             udp_idle: Duration::from_secs(if udp { udp_idle } else { 60 }),
@@ -325,12 +325,27 @@ prop_compose! {
     }
 }
 
+/// A prefix of each family that needs one, and of IPv4 if its length is even.
+fn tunnel_source(services: &[Service], (v4, v6): (u8, u8)) -> Vec<Prefix> {
+    let needed = |v4: bool| {
+        let ipip = |s: &Service| s.forwarding == Forwarding::Ipip && s.address.is_ipv4() == v4;
+        services.iter().any(ipip)
+    };
+    let four = (needed(true) || v4 % 2 == 0).then(|| (Ipv4Addr::new(100, 0, 0, 0).into(), v4));
+    let six = needed(false).then(|| (Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 0).into(), v6));
+    let prefix = |(address, length)| Prefix::new(address, length).unwrap();
+    four.into_iter().chain(six).map(prefix).collect()
+}
+
 prop_compose! {
     fn config()(
         services in (0_usize..5).prop_flat_map(|n| (0..n).map(service).collect::<Vec<_>>()),
         mode in 0..3_usize,
         metrics in proptest::option::of(1_u16..),
         echo_per_second in 0_u32..=10_000_000,
+        new_flows_per_second in any::<u32>(),
+        icmp_errors_per_second in 0_u32..=10_000_000,
+        tunnel_lengths in (8..=32_u8, 96..=128_u8),
         velocity_percent in 1_u8..=100,
         window in 100_u64..86_400_000,
         flows in 10_u32..=27,
@@ -346,6 +361,9 @@ prop_compose! {
                 xdp_mode: modes[mode],
                 metrics: metrics.map(|port| (Ipv4Addr::LOCALHOST, port).into()),
                 echo_per_second,
+                new_flows_per_second,
+                icmp_errors_per_second,
+                tunnel_source: tunnel_source(&services, tunnel_lengths),
                 velocity_percent,
                 velocity_window: Duration::from_millis(window),
             },

@@ -18,7 +18,7 @@ use lb_common::{
 use super::mapped::Mapped;
 use super::maps::Maps;
 use super::sys;
-use crate::dataplane::{Actual, DataplaneError, EndpointTarget, Image, ServiceImage};
+use crate::dataplane::{Actual, Controls, DataplaneError, EndpointTarget, Image, ServiceImage};
 
 fn invalid(map: &'static str, index: u32, why: &str) -> DataplaneError {
     DataplaneError::Invalid {
@@ -280,7 +280,7 @@ pub(crate) fn read(maps: &Maps) -> Result<Actual, DataplaneError> {
             backends,
             next_hops,
             devices: devices(maps)?,
-            echo_per_second: control.echo_per_second,
+            controls: Controls::of(&control),
             config_revision: header.config_revision,
         },
         generation: u8::from(control.active == 1),

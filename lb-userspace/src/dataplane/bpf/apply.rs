@@ -320,9 +320,7 @@ fn run(maps: &Maps, op: &MapOp) -> Result<(), DataplaneError> {
             slots,
         } => write_endpoints(maps, *generation, *seed, slots),
         MapOp::SwitchEndpoints { generation } => switch_endpoints(maps, *generation),
-        MapOp::SetEchoLimit { per_second } => {
-            update_control(maps, |control| control.echo_per_second = *per_second)
-        }
+        MapOp::SetControls { controls } => update_control(maps, |control| controls.put(control)),
         MapOp::SetRevision { revision } => {
             store_header(maps, CONFIG_REVISION, *revision)?;
             store_header(maps, COMPLETE, 1)

@@ -313,7 +313,32 @@ pub fn check_control(control: &Control, header: &Header) -> Vec<String> {
         expected.lines_per_cpu,
     );
     found.equal("control: CPUs", control.cpus, expected.cpus);
+    found.holds(
+        control.multipliers == expected.multipliers,
+        "control: the hash's multipliers are not those of its key",
+    );
+    found.holds(
+        tunnel_source(
+            u32::from_be_bytes(control.tunnel_v4),
+            control.tunnel_v4_spread,
+        ),
+        "control: the source of IPv4 tunnels is not a prefix",
+    );
+    let [.., a, b, c, d] = control.tunnel_v6;
+    found.holds(
+        tunnel_source(u32::from_be_bytes([a, b, c, d]), control.tunnel_v6_spread),
+        "control: the source of IPv6 tunnels is not a prefix",
+    );
+    found.holds(
+        control.reserved0 == 0 && control.reserved == [0; 3],
+        "control: reserved bytes are not zero",
+    );
     found.0
+}
+
+/// Host bits are at the end, and zero in the address.
+fn tunnel_source(last: u32, spread: u32) -> bool {
+    spread.leading_zeros().saturating_add(spread.count_ones()) == u32::BITS && last & spread == 0
 }
 
 /// Judges one map by what the kernel says about it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use lb_common::counter::{
-    BACKEND_LINE, DROP_LINE, DROP_LINES, Totals, lines_per_cpu, service_line,
+    BACKEND_LINE, DROP_LINE, DROP_LINES, MORE_LINE, Totals, lines_per_cpu, service_line,
 };
 use lb_common::flow::{IDLE_AFTER, WAYS};
 use lb_common::{CounterLine, Epoch, FlowRank, FlowWord};
@@ -89,6 +89,7 @@ impl Reader {
     ) -> Counters {
         Counters {
             totals: self.totals(),
+            more: self.sum(MORE_LINE),
             backends: backends
                 .into_iter()
                 .map(|id| (id, self.backend(id)))

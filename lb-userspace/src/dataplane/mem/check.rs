@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use lb_common::endpoint::MAX_PROBES;
-use lb_common::{Address, EndpointKey, EndpointKind, EndpointSlot, FlowHash};
+use lb_common::{Address, EndpointKey, EndpointKind, EndpointSlot, FlowHash, Forwarding};
 
 use super::Mem;
 
@@ -73,6 +73,11 @@ fn leads_somewhere(mem: &Mem, slot: &EndpointSlot) -> bool {
         1 => service.is_some_and(|s| {
             s.used == 1
                 && (s.address, s.port, s.protocol) == (slot.address, slot.port, slot.protocol)
+                && (s.forwarding != Forwarding::Ipip as u8
+                    || match s.family {
+                        4 => mem.control.tunnel_v4 != [0; 4],
+                        _ => mem.control.tunnel_v6 != [0; 16],
+                    })
         }),
         2 => slot.index == 0,
         3 => {
