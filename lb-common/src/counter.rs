@@ -94,6 +94,10 @@ pub enum Limiter {
     IcmpWindow = 4,
     /// ICMP errors sent or relayed in it.
     IcmpCount = 5,
+    /// The kernel's tick in which `Now` was read.
+    Tick = 6,
+    /// The kernel clock, in nanoseconds.
+    Now = 7,
 }
 
 /// Lines of each CPU for a geometry.

@@ -98,7 +98,7 @@ impl EndpointKey {
     /// Port and protocol in one word, as they are compared and hashed.
     #[inline(always)]
     pub const fn tail(&self) -> u32 {
-        u32::from_ne_bytes([self.port[0], self.port[1], self.protocol, 0])
+        u16::from_ne_bytes(self.port) as u32 | (self.protocol as u32) << 16
     }
 
     /// The home slot under a generation's seed; `mask` is slots minus one.
@@ -122,11 +122,13 @@ impl EndpointSlot {
     /// True when the slot holds this key with this kind.
     #[inline(always)]
     pub fn holds(&self, key: &EndpointKey, kind: EndpointKind) -> bool {
-        let [a, b] = self.port;
-        let here = u32::from_ne_bytes([a, b, self.protocol, self.kind]);
-        let [c, d] = key.port;
-        let wanted = u32::from_ne_bytes([c, d, key.protocol, kind as u8]);
-        here == wanted && Address(self.address).words() == key.address.words()
+        let here = EndpointKey {
+            address: Address(self.address),
+            port: self.port,
+            protocol: self.protocol,
+        };
+        here.tail() | u32::from(self.kind) << 24 == key.tail() | (kind as u32) << 24
+            && here.address.words() == key.address.words()
     }
 
     /// True when the slot holds this key, whatever its kind.

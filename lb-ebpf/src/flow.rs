@@ -18,7 +18,7 @@ use crate::{
     parse::Arrival,
     schedule,
     service::{self, Backend, Service},
-    tables::{CacheLine, Tables},
+    tables::{CacheLine, Tables, load_state},
 };
 
 /// A flow that looks for its backend.
@@ -150,12 +150,14 @@ pub fn young<'t, T: Tables>(
     if !word.is_young(epoch) || arrival.is_closing() {
         return None;
     }
-    let backend = service::backend(tables, word.backend_id())?;
-    if backend.entry.service != service || !backend.state.permissions().may_keep() {
+    let id = word.backend_id();
+    let entry = tables.backend(id)?;
+    let state = load_state(entry);
+    if entry.service != service || !state.keeps_flows() {
         return None;
     }
     Some(Assignment {
-        backend,
+        backend: Backend { id, entry, state },
         origin: Origin::Known,
         set: sets.first,
         way,

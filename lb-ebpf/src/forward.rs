@@ -77,14 +77,15 @@ pub fn to_backend<F: Frame, T: Tables>(
     let hop = tables
         .next_hop(backend.state.next_hop())
         .ok_or(DropReason::MapInconsistent)?;
-    if hop.used != 1 {
-        return Err(DropReason::MapInconsistent);
-    }
     // Each address is one word with what goes with it: the old one or the new one, no mixture.
     let [destination, source, ..]: &[u64; 4] = bytemuck::cast_ref(hop);
     let destination = u64::from_le(load(destination));
     if destination >> 48 != 1 {
-        return Err(DropReason::NextHopUnresolved);
+        // An entry that is not in use is not resolved.
+        return Err(match hop.used {
+            1 => DropReason::NextHopUnresolved,
+            _ => DropReason::MapInconsistent,
+        });
     }
     let (destination, source) = (Mac::low(destination), Mac::low(u64::from_le(load(source))));
     let verdict = if hop.ifindex == frame.ingress_ifindex() {

@@ -7,7 +7,7 @@
 
 use lb_common::{
     Address, Control, DropReason, EndpointKey, EndpointKind, Epoch, Nanos, ServiceEntry,
-    counter::{GLOBAL_LINE, Global},
+    counter::{GLOBAL_LINE, Global, LIMITER_LINE},
 };
 
 use crate::{
@@ -25,12 +25,12 @@ use crate::{
 
 /// Where the time comes from: read only by those who need it. A number is its own clock.
 pub trait Clock: Copy {
-    /// The time.
-    fn now(self) -> Nanos;
+    /// The time. `notes`: this CPU's line of [`lb_common::counter::Limiter`], if a clock wants to note something.
+    fn now<T: Tables>(self, tables: &T, notes: &CacheLine) -> Nanos;
 }
 
 impl Clock for Nanos {
-    fn now(self) -> Nanos {
+    fn now<T: Tables>(self, _: &T, _: &CacheLine) -> Nanos {
         self
     }
 }
@@ -82,6 +82,15 @@ pub(crate) struct Context<'t, T> {
 }
 
 impl<'t, T: Tables, C: Clock> Lane<'t, T, C> {
+    /// The time; 0 without the maps that it needs.
+    #[inline(always)]
+    pub(crate) fn now(&self) -> Nanos {
+        match self.tables.counter(self.first.wrapping_add(LIMITER_LINE)) {
+            Some(notes) => self.clock.now(self.tables, notes),
+            None => 0,
+        }
+    }
+
     /// Goes on with a call that has a frame and a context of its own.
     #[inline(always)]
     pub(crate) fn aside<F: Frame, R>(
@@ -92,7 +101,7 @@ impl<'t, T: Tables, C: Clock> Lane<'t, T, C> {
         let cx = Context {
             tables: self.tables,
             control: self.control,
-            now: self.clock.now(),
+            now: self.now(),
         };
         frame.aside(|frame| call(frame, &cx))
     }

@@ -200,7 +200,7 @@ fn assign<'t, T: Tables, C: Clock>(
     hash: FlowHash,
     arrival: Arrival,
 ) -> Result<Assignment<'t>, DropReason> {
-    let now = lane.clock.now();
+    let now = lane.now();
     let epoch = Epoch::at(now);
     match flow::young(lane.tables, lane.control, service, hash, arrival, epoch) {
         Some(assignment) => Ok(assignment),

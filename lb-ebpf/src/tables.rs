@@ -303,6 +303,14 @@ impl BackendState {
         Permissions((u64::from_le(self.0) >> 32) as u8)
     }
 
+    /// True for an entry in use that may keep its flows.
+    #[inline(always)]
+    pub const fn keeps_flows(self) -> bool {
+        const MASK: u64 = 0xff << 40 | (Permissions::KEEP as u64) << 32;
+        const KEEPS: u64 = 1 << 40 | (Permissions::KEEP as u64) << 32;
+        u64::from_le(self.0) & MASK == KEEPS
+    }
+
     /// True while the entry is in use.
     #[inline(always)]
     pub const fn is_used(self) -> bool {

@@ -6,15 +6,18 @@ use aya_ebpf::{
         xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
         xdp_md,
     },
-    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    helpers::generated::{
+        bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
+    },
     macros::xdp,
     programs::XdpContext,
 };
 use aya_log_ebpf::debug;
-use lb_common::Nanos;
+use lb_common::{Nanos, counter::Limiter};
 use lb_ebpf::{
     frame::{Frame, Header, opaque},
     pipeline::{self, Clock},
+    tables::{CacheLine, Tables},
     verdict::{Action, Verdict},
 };
 
@@ -45,16 +48,25 @@ impl KernelFrame {
     }
 }
 
-/// The monotonic clock of the kernel.
+/// The monotonic clock of the kernel, read once per tick and CPU: the coarse clock advances with the tick and a
+/// call costs as much as all else that a packet of a known flow needs the time for.
 #[derive(Clone, Copy)]
 struct KernelClock;
 
 impl Clock for KernelClock {
     #[inline(always)]
-    fn now(self) -> Nanos {
+    fn now<T: Tables>(self, tables: &T, notes: &CacheLine) -> Nanos {
+        // SAFETY: the helper takes no arguments and cannot fail. Inlined by the verifier (Linux 5.6).
+        let tick = unsafe { bpf_jiffies64() };
+        if notes.word(Limiter::Tick as u32) == tick {
+            return notes.word(Limiter::Now as u32);
+        }
         // SAFETY: the helper takes no arguments and cannot fail. The coarse clock (Linux 5.11) has the
         // same origin as bpf_ktime_get_ns; its grain of some milliseconds is far below an epoch.
-        unsafe { bpf_ktime_get_coarse_ns() }
+        let now = unsafe { bpf_ktime_get_coarse_ns() };
+        tables.set(notes, Limiter::Now as u32, now);
+        tables.set(notes, Limiter::Tick as u32, tick);
+        now
     }
 }
 

@@ -97,7 +97,10 @@ pub fn table(objects: &[String], floors: &Floors, rows: &[(Case, Vec<Samples>)])
             .map(|samples| {
                 let net = samples.net();
                 let multiple = summary(&multiples(&net, floors)).median;
-                (summary(&net), multiple)
+                let least = |s: &[f64]| s.iter().copied().fold(f64::MAX, f64::min);
+                let mut sum = summary(&net);
+                sum.min = least(&samples.gross) - least(&samples.null);
+                (sum, multiple)
             })
             .collect();
         line(&mut text, &case.name, &columns, case.goal);
