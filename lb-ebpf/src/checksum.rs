@@ -105,14 +105,24 @@ impl Sum {
     }
 }
 
-/// Folds a sum to sixteen bits with end-around carry.
+/// Folds a sum of fewer than 65,535 words of 32 bits to sixteen bits with end-around carry. With so few, the first
+/// step leaves at most 2^32 + 65,533, the second at most 0x1fffe, and the third nothing to carry.
 #[inline(always)]
 const fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff).wrapping_add(sum >> 32);
     let sum = (sum & 0xffff).wrapping_add(sum >> 16);
     let sum = (sum & 0xffff).wrapping_add(sum >> 16);
-    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
     sum as u16
+}
+
+/// The checksum of an IPv4 header after its TTL went down by one. As by [`Delta`], but without a fold: the word
+/// of TTL and protocol became 0x100 less, so the checksum becomes as much more (RFC 1141 section 2), and
+/// never "minus zero", which no header's sum is (RFC 1624 section 3).
+#[inline(always)]
+pub fn after_one_hop(check: [u8; 2]) -> [u8; 2] {
+    let sum =
+        u32::from(u16::from_ne_bytes(check)).wrapping_add(u32::from(u16::from_ne_bytes([1, 0])));
+    (sum.wrapping_add(u32::from(sum >= 0xffff)) as u16).to_ne_bytes()
 }
 
 /// True when the twenty bytes of an IPv4 header sum up to all ones.

@@ -9,13 +9,13 @@ use network_types::{
 };
 
 use crate::{
-    checksum::Delta,
+    checksum::{self, Delta},
     frame::Frame,
     parse::Packet,
     service::Backend,
     tables::{CacheLine, Tables, load},
     verdict::Verdict,
-    wire::{L3, Mac, MacWords, Ports, Tcp, protocol},
+    wire::{FrontV4, FrontV6, L3, L4_V4, L4_V6, Mac, MacWords, Ports, Tcp, protocol},
 };
 
 const _: () = assert!(offset_of!(NextHop, destination) == 0 && offset_of!(NextHop, resolved) == 6);
@@ -147,6 +147,98 @@ pub fn learn_return_hop<F: Frame, T: Tables>(
     let line: &CacheLine = tables.return_hops(set).ok_or(DropReason::MapInconsistent)?;
     if line.word(way) != hop {
         tables.set_return_hop(line, way, bytemuck::cast(hop));
+    }
+    Ok(())
+}
+
+impl Exit {
+    /// Both Ethernet addresses of a frame that leaves here.
+    #[inline(always)]
+    pub(crate) const fn macs(&self) -> MacWords {
+        Mac::words(self.destination, self.source)
+    }
+
+    /// What becomes of it.
+    #[inline(always)]
+    pub(crate) const fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+}
+
+/// One hop less to live; the caller has seen that there is more than one. `None` for the Ethernet addresses leaves
+/// them.
+#[inline(always)]
+pub(crate) fn age<F: Frame, const V4: bool>(
+    frame: &mut F,
+    macs: Option<MacWords>,
+) -> Result<(), DropReason> {
+    let front_macs = if V4 {
+        let front = frame
+            .header_mut::<FrontV4>(0)
+            .ok_or(DropReason::Truncated)?;
+        front.ip.ttl = front.ip.ttl.wrapping_sub(1);
+        front.ip.check = checksum::after_one_hop(front.ip.check);
+        &mut front.macs
+    } else {
+        let front = frame
+            .header_mut::<FrontV6>(0)
+            .ok_or(DropReason::Truncated)?;
+        front.ip.hop_limit = front.ip.hop_limit.wrapping_sub(1);
+        &mut front.macs
+    };
+    if let Some(macs) = macs {
+        *front_macs = macs;
+    }
+    Ok(())
+}
+
+/// Gives a client's packet its backend's address and port, one hop less to live, and new Ethernet addresses.
+#[inline(always)]
+pub(crate) fn to_address<F: Frame, const V4: bool>(
+    frame: &mut F,
+    packet: &Packet,
+    backend: Backend<'_>,
+    macs: MacWords,
+) -> Result<(), DropReason> {
+    let (address, port) = (Address(backend.entry.address), backend.entry.port);
+    let delta = if V4 {
+        let front = frame
+            .header_mut::<FrontV4>(0)
+            .ok_or(DropReason::Truncated)?;
+        let addresses = Delta::NONE.swap4(front.ip.dst_addr, octets(address));
+        front.macs = macs;
+        front.ip.ttl = front.ip.ttl.wrapping_sub(1);
+        front.ip.check = addresses.apply(checksum::after_one_hop(front.ip.check));
+        front.ip.dst_addr = octets(address);
+        let delta = addresses.swap2(front.ports.destination, port);
+        front.ports.destination = port;
+        if packet.protocol != protocol::TCP {
+            let [_, check] = &mut front.udp;
+            *check = delta.apply_udp(*check);
+        }
+        delta
+    } else {
+        let front = frame
+            .header_mut::<FrontV6>(0)
+            .ok_or(DropReason::Truncated)?;
+        let old: [u64; 2] = bytemuck::cast(front.ip.dst_addr);
+        front.macs = macs;
+        front.ip.hop_limit = front.ip.hop_limit.wrapping_sub(1);
+        front.ip.dst_addr = address.0;
+        let delta = Delta::NONE
+            .swap16(old, address.words())
+            .swap2(front.ports.destination, port);
+        front.ports.destination = port;
+        if packet.protocol != protocol::TCP {
+            let [_, check] = &mut front.udp;
+            *check = delta.apply_udp(*check);
+        }
+        delta
+    };
+    if packet.protocol == protocol::TCP {
+        let l4 = if V4 { L4_V4 } else { L4_V6 };
+        let tcp = frame.header_mut::<Tcp>(l4).ok_or(DropReason::Truncated)?;
+        tcp.check = delta.apply(tcp.check);
     }
     Ok(())
 }

@@ -237,12 +237,22 @@ fn relay_to_backend<F: Frame, T: Tables>(
             forward::age_and_patch(frame, packet, Default::default())?;
             let hash = FlowHash(0);
             match packet.family {
-                Family::V4 => {
-                    tunnel::encapsulate::<F, true>(frame, cx.control, packet, backend, hash)?
-                }
-                Family::V6 => {
-                    tunnel::encapsulate::<F, false>(frame, cx.control, packet, backend, hash)?
-                }
+                Family::V4 => tunnel::encapsulate::<F, true>(
+                    frame,
+                    cx.control,
+                    packet,
+                    backend,
+                    hash,
+                    exit.macs(),
+                )?,
+                Family::V6 => tunnel::encapsulate::<F, false>(
+                    frame,
+                    cx.control,
+                    packet,
+                    backend,
+                    hash,
+                    exit.macs(),
+                )?,
             }
         }
         None => return Err(DropReason::MapInconsistent),

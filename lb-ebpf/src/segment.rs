@@ -3,14 +3,12 @@
 //!
 //! The order of the checks is the order of reasons: what is wrong with the packet before what is wrong with its flow.
 
-use lb_common::{
-    Address, DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, hash::FlowTuple,
-};
+use lb_common::{DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, hash::FlowTuple};
 
 use crate::{
     admission,
     flow::{self, Assigned, Assignment, Origin},
-    forward::{self, End},
+    forward,
     frame::Frame,
     message,
     parse::{self, Arrival, Packet},
@@ -224,15 +222,15 @@ fn send<F: Frame, T: Tables, C: Clock, const V4: bool>(
     let backend = assignment.backend;
     let exit = forward::to_backend(frame, lane.tables, backend)?;
     match Forwarding::from_u8(backend.entry.forwarding) {
-        Some(Forwarding::L2dsr) => forward::age_and_patch(frame, packet, Default::default())?,
+        Some(Forwarding::L2dsr) => forward::age::<F, V4>(frame, Some(exit.macs()))?,
         Some(Forwarding::Ipip) => {
             let family = if V4 { Family::V4 } else { Family::V6 };
             let mtu = exit.mtu.saturating_sub(tunnel::growth(family) as u32);
             if packet.size() > mtu {
                 return Err(Refusal(mtu << 8 | DropReason::PacketTooBig as u32));
             }
-            forward::age_and_patch(frame, packet, Default::default())?;
-            tunnel::encapsulate::<F, V4>(frame, lane.control, packet, backend, hash)?;
+            forward::age::<F, V4>(frame, None)?;
+            tunnel::encapsulate::<F, V4>(frame, lane.control, packet, backend, hash, exit.macs())?;
         }
         Some(Forwarding::Dnat) => {
             match assignment.origin {
@@ -241,11 +239,10 @@ fn send<F: Frame, T: Tables, C: Clock, const V4: bool>(
                 _ => {}
             }
             forward::learn_return_hop(frame, lane.tables, assignment.set, assignment.way)?;
-            let address = Address(backend.entry.address);
-            forward::translate(frame, packet, End::Destination, address, backend.entry.port)?;
+            forward::to_address::<F, V4>(frame, packet, backend, exit.macs())?;
         }
         // A number that this version does not know means maps of another one.
         None => return Err(DropReason::MapInconsistent.into()),
     }
-    Ok(forward::send(frame, exit)?)
+    Ok(exit.verdict())
 }

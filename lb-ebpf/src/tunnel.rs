@@ -10,7 +10,7 @@ use crate::{
     frame::Frame,
     parse::Packet,
     service::Backend,
-    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, OuterV4, OuterV6, protocol},
+    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacWords, OuterV4, OuterV6, protocol},
 };
 
 /// TTL and hop limit of the outer header.
@@ -28,7 +28,7 @@ pub const fn growth(family: Family) -> usize {
     }
 }
 
-/// Puts the outer header before the packet. TTL and ECN bits are those of RFC 2003 section 3.1 and RFC 6040
+/// Puts the outer header before the packet, and these Ethernet addresses before that. TTL and ECN bits are those of RFC 2003 section 3.1 and RFC 6040
 /// section 4.1: the inner header ages by its own rules, the traffic class is copied.
 #[inline(always)]
 pub fn encapsulate<F: Frame, const V4: bool>(
@@ -37,10 +37,11 @@ pub fn encapsulate<F: Frame, const V4: bool>(
     packet: &Packet,
     backend: Backend<'_>,
     hash: FlowHash,
+    macs: MacWords,
 ) -> Result<(), DropReason> {
     match V4 {
-        true => ipv4(frame, control, packet, backend, hash),
-        false => ipv6(frame, control, packet, backend, hash),
+        true => ipv4(frame, control, packet, backend, hash, macs),
+        false => ipv6(frame, control, packet, backend, hash, macs),
     }
 }
 
@@ -51,6 +52,7 @@ fn ipv4<F: Frame>(
     packet: &Packet,
     backend: Backend<'_>,
     hash: FlowHash,
+    macs: MacWords,
 ) -> Result<(), DropReason> {
     let length = packet.size().wrapping_add(Ipv4Hdr::LEN as u32);
     let spread = control.tunnel_v4_spread;
@@ -73,6 +75,7 @@ fn ipv4<F: Frame>(
     let outer = frame
         .header_mut::<OuterV4>(0)
         .ok_or(DropReason::Truncated)?;
+    outer.macs = macs;
     outer.ether_type = ETHERTYPE_IPV4;
     outer.ip = [
         first,
@@ -91,6 +94,7 @@ fn ipv6<F: Frame>(
     packet: &Packet,
     backend: Backend<'_>,
     hash: FlowHash,
+    macs: MacWords,
 ) -> Result<(), DropReason> {
     let payload = packet.size();
     let [a, b] = Address(control.tunnel_v6).words();
@@ -107,6 +111,7 @@ fn ipv6<F: Frame>(
     let outer = frame
         .header_mut::<OuterV6>(0)
         .ok_or(DropReason::Truncated)?;
+    outer.macs = macs;
     outer.ether_type = ETHERTYPE_IPV6;
     outer.first = first.to_be_bytes();
     outer.second = [high, low, protocol::IPV6, TTL];

@@ -54,7 +54,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     let driver = driver_bytes()?;
     let cases: Vec<_> = bench::cases()
         .into_iter()
-        .filter(|case| case.name.contains(&arguments.only) && (std::env::var_os("ONE").is_none() || case.flows == 1))
+        .filter(|case| {
+            case.name.contains(&arguments.only)
+                && (std::env::var_os("ONE").is_none() || case.flows == 1)
+        })
         .collect();
     ensure!(
         !cases.is_empty(),
