@@ -2,8 +2,8 @@
 //! which flow a packet belongs to.
 //!
 //! The driver (`bench/driver.rs`) makes a fresh packet before each run of the program under test: it
-//! restores the length and the headers from the plan's template and steps the source address and the
-//! source port on to the next flow, checksums included.
+//! restores the length and the headers from the plan's template and steps the source on to the next flow
+//! and the destination on to the next service, checksums included.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -12,7 +12,7 @@ pub const V4_BYTES: usize = 64;
 /// Bytes of a template of IPv6; frames are at least as long.
 pub const V6_BYTES: usize = 80;
 
-/// Slots of the driver's program array: the program that it calls.
+/// The slot of the driver's program array that it calls.
 pub const TARGET: u32 = 0;
 
 /// Where a template's fields lie.
@@ -33,7 +33,9 @@ pub enum Shape {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offsets {
     /// The last two bytes of the source address.
-    pub address: usize,
+    pub source: usize,
+    /// The last two bytes of the destination address.
+    pub destination: usize,
     /// The source port.
     pub port: usize,
     /// The IPv4 header checksum.
@@ -46,9 +48,9 @@ impl Shape {
     /// Where the fields are.
     #[inline(always)]
     pub const fn offsets(self) -> Offsets {
-        let (address, port, ip_check) = match self {
-            Self::V4Tcp | Self::V4Udp => (28, 34, Some(24)),
-            Self::V6Tcp | Self::V6Udp => (36, 54, None),
+        let (source, destination, port, ip_check) = match self {
+            Self::V4Tcp | Self::V4Udp => (28, 32, 34, Some(24)),
+            Self::V6Tcp | Self::V6Udp => (36, 52, 54, None),
         };
         let check = match self {
             Self::V4Tcp => 50,
@@ -57,7 +59,8 @@ impl Shape {
             Self::V6Udp => 60,
         };
         Offsets {
-            address,
+            source,
+            destination,
             port,
             ip_check,
             check,
@@ -88,12 +91,20 @@ pub struct Plan {
     pub template: [u64; V6_BYTES / 8],
     /// Packets to run.
     pub packets: u64,
+    /// Packets of a chunk, a power of two, minus one; the clock is read before each.
+    pub chunk_mask: u64,
+    /// log2 of a chunk's packets.
+    pub chunk_shift: u64,
     /// Flows in turn; at least 1.
     pub flows: u64,
+    /// Services in turn, a divisor of `flows`: flow `n` belongs to service `n` modulo this.
+    pub services: u64,
+    /// The last two bytes of service 0's address; the next service's are one more.
+    pub first_service: u64,
     /// Length of the frame, in bytes.
     pub length: u64,
-    /// Ones' complement sum of the IPv4 header without its checksum and without what is stepped, as the
-    /// machine reads 16-bit words on the wire; 0 for IPv6.
+    /// Ones' complement sum of the IPv4 header without its checksum and without what is stepped (addresses'
+    /// ends, source port), as the machine reads 16-bit words on the wire; 0 for IPv6.
     pub ip_sum: u64,
     /// The same of the transport checksum.
     pub sum: u64,
@@ -115,11 +126,12 @@ pub struct Progress {
     pub packets: u64,
     /// The flow of the next packet.
     pub flow: u64,
-    /// Kernel clock before the first packet, in ns.
-    pub began: u64,
-    /// Kernel clock after the last one, in ns.
-    pub ended: u64,
+    /// Its service.
+    pub service: u64,
 }
+
+/// Entries of map `stamps`: the kernel's clock before each chunk and after the last whole one, in ns.
+pub const STAMPS: u32 = 4096;
 
 /// The part of a flow's number that is in its port.
 const PORT_BITS: u32 = 14;

@@ -134,7 +134,7 @@ impl Assigned {
     }
 }
 
-/// The assignment of a flow whose entry stands in its first set, was refreshed in this epoch and needs no change by
+/// The assignment of a flow whose entry was refreshed in this epoch and needs no change by
 /// this packet, with a backend that keeps it: the usual case, without a call. `None` says nothing.
 #[inline(always)]
 pub fn young<'t, T: Tables>(
@@ -146,7 +146,15 @@ pub fn young<'t, T: Tables>(
     epoch: Epoch,
 ) -> Option<Assignment<'t>> {
     let sets = hash.sets(control.flow_mask, control.flow_base_bits);
-    let (word, way) = first_match(tables.flows(sets.first)?, sets.tag)?;
+    let (set, (word, way)) = match first_match(tables.flows(sets.first)?, sets.tag) {
+        Some(found) => (sets.first, found),
+        // Who opens is most likely not known.
+        None if arrival.is_opening() => return None,
+        None => (
+            sets.second,
+            first_match(tables.flows(sets.second)?, sets.tag)?,
+        ),
+    };
     if !word.is_young(epoch) || arrival.is_closing() {
         return None;
     }
@@ -159,7 +167,7 @@ pub fn young<'t, T: Tables>(
     Some(Assignment {
         backend: Backend { id, entry, state },
         origin: Origin::Known,
-        set: sets.first,
+        set,
         way,
     })
 }
@@ -283,9 +291,62 @@ pub fn refresh_at<T: Tables>(
 #[inline(always)]
 pub fn assign<T: Tables>(tables: &T, service: u32, hash: u64, arrival: u32, second: u32) -> u64 {
     match seeker(tables, service, hash, Arrival(arrival), second) {
-        Ok(seeker) => assign_for(tables, &seeker).0,
+        Ok(seeker) => match settle(tables, &seeker) {
+            Some(assigned) => assigned.0,
+            None => assign_for(tables, &seeker).0,
+        },
         Err(reason) => Assigned::refused(reason).0,
     }
+}
+
+/// Schedules a new flow and enters it where that is easy: the upper half of its first set is free, and the first
+/// backend that the ring names may take it. The usual case of a new flow, without a call; `None`: anything
+/// else, and nothing is done.
+#[inline(always)]
+fn settle<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Option<Assigned> {
+    let control = tables.control()?;
+    let line = tables.flows(seeker.sets.first)?;
+    let way = free_way(line, seeker.sets.tag)?;
+    if first_match(tables.flows(seeker.sets.second)?, seeker.sets.tag).is_some() {
+        return None;
+    }
+    let id = schedule::first_choice(tables, seeker.service, seeker.hash)?;
+    let backend = service::backend(tables, id)?;
+    if backend.entry.service != seeker.service.index
+        || !backend.state.permissions().may_take_new()
+        || forward::check_resolved(tables, backend).is_err()
+    {
+        return None;
+    }
+    if !admission::admits(tables, control, Limited::NewFlow, seeker.second) {
+        return Some(Assigned::to(id, Origin::NotAdmitted, 0, 0));
+    }
+    let new = fresh(seeker, backend, FlowRank::Probation);
+    match tables.exchange_flow(line, way, FlowWord::FREE, new) {
+        true => Some(Assigned::to(id, Origin::New, seeker.sets.first, way)),
+        false => None,
+    }
+}
+
+/// The first free way of a set whose upper half is free and that does not know the tag: such a set is not
+/// [`eviction`]'s business, whose choice would be the same.
+#[inline(always)]
+fn free_way(line: &CacheLine, tag: u64) -> Option<u32> {
+    if line.word(4) | line.word(5) | line.word(6) | line.word(7) != 0 {
+        return None;
+    }
+    let mut way = 0;
+    while way < 4 {
+        let word = FlowWord(line.word(way));
+        if word == FlowWord::FREE {
+            return Some(way);
+        }
+        if word.tag() == tag {
+            return None;
+        }
+        way = way.wrapping_add(1);
+    }
+    Some(way)
 }
 
 #[inline(always)]

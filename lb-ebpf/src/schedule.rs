@@ -4,7 +4,7 @@
 use lb_common::{FlowHash, ServiceEntry};
 
 use crate::{
-    service,
+    service::{self, Service},
     tables::{Tables, load},
 };
 
@@ -16,6 +16,18 @@ pub const ATTEMPTS: u32 = 8;
 pub const NOBODY: u32 = u32::MAX;
 /// What [`choose`] gives when the maps contradict each other.
 pub const INCONSISTENT: u32 = u32::MAX - 1;
+
+/// Whom the ring of a service names first, be it allowed to take the flow or not.
+#[inline(always)]
+pub fn first_choice<T: Tables>(tables: &T, service: Service<'_>, hash: FlowHash) -> Option<u32> {
+    let (base, size) = ServiceEntry::unslice(load(&service.entry.ring));
+    if size == 0 {
+        return None;
+    }
+    let slot = base.wrapping_add(hash.ring_slot(size, 0));
+    let &[even, odd] = tables.ring(slot >> 1)?;
+    Some(if slot & 1 == 0 { even } else { odd })
+}
 
 /// Chooses a backend of a service that may take new flows: its BackendId.
 #[inline(always)]

@@ -4,13 +4,19 @@
 //! This file says what is measured; `bench/` measures it. Each case proves that it takes the path it
 //! names before it is timed, and its counters must account for every packet after.
 
+pub mod baseline;
+pub mod machine;
+pub mod plot;
 pub mod prove;
-pub mod report;
+pub mod results;
 pub mod rig;
 pub mod rounds;
+pub mod run;
+pub mod scale;
+pub mod table;
 pub mod world;
 
-use lb_common::{Family, Forwarding, Protocol};
+use lb_common::{Family, Forwarding, Protocol, limits};
 use lb_ebpf::bench::Shape;
 
 /// What arrives.
@@ -18,16 +24,27 @@ use lb_ebpf::bench::Shape;
 pub enum Traffic {
     /// Packets of flows that have an entry.
     Known,
-    /// The first packet of a flow (TCP: SYN), whose entry was freed just before.
+    /// The first packet of a flow (TCP: a SYN) that has no entry.
     New,
     /// Packets to an address that is no service's.
     NotOurs,
 }
 
+impl Traffic {
+    /// For curves.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Known => "known",
+            Self::New => "SYN new",
+            Self::NotOurs => "not ours",
+        }
+    }
+}
+
 /// One row of the benchmark.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Case {
-    /// Unique; what `--only` looks for.
+    /// Unique; what `--only` looks for and the baseline knows it by.
     pub name: String,
     /// IPv4 or IPv6.
     pub family: Family,
@@ -39,9 +56,20 @@ pub struct Case {
     pub traffic: Traffic,
     /// Flows in turn.
     pub flows: u64,
+    /// Services in turn.
+    pub services: u32,
+    /// Backends of each service.
+    pub backends: u32,
+    /// Slots of each service's ring.
+    pub ring: u32,
     /// The goal as a multiple of one hash lookup, if there is one.
     pub goal: Option<f64>,
 }
+
+/// The most packets in one timed run.
+const MOST_PACKETS: u64 = 1 << 21;
+/// The slots of every row's ring: as many as the best peer was measured with.
+const RING: u32 = 65_537;
 
 impl Case {
     /// Where its packets' fields lie.
@@ -54,21 +82,25 @@ impl Case {
         }
     }
 
-    /// Packets of a timed run, when single-flow cases have this many: at least every flow once, and
-    /// exactly once when each may be new only once.
-    pub fn packets(&self, single: u64) -> u64 {
-        match self.traffic {
-            Traffic::New if self.flows > 1 => self.flows,
-            _ => single.max(self.flows),
+    /// Packets of a timed run when nothing else asks for more or fewer: every flow once if that is not
+    /// too long, and no flow twice if each is to be new.
+    pub fn packets(&self, asked: u64) -> u64 {
+        match self.needs_empty_table() {
+            true => self.flows.min(MOST_PACKETS),
+            false => asked.max(self.flows.min(MOST_PACKETS)),
         }
     }
 
-    /// Sets of its flow table: twice the flows, and at least the default size.
+    /// New flows in turn, which are new once only.
+    pub fn needs_empty_table(&self) -> bool {
+        self.traffic == Traffic::New && self.flows > 1
+    }
+
+    /// Sets of its flow table: entries for twice the flows, and at least the default.
     pub fn flow_sets(&self) -> u32 {
-        let sets = self.flows.saturating_mul(2).next_power_of_two() / 8;
-        u32::try_from(sets)
-            .unwrap_or(u32::MAX)
-            .max(lb_common::limits::FLOWS.default as u32 / 8)
+        let entries = self.flows.saturating_mul(2).next_power_of_two();
+        let sets = entries.max(limits::FLOWS.default) / 8;
+        u32::try_from(sets).unwrap_or(u32::MAX)
     }
 }
 
@@ -80,39 +112,45 @@ const MANY: u64 = 1 << 20;
 /// Every row, in the order in which they are shown.
 pub fn cases() -> Vec<Case> {
     use Family::{V4, V6};
+    use Forwarding::{Dnat, Ipip, L2dsr};
     use Protocol::{Tcp, Udp};
     use Traffic::{Known, New, NotOurs};
-    let forward = |forwarding: Forwarding| {
-        let row = move |family, protocol, traffic, flows, goal| {
-            row(forwarding, family, protocol, traffic, flows, goal)
-        };
-        [
-            row(V4, Tcp, Known, 1, Some(1.0)),
-            row(V4, Tcp, New, 1, None),
-            row(V4, Udp, Known, 1, None),
-            row(V6, Tcp, Known, 1, Some(1.0)),
-            row(V4, Tcp, Known, SOME, None),
-            row(V4, Tcp, Known, MANY, None),
-            row(V4, Tcp, New, MANY, None),
-            row(V4, Udp, Known, MANY, None),
-        ]
-    };
-    let mut cases = vec![
-        row(Forwarding::Ipip, V4, Tcp, Known, 1, Some(1.0)),
-        row(Forwarding::Ipip, V4, Tcp, New, 1, Some(1.5)),
-        row(Forwarding::Ipip, V4, Udp, Known, 1, Some(1.1)),
-        row(Forwarding::Ipip, V6, Tcp, Known, 1, Some(1.1)),
-        row(Forwarding::Ipip, V4, Tcp, Known, SOME, Some(2.0)),
-        row(Forwarding::Ipip, V4, Tcp, Known, MANY, Some(3.5)),
-        row(Forwarding::Ipip, V4, Tcp, New, MANY, Some(4.0)),
-        row(Forwarding::Ipip, V4, Udp, Known, MANY, Some(3.5)),
-    ];
-    cases.extend(forward(Forwarding::L2dsr));
-    cases.extend(forward(Forwarding::Dnat));
-    cases.push(row(Forwarding::L2dsr, V4, Tcp, NotOurs, 1, Some(0.4)));
-    cases
+    vec![
+        row(Ipip, V4, Tcp, Known, 1, Some(1.0)),
+        row(Ipip, V4, Tcp, New, 1, Some(1.5)),
+        row(Ipip, V4, Udp, Known, 1, Some(1.1)),
+        row(Ipip, V6, Tcp, Known, 1, Some(1.1)),
+        row(Ipip, V4, Tcp, Known, SOME, Some(2.0)),
+        row(Ipip, V4, Tcp, Known, MANY, Some(3.5)),
+        row(Ipip, V4, Tcp, New, MANY, Some(4.0)),
+        row(Ipip, V4, Udp, Known, MANY, Some(3.5)),
+        row(L2dsr, V4, Tcp, Known, 1, Some(1.0)),
+        row(L2dsr, V4, Tcp, New, 1, None),
+        row(L2dsr, V4, Udp, Known, 1, None),
+        row(L2dsr, V6, Tcp, Known, 1, Some(1.0)),
+        row(L2dsr, V4, Tcp, Known, SOME, None),
+        row(L2dsr, V4, Tcp, Known, MANY, None),
+        row(L2dsr, V4, Tcp, New, MANY, None),
+        row(L2dsr, V4, Udp, Known, MANY, None),
+        row(Dnat, V4, Tcp, Known, 1, Some(1.0)),
+        row(Dnat, V4, Tcp, New, 1, None),
+        row(Dnat, V4, Udp, Known, 1, None),
+        row(Dnat, V6, Tcp, Known, 1, Some(1.0)),
+        row(Dnat, V4, Tcp, Known, SOME, None),
+        row(Dnat, V4, Tcp, Known, MANY, None),
+        row(Dnat, V4, Tcp, New, MANY, None),
+        row(Dnat, V4, Udp, Known, MANY, None),
+        row(L2dsr, V4, Tcp, NotOurs, 1, Some(0.4)),
+    ]
 }
 
+/// The case that floors are measured with: one flow, IPv4, TCP.
+pub fn floor_case() -> Case {
+    use Forwarding::L2dsr;
+    row(L2dsr, Family::V4, Protocol::Tcp, Traffic::Known, 1, None)
+}
+
+/// One service with a hundred backends.
 fn row(
     forwarding: Forwarding,
     family: Family,
@@ -121,6 +159,15 @@ fn row(
     flows: u64,
     goal: Option<f64>,
 ) -> Case {
+    let way = match traffic {
+        // How services forward does not matter to it.
+        Traffic::NotOurs => "pass",
+        _ => match forwarding {
+            Forwarding::Dnat => "dnat",
+            Forwarding::L2dsr => "l2dsr",
+            Forwarding::Ipip => "ipip",
+        },
+    };
     let family_name = match family {
         Family::V4 => "IPv4",
         Family::V6 => "IPv6",
@@ -133,23 +180,21 @@ fn row(
         (Protocol::Udp, Traffic::New) => "UDP new",
         (Protocol::Udp, Traffic::NotOurs) => "UDP not ours",
     };
-    let flows_name = match flows {
+    let in_turn = match flows {
         1 => String::new(),
         n if n % (1 << 20) == 0 => format!(", {} M flows", n >> 20),
         n => format!(", {} k flows", n >> 10),
     };
-    let forwarding_name = format!("{forwarding:?}").to_lowercase();
-    let name = match traffic {
-        Traffic::NotOurs => format!("{family_name} {what} (pass){flows_name}"),
-        _ => format!("{forwarding_name} {family_name} {what}{flows_name}"),
-    };
     Case {
-        name,
+        name: format!("{way} {family_name} {what}{in_turn}"),
         family,
         protocol,
         forwarding,
         traffic,
         flows,
+        services: 1,
+        backends: 100,
+        ring: RING,
         goal,
     }
 }

@@ -65,7 +65,8 @@ enum Command {
     },
     /// Sets up, builds, and measures what a packet costs in the data plane; needs root.
     ///
-    /// All options go to `fairlead-bench`: see `cargo xtask bench --help-options`.
+    /// All options go to the benchmark; `cargo xtask bench --help` shows them.
+    #[command(disable_help_flag = true)]
     Bench {
         /// Options of the benchmark.
         #[arg(

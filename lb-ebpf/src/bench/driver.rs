@@ -1,7 +1,8 @@
 //! Makes a fresh packet and hands it to the program under test, as often as the kernel repeats it.
 //!
-//! It reads the clock twice in a run, at the first and after the last packet; the kernel's own measure
-//! of a repeated test run includes waiting for RCU.
+//! It reads the clock between chunks of a thousand packets or more: the kernel's own measure of a repeated
+//! test run includes waiting for RCU, and from many short times those that another task or
+//! an interrupt fell into can be told.
 
 use core::hint::black_box;
 
@@ -12,12 +13,14 @@ use aya_ebpf::{
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use lb_ebpf::bench::{Plan, Progress, Shape, TARGET, V4_BYTES, V6_BYTES, check, source};
+use lb_ebpf::bench::{Plan, Progress, STAMPS, Shape, TARGET, V4_BYTES, V6_BYTES, check, source};
 
 #[btf_map(name = "plan")]
 static PLAN: Array<Plan, 1> = Array::new();
 #[btf_map(name = "progress")]
 static PROGRESS: Array<Progress, 1> = Array::new();
+#[btf_map(name = "stamps")]
+static STAMP_TABLE: Array<u64, { STAMPS as usize }> = Array::new();
 /// The flow table of the program under test, shared with it.
 #[btf_map(name = "flows")]
 static FLOWS: Array<Set, 1, { 1 << 10 }> = Array::new();
@@ -40,18 +43,28 @@ pub(crate) fn driver(context: XdpContext) -> u32 {
     // SAFETY: map memory lives as long as the program, and nobody else uses it during a run.
     let progress = unsafe { &mut *progress };
     let number = progress.packets;
-    if number == 0 {
-        // SAFETY: the helper takes no arguments and cannot fail.
-        progress.began = unsafe { bpf_ktime_get_ns() };
-    } else if number == plan.packets {
-        // SAFETY: as above.
-        progress.ended = unsafe { bpf_ktime_get_ns() };
+    if number & plan.chunk_mask == 0 {
+        let stamp = STAMP_TABLE.get_ptr_mut((number >> plan.chunk_shift) as u32);
+        let Some(stamp) = stamp else {
+            return XDP_ABORTED;
+        };
+        // SAFETY: as above, and the helper takes no arguments and cannot fail.
+        unsafe { *stamp = bpf_ktime_get_ns() };
+    }
+    if number == plan.packets {
         return XDP_DROP;
     }
     progress.packets = number.wrapping_add(1);
-    let flow = progress.flow;
-    let next = flow.wrapping_add(1);
-    progress.flow = if next == plan.flows { 0 } else { next };
+    let (flow, service) = (progress.flow, progress.service);
+    let (mut next_flow, mut next_service) = (flow.wrapping_add(1), service.wrapping_add(1));
+    if next_service == plan.services {
+        next_service = 0;
+    }
+    if next_flow == plan.flows {
+        next_flow = 0;
+    }
+    progress.flow = next_flow;
+    progress.service = next_service;
     if plan.clears != 0
         && let Some(set) = FLOWS.get_ptr_mut(plan.set)
     {
@@ -61,7 +74,7 @@ pub(crate) fn driver(context: XdpContext) -> u32 {
             word.write_volatile(0);
         }
     }
-    if renew(&context, plan, flow).is_none() {
+    if renew(&context, plan, flow, service).is_none() {
         return XDP_ABORTED;
     }
     // SAFETY: the map holds nothing but programs, and nothing is left to be dropped here.
@@ -69,9 +82,9 @@ pub(crate) fn driver(context: XdpContext) -> u32 {
     XDP_ABORTED
 }
 
-/// The frame as the plan says it, of a flow.
+/// The frame as the plan says it, of a flow to a service.
 #[inline(always)]
-fn renew(context: &XdpContext, plan: &Plan, flow: u64) -> Option<()> {
+fn renew(context: &XdpContext, plan: &Plan, flow: u64, service: u64) -> Option<()> {
     // Opaque, or the compiler computes with 32 bits of the pointers ("R3 32-bit pointer arithmetic
     // prohibited", Linux 6.18).
     let length = black_box(context.data_end().wrapping_sub(context.data())) as u64;
@@ -83,21 +96,17 @@ fn renew(context: &XdpContext, plan: &Plan, flow: u64) -> Option<()> {
         return None;
     }
     copy::<0, { V4_BYTES / 8 }>(context, plan)?;
-    let (address, port) = source(flow);
-    let (address, port) = (address.to_be(), port.to_be());
-    let stepped = u64::from(address).wrapping_add(u64::from(port));
-    let ip = check(plan.ip_sum.wrapping_add(u64::from(address)));
-    let transport = check(plan.sum.wrapping_add(stepped));
+    let fields = Fields::new(plan, flow, service);
     match plan.shape {
-        0 => write::<{ Shape::V4Tcp as u32 }, V4_BYTES>(context, address, port, ip, transport),
-        1 => write::<{ Shape::V4Udp as u32 }, V4_BYTES>(context, address, port, ip, transport),
+        0 => fields.write::<{ Shape::V4Tcp as u32 }, V4_BYTES>(context),
+        1 => fields.write::<{ Shape::V4Udp as u32 }, V4_BYTES>(context),
         2 => {
             copy::<{ V4_BYTES / 8 }, { V6_BYTES / 8 }>(context, plan)?;
-            write::<{ Shape::V6Tcp as u32 }, V6_BYTES>(context, address, port, ip, transport)
+            fields.write::<{ Shape::V6Tcp as u32 }, V6_BYTES>(context)
         }
         _ => {
             copy::<{ V4_BYTES / 8 }, { V6_BYTES / 8 }>(context, plan)?;
-            write::<{ Shape::V6Udp as u32 }, V6_BYTES>(context, address, port, ip, transport)
+            fields.write::<{ Shape::V6Udp as u32 }, V6_BYTES>(context)
         }
     }
 }
@@ -121,42 +130,62 @@ fn copy<const FROM: usize, const TO: usize>(context: &XdpContext, plan: &Plan) -
     Some(())
 }
 
-/// Writes what differs from flow to flow, all of it in the machine's order of the wire's bytes.
-#[inline(always)]
-fn write<const SHAPE: u32, const BYTES: usize>(
-    context: &XdpContext,
-    address: u16,
+/// What differs from packet to packet, as the machine reads it on the wire.
+#[derive(Clone, Copy)]
+struct Fields {
+    source: u16,
+    destination: u16,
     port: u16,
-    ip: u16,
-    transport: u16,
-) -> Option<()> {
-    let data = context.data();
-    if data.wrapping_add(BYTES) > context.data_end() {
-        return None;
+    ip_check: u16,
+    check: u16,
+}
+
+impl Fields {
+    #[inline(always)]
+    fn new(plan: &Plan, flow: u64, service: u64) -> Self {
+        let (source, port) = source(flow);
+        let (source, port) = (source.to_be(), port.to_be());
+        let destination = (plan.first_service.wrapping_add(service) as u16).to_be();
+        let addresses = u64::from(source).wrapping_add(u64::from(destination));
+        let all = addresses.wrapping_add(u64::from(port));
+        Self {
+            source,
+            destination,
+            port,
+            ip_check: check(plan.ip_sum.wrapping_add(addresses)),
+            check: check(plan.sum.wrapping_add(all)),
+        }
     }
-    let shape = match SHAPE {
-        0 => Shape::V4Tcp,
-        1 => Shape::V4Udp,
-        2 => Shape::V6Tcp,
-        _ => Shape::V6Udp,
-    };
-    let is_udp = matches!(shape, Shape::V4Udp | Shape::V6Udp);
-    // RFC 768: a computed zero is sent as all ones.
-    let transport = if is_udp && transport == 0 {
-        u16::MAX
-    } else {
-        transport
-    };
-    let offsets = shape.offsets();
-    let put = |offset: usize, value: u16| {
-        // SAFETY: every offset is below BYTES minus one (`Offsets`), which is before the packet's end.
-        unsafe { (data.wrapping_add(offset) as *mut u16).write_unaligned(value) }
-    };
-    put(offsets.address, address);
-    put(offsets.port, port);
-    put(offsets.check, transport);
-    if let Some(offset) = offsets.ip_check {
-        put(offset, ip);
+
+    #[inline(always)]
+    fn write<const SHAPE: u32, const BYTES: usize>(self, context: &XdpContext) -> Option<()> {
+        let data = context.data();
+        if data.wrapping_add(BYTES) > context.data_end() {
+            return None;
+        }
+        let shape = match SHAPE {
+            0 => Shape::V4Tcp,
+            1 => Shape::V4Udp,
+            2 => Shape::V6Tcp,
+            _ => Shape::V6Udp,
+        };
+        // RFC 768: a computed zero is sent as all ones.
+        let check = match shape {
+            Shape::V4Udp | Shape::V6Udp if self.check == 0 => u16::MAX,
+            _ => self.check,
+        };
+        let offsets = shape.offsets();
+        let put = |offset: usize, value: u16| {
+            // SAFETY: every offset is below BYTES minus one (`Offsets`), which is before the packet's end.
+            unsafe { (data.wrapping_add(offset) as *mut u16).write_unaligned(value) }
+        };
+        put(offsets.source, self.source);
+        put(offsets.destination, self.destination);
+        put(offsets.port, self.port);
+        put(offsets.check, check);
+        if let Some(offset) = offsets.ip_check {
+            put(offset, self.ip_check);
+        }
+        Some(())
     }
-    Some(())
 }

@@ -10,7 +10,7 @@ use aya::{
 };
 use lb_common::counter::{self, Global, PerBackend, Totals};
 use lb_ebpf::{
-    bench::{Plan, Progress, TARGET},
+    bench::{Plan, Progress, STAMPS, TARGET},
     fixture::world::Ends,
     mem::{self, MemTables},
     verdict::Action,
@@ -18,7 +18,7 @@ use lb_ebpf::{
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::{Case, Traffic, world, world::Scale};
+use super::{Case, world};
 use crate::kernel::{self, Kernel};
 
 /// Where maps are pinned for as long as two objects are being loaded that share them.
@@ -52,6 +52,24 @@ pub fn in_namespace<R: Send>(work: impl FnOnce(Ends) -> Result<R> + Send) -> Res
         .with_context(|| format!("mount a BPF file system at {PINS}"))?;
         work(ends)
     })?
+}
+
+/// The fewest packets between two readings of the clock, unless there are fewer.
+const CHUNK: u64 = 1024;
+
+/// Packets between two readings of the clock, a power of two.
+fn chunk(packets: u64) -> u64 {
+    let fitting = (packets / u64::from(STAMPS / 2)).next_power_of_two();
+    let whole = 1 << packets.max(1).ilog2();
+    fitting.max(CHUNK).min(whole)
+}
+
+/// The mean of the middle half of a series that is not empty.
+fn middle_mean(mut series: Vec<f64>) -> f64 {
+    series.sort_by(f64::total_cmp);
+    let quarter = series.len() / 4;
+    let middle = &series[quarter..series.len() - quarter];
+    middle.iter().sum::<f64>() / middle.len() as f64
 }
 
 /// What the driver calls.
@@ -99,14 +117,8 @@ fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut Xdp> {
 
 impl Rig {
     /// Loads both objects. To be called in [`in_namespace`].
-    pub fn new(
-        object: &[u8],
-        driver: &[u8],
-        case: &Case,
-        scale: Scale,
-        ends: Ends,
-    ) -> Result<Self> {
-        let tables = world::tables(case, scale, &ends)?;
+    pub fn new(object: &[u8], driver: &[u8], case: &Case, ends: Ends) -> Result<Self> {
+        let tables = world::tables(case, &ends)?;
         let (mut kernel, verified) = Kernel::load_object(object, &tables, ends, false)?;
         kernel.configure(&tables)?;
         let pin = PathBuf::from(PINS).join("flows");
@@ -174,6 +186,7 @@ impl Rig {
             .context("write map plan")?;
         let progress = Progress {
             flow,
+            service: u64::from(world::service(&self.case, flow)),
             ..Progress::default()
         };
         let progress: [u8; size_of::<Progress>()] = bytemuck::cast(progress);
@@ -194,8 +207,10 @@ impl Rig {
     /// gets a frame with other bytes and has to make the right ones.
     pub fn one(&mut self, target: Target, flow: u64) -> Result<(Action, Vec<u8>)> {
         let plan = Plan {
-            // More than will run, so that the one is not taken for the end.
-            packets: u64::MAX,
+            // The one is not the last.
+            packets: 2,
+            chunk_mask: 1,
+            chunk_shift: 1,
             ..self.plan
         };
         self.prepare(target, &plan, flow)?;
@@ -207,24 +222,38 @@ impl Rig {
         Ok((action, output))
     }
 
-    /// Nanoseconds for this many packets in turn.
-    pub fn time(&mut self, target: Target, packets: u64) -> Result<u64> {
+    /// Runs this many packets, one flow after the other from this one on. Gives nanoseconds a packet: the mean of the
+    /// middle half of all chunks. Chunks that another task or an interrupt fell into are in the dearest
+    /// quarter; a trend over the run is kept.
+    pub fn time(&mut self, target: Target, first: u64, packets: u64) -> Result<f64> {
+        let chunk = chunk(packets);
         let plan = Plan {
             packets,
+            chunk_mask: chunk - 1,
+            chunk_shift: u64::from(chunk.trailing_zeros()),
             ..self.plan
         };
-        self.prepare(target, &plan, 0)?;
+        self.prepare(target, &plan, first)?;
         let repeat = u32::try_from(packets + 1)?;
         let ifindex = self.kernel.ends().client;
         let (action, _, _) = kernel::run(self.driver()?, &self.frame, ifindex, repeat)?;
         let bytes: [u8; size_of::<Progress>()] = self.array("progress")?.get(&0, 0)?;
         let progress: Progress = bytemuck::cast(bytes);
         ensure!(
-            action == Action::Drop && progress.packets == packets && progress.ended != 0,
+            action == Action::Drop && progress.packets == packets,
             "the driver ended with {action:?} after {} of {packets} packets",
             progress.packets
         );
-        Ok(progress.ended - progress.began)
+        let stamps = self.array::<8>("stamps")?;
+        let count = u32::try_from(packets / chunk)? + 1;
+        let stamps: Vec<u64> = (0..count)
+            .map(|index| Ok(u64::from_ne_bytes(stamps.get(&index, 0)?)))
+            .collect::<Result<_>>()?;
+        let chunks = stamps
+            .windows(2)
+            .map(|pair| (pair[1] - pair[0]) as f64 / chunk as f64)
+            .collect();
+        Ok(middle_mean(chunks))
     }
 
     /// The counters so far.
@@ -268,14 +297,16 @@ impl Rig {
         Ok(())
     }
 
-    /// True when a run of the case needs a table without its flows first.
-    pub fn needs_clear_table(&self) -> bool {
-        self.case.traffic == Traffic::New && self.case.flows > 1
-    }
-
     /// The counters of our CPU, line by line.
     pub fn counter_lines(&mut self) -> Result<Vec<[u64; 8]>> {
         self.kernel.counters(&self.tables)
+    }
+
+    /// Drops what only the host's runs need: of ten million flows half a gigabyte.
+    pub fn forget_host(&mut self) {
+        let tables = &mut self.tables;
+        (tables.flows, tables.return_hops) = (Vec::new(), Vec::new());
+        (tables.rings, tables.endpoints) = (Vec::new(), Vec::new());
     }
 
     /// The interfaces.

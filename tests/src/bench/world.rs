@@ -19,26 +19,6 @@ use lb_ebpf::{
 
 use super::{Case, Traffic};
 
-/// How much there is of everything that the packets of a case do not use up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scale {
-    /// Services; packets go to one of them.
-    pub services: u32,
-    /// Backends of that service; each other service has one.
-    pub backends: u32,
-    /// Slots of that service's ring.
-    pub ring: u32,
-}
-
-impl Scale {
-    /// What all rows of the table have.
-    pub const USUAL: Self = Self {
-        services: 1,
-        backends: 100,
-        ring: 65_537,
-    };
-}
-
 /// Any key does.
 const FLOW_KEY: [u64; 2] = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
 /// The port of every service.
@@ -79,17 +59,21 @@ pub fn client(family: Family, flow: u64) -> SocketAddr {
     at(family, 0xc612_0000 + u32::from(low), v6, port)
 }
 
-/// The maps of a case.
-pub fn tables(case: &Case, scale: Scale, ends: &Ends) -> Result<MemTables> {
-    let all_backends = scale.backends + scale.services - 1;
-    let endpoints = scale.services * 2 + all_backends;
+/// Slots of one endpoint generation for each key, as in the daemon's maps.
+const SLOTS_PER_KEY: u32 = 8;
+
+/// The maps of a case: each service has a ring of its own and its backends.
+pub fn tables(case: &Case, ends: &Ends) -> Result<MemTables> {
+    let ring = case.ring;
+    let backends = case.services * case.backends;
+    let keys = case.services * 2 + backends;
     let geometry = Geometry {
         flow_sets: case.flow_sets(),
-        endpoint_slots: (endpoints * 4).next_power_of_two().max(64),
-        services: scale.services,
-        ring_slots: (scale.ring + scale.services).next_multiple_of(2),
-        backends: all_backends,
-        next_hops: all_backends,
+        endpoint_slots: (keys * SLOTS_PER_KEY).next_power_of_two().max(64),
+        services: case.services,
+        ring_slots: (case.services * ring).next_multiple_of(2),
+        backends,
+        next_hops: backends,
     };
     let mut tables = MemTables::new(geometry, FLOW_KEY);
     for (side, mtu) in [(Side::Client, 1500), (Side::Backend, 9000)] {
@@ -101,20 +85,15 @@ pub fn tables(case: &Case, scale: Scale, ends: &Ends) -> Result<MemTables> {
         });
     }
     let mut endpoints = Vec::new();
-    for index in 0..scale.services {
-        let ring = match index {
-            0 => ServiceEntry::slice(0, scale.ring),
-            _ => ServiceEntry::slice(scale.ring + index - 1, 1),
-        };
-        tables.services[index as usize] = service_entry(case, index, ring);
+    for index in 0..case.services {
+        let base = index * ring;
+        let slice = ServiceEntry::slice(base, ring);
+        tables.services[index as usize] = service_entry(case, index, slice);
+        tables.write_ring(base, &slots(case, index));
         endpoints.extend(service_endpoints(case, index));
     }
-    tables.write_ring(0, &ring(scale));
-    let others: Vec<u32> = (scale.backends..all_backends).collect();
-    tables.write_ring(scale.ring, &others);
-    for id in 0..all_backends {
-        let service = (id + 1).saturating_sub(scale.backends);
-        tables.backends[id as usize] = backend_entry(case, id, service);
+    for id in 0..backends {
+        tables.backends[id as usize] = backend_entry(case, id);
         tables.next_hops[id as usize] = NextHop {
             destination: mac(id),
             resolved: 1,
@@ -146,11 +125,12 @@ fn mac(id: u32) -> [u8; 6] {
     [2, 0, 0xbe, a, b, c]
 }
 
-/// Backends over the slots without a pattern: what a lookup reads is what counts, not who is there.
-fn ring(scale: Scale) -> Vec<u32> {
+/// A service's backends over the slots of its ring, without a pattern: what a lookup reads is what counts,
+/// not who is there.
+fn slots(case: &Case, service: u32) -> Vec<u32> {
     let mix = |slot: u32| (u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32;
-    (0..scale.ring)
-        .map(|slot| mix(slot) % scale.backends)
+    (0..case.ring)
+        .map(|slot| service * case.backends + mix(slot) % case.backends)
         .collect()
 }
 
@@ -202,18 +182,23 @@ fn service_entry(case: &Case, index: u32, ring: u64) -> ServiceEntry {
     }
 }
 
-fn backend_entry(case: &Case, id: u32, service: u32) -> BackendEntry {
+fn backend_entry(case: &Case, id: u32) -> BackendEntry {
     let at = backend(case.family, id);
     BackendEntry {
         address: address(at).0,
         next_hop: id,
         permissions: Permissions::ALL,
         used: 1,
-        service,
+        service: id / case.backends,
         port: at.port().to_be_bytes(),
         forwarding: case.forwarding as u8,
         ..BackendEntry::zeroed()
     }
+}
+
+/// The service that a flow belongs to.
+pub fn service(case: &Case, flow: u64) -> u32 {
+    (flow % u64::from(case.services)) as u32
 }
 
 /// A flow's packet, all checksums computed from nothing.
@@ -239,7 +224,7 @@ pub fn frame(case: &Case, flow: u64) -> Vec<u8> {
         },
         Protocol::Udp => Body::Udp { data },
     };
-    let mut destination = vip(case.family, 0);
+    let mut destination = vip(case.family, service(case, flow));
     if case.traffic == Traffic::NotOurs {
         let elsewhere = 0x2001_0db8_ffff << 80 | 1;
         destination = at(case.family, 0xcb00_7101, elsewhere, PORT);
@@ -271,15 +256,21 @@ pub fn plan(case: &Case, packets: u64) -> Plan {
         let out: u64 = stepped.iter().map(|offset| u64::from(!word(*offset))).sum();
         total + out
     };
+    let addresses = [offsets.source, offsets.destination];
     Plan {
         template: bytemuck::cast(template),
         packets,
         flows: case.flows,
+        services: u64::from(case.services),
+        first_service: u64::from(u16::from_be(word(offsets.destination))),
         length: frame.len() as u64,
         ip_sum: offsets
             .ip_check
-            .map_or(0, |check| without(check, &[offsets.address])),
-        sum: without(offsets.check, &[offsets.address, offsets.port]),
+            .map_or(0, |check| without(check, &addresses)),
+        sum: without(
+            offsets.check,
+            &[offsets.source, offsets.destination, offsets.port],
+        ),
         shape: shape as u32,
         ..Plan::zeroed()
     }

@@ -1,22 +1,26 @@
 //! `fairlead-bench`: what a packet costs in the compiled data plane.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use lb_tests::bench::{
-    self, prove, report,
-    rig::{Rig, driver_bytes, in_namespace},
-    rounds::{self, Floors, Samples},
-    world::Scale,
+    self,
+    baseline::Baseline,
+    plot,
+    rig::{driver_bytes, in_namespace},
+    run::{Effort, Runner, Subject},
+    table,
 };
+use lb_tests::kernel;
 
 /// What a packet costs in the compiled data plane, as a multiple of one kernel hash lookup.
 ///
-/// Needs root. Everything runs on one CPU, in a network namespace of its own.
+/// Needs root. Runs on one CPU, in a network namespace of its own. An otherwise idle machine gives the figures
+/// that can be compared.
 #[derive(Parser)]
-#[command(name = "fairlead-bench", version)]
+#[command(name = "cargo xtask bench", version)]
 struct Arguments {
     /// Rounds; each runs every path once.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -25,11 +29,32 @@ struct Arguments {
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     packets: u64,
     /// Only paths whose name contains this.
-    #[arg(long, default_value = "")]
+    #[arg(long, value_name = "SUBSTRING", default_value = "")]
     only: String,
-    /// A compiled data plane; twice: both in the same run, side by side [default: the one that was built].
-    #[arg(long)]
+    /// Only paths of at most this many flows.
+    #[arg(long, value_name = "FLOWS", default_value_t = u64::MAX)]
+    at_most: u64,
+    /// A compiled data plane; twice: both in one run, side by side [default: the one just built].
+    #[arg(long, value_name = "FILE")]
     object: Vec<PathBuf>,
+    /// Measure, too, how the cost grows with flows, services and backends.
+    #[arg(long)]
+    scale: bool,
+    /// Rounds of that.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    scale_rounds: u32,
+    /// Draw that into an SVG file; implies --scale.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Print one JSON object instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// The figures to compare with.
+    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/bench/baseline.json"))]
+    baseline: PathBuf,
+    /// Make this run's figures the ones to compare with.
+    #[arg(long)]
+    save_baseline: bool,
 }
 
 fn main() -> ExitCode {
@@ -43,69 +68,64 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let mut objects = Vec::new();
-    for path in &arguments.object {
-        let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
-        objects.push((path.display().to_string(), bytes, false));
-    }
-    if objects.is_empty() {
-        objects.push(("built".to_owned(), lb_tests::kernel::object_bytes()?, true));
-    }
+    let subjects = subjects(&arguments.object)?;
     let driver = driver_bytes()?;
-    let cases: Vec<_> = bench::cases()
-        .into_iter()
-        .filter(|case| {
-            case.name.contains(&arguments.only)
-                && (std::env::var_os("ONE").is_none() || case.flows == 1)
-        })
-        .collect();
+    let baseline = Baseline::read(&arguments.baseline)?;
+    let mut cases = bench::cases();
+    cases.retain(|case| case.name.contains(&arguments.only) && case.flows <= arguments.at_most);
     ensure!(
         !cases.is_empty(),
-        "no path's name contains '{}'",
+        "no path's name contains '{}'; run without --only to see them",
         arguments.only
     );
-    let floor_case = bench::cases().into_iter().next().context("no cases")?;
-    let text = in_namespace(|ends| {
-        let (_, first, _) = objects.first().context("no object")?;
-        let mut floor_rig = Rig::new(first, &driver, &floor_case, Scale::USUAL, ends)?;
-        let mut rigs = Vec::new();
-        for case in &cases {
-            for (name, object, ours) in &objects {
-                let mut rig = Rig::new(object, &driver, case, Scale::USUAL, ends)
-                    .with_context(|| format!("'{}' with {name}", case.name))?;
-                if let Some(difference) = prove::prove(&mut rig)
-                    .with_context(|| format!("'{}' with {name}", case.name))?
-                {
-                    ensure!(
-                        !ours,
-                        "'{}' differs from the library: {difference}",
-                        case.name
-                    );
-                    eprintln!(
-                        "{name}: '{}' differs from this library: {difference}",
-                        case.name
-                    );
-                }
-                rigs.push((rig, Samples::default()));
-            }
-        }
-        let mut floors = Floors::default();
-        for round in 1..=arguments.rounds {
-            eprint!("\rround {round} of {}", arguments.rounds);
-            rounds::floors(&mut floor_rig, arguments.packets, &mut floors)?;
-            for (rig, samples) in &mut rigs {
-                rounds::case(rig, arguments.packets, samples)?;
-            }
-        }
-        eprintln!();
-        let mut rows = Vec::new();
-        let mut samples = rigs.into_iter().map(|(_, samples)| samples);
-        for case in &cases {
-            rows.push((case.clone(), samples.by_ref().take(objects.len()).collect()));
-        }
-        let names: Vec<String> = objects.iter().map(|(name, ..)| name.clone()).collect();
-        Ok(report::table(&names, &floors, &rows))
+    let effort = Effort {
+        rounds: arguments.rounds,
+        scale_rounds: arguments.scale_rounds,
+    };
+    let with_scale = arguments.scale || arguments.plot.is_some();
+    let results = in_namespace(|ends| {
+        let runner = Runner {
+            subjects: &subjects,
+            driver: &driver,
+            ends,
+            packets: arguments.packets,
+        };
+        runner.run(&cases, effort, with_scale)
     })?;
-    print!("{text}");
+    if arguments.json {
+        println!("{}", serde_json::to_string(&results)?);
+    } else {
+        print!("{}", table::render(&results, baseline.as_ref()));
+    }
+    if let Some(path) = &arguments.plot {
+        plot::write(&results, path)?;
+    }
+    if arguments.save_baseline {
+        let older = baseline.filter(|_| !arguments.only.is_empty());
+        Baseline::of(&results, older).write(&arguments.baseline)?;
+    }
     Ok(())
+}
+
+fn subjects(paths: &[PathBuf]) -> Result<Vec<Subject>> {
+    if paths.is_empty() {
+        return Ok(vec![Subject {
+            name: "built".to_owned(),
+            bytes: kernel::object_bytes()?,
+            is_ours: true,
+        }]);
+    }
+    ensure!(paths.len() <= 2, "at most two objects are compared");
+    let subject = |path: &PathBuf| {
+        Ok(Subject {
+            name: path.display().to_string(),
+            bytes: read(path)?,
+            is_ours: false,
+        })
+    };
+    paths.iter().map(subject).collect()
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("read the compiled data plane {}", path.display()))
 }
