@@ -101,7 +101,7 @@ impl EndpointKey {
         u16::from_ne_bytes(self.port) as u32 | (self.protocol as u32) << 16
     }
 
-    /// The home slot under a generation's seed; `mask` is slots minus one.
+    /// The home slot under a generation's seed; `mask` is slots minus one. The seed's highest bit does not count.
     ///
     /// A sum of products, mixed and multiplied by the seed. Not keyed by a secret: only the operator's own
     /// configuration fills this table, so nobody can aim at it.

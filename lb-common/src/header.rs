@@ -59,12 +59,12 @@ pub struct Header {
 /// What every packet needs: a cache line of its own, then the flow hash's multipliers, then what tunnels
 /// and new flows need. Map `control`, one entry.
 ///
-/// Written by the control plane; `active` is switched by one aligned 8-byte store.
+/// Written by the control plane; `live` is switched by one aligned 8-byte store.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Control {
-    /// The live generation of `endpoints`: 0 or 1.
-    pub active: u64,
+    /// The live generation of `endpoints` (0 or 1) in bit 0, and its seed's lower 63 bits above: [`Self::live`].
+    pub live: u64,
     /// Seed of the endpoint hash of each generation; not secret.
     pub endpoint_seed: [u64; 2],
     /// Secret key that the flow hash's multipliers are made of.
@@ -103,3 +103,17 @@ pub struct Control {
 }
 
 const _: () = assert!(size_of::<Control>() == 256);
+
+impl Control {
+    /// The word that makes a generation with this seed the live one.
+    #[inline(always)]
+    pub const fn live(seed: u64, generation: u8) -> u64 {
+        seed << 1 | (generation & 1) as u64
+    }
+
+    /// The live generation of `endpoints`: 0 or 1.
+    #[inline(always)]
+    pub const fn generation(&self) -> u8 {
+        (self.live & 1) as u8
+    }
+}

@@ -189,7 +189,7 @@ impl MemTables {
         let (seed, slots) = (1..=4096_u64)
             .find_map(|seed| place(endpoints, seed, mask).map(|slots| (seed, slots)))
             .ok_or(Unplaceable)?;
-        let next = usize::from(self.control.active == 0);
+        let next = usize::from(self.control.generation() == 0);
         let generation = self
             .endpoints
             .chunks_mut(slots.len())
@@ -199,7 +199,7 @@ impl MemTables {
         if let Some(place) = self.control.endpoint_seed.get_mut(next) {
             *place = seed;
         }
-        self.control.active = next as u64;
+        self.control.live = Control::live(seed, next as u8);
         Ok(())
     }
 

@@ -219,14 +219,26 @@ impl Packet {
     /// Checks the lengths in a TCP or UDP header and says what the packet means for its flow.
     #[inline(always)]
     pub fn check_transport<F: Frame>(&self, frame: &F) -> Result<Arrival, DropReason> {
+        let mut arrival = Arrival::MIDDLE;
+        self.read_transport(frame, &mut arrival)?;
+        Ok(arrival)
+    }
+
+    /// The same with the answer in two places: an answer in one is a pair that the compiler packs and unpacks.
+    #[inline(always)]
+    pub(crate) fn read_transport<F: Frame>(
+        &self,
+        frame: &F,
+        arrival: &mut Arrival,
+    ) -> Result<(), DropReason> {
         match self.protocol {
-            protocol::TCP => self.check_tcp(frame),
-            _ => self.check_udp(frame),
+            protocol::TCP => self.read_tcp(frame, arrival),
+            _ => self.read_udp(frame, arrival),
         }
     }
 
     #[inline(always)]
-    fn check_tcp<F: Frame>(&self, frame: &F) -> Result<Arrival, DropReason> {
+    fn read_tcp<F: Frame>(&self, frame: &F, arrival: &mut Arrival) -> Result<(), DropReason> {
         let tcp = frame
             .header::<Tcp>(self.l4())
             .ok_or(DropReason::Truncated)?;
@@ -240,11 +252,12 @@ impl Packet {
         if !self.holds(self.l4(), length) {
             return Err(DropReason::Truncated);
         }
-        Ok(Arrival::segment(tcp.flags))
+        *arrival = Arrival::segment(tcp.flags);
+        Ok(())
     }
 
     #[inline(always)]
-    fn check_udp<F: Frame>(&self, frame: &F) -> Result<Arrival, DropReason> {
+    fn read_udp<F: Frame>(&self, frame: &F, arrival: &mut Arrival) -> Result<(), DropReason> {
         let udp = frame
             .header::<UdpHdr>(self.l4())
             .ok_or(DropReason::Truncated)?;
@@ -258,6 +271,7 @@ impl Packet {
         if !self.holds(self.l4(), length) {
             return Err(DropReason::Truncated);
         }
-        Ok(Arrival::DATAGRAM)
+        *arrival = Arrival::DATAGRAM;
+        Ok(())
     }
 }

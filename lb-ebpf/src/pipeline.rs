@@ -14,7 +14,7 @@ use crate::{
     flow,
     forward::{self, End},
     frame::Frame,
-    parse::{self, Packet},
+    parse::{self, Arrival, Packet},
     reply::{self, NO_FLOW, Owner},
     segment,
     service::{self, Service},
@@ -162,7 +162,8 @@ fn truncated<F: Frame, T: Tables>(frame: &F, cx: &Context<'_, T>, packet: &Packe
     if service == service::NOWHERE {
         return Outcome::PASS;
     }
-    let reason = match segment::check(frame, packet, frame.len()) {
+    let mut arrival = Arrival::MIDDLE;
+    let reason = match segment::check(frame, packet, frame.len(), &mut arrival) {
         Err(reason) => reason,
         Ok(_) => DropReason::Truncated,
     };

@@ -137,13 +137,14 @@ impl From<DropReason> for Refusal {
     }
 }
 
-/// What a packet to a service must be. `length`: of the frame, in bytes.
+/// What a packet to a service must be, and what it means for its flow. `length`: of the frame, in bytes.
 #[inline(always)]
 pub(crate) fn check<F: Frame>(
     frame: &F,
     packet: &Packet,
     length: usize,
-) -> Result<Arrival, DropReason> {
+    arrival: &mut Arrival,
+) -> Result<(), DropReason> {
     if packet.end > length {
         return Err(DropReason::Truncated);
     }
@@ -151,11 +152,11 @@ pub(crate) fn check<F: Frame>(
     if admission::is_martian(packet) {
         return Err(DropReason::MartianSource);
     }
-    let arrival = packet.check_transport(frame)?;
+    packet.read_transport(frame, arrival)?;
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExpired);
     }
-    Ok(arrival)
+    Ok(())
 }
 
 #[inline(always)]
@@ -166,7 +167,8 @@ fn to_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
     ports: Ports,
     service: u32,
 ) -> Result<Verdict, Refusal> {
-    let arrival = check(frame, packet, lane.bytes)?;
+    let mut arrival = Arrival::MIDDLE;
+    check(frame, packet, lane.bytes, &mut arrival)?;
     let tuple = FlowTuple {
         client: packet.source,
         vip: packet.destination,

@@ -40,11 +40,9 @@ impl Probe {
     #[inline(always)]
     pub fn new(control: &Control, key: &EndpointKey) -> Self {
         let mask = control.endpoint_mask;
-        let [first, second] = control.endpoint_seed;
-        let (seed, base) = match load(&control.active) {
-            0 => (first, 0),
-            _ => (second, mask.wrapping_add(1)),
-        };
+        let live = load(&control.live);
+        let base = mask.wrapping_add(1).wrapping_mul(live as u32 & 1);
+        let seed = live >> 1;
         Self {
             base,
             home: key.home(seed, mask),

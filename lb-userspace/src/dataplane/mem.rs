@@ -148,7 +148,11 @@ impl Mem {
                 seed,
                 slots,
             } => self.write_endpoints(*generation, *seed, slots)?,
-            MapOp::SwitchEndpoints { generation } => self.control.active = (*generation).into(),
+            MapOp::SwitchEndpoints { generation } => {
+                let [first, second] = self.control.endpoint_seed;
+                let seed = if *generation == 0 { first } else { second };
+                self.control.live = Control::live(seed, *generation);
+            }
             MapOp::SetControls { controls } => controls.put(&mut self.control),
             MapOp::SetRevision { revision } => {
                 self.header.config_revision = *revision;
@@ -164,7 +168,7 @@ impl Mem {
         seed: u64,
         slots: &[EndpointSlot],
     ) -> Result<(), DataplaneError> {
-        if u64::from(generation) == self.control.active {
+        if generation == self.control.generation() {
             return Err(invalid(
                 "endpoints",
                 generation.into(),
@@ -185,7 +189,11 @@ impl Mem {
     /// The slots of the live generation.
     pub fn live_endpoints(&self) -> &[EndpointSlot] {
         let size = self.header.endpoint_slots as usize;
-        let base = if self.control.active == 0 { 0 } else { size };
+        let base = if self.control.generation() == 0 {
+            0
+        } else {
+            size
+        };
         self.endpoints
             .get(base..base.saturating_add(size))
             .unwrap_or_default()
@@ -291,7 +299,7 @@ impl Dataplane for Mem {
         }
         Ok(Actual {
             image,
-            generation: u8::from(self.control.active != 0),
+            generation: self.control.generation(),
             live_half,
             header: self.header,
         })

@@ -122,7 +122,7 @@ fn allowed(mem: &Mem, op: &MapOp) -> bool {
             let there = &mem.next_hops[*index as usize];
             there.used == 0 || there.ifindex == hop.ifindex
         }
-        MapOp::WriteEndpoints { generation, .. } => mem.control.active != u64::from(*generation),
+        MapOp::WriteEndpoints { generation, .. } => mem.control.generation() != *generation,
         MapOp::SetBackendWord { id, .. } => mem.backends[*id as usize].used == 1,
         _ => true,
     }

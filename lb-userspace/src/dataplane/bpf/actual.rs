@@ -15,6 +15,7 @@ use lb_common::{
     Header, NextHop, Permissions, Protocol, ServiceEntry,
 };
 
+use super::geometry::is_consistent;
 use super::mapped::Mapped;
 use super::maps::Maps;
 use super::sys;
@@ -66,7 +67,7 @@ fn endpoints(
     control: &Control,
 ) -> Result<BTreeMap<EndpointKey, Vec<EndpointTarget>>, DataplaneError> {
     let slots = maps.geometry.endpoint_slots;
-    let first = if control.active == 0 { 0 } else { slots };
+    let first = if control.generation() == 0 { 0 } else { slots };
     let range = first..first.saturating_add(slots);
     let mut found: BTreeMap<EndpointKey, Vec<EndpointTarget>> = BTreeMap::new();
     for (index, slot) in
@@ -245,8 +246,8 @@ pub(crate) fn read(maps: &Maps) -> Result<Actual, DataplaneError> {
     require(
         "control",
         0,
-        control.active <= 1,
-        "the live generation is neither 0 nor 1",
+        is_consistent(&control),
+        "the live generation's seed is not that generation's",
     )?;
 
     let mut services = BTreeMap::new();
@@ -283,7 +284,7 @@ pub(crate) fn read(maps: &Maps) -> Result<Actual, DataplaneError> {
             controls: Controls::of(&control),
             config_revision: header.config_revision,
         },
-        generation: u8::from(control.active == 1),
+        generation: control.generation(),
         live_half,
         header,
     })

@@ -243,7 +243,7 @@ fn write_endpoints(
 ) -> Result<(), DataplaneError> {
     let per_generation = maps.geometry.endpoint_slots;
     let control: Control = get("control", &maps.control, 0)?;
-    if generation > 1 || u64::from(generation) == control.active {
+    if generation > 1 || generation == control.generation() {
         return Err(invalid(
             "endpoints",
             generation.into(),
@@ -273,7 +273,11 @@ fn switch_endpoints(maps: &Maps, generation: u8) -> Result<(), DataplaneError> {
     if generation > 1 {
         return Err(invalid("control", 0, "there are two generations, 0 and 1"));
     }
-    update_control(maps, |control| control.active = generation.into())
+    update_control(maps, |control| {
+        let [first, second] = control.endpoint_seed;
+        let seed = if generation == 0 { first } else { second };
+        control.live = Control::live(seed, generation);
+    })
 }
 
 fn run(maps: &Maps, op: &MapOp) -> Result<(), DataplaneError> {

@@ -130,7 +130,7 @@ impl Geometry {
     /// The control block of new maps.
     pub fn control(&self, flow_key: HashKey) -> Control {
         Control {
-            active: 0,
+            live: 0,
             endpoint_seed: [0; 2],
             flow_key: flow_key.0,
             flow_mask: self.flow_sets.saturating_sub(1),
@@ -288,13 +288,21 @@ pub fn check_header(header: &Header) -> Vec<String> {
     found.0
 }
 
+/// True when the live word names the seed of the generation that it names.
+pub(crate) fn is_consistent(control: &Control) -> bool {
+    let generation = control.generation();
+    let [first, second] = control.endpoint_seed;
+    let seed = if generation == 0 { first } else { second };
+    control.live == Control::live(seed, generation)
+}
+
 /// Judges the control block by a header that is good.
 pub fn check_control(control: &Control, header: &Header) -> Vec<String> {
     let expected = Geometry::from_header(header).control(HashKey(control.flow_key));
     let mut found = Findings(Vec::new());
     found.holds(
-        control.active <= 1,
-        "control: live generation is neither 0 nor 1",
+        is_consistent(control),
+        "control: the live generation's seed is not that generation's",
     );
     found.equal("control: flow mask", control.flow_mask, expected.flow_mask);
     found.equal(

@@ -124,7 +124,7 @@ fn walk<'a>(
     key: &EndpointKey,
 ) -> impl Iterator<Item = (usize, &'a EndpointSlot)> + use<'a> {
     let [first, second] = mem.control.endpoint_seed;
-    let seed = if mem.control.active == 0 {
+    let seed = if mem.control.generation() == 0 {
         first
     } else {
         second

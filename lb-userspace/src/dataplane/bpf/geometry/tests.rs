@@ -107,7 +107,7 @@ fn a_control_block_of_another_geometry_is_noticed() {
     let good = geometry().control(HashKey([1, 2]));
     type Change = fn(&mut Control);
     let changes: &[Change] = &[
-        |c| c.active = 2,
+        |c| c.live ^= 2,
         |c| c.flow_mask ^= 1,
         |c| c.flow_base_bits ^= 1,
         |c| c.endpoint_mask ^= 1,
