@@ -4,7 +4,10 @@
 //! test run includes waiting for RCU, and from many short times those that another task or
 //! an interrupt fell into can be told.
 
-use core::hint::black_box;
+use core::{
+    hint::black_box,
+    intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg},
+};
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP},
@@ -21,6 +24,9 @@ static PLAN: Array<Plan, 1> = Array::new();
 static PROGRESS: Array<Progress, 1> = Array::new();
 #[btf_map(name = "stamps")]
 static STAMP_TABLE: Array<u64, { STAMPS as usize }> = Array::new();
+/// What a locked instruction works on.
+#[btf_map(name = "fence")]
+static FENCE: Array<u64, 1> = Array::new();
 /// The flow table of the program under test, shared with it.
 #[btf_map(name = "flows")]
 static FLOWS: Array<Set, 1, { 1 << 10 }> = Array::new();
@@ -77,6 +83,13 @@ pub(crate) fn driver(context: XdpContext) -> u32 {
     if renew(&context, plan, flow, service).is_none() {
         return XDP_ABORTED;
     }
+    let Some(fence) = FENCE.get_ptr_mut(0) else {
+        return XDP_ABORTED;
+    };
+    // The new packet leaves the store buffer: a packet that came by a network card is in the cache, and a load across
+    // two stores that are still under way waits for both.
+    // SAFETY: the pointer is a map's, aligned and valid; nothing depends on the outcome.
+    unsafe { atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(fence, 0, 1) };
     // SAFETY: the map holds nothing but programs, and nothing is left to be dropped here.
     unsafe { TARGETS.tail_call(&context, TARGET) };
     XDP_ABORTED

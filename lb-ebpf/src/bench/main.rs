@@ -1,5 +1,7 @@
 //! The benchmark's programs: the driver and the floors. Built for the BPF target only, by `cargo xtask`.
 #![no_std]
+#![feature(core_intrinsics)]
+#![allow(internal_features)]
 #![no_main]
 
 mod driver;
