@@ -291,10 +291,7 @@ pub fn refresh_at<T: Tables>(
 #[inline(always)]
 pub fn assign<T: Tables>(tables: &T, service: u32, hash: u64, arrival: u32, second: u32) -> u64 {
     match seeker(tables, service, hash, Arrival(arrival), second) {
-        Ok(seeker) => match settle(tables, &seeker) {
-            Some(assigned) => assigned.0,
-            None => assign_for(tables, &seeker).0,
-        },
+        Ok(seeker) => assign_for(tables, &seeker).0,
         Err(reason) => Assigned::refused(reason).0,
     }
 }
@@ -303,8 +300,11 @@ pub fn assign<T: Tables>(tables: &T, service: u32, hash: u64, arrival: u32, seco
 /// backend that the ring names may take it. The usual case of a new flow, without a call; `None`: anything
 /// else, and nothing is done.
 #[inline(always)]
-fn settle<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Option<Assigned> {
-    let control = tables.control()?;
+pub fn settle<'t, T: Tables>(
+    tables: &'t T,
+    control: &Control,
+    seeker: &Seeker<'t>,
+) -> Option<Assignment<'t>> {
     let line = tables.flows(seeker.sets.first)?;
     let way = free_way(line, seeker.sets.tag)?;
     if first_match(tables.flows(seeker.sets.second)?, seeker.sets.tag).is_some() {
@@ -319,13 +319,23 @@ fn settle<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Option<Assigned> {
         return None;
     }
     if !admission::admits(tables, control, Limited::NewFlow, seeker.second) {
-        return Some(Assigned::to(id, Origin::NotAdmitted, 0, 0));
+        return Some(Assignment {
+            backend,
+            origin: Origin::NotAdmitted,
+            set: 0,
+            way: 0,
+        });
     }
     let new = fresh(seeker, backend, FlowRank::Probation);
-    match tables.exchange_flow(line, way, FlowWord::FREE, new) {
-        true => Some(Assigned::to(id, Origin::New, seeker.sets.first, way)),
-        false => None,
+    if !tables.exchange_flow(line, way, FlowWord::FREE, new) {
+        return None;
     }
+    Some(Assignment {
+        backend,
+        origin: Origin::New,
+        set: seeker.sets.first,
+        way,
+    })
 }
 
 /// The first free way of a set whose upper half is free and that does not know the tag: such a set is not
@@ -349,8 +359,9 @@ fn free_way(line: &CacheLine, tag: u64) -> Option<u32> {
     Some(way)
 }
 
+/// [`Seeker`] of a flow.
 #[inline(always)]
-fn seeker<T: Tables>(
+pub fn seeker<T: Tables>(
     tables: &T,
     service: u32,
     hash: u64,

@@ -202,14 +202,18 @@ fn assign<'t, T: Tables, C: Clock>(
 ) -> Result<Assignment<'t>, DropReason> {
     let now = lane.now();
     let epoch = Epoch::at(now);
-    match flow::young(lane.tables, lane.control, service, hash, arrival, epoch) {
-        Some(assignment) => Ok(assignment),
-        None => {
-            let second = admission::second(now);
-            let assigned = lane.tables.assign_flow(service, hash.0, arrival.0, second);
-            Assigned(assigned).assignment(lane.tables)
-        }
+    let (tables, control) = (lane.tables, lane.control);
+    if let Some(known) = flow::young(tables, control, service, hash, arrival, epoch) {
+        return Ok(known);
     }
+    let second = admission::second(now);
+    if let Ok(seeker) = flow::seeker(tables, service, hash.0, arrival, second)
+        && let Some(new) = flow::settle(tables, control, &seeker)
+    {
+        return Ok(new);
+    }
+    let assigned = tables.assign_flow(service, hash.0, arrival.0, second);
+    Assigned(assigned).assignment(tables)
 }
 
 /// Rewrites the packet for its backend and sends it there.
