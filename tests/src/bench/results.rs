@@ -36,7 +36,7 @@ pub struct Summary {
 pub struct Measured {
     /// Nanoseconds a packet, net of null.
     pub nanos: Summary,
-    /// The same as a multiple of one hash lookup in the same round.
+    /// The same as a multiple of the hash lookups just before and after.
     pub multiple: Summary,
     /// New flows that found no room in the table, as a share of all packets.
     pub untracked: f64,
@@ -123,11 +123,11 @@ impl Summary {
 }
 
 impl Measured {
-    /// Of a case's samples and the floors of the same rounds.
-    pub fn of(samples: &Samples, floors: &Floors) -> Self {
+    /// Of a case's samples.
+    pub fn of(samples: &Samples) -> Self {
         let net = samples.net();
-        let both = net.iter().zip(&floors.hash_lookup);
-        let multiples: Vec<f64> = both.map(|(net, floor)| net / floor).collect();
+        let both = net.iter().zip(&samples.hash);
+        let multiples: Vec<f64> = both.map(|(net, hash)| net / hash).collect();
         let all = samples.packets as f64;
         Self {
             nanos: Summary::of(&net),

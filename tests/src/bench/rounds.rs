@@ -8,7 +8,7 @@ use super::{
     rig::{Counted, Rig, Target},
 };
 
-/// Packets that run before the clock starts, for caches and branch predictors.
+/// Packets that run before those that are timed.
 const WARM: u64 = 20_000;
 /// The most times that a table is emptied and filled again in one round.
 const MOST_PASSES: u64 = 10;
@@ -20,6 +20,8 @@ pub struct Samples {
     pub gross: Vec<f64>,
     /// The null program with the same packets.
     pub null: Vec<f64>,
+    /// One hash lookup, net of null, just before and just after.
+    pub hash: Vec<f64>,
     /// Packets through the data plane in all timed runs.
     pub packets: u64,
     /// New flows that found no room in the table among them.
@@ -36,7 +38,7 @@ impl Samples {
     }
 }
 
-/// What each round measured of the floors, in ns per packet.
+/// What was measured of the floors, in ns per packet.
 #[derive(Clone, Debug, Default)]
 pub struct Floors {
     /// The null program and the driver: what everything is net of.
@@ -47,27 +49,41 @@ pub struct Floors {
     pub hash_lookup: Vec<f64>,
 }
 
-/// A target over packets from flow 0 on, warm.
-fn warm(rig: &mut Rig, target: Target, packets: u64) -> Result<f64> {
-    rig.time(target, 0, WARM)?;
-    rig.time(target, 0, packets)
-}
-
-/// One round of the floors, on a rig of [`super::floor_case`].
-pub fn floors(rig: &mut Rig, packets: u64, into: &mut Floors) -> Result<()> {
-    let null = warm(rig, Target::Null, packets)?;
-    let mac_swap = warm(rig, Target::MacSwap, packets)?;
-    let hash_lookup = warm(rig, Target::HashLookup, packets)?;
-    into.null.push(null);
-    into.mac_swap.push(mac_swap - null);
-    into.hash_lookup.push(hash_lookup - null);
+/// One round of all cases. Between any two of them stands a hash lookup: what slows the machine down for a second
+/// slows a case and its unit alike.
+pub fn round(
+    floor_rig: &mut Rig,
+    rigs: &mut [(Rig, Samples)],
+    packets: u64,
+    floors: &mut Floors,
+) -> Result<()> {
+    let null = floor_rig.time(Target::Null, 0, packets)?;
+    let mac_swap = floor_rig.time(Target::MacSwap, 0, packets)?;
+    floors.mac_swap.push(mac_swap - null);
+    let short = packets.div_ceil(4);
+    let mut before = hash_lookup(floor_rig, short, floors)?;
+    for (rig, samples) in rigs {
+        case(rig, packets, samples)?;
+        let after = hash_lookup(floor_rig, short, floors)?;
+        samples.hash.push((before + after) / 2.0);
+        before = after;
+    }
     Ok(())
 }
 
+/// The unit of all multiples, on a rig of [`super::floor_case`].
+fn hash_lookup(rig: &mut Rig, packets: u64, into: &mut Floors) -> Result<f64> {
+    let null = rig.time(Target::Null, 0, packets)?;
+    let hash_lookup = rig.time(Target::HashLookup, 0, packets)? - null;
+    into.null.push(null);
+    into.hash_lookup.push(hash_lookup);
+    Ok(hash_lookup)
+}
+
 /// One round of a case: null, then the data plane, whose counters must account for every packet.
-pub fn case(rig: &mut Rig, asked: u64, into: &mut Samples) -> Result<()> {
+fn case(rig: &mut Rig, asked: u64, into: &mut Samples) -> Result<()> {
     let packets = rig.case.packets(asked);
-    let null = warm(rig, Target::Null, packets)?;
+    let null = rig.time(Target::Null, 0, packets)?;
     let gross = match rig.case.needs_empty_table() {
         true => {
             let passes = asked.div_ceil(packets).clamp(1, MOST_PASSES);
@@ -80,8 +96,7 @@ pub fn case(rig: &mut Rig, asked: u64, into: &mut Samples) -> Result<()> {
         false => {
             // Every flow once: what other cases pushed out of the caches is back, and no entry is refreshed
             // only because this case had to wait for its turn.
-            let flows = rig.case.flows;
-            rig.time(Target::DataPlane, 0, WARM.max(flows))?;
+            rig.time(Target::DataPlane, 0, WARM.max(rig.case.flows))?;
             accounted(rig, 0, packets, into)?
         }
     };

@@ -1,5 +1,7 @@
 //! A whole run: rigs for every case and object, proofs, rounds, results.
 
+use std::io::{IsTerminal, Write};
+
 use anyhow::{Context, Result, ensure};
 use lb_ebpf::fixture::world::Ends;
 
@@ -98,52 +100,41 @@ impl Runner<'_> {
         rounds: u32,
         what: &str,
     ) -> Result<(Floors, Vec<Vec<Measured>>)> {
-        let mut benches = Vec::new();
+        let mut rigs = Vec::new();
         for case in cases {
-            eprint!("\r\x1b[K{what}: prepare and prove {}", case.name);
-            benches.push(self.bench(case)?);
+            progress(&format!("{what}: prepare and prove '{}'", case.name));
+            for subject in self.subjects {
+                rigs.push((self.rig(case, subject)?, Samples::default()));
+            }
         }
         let first = self.subjects.first().context("no object to measure")?;
         let mut floor_rig = Rig::new(&first.bytes, self.driver, &floor_case(), self.ends)?;
         let mut floors = Floors::default();
-        for round in 1..=rounds {
-            eprint!("\r\x1b[K{what}: round {round} of {rounds}");
-            rounds::floors(&mut floor_rig, self.packets, &mut floors)?;
-            for rigs in &mut benches {
-                for (rig, samples) in rigs {
-                    rounds::case(rig, self.packets, samples)?;
-                }
-            }
+        for number in 1..=rounds {
+            progress(&format!("{what}: round {number} of {rounds}"));
+            rounds::round(&mut floor_rig, &mut rigs, self.packets, &mut floors)?;
         }
-        eprint!("\r\x1b[K");
-        let of = |(_, samples): &(Rig, Samples)| Measured::of(samples, &floors);
-        let measured = benches.iter().map(|rigs| rigs.iter().map(of).collect());
-        let measured = measured.collect();
-        Ok((floors, measured))
+        progress("");
+        let of = |(_, samples): &(Rig, Samples)| Measured::of(samples);
+        let by_case = rigs.chunks(self.subjects.len());
+        let measured = by_case.map(|rigs| rigs.iter().map(of).collect());
+        Ok((floors, measured.collect()))
     }
 
-    /// The rigs of a case, one for each object, proven.
-    fn bench(&self, case: &Case) -> Result<Vec<(Rig, Samples)>> {
-        let mut rigs = Vec::new();
-        for subject in self.subjects {
-            let what = || format!("'{}' with the object {}", case.name, subject.name);
-            let mut rig =
-                Rig::new(&subject.bytes, self.driver, case, self.ends).with_context(what)?;
-            if let Some(difference) = prove::prove(&mut rig).with_context(what)? {
-                let name = &subject.name;
-                ensure!(
-                    !subject.is_ours,
-                    "'{}': the kernel and the library differ: {difference}",
-                    case.name
-                );
-                eprintln!(
-                    "\r\x1b[K{name}, {}: not as this library: {difference}",
-                    case.name
-                );
-            }
-            rigs.push((rig, Samples::default()));
+    /// The rig of a case and an object, proven.
+    fn rig(&self, case: &Case, subject: &Subject) -> Result<Rig> {
+        let what = || format!("'{}' with the object {}", case.name, subject.name);
+        let mut rig = Rig::new(&subject.bytes, self.driver, case, self.ends).with_context(what)?;
+        if let Some(difference) = prove::prove(&mut rig).with_context(what)? {
+            let both = format!(
+                "{}: the kernel and the library differ: {difference}",
+                what()
+            );
+            ensure!(!subject.is_ours, both);
+            progress("");
+            eprintln!("{both}");
         }
-        Ok(rigs)
+        Ok(rig)
     }
 
     fn objects(&self) -> Result<Vec<Object>> {
@@ -160,5 +151,14 @@ impl Runner<'_> {
             })
         };
         self.subjects.iter().map(object).collect()
+    }
+}
+
+/// Shows what is going on, in one line of a terminal.
+fn progress(text: &str) {
+    let mut stderr = std::io::stderr();
+    if stderr.is_terminal() {
+        // Nothing depends on it.
+        drop(write!(stderr, "\r\x1b[K{text}"));
     }
 }
