@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod daemon;
+pub mod disk;
 pub mod kernel;
 pub mod lab;
 pub mod load;
