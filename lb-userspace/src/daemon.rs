@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::announce::Claims;
-use crate::announce::claimer::Claimer;
+use crate::announce::claimer::{self, Claimer};
 use crate::api;
 use crate::cli::Run;
 use crate::dataplane::bpf::{self, Bpf, Opening, Settings};
@@ -19,20 +19,25 @@ use crate::health::runner::{self, Runner};
 use crate::metrics;
 use crate::neigh::follower::Follower;
 use crate::reconcile::Reconciler;
+use crate::saving::writer::Writer;
 use crate::state::persistent::Persistent;
-use crate::store::disk;
+use crate::store::{self, disk};
 
 mod attach;
+mod durable;
 mod owner;
 mod record;
 mod reload;
+mod saver;
 mod seeds;
 mod signals;
 mod startup;
 mod sweeper;
 pub mod unload;
 
-use owner::{Owner, Parts};
+use owner::{Owner, Parts, Queues};
+use reload::Reloads;
+use saver::Saver;
 
 /// Events that may wait for the owner; more and the senders wait.
 const EVENTS: usize = 4096;
@@ -44,6 +49,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Where the record of claimed addresses is.
 pub(crate) fn claims_file(state_dir: &Path) -> PathBuf {
     state_dir.join("claims.json")
+}
+
+/// Where the state is.
+fn state_file(state_dir: &Path) -> PathBuf {
+    state_dir.join("state.json")
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -63,8 +73,7 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     disk::make_dir(&daemon.state_dir)?;
     disk::make_dir(&daemon.run_dir)?;
     let seeds = seeds::load_or_make(&daemon.state_dir.join("seeds.json"))?;
-    let state_file = daemon.state_dir.join("state.json");
-    let persistent: Option<Persistent> = disk::read(&state_file)?;
+    let persistent: Option<Persistent> = disk::read(&state_file(&daemon.state_dir))?;
     let claims: Claims = disk::read(&claims_file(&daemon.state_dir))?.unwrap_or_default();
 
     let (mut bpf, opening) = Bpf::open(&Settings {
@@ -79,7 +88,7 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     say(&opening);
     warn_of_private_mounts(&daemon.bpffs);
     let packet_log = bpf.take_debug_log();
-    let (reconciler, effects) =
+    let (mut reconciler, effects) =
         Reconciler::adopt(started, bpf, config.clone(), seeds.ring_key(), persistent)?;
 
     let cancel = CancellationToken::new();
@@ -104,14 +113,15 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
         });
     }
     let follower = Follower::spawn(events.clone(), cancel.clone(), daemon.interfaces.clone())?;
-    let record = claims_file(&daemon.state_dir);
-    let store = Box::new(move |claims: &Claims| {
-        disk::write(&record, claims).map_err(std::io::Error::other)
-    });
+    let reader = reconciler.dataplane().reader();
+    let (writer, writer_ended) = saver::writer(reader, timings.clone())?;
+    let store = store_of(writer.clone(), claims_file(&daemon.state_dir));
     let claimer = Claimer::spawn(reports, cancel.clone(), claims, store)?;
+    let (saver, saves) = Saver::new(writer, &daemon.state_dir);
+    let (reloads, loads) = Reloads::new();
     let runner = Runner::spawn(events, cancel.clone(), runner::CONCURRENCY, seeds.id);
 
-    let mut owner = Owner::new(Parts {
+    let parts = Parts {
         reconciler,
         runner: &runner,
         follower: &follower,
@@ -119,12 +129,21 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
         timings,
         config_file: args.config,
         config_error: chosen.error,
-        state_file,
+        adopted: matches!(opening, Opening::Adopted { .. }),
         started,
-    });
+    };
+    let mut owner = Owner::new(parts, saver, reloads);
     owner.begin(effects)?;
+    let queues = Queues {
+        events: event_queue,
+        requests: request_queue,
+        reports: report_queue,
+        signals,
+        saves,
+        loads,
+    };
     let result = tokio::select! {
-        result = owner.run(event_queue, request_queue, report_queue, signals) => result,
+        result = owner.run(queues) => result,
         // The control socket, metrics and the packet log end only when they are told to.
         Some(_) = tasks.join_next() => {
             Err(anyhow::anyhow!("a server of this daemon ended: see the log above; forwarding goes on as it is, start the daemon again"))
@@ -132,6 +151,8 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     };
 
     cancel.cancel();
+    // With it goes its way to the thread that writes files, which ends when all is written.
+    drop(owner);
     let ended = async {
         if let Err(error) = runner.ended().await {
             tracing::error!("the prober: {error}");
@@ -142,6 +163,8 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
             }
         }
         while tasks.join_next().await.is_some() {}
+        // Dropped when the thread ended: that is what was waited for.
+        let _ = writer_ended.await;
     };
     if tokio::time::timeout(PATIENCE, ended).await.is_err() {
         tracing::warn!("some tasks did not end within {PATIENCE:?}");
@@ -149,6 +172,26 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     result?;
     tracing::info!("stopped; forwarding goes on ('fairlead unload' ends it)");
     Ok(ExitCode::SUCCESS)
+}
+
+/// How the claimer's record is stored.
+fn store_of(writer: Writer, path: PathBuf) -> claimer::Store {
+    Box::new(move |claims: &Claims| {
+        let claims = claims.clone();
+        let (told, ended) = oneshot::channel();
+        let content = Box::new(move || store::encode(&claims));
+        // The claimer may be gone.
+        let told = Box::new(move |result| drop(told.send(result)));
+        writer.write(&path, content, told);
+        Box::pin(async move {
+            match ended.await {
+                Ok(result) => result.map_err(std::io::Error::other),
+                Err(_) => Err(std::io::Error::other(
+                    "the thread that writes files has ended",
+                )),
+            }
+        })
+    })
 }
 
 /// Pins on a bpffs that only this process can see go with it, and forwarding with them.

@@ -65,7 +65,8 @@ pub enum Effect {
     Follow(Vec<IpAddr>),
     /// VIPs to claim: (interface, address); complete, what is missing is released.
     Claim(Vec<(String, IpAddr)>),
-    /// The part of the state that must be on disk before the next map write (ids, admin states).
+    /// Something of the state is to be on disk (ids, orders, verdicts). Who waits for that, and for how
+    /// long, is [`crate::saving`]'s matter.
     Persist,
     /// For the log, the history and subscribers.
     Record(Record),

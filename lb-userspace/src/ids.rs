@@ -210,6 +210,18 @@ impl Ids {
             && self.freed_services.keys().eq(other.freed_services.keys())
     }
 
+    /// Every service and backend has the same numbers there.
+    pub fn are_among(&self, there: &Self) -> bool {
+        let id = |ids: &Self, key| ids.backends.get(key).map(|b: &BackendId| b.id);
+        self.services
+            .iter()
+            .all(|(name, id)| there.services.get(name) == Some(id))
+            && self
+                .backends
+                .iter()
+                .all(|(key, b)| id(there, key) == Some(b.id))
+    }
+
     /// Gives numbers to what is new in a configuration and frees those of what is gone.
     /// On an error nothing has changed. True: something changed and is to be on disk before it is used.
     pub fn assign(&mut self, config: &Config, sizes: Sizes, now: u64) -> Result<bool, Exhausted> {

@@ -27,6 +27,7 @@ pub mod plan;
 mod pool;
 pub mod reconcile;
 pub mod rota;
+pub mod saving;
 pub mod state;
 pub mod status;
 pub mod store;

@@ -39,6 +39,10 @@ pub struct Timings {
     plan: Histogram,
     /// Seconds to run these operations.
     apply: Histogram,
+    /// Seconds to write a file of the state directory.
+    store: Histogram,
+    /// Such writes that failed.
+    store_failures: Counter,
     /// Operations applied.
     operations: Counter,
     /// Probe rounds that were void.
@@ -57,6 +61,8 @@ impl Default for Timings {
             check: Family::new_with_constructor(seconds as fn() -> Histogram),
             plan: seconds(),
             apply: seconds(),
+            store: seconds(),
+            store_failures: Counter::default(),
             operations: Counter::default(),
             void: Family::default(),
         }
@@ -74,6 +80,14 @@ impl Timings {
     /// A probe round of this service said nothing.
     pub fn void(&self, service: &str) {
         self.void.get_or_create(&service_labels(service)).inc();
+    }
+
+    /// A file of the state directory was written, or could not be.
+    pub fn stored(&self, seconds: f64, succeeded: bool) {
+        self.store.observe(seconds);
+        if !succeeded {
+            self.store_failures.inc();
+        }
     }
 
     /// A plan was computed and applied.
@@ -116,6 +130,13 @@ impl Page<'_> {
         let counter = Counter::<u64>::default();
         counter.inc_by(value);
         self.registry.register(name, help, counter);
+    }
+
+    fn milliseconds(&mut self, name: &str, help: &str, ms: u64) {
+        let gauge: Gauge<f64, std::sync::atomic::AtomicU64> = Gauge::default();
+        gauge.set(Duration::from_millis(ms).as_secs_f64());
+        self.registry
+            .register_with_unit(name, help, Unit::Seconds, gauge);
     }
 
     fn level(&mut self, name: &str, help: &str, value: u64) {
@@ -161,6 +182,17 @@ pub fn openmetrics(status: &Status, timings: &Timings) -> Result<String, std::fm
         "Time to run the writes of a plan",
         Unit::Seconds,
         timings.apply.clone(),
+    );
+    registry.register_with_unit(
+        "store_duration",
+        "Time to write and sync a file of the state directory, counted when it ends",
+        Unit::Seconds,
+        timings.store.clone(),
+    );
+    registry.register(
+        "store_failures",
+        "Writes of files of the state directory that failed",
+        timings.store_failures.clone(),
     );
     registry.register(
         "map_operations",
@@ -264,6 +296,16 @@ fn daemon(page: &mut Page<'_>, status: &Status) {
         "checker_suspect",
         "1 while all probes fail at once and the checker itself is suspected",
         u64::from(status.checker_suspect),
+    );
+    page.milliseconds(
+        "store_late",
+        "How long a write to the state directory has been taking, once it takes more than a second",
+        status.storage.late_ms,
+    );
+    page.milliseconds(
+        "store_unsaved",
+        "How long the oldest change of the state has been waiting to be on disk",
+        status.storage.unsaved_ms,
     );
     page.gauge(
         "interface_attached",

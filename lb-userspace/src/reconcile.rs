@@ -5,12 +5,14 @@
 //! 1. [`Reconciler::fold`]: effects for others, and what was refused;
 //! 2. [`Reconciler::write_fast`]: what backends may do and where they are reached, at once. These
 //!    words belong to ids that are on disk already, so nothing waits for a disk;
-//! 3. if [`Effect::Persist`] was among the effects: save [`Reconciler::persistent`], then tell
-//!    [`Reconciler::saved`]; if that fails, [`Reconciler::abandon`] puts ids back;
+//! 3. if [`Effect::Persist`] was among the effects: have [`Reconciler::persistent`] saved, and wait for nothing;
 //! 4. [`Reconciler::write_full`]: rings, new services and backends, endpoints, clears.
 //!
-//! Step 4 refuses to run while new ids are not on disk. After any error of the dataplane, the next
-//! write begins by reading the maps back.
+//! New ids come with a configuration, and must be on disk before a map holds them. So it is first
+//! asked for them ([`Reconciler::reserve`]), while the running one stays in force with all its verdicts and
+//! orders; when a document with them is on disk ([`Reconciler::reservation_saved`]), the configuration is
+//! folded in. Step 4 refuses to run while ids are in use that are not on disk. After any error of the
+//! dataplane, the next write begins by reading the maps back.
 
 #[cfg(test)]
 #[expect(clippy::arithmetic_side_effects, reason = "figures of tests are small")]
@@ -21,7 +23,8 @@ use std::collections::BTreeMap;
 use crate::dataplane::{Actual, Dataplane, DataplaneError, MapOp, consistent};
 use crate::desired::{self, Rings};
 use crate::event::{Effect, Event};
-use crate::model::{AdminState, BackendKey};
+use crate::ids::Ids;
+use crate::model::{AdminState, BackendKey, Config};
 use crate::plan::{self, PlanError, plan, plan_words};
 use crate::state::persistent::{Persistent, Start};
 use crate::state::{Dirty, State, StateError};
@@ -40,7 +43,7 @@ pub enum ReconcileError {
     Dataplane(#[from] DataplaneError),
     /// New ids are not on disk.
     #[error(
-        "write the maps: new ids are not on disk yet (free space in the state directory; forwarding goes on as it was)"
+        "write the maps: new ids are not on disk yet (see to the disk of the state directory; forwarding goes on as it was)"
     )]
     NotSaved,
 }
@@ -80,17 +83,16 @@ pub struct Reconciler<D> {
     dirty: Dirty,
     /// What changed since the last successful fast write.
     fast: Dirty,
-    unsaved: Unsaved,
+    /// Ids are in use that are not on disk: the maps do not hold them yet.
+    unsaved: bool,
+    reserved: Option<Reserved>,
 }
 
-/// Whether ids that the maps do not hold yet wait for the disk.
+/// Numbers that a configuration will have which is not in force yet.
 #[derive(Debug)]
-enum Unsaved {
-    No,
-    /// They were given at start.
-    FromStart,
-    /// They came with a configuration; the state before it.
-    Since(Box<State>),
+struct Reserved {
+    ids: Ids,
+    on_disk: bool,
 }
 
 impl<D: Dataplane> Reconciler<D> {
@@ -99,7 +101,7 @@ impl<D: Dataplane> Reconciler<D> {
     pub fn adopt(
         now: u64,
         mut dataplane: D,
-        config: std::sync::Arc<crate::model::Config>,
+        config: std::sync::Arc<Config>,
         ring_key: lb_common::HashKey,
         persistent: Option<Persistent>,
     ) -> Result<(Self, Vec<Effect>), ReconcileError> {
@@ -115,10 +117,7 @@ impl<D: Dataplane> Reconciler<D> {
         };
         let (mut state, effects) = State::start(now, start)?;
         let dirty = state.take_dirty();
-        let unsaved = match known {
-            Some(known) if state.ids().same_numbers(&known) => Unsaved::No,
-            _ => Unsaved::FromStart,
-        };
+        let unsaved = known.is_none_or(|known| !state.ids().same_numbers(&known));
         let reconciler = Self {
             unsaved,
             state,
@@ -127,6 +126,7 @@ impl<D: Dataplane> Reconciler<D> {
             rings: Rings::default(),
             fast: dirty.clone(),
             dirty,
+            reserved: None,
         };
         Ok((reconciler, effects))
     }
@@ -135,14 +135,11 @@ impl<D: Dataplane> Reconciler<D> {
     pub fn fold(&mut self, events: impl IntoIterator<Item = (u64, Event)>) -> Folded {
         let mut folded = Folded::default();
         for (index, (now, event)) in events.into_iter().enumerate() {
-            let renumbers = matches!(event, Event::Config(_));
-            let before = (renumbers && !self.is_unsaved()).then(|| self.state.clone());
+            let before = matches!(event, Event::Config(_)).then(|| self.state.ids().clone());
             match self.state.handle(now, event) {
                 Ok(effects) => {
-                    if let Some(before) = before
-                        && !self.state.ids().same_numbers(before.ids())
-                    {
-                        self.unsaved = Unsaved::Since(Box::new(before));
+                    if let Some(before) = before {
+                        self.renumbered(&before);
                     }
                     merge(&mut folded.effects, effects);
                 }
@@ -167,38 +164,64 @@ impl<D: Dataplane> Reconciler<D> {
         Ok(effects)
     }
 
+    /// Whether a configuration needs numbers that are to be on disk before it is folded in. Then they
+    /// are part of [`Self::persistent`] from now on, in place of those of an earlier reservation. On an
+    /// error, folding it in would be refused for the same reason, and no reservation is left.
+    pub fn reserve(&mut self, now: u64, config: &Config) -> Result<bool, StateError> {
+        self.reserved = None;
+        let ids = self.state.numbers_for(now, config)?;
+        if ids.same_numbers(self.state.ids()) {
+            return Ok(false);
+        }
+        self.reserved = Some(Reserved {
+            ids,
+            on_disk: false,
+        });
+        Ok(true)
+    }
+
+    /// A document that was made after [`Self::reserve`] is on disk. True: the configuration may be folded
+    /// in now. False: ids have come free meanwhile, it would have others, and these are to be saved first.
+    pub fn reservation_saved(&mut self, now: u64, config: &Config) -> Result<bool, StateError> {
+        let Some(reserved) = self.reserved.take() else {
+            return Ok(false);
+        };
+        let ids = self.state.numbers_for(now, config)?;
+        let on_disk = ids.are_among(&reserved.ids);
+        self.reserved = Some(Reserved { ids, on_disk });
+        Ok(on_disk)
+    }
+
+    /// The configuration will not be folded in.
+    pub fn give_up_reservation(&mut self) {
+        self.reserved = None;
+    }
+
+    /// A configuration was folded in.
+    fn renumbered(&mut self, before: &Ids) {
+        let reserved = self.reserved.take().filter(|reserved| reserved.on_disk);
+        let ids = self.state.ids();
+        let on_disk = reserved.is_some_and(|reserved| ids.are_among(&reserved.ids));
+        self.unsaved |= !on_disk && !ids.same_numbers(before);
+    }
+
     /// The document to save.
     pub fn persistent(&self, now: u64) -> Persistent {
-        self.state.persistent(now)
-    }
-
-    /// The last document is on disk.
-    pub fn saved(&mut self) {
-        self.unsaved = Unsaved::No;
-    }
-
-    /// The last document could not be saved: the state is as it was before the configuration that needed new
-    /// ids, and the effects tell others so. Call it before further events are folded in.
-    /// At start there is nothing to go back to, and new ids keep waiting.
-    pub fn abandon(&mut self) -> Vec<Effect> {
-        match std::mem::replace(&mut self.unsaved, Unsaved::No) {
-            Unsaved::No => Vec::new(),
-            Unsaved::FromStart => {
-                self.unsaved = Unsaved::FromStart;
-                Vec::new()
-            }
-            Unsaved::Since(before) => {
-                self.state = *before;
-                self.state.mark_all();
-                self.note();
-                self.state.announcements()
-            }
+        let mut document = self.state.persistent(now);
+        if let Some(reserved) = &self.reserved {
+            document.ids = reserved.ids.clone();
         }
+        document
     }
 
-    /// New ids wait for the disk.
+    /// A document with all numbers that are in use now is on disk.
+    pub fn saved(&mut self) {
+        self.unsaved = false;
+    }
+
+    /// Ids that are in use wait for the disk.
     pub fn is_unsaved(&self) -> bool {
-        !matches!(self.unsaved, Unsaved::No)
+        self.unsaved
     }
 
     /// Writes what live backends may do and how they are reached.

@@ -30,6 +30,9 @@ pub struct Status {
     pub checker_suspect: bool,
     /// Interfaces.
     pub attachments: Vec<Attachment>,
+    /// How it stands with the state directory.
+    #[serde(default)]
+    pub storage: Storage,
     /// Counters of all packets since the maps were made.
     pub data_plane: DataPlane,
     /// Services by name.
@@ -47,6 +50,17 @@ pub struct Attachment {
     pub mode: String,
     /// `attached`, or why not.
     pub state: String,
+}
+
+/// How it stands with the files of the state directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Storage {
+    /// Which file could not be written, or has been being written for more than a second; `null`: all is well.
+    pub trouble: Option<String>,
+    /// How long a write has been taking, once it takes more than a second; 0: none does.
+    pub late_ms: u64,
+    /// How long the oldest change of the state has been waiting to be on disk; 0: all are.
+    pub unsaved_ms: u64,
 }
 
 /// Counters of the data plane; rx = pass + tx + redirect + sum of drops.

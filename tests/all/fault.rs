@@ -20,11 +20,14 @@
 //! | C1 | wrong, binary, mutated files | `config::c1_...` |
 //! | C4 | an empty or drastically smaller file | `config::c4_...` |
 //! | C5 | the same in another order | `config::c5_...` |
+//! | D1 | the disk of the state is full | `disk::d1_...` |
+//! | D3 | the disk of the state hangs | `disk::d3_...` |
 //! | O1 | the last backend is drained | `operator::o1_...` |
 //! | O3 | VIP, route or neighbour removed by hand | `operator::o3_...` |
 
 mod backend;
 mod config;
+mod disk;
 mod kernel;
 mod link;
 mod operator;

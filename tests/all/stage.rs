@@ -140,6 +140,15 @@ impl Stage {
         Self::with(shape, Server::processes, |config| config)
     }
 
+    /// As [`Self::with`], with no other balancer beside it.
+    pub(crate) fn alone_with(
+        shape: Shape,
+        servers: impl FnOnce(&Topology) -> anyhow::Result<Vec<Server>>,
+        change: impl FnOnce(Config) -> Config,
+    ) -> Self {
+        Self::build(Turn::alone(), shape, servers, change)
+    }
+
     /// With other servers and another configuration.
     pub(crate) fn with(
         shape: Shape,

@@ -12,7 +12,7 @@ mod handle;
 mod status;
 
 pub use handle::{Daemon, Output, fairlead_binary};
-pub use status::{Backend, DataPlane, Service as ServiceStatus, Status, Traffic};
+pub use status::{Backend, DataPlane, Service as ServiceStatus, Status, Storage, Traffic};
 
 /// TCP or UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

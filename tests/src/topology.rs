@@ -26,6 +26,7 @@ mod pass;
 mod spawn;
 
 pub use build::Topology;
+pub(crate) use cleanup::unmount_below;
 pub use cleanup::{interrupted, remove_owned_by, sweep, take_over_interrupts};
 pub use fault::has_xdp;
 pub use namespace::{Namespace, require_root};

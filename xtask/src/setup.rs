@@ -133,7 +133,7 @@ const LINKER_PACKAGES: [Package; 5] = [
 ];
 
 /// What the tests run beside Fairlead.
-const TEST_PACKAGES: [Package; 8] = [
+const TEST_PACKAGES: [Package; 9] = [
     package(
         "iproute2",
         ShownBy::Program("ip"),
@@ -173,6 +173,11 @@ const TEST_PACKAGES: [Package; 8] = [
         "strace",
         ShownBy::Program("strace"),
         "tests watch system calls with it",
+    ),
+    package(
+        "e2fsprogs",
+        ShownBy::Program("mkfs.ext4"),
+        "tests have the daemon's disk hang and run full",
     ),
 ];
 

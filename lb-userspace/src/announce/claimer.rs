@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::pin::Pin;
 use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
@@ -20,8 +21,10 @@ use crate::neigh::netlink::{ADDRESS_GROUPS, Heard, NetlinkError, Notices, now};
 use crate::neigh::notice::Notice;
 use crate::neigh::requests::Requests;
 
+/// Ends when the record is on disk, or could not be written.
+pub type Stored = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 /// Stores the record of claims; called before an address is added and after one was removed.
-pub type Store = Box<dyn FnMut(&Claims) -> io::Result<()> + Send>;
+pub type Store = Box<dyn FnMut(&Claims) -> Stored + Send>;
 
 /// Without anything to do, look again after this.
 const IDLE: u64 = 60_000_000_000;
@@ -105,10 +108,10 @@ impl Claimer {
         let mut commanded = true;
         loop {
             while let Some(step) = self.claiming.next_step(now()) {
-                self.act(step);
+                self.act(step).await;
             }
             // What was found or dropped without a step is stored too.
-            if let Err(error) = self.store() {
+            if let Err(error) = self.store().await {
                 warn!(%error, "store the record of claimed addresses: is the state directory writable?");
             }
             self.tell();
@@ -162,11 +165,11 @@ impl Claimer {
         Ok(())
     }
 
-    fn act(&mut self, step: Step) {
+    async fn act(&mut self, step: Step) {
         match step {
             Step::Add(claim, at) => {
                 // An address that is not on record would be taken for the operator's.
-                let ended = match self.store() {
+                let ended = match self.store().await {
                     Ok(()) => self.requests.add_address(at).map_err(|e| e.to_string()),
                     Err(e) => Err(format!("store the record of claimed addresses: {e}")),
                 };
@@ -184,11 +187,12 @@ impl Claimer {
         }
     }
 
-    fn store(&mut self) -> io::Result<()> {
+    async fn store(&mut self) -> io::Result<()> {
         let record = self.claiming.record();
         if *record != self.stored {
-            (self.store)(record)?;
-            self.stored = record.clone();
+            let record = record.clone();
+            (self.store)(&record).await?;
+            self.stored = record;
         }
         Ok(())
     }

@@ -75,6 +75,11 @@ fn headline(status: &Status, width: usize) -> Vec<String> {
         lines.push(text.to_owned());
     }
     let mut lines: Vec<String> = lines.iter().map(|line| shorten(line, width)).collect();
+    if let Some(trouble) = &status.storage.trouble {
+        lines.push(format!(
+            "the state is not on disk: {trouble}; forwarding and verdicts go on"
+        ));
+    }
     if let Some(error) = &status.config_error {
         lines.push(format!("the configuration file is not what runs: {error}"));
     }

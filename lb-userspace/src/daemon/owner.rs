@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::reload::{Asked, Reloads};
+use super::saver::{self, PATIENCE, Saver, Waiter};
 use super::signals::Signals;
 use super::sweeper::Sweeper;
 use super::{attach, record};
@@ -23,12 +25,13 @@ use crate::neigh::follower;
 use crate::reconcile::{ReconcileError, Reconciler, Written};
 use crate::state::view::Surroundings;
 use crate::status::{self, Status};
-use crate::store::disk;
 
 /// Between two looks at deadlines, the flow table and the pins.
 const BEAT: Duration = Duration::from_millis(50);
 /// Between two looks at whether pins are still there, in beats.
 const PIN_BEATS: u64 = 10;
+/// How long the end of the daemon waits for the last changes to be on disk.
+const LAST_SAVE: Duration = Duration::from_secs(2);
 /// Events taken in before their effects are written.
 const BURST: usize = 1024;
 
@@ -41,8 +44,19 @@ pub(super) struct Parts<'a> {
     pub(super) timings: Timings,
     pub(super) config_file: PathBuf,
     pub(super) config_error: Option<String>,
-    pub(super) state_file: PathBuf,
+    /// Something was forwarded before this daemon began.
+    pub(super) adopted: bool,
     pub(super) started: u64,
+}
+
+/// Where what happens comes in.
+pub(super) struct Queues {
+    pub(super) events: mpsc::Receiver<(u64, Event)>,
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) reports: mpsc::Receiver<(u64, announce::Report)>,
+    pub(super) signals: Signals,
+    pub(super) saves: mpsc::UnboundedReceiver<saver::Outcome>,
+    pub(super) loads: mpsc::UnboundedReceiver<super::reload::Loaded>,
 }
 
 /// The owner.
@@ -52,17 +66,19 @@ pub(super) struct Owner<'a> {
     sweeper: Sweeper,
     /// The last write went well.
     pub(super) written: bool,
-    /// Something of the state is to be saved.
-    unsaved: bool,
-    /// What is to be told to others after a configuration was given up.
-    undone: Vec<Effect>,
+    pub(super) saver: Saver,
+    pub(super) reloads: Reloads,
+    /// Until the first image is written: what is to be done then.
+    beginning: Option<Vec<Effect>>,
+    /// How many writes of numbers in use are waited for.
+    pub(super) numbers: u32,
     /// Interfaces, as last looked at.
     attachments: Vec<status::Attachment>,
     beats: u64,
 }
 
 impl<'a> Owner<'a> {
-    pub(super) fn new(mut parts: Parts<'a>) -> Self {
+    pub(super) fn new(mut parts: Parts<'a>, saver: Saver, reloads: Reloads) -> Self {
         let reader = parts.reconciler.dataplane().reader();
         let sweeper = Sweeper::new(reader.clone());
         let attachments = Vec::new();
@@ -71,8 +87,10 @@ impl<'a> Owner<'a> {
             reader,
             sweeper,
             written: false,
-            unsaved: false,
-            undone: Vec::new(),
+            saver,
+            reloads,
+            beginning: None,
+            numbers: 0,
             attachments,
             beats: 0,
         }
@@ -82,21 +100,43 @@ impl<'a> Owner<'a> {
         Arc::clone(self.parts.reconciler.state().config())
     }
 
-    /// The first image and the first attachment. Maps before links: packets never meet half of them.
+    /// The first image has been written.
+    pub(super) fn begun(&self) -> bool {
+        self.beginning.is_none()
+    }
+
+    /// The first image and the first attachment, at once if all ids are on disk. Probes and the search for
+    /// ways need not wait for that.
     pub(super) fn begin(&mut self, effects: Vec<Effect>) -> anyhow::Result<()> {
+        self.note_origins();
         self.must_save(&effects);
+        // A VIP is claimed only where packets to it are answered.
+        let claims = |effect: &Effect| matches!(effect, Effect::Claim(_));
+        let (claims, others) = effects.into_iter().partition(claims);
+        self.beginning = Some(claims);
+        self.carry_out(others);
+        if self.parts.reconciler.is_unsaved() {
+            self.wait_for_numbers();
+            return Ok(());
+        }
+        self.go_on_beginning()
+    }
+
+    /// Maps before links: packets never meet half of them.
+    pub(super) fn go_on_beginning(&mut self) -> anyhow::Result<()> {
         self.write()?;
         anyhow::ensure!(
             self.written,
             "the maps could not be written; nothing was attached or changed"
         );
-        // A VIP is claimed only where packets to it are answered; probes need not wait for that.
-        let claims = |effect: &Effect| matches!(effect, Effect::Claim(_));
-        let (claims, others) = effects.into_iter().partition(claims);
-        self.carry_out(others);
+        let claims = self.beginning.take().unwrap_or_default();
         self.attach_all();
         self.carry_out(claims);
-        self.keep_last_good(&self.config());
+        // When an earlier one runs in place of the file, it is kept already.
+        if self.parts.config_error.is_none() {
+            self.saver.keep_last_good(self.config());
+        }
+        self.save();
         Ok(())
     }
 
@@ -108,37 +148,40 @@ impl<'a> Owner<'a> {
     }
 
     /// Runs until a signal ends it, or until a newer daemon has taken over.
-    pub(super) async fn run(
-        &mut self,
-        mut events: mpsc::Receiver<(u64, Event)>,
-        mut requests: mpsc::Receiver<Request>,
-        mut reports: mpsc::Receiver<(u64, announce::Report)>,
-        mut signals: Signals,
-    ) -> anyhow::Result<()> {
+    pub(super) async fn run(&mut self, mut queues: Queues) -> anyhow::Result<()> {
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                _ = signals.terminate.recv() => return Ok(()),
-                _ = signals.interrupt.recv() => return Ok(()),
+                _ = queues.signals.terminate.recv() => break,
+                _ = queues.signals.interrupt.recv() => break,
                 // Before events and requests: neither must keep deadlines from being looked at.
                 _ = beat.tick() => self.beat()?,
-                _ = signals.hangup.recv() => match self.reload(false) {
-                    Ok(done) => tracing::info!("reload: {done}"),
-                    Err(error) => tracing::error!("reload refused, nothing changed: {error}"),
-                },
-                Some(first) = events.recv() => {
+                Some(outcome) = queues.saves.recv() => self.saved(outcome)?,
+                _ = queues.signals.hangup.recv() => {
+                    self.reload(Asked { allow_shrink: false, reply: None });
+                }
+                Some(loaded) = queues.loads.recv() => self.loaded(loaded)?,
+                Some(first) = queues.events.recv() => {
                     let mut burst = vec![first];
-                    while burst.len() < BURST && let Ok(next) = events.try_recv() {
+                    while burst.len() < BURST && let Ok(next) = queues.events.try_recv() {
                         burst.push(next);
                     }
                     self.take(burst)?;
                 }
-                Some(request) = requests.recv() => self.answer(request)?,
-                Some((_, report)) = reports.recv() => tracing::info!(?report, "claim"),
+                Some(request) = queues.requests.recv() => self.answer(request)?,
+                Some((_, report)) = queues.reports.recv() => tracing::info!(?report, "claim"),
             }
+            self.save();
         }
+        let last = self.save_the_last(&mut queues.saves);
+        if tokio::time::timeout(LAST_SAVE, last).await.is_err() {
+            tracing::error!(
+                "the last changes of the state are not on disk after {LAST_SAVE:?}: the disk hangs"
+            );
+        }
+        Ok(())
     }
 
     fn beat(&mut self) -> anyhow::Result<()> {
@@ -174,6 +217,8 @@ impl<'a> Owner<'a> {
             events.push((now, Event::FlowsCounted { began, by_backend }));
         }
         self.take(events)?;
+        self.saver.look();
+        self.look_at_reload();
         if self.beats.is_multiple_of(PIN_BEATS) {
             self.keep_pins();
         }
@@ -223,7 +268,9 @@ impl<'a> Owner<'a> {
     }
 
     pub(super) fn must_save(&mut self, effects: &[Effect]) {
-        self.unsaved |= effects.contains(&Effect::Persist);
+        if effects.contains(&Effect::Persist) {
+            self.saver.state.changed(now_ns());
+        }
     }
 
     /// What an event means outside the state.
@@ -248,9 +295,8 @@ impl<'a> Owner<'a> {
         }
     }
 
-    /// Tells others what follows; last what is true after all, if a configuration was given up since.
-    pub(super) fn carry_out(&mut self, mut effects: Vec<Effect>) {
-        effects.append(&mut self.undone);
+    /// Tells others what follows.
+    pub(super) fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::Probe(targets) => self.parts.runner.set_targets(targets),
@@ -269,44 +315,31 @@ impl<'a> Owner<'a> {
         self.told(outcome)
     }
 
-    /// Saves what must be on disk, then brings the maps to what the state wants.
+    /// Brings the maps to what the state wants, unless ids are in use that are not on disk yet.
     pub(super) fn write(&mut self) -> anyhow::Result<()> {
-        if self.unsaved {
-            // The file is the owner's as well.
-            self.parts.reconciler.dataplane().check_owner()?;
-            self.save();
-        }
-        let new = self.parts.reconciler.state().without_origin();
-        if !new.is_empty() {
-            let lines = new
-                .into_iter()
-                .map(|id| (id, self.reader.backend(id)))
-                .collect();
-            self.parts.reconciler.set_origins(&lines);
-            self.save();
+        self.note_origins();
+        if self.parts.reconciler.is_unsaved() {
+            if self.numbers == 0 {
+                self.wait_for_numbers();
+            }
+            return Ok(());
         }
         let outcome = self.parts.reconciler.write_full(&now_ns);
         self.told(outcome)
     }
 
-    /// Verdicts and orders may be lost by a crash when the disk fails, but traffic does not wait for a
-    /// disk. New ids do: the reconciler goes back to the configuration before them.
-    fn save(&mut self) {
-        let document = self.parts.reconciler.persistent(now_ns());
-        match disk::write(&self.parts.state_file, &document) {
-            Ok(()) => {
-                self.unsaved = false;
-                self.parts.reconciler.saved();
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.unsaved, true) || self.parts.reconciler.is_unsaved()
-                {
-                    tracing::error!(%error, "the state could not be saved; forwarding goes on");
-                }
-                let effects = self.parts.reconciler.abandon();
-                self.undone.extend(effects);
-            }
+    /// The counts of a new backend begin at 0.
+    fn note_origins(&mut self) {
+        let new = self.parts.reconciler.state().without_origin();
+        if new.is_empty() {
+            return;
         }
+        let lines = new
+            .into_iter()
+            .map(|id| (id, self.reader.backend(id)))
+            .collect();
+        self.parts.reconciler.set_origins(&lines);
+        self.saver.state.changed(now_ns());
     }
 
     fn told(&mut self, outcome: Result<Written, ReconcileError>) -> anyhow::Result<()> {
@@ -339,23 +372,17 @@ impl<'a> Owner<'a> {
                 let status = self.status();
                 drop(reply.send(Box::new(status)));
             }
-            Request::Admin(order, reply) => {
-                let outcome = self.admin(&order)?;
-                drop(reply.send(outcome));
-            }
-            Request::Reload(Reload { allow_shrink }, reply) => {
-                let outcome = self.reload(allow_shrink);
-                let outcome = outcome
-                    .map(|message| Done { message })
-                    .map_err(|error| Refused { error });
-                drop(reply.send(outcome));
-            }
+            Request::Admin(order, reply) => self.admin(&order, reply)?,
+            Request::Reload(Reload { allow_shrink }, reply) => self.reload(Asked {
+                allow_shrink,
+                reply: Some(reply),
+            }),
         }
         Ok(())
     }
 
-    /// A person's order; `Err` ends the daemon.
-    fn admin(&mut self, order: &Admin) -> anyhow::Result<Result<Done, Refused>> {
+    /// A person's order takes effect at once, and is answered when it is on disk. `Err` ends the daemon.
+    fn admin(&mut self, order: &Admin, reply: saver::Reply) -> anyhow::Result<()> {
         let now = now_ns();
         let deadline = order
             .deadline_ms
@@ -368,7 +395,8 @@ impl<'a> Owner<'a> {
             Ok(effects) => effects,
             Err(error) => {
                 let error = error.to_string();
-                return Ok(Err(Refused { error }));
+                drop(reply.send(Err(Refused { error })));
+                return Ok(());
             }
         };
         self.write_words()?;
@@ -381,7 +409,12 @@ impl<'a> Owner<'a> {
             AdminState::Disabled => "disabled",
         };
         let message = format!("{}: {what}", order.backend);
-        Ok(Ok(Done { message }))
+        let waiter = Waiter::Order(reply, Done { message });
+        let until = Some(now.saturating_add(PATIENCE));
+        if let Some(Waiter::Order(reply, done)) = self.saver.state.wait(until, waiter) {
+            drop(reply.send(Ok(done)));
+        }
+        Ok(())
     }
 
     fn status(&mut self) -> Status {
@@ -406,6 +439,7 @@ impl<'a> Owner<'a> {
             owner_epoch,
             attachments: self.attachments.clone(),
             flow_capacity,
+            storage: self.saver.storage(),
         };
         state.status(now_ns(), around, &counters)
     }

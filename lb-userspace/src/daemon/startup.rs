@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use crate::config::{file, render, shrink};
 use crate::model::Config;
-use crate::store::disk;
 
 /// What runs.
 #[derive(Debug)]
@@ -25,27 +24,12 @@ pub(super) fn last_good(state_dir: &Path) -> PathBuf {
     state_dir.join("last-good.toml")
 }
 
-/// Keeps a configuration as the last good one.
-pub(super) fn keep(config: &Config, state_dir: &Path) -> Result<(), disk::DiskError> {
-    let text = crate::config::to_toml(config);
-    disk::write_bytes(&last_good(state_dir), text.as_bytes())
-}
-
-/// A configuration file that may replace `running`, or the reason why not, for people.
-pub(super) fn load(
-    path: &Path,
-    running: Option<&Config>,
-    allow_shrink: bool,
-) -> Result<Arc<Config>, String> {
+/// A configuration file, or the reason why it is none, for people.
+pub(super) fn load(path: &Path) -> Result<Arc<Config>, String> {
     let loaded = file::load(path).map_err(|e| e.to_string())?;
     if loaded.outcome.warnings().next().is_some() {
         let text = render::text(&loaded.outcome, &loaded.text, render::Colour::Plain);
         tracing::warn!("{}", text.trim_end());
-    }
-    if let Some(running) = running.filter(|_| !allow_shrink)
-        && let Some(shrink) = shrink::shrink(running, &loaded.config)
-    {
-        return Err(shrink.to_string());
     }
     Ok(Arc::new(loaded.config))
 }
@@ -54,7 +38,7 @@ pub(super) fn load(
 /// used, the last good one is looked for in the state directory that the file names if it can be read that
 /// far, else in the default one.
 pub(super) fn choose(path: &Path, allow_shrink: bool) -> anyhow::Result<Chosen> {
-    let error = match load(path, None, true) {
+    let error = match load(path) {
         Ok(config) => {
             let last = file::load(&last_good(&config.daemon.state_dir)).ok();
             let guard = last.as_ref().filter(|_| !allow_shrink);

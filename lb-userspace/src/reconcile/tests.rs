@@ -159,23 +159,77 @@ fn new_ids_are_not_written_before_they_are_on_disk_but_what_is_urgent_is() {
 }
 
 #[test]
-fn a_configuration_whose_ids_cannot_be_saved_is_taken_back() {
+fn a_configuration_with_new_ids_waits_for_the_disk_while_the_running_one_goes_on() {
     let mut reconciler = serving();
-    let before = maps(&mut reconciler);
     let four = unchecked(&format!("{WEB} d=10.0.0.4:80"));
-    reconciler.fold([(2 * SECOND, Event::Config(four))]);
-    let effects = reconciler.abandon();
-    assert!(matches!(&effects[0], Effect::Probe(targets) if targets.is_empty()));
-    assert!(matches!(&effects[1], Effect::Follow(ips) if ips.len() == 3));
+    assert!(reconciler.reserve(2 * SECOND, &four).unwrap());
+    let document = reconciler.persistent(2 * SECOND);
+    assert_eq!(document.ids.backend(&key("web/d")).unwrap().id, 3);
     assert!(reconciler.state().ids().backend(&key("web/d")).is_none());
-    assert_eq!(feed(&mut reconciler, []), 0);
-    assert_eq!(maps(&mut reconciler), before);
-    // At start there is nothing to go back to.
-    let empty = Mem::new(Sizes::from(&unchecked(WEB).limits));
-    let mut fresh = adopt(empty, unchecked(WEB), None);
-    fresh.abandon();
-    let refused = fresh.write_full(&|| SECOND);
+    // The ring of those that are there is rebuilt meanwhile, and nothing is lost of what was said.
+    let lost = Event::Route {
+        address: ip("10.0.0.1"),
+        route: Route::Unresolved("gone".to_owned()),
+    };
+    reconciler.fold([(2 * SECOND, lost)]);
+    assert!(reconciler.write_fast(&|| 0).unwrap().ops > 0);
+    assert!(reconciler.write_full(&|| 2 * SECOND).unwrap().ops > 0);
+    assert!(reconciler.reservation_saved(2 * SECOND, &four).unwrap());
+    reconciler.fold([(2 * SECOND, Event::Config(Arc::clone(&four)))]);
+    assert!(!reconciler.is_unsaved());
+    assert!(reconciler.write_full(&|| 2 * SECOND).unwrap().ops > 0);
+    let a = reconciler.state().ids().backend(&key("web/a")).unwrap().id;
+    let entry = reconciler.dataplane().backends[a as usize];
+    assert_eq!(entry.permissions, Permissions::NONE);
+    assert_eq!(violations(reconciler.dataplane()), Vec::<String>::new());
+    // One that needs nothing new needs no disk.
+    assert!(!reconciler.reserve(2 * SECOND, &four).unwrap());
+    // One that is given up leaves the next document as if it had not been.
+    let five = unchecked(&format!("{WEB} d=10.0.0.4:80 e=10.0.0.5:80"));
+    assert!(reconciler.reserve(2 * SECOND, &five).unwrap());
+    reconciler.give_up_reservation();
+    let document = reconciler.persistent(2 * SECOND);
+    assert!(document.ids.backend(&key("web/e")).is_none());
+}
+
+#[test]
+fn ids_that_differ_from_the_reserved_ones_wait_for_the_disk_after_all() {
+    let mut reconciler = serving();
+    let three = "web 192.0.2.1:80 a=10.0.0.1:80 b=10.0.0.2:80 d=10.0.0.4:80";
+    let three = unchecked(three);
+    assert!(reconciler.reserve(2 * SECOND, &three).unwrap());
+    assert!(reconciler.reservation_saved(2 * SECOND, &three).unwrap());
+    // Another one than was asked for.
+    let other = "web 192.0.2.1:80 a=10.0.0.1:80 b=10.0.0.2:80 e=10.0.0.5:80";
+    reconciler.fold([(2 * SECOND, Event::Config(unchecked(other)))]);
+    assert!(reconciler.is_unsaved());
+    let refused = reconciler.write_full(&|| 2 * SECOND);
     assert!(matches!(refused, Err(ReconcileError::NotSaved)));
+}
+
+#[test]
+fn an_id_that_comes_free_while_its_successors_are_being_saved_is_saved_too() {
+    let mut reconciler = serving();
+    // The id of `c` rests, and is free again after a sweep found no flow of it.
+    let two = "web 192.0.2.1:80 a=10.0.0.1:80 b=10.0.0.2:80";
+    feed(&mut reconciler, [Event::Config(unchecked(two))]);
+    let c = 2;
+    let three = unchecked(&format!("{two} d=10.0.0.4:80"));
+    assert!(reconciler.reserve(3 * SECOND, &three).unwrap());
+    let reserved = reconciler.persistent(3 * SECOND).ids;
+    assert_ne!(reserved.backend(&key("web/d")).unwrap().id, c);
+    let later = 3 * SECOND + crate::ids::BACKEND_GRACE;
+    let swept = Event::FlowsCounted {
+        began: 3 * SECOND,
+        by_backend: BTreeMap::new(),
+    };
+    reconciler.fold([(later, swept)]);
+    assert!(!reconciler.reservation_saved(later, &three).unwrap());
+    let reserved = reconciler.persistent(later).ids;
+    assert_eq!(reserved.backend(&key("web/d")).unwrap().id, c);
+    assert!(reconciler.reservation_saved(later, &three).unwrap());
+    reconciler.fold([(later, Event::Config(three))]);
+    assert!(!reconciler.is_unsaved());
 }
 
 #[test]
@@ -339,8 +393,6 @@ proptest! {
             if fault % 3 == 0 {
                 disk = Some(reconciler.persistent(now));
                 reconciler.saved();
-            } else if fault == 5 {
-                reconciler.abandon();
             }
             let full = reconciler.write_full(&|| now);
             for result in [fast, full] {

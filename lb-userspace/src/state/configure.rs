@@ -51,6 +51,13 @@ impl State {
         Ok(())
     }
 
+    /// The numbers that a configuration would have; an error if it would be refused.
+    pub fn numbers_for(&self, now: u64, config: &Config) -> Result<Ids, StateError> {
+        let mut ids = self.ids.clone();
+        numbered(&mut ids, config, self.sizes, now)?;
+        Ok(ids)
+    }
+
     /// All that the I/O tasks must do for the present configuration.
     pub fn announcements(&self) -> Vec<Effect> {
         vec![

@@ -8,7 +8,9 @@ use lb_common::counter::{Global, More, PerBackend};
 use super::State;
 use crate::health::{Evidence, Seen};
 use crate::model::{BackendKey, Forwarding, Name, ProbeResult, ProbeVerdict, Protocol, Scheduler};
-use crate::status::{Attachment, Backend, Counters, DataPlane, Drain, Service, Status, Traffic};
+use crate::status::{
+    Attachment, Backend, Counters, DataPlane, Drain, Service, Status, Storage, Traffic,
+};
 use crate::{ids, model};
 
 /// What the daemon knows and the state does not.
@@ -30,6 +32,8 @@ pub struct Surroundings {
     pub attachments: Vec<Attachment>,
     /// Entries that the flow table has room for.
     pub flow_capacity: u64,
+    /// How it stands with the state directory.
+    pub storage: Storage,
 }
 
 impl State {
@@ -51,6 +55,7 @@ impl State {
             owner_epoch: around.owner_epoch,
             checker_suspect: self.velocity.checker_suspect(),
             attachments: around.attachments,
+            storage: around.storage,
             data_plane: self.data_plane(counters, around.flow_capacity),
             services: services
                 .map(|service| self.service_status(now, service, counters, &held))

@@ -38,6 +38,12 @@ pub enum DiskError {
         /// Who we are.
         us: u32,
     },
+    /// Another daemon has taken over.
+    #[error("{}: not written, since another daemon owns it now", path.display())]
+    NotOurs {
+        /// Of which file.
+        path: PathBuf,
+    },
     /// The content is not usable.
     #[error(
         "{}: {source} (move the file away to start without it: names keep their flows as long as the maps are pinned)",

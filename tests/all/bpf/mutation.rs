@@ -74,7 +74,7 @@ fn every_field_of_the_header_and_the_control_block_is_checked() {
             check_refused(room, &format!("header byte {offset}"), words, flip, flip);
         }
         let control: &[(usize, &str)] = &[
-            (offset_of!(Control, active), "generation"),
+            (offset_of!(Control, live), "generation"),
             (offset_of!(Control, flow_mask), "flow mask"),
             (offset_of!(Control, flow_base_bits), "flow base bits"),
             (offset_of!(Control, endpoint_mask), "endpoint mask"),

@@ -39,7 +39,7 @@ fn start_claimer(record: announce::Claims) -> Claims {
         let stored = stored.clone();
         Box::new(move |record: &announce::Claims| {
             *stored.lock().unwrap() = record.clone();
-            Ok(())
+            Box::pin(std::future::ready(Ok(()))) as claimer::Stored
         })
     };
     let handle = Claimer::spawn(sender, cancel.clone(), record, store).unwrap();

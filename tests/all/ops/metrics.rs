@@ -50,6 +50,9 @@ const FAMILIES: &[(&str, Each)] = &[
     ("fairlead_flow_entries", Each::Balancer),
     ("fairlead_flow_entries_limit", Each::Balancer),
     ("fairlead_map_operations_total", Each::Balancer),
+    ("fairlead_store_failures_total", Each::Balancer),
+    ("fairlead_store_late_seconds", Each::Balancer),
+    ("fairlead_store_unsaved_seconds", Each::Balancer),
     ("fairlead_service_packets_total", Each::Service),
     ("fairlead_service_bytes_total", Each::Service),
     ("fairlead_service_reply_packets_total", Each::Service),
@@ -80,6 +83,7 @@ const FAMILIES: &[(&str, Each)] = &[
 const HISTOGRAMS: &[(&str, Each)] = &[
     ("fairlead_plan_duration_seconds", Each::Balancer),
     ("fairlead_apply_duration_seconds", Each::Balancer),
+    ("fairlead_store_duration_seconds", Each::Balancer),
     ("fairlead_check_duration_seconds", Each::Service),
 ];
 
@@ -140,7 +144,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
         .collect();
     assert_eq!(found, expected);
     let series: usize = found.values().sum();
-    let formula = 49 + interfaces + reasons + services * (26 + reasons) + 10 * backends;
+    let formula = 68 + interfaces + reasons + services * (26 + reasons) + 10 * backends;
     assert_eq!(series, formula, "the formula in README.md");
     let quiet = page.iter().filter(|(name, _)| {
         let counts =

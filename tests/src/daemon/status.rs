@@ -17,10 +17,23 @@ pub struct Status {
     /// All probes fail at once: the checker is suspected.
     #[serde(default)]
     pub checker_suspect: bool,
+    /// The files of the state directory.
+    pub storage: Storage,
     /// Counters of all packets.
     pub data_plane: DataPlane,
     /// Services.
     pub services: Vec<Service>,
+}
+
+/// How it stands with the state directory.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Storage {
+    /// What is wrong with it.
+    pub trouble: Option<String>,
+    /// How long a write has been taking too long.
+    pub late_ms: u64,
+    /// How long the oldest change has been waiting to be saved.
+    pub unsaved_ms: u64,
 }
 
 /// Counters of the data plane.
@@ -110,6 +123,11 @@ impl Status {
             service.backends.iter().find(|b| b.name == backend)
         });
         found.unwrap_or_else(|| panic!("no backend {key} in {self:?}"))
+    }
+
+    /// A service by its name.
+    pub fn service(&self, name: &str) -> Option<&Service> {
+        self.services.iter().find(|service| service.name == name)
     }
 
     /// True when every backend of every service has this health.

@@ -139,14 +139,18 @@ pub(crate) fn unmount_below(path: &Path) {
     let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else {
         return;
     };
-    let mut targets: Vec<&Path> = mounts
+    let mut targets: Vec<(&Path, bool)> = mounts
         .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(Path::new)
-        .filter(|target| target.starts_with(path))
+        .filter_map(|line| Some((line.split(' ').nth(4)?, line.contains(" - ext4 "))))
+        .map(|(target, disk)| (Path::new(target), disk))
+        .filter(|(target, _)| target.starts_with(path))
         .collect();
     targets.sort_unstable();
-    for target in targets.iter().rev() {
+    for (target, disk) in targets.iter().rev() {
+        if *disk {
+            // Only a test that was killed leaves one that hangs; usually there is nothing to thaw.
+            drop(crate::disk::thaw(target));
+        }
         // Whoever else uses it keeps it; the name goes in any case.
         let _ = umount2(*target, MntFlags::MNT_DETACH);
     }

@@ -85,7 +85,8 @@ fn a_complete_machine_needs_no_step() {
 #[test]
 fn a_fresh_debian_gets_the_packages_and_then_the_linker() {
     check(&fresh(), false, Consent::Withheld, BUILD);
-    let tests = "g++,iproute2,ethtool,nftables,nginx-light,curl,prometheus,tcpdump,strace";
+    let tests =
+        "g++,iproute2,ethtool,nftables,nginx-light,curl,prometheus,tcpdump,strace,e2fsprogs";
     check(
         &fresh(),
         true,

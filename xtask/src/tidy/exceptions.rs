@@ -63,7 +63,7 @@ pub(super) const UNSAFE: [Entry; 10] = [
 
 /// Modules that decide and do nothing: no clock, no random number, no file, no socket, no
 /// environment, and no order that differs from run to run.
-pub(super) const PURE: [Entry; 22] = [
+pub(super) const PURE: [Entry; 23] = [
     entry("lb-userspace/src/announce.rs", "what to announce"),
     entry("lb-userspace/src/cluster.rs", "who owns what"),
     entry("lb-userspace/src/config.rs", "text to configuration"),
@@ -80,6 +80,7 @@ pub(super) const PURE: [Entry; 22] = [
     entry("lb-userspace/src/neigh.rs", "next hops"),
     entry("lb-userspace/src/plan.rs", "images to operations"),
     entry("lb-userspace/src/plan/", "images to operations"),
+    entry("lb-userspace/src/saving.rs", "who waits for which save"),
     entry("lb-userspace/src/state.rs", "events to effects"),
     entry("lb-userspace/src/state/", "events to effects"),
     entry("lb-userspace/src/status.rs", "what is shown"),

@@ -27,6 +27,11 @@ impl Reader {
         Self { maps, owner_epoch }
     }
 
+    /// No other daemon has taken the maps over.
+    pub fn is_owner(&self) -> bool {
+        super::apply::owner_epoch(&self.maps) == self.owner_epoch
+    }
+
     /// Sizes of the live maps.
     pub fn geometry(&self) -> Geometry {
         self.maps.geometry
