@@ -155,16 +155,43 @@ pub const fn check(sum: u64) -> u16 {
     !(sum as u16)
 }
 
-/// Sum of the 16-bit words of bytes, as the machine reads them; an odd last byte counts as if a zero
-/// followed it. At most 65,535 words, so that [`check`] is right.
-#[cfg(feature = "mem")]
-pub fn sum(bytes: &[u8]) -> u64 {
-    bytes
-        .chunks(2)
-        .map(|pair| match *pair {
-            [a, b] => u64::from(u16::from_ne_bytes([a, b])),
-            [a] => u64::from(u16::from_ne_bytes([a, 0])),
-            _ => 0,
-        })
-        .fold(0, u64::wrapping_add)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_flows_have_one_source() {
+        let last = MAX_FLOWS - 1;
+        assert_eq!(source(0), (0, FIRST_PORT));
+        assert_eq!(source(last), (u16::MAX, (1 << (PORT_BITS + 1)) - 1));
+        let mut seen: Vec<(u16, u16)> = (0..200_000).map(source).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 200_000);
+    }
+
+    #[test]
+    fn a_checksum_folds_both_carries() {
+        // RFC 1071 section 3: the words 0001 f203 f4f5 f6f7 sum to ddf2 with their carries.
+        assert_eq!(check(0x0001 + 0xf203 + 0xf4f5 + 0xf6f7), !0xddf2);
+        // A carry out of the first fold.
+        assert_eq!(check(0xffff_ffff), 0);
+        assert_eq!(check(0), u16::MAX);
+    }
+
+    #[test]
+    fn fields_lie_within_their_template() {
+        for shape in [Shape::V4Tcp, Shape::V4Udp, Shape::V6Tcp, Shape::V6Udp] {
+            let offsets = shape.offsets();
+            for offset in [
+                offsets.source,
+                offsets.destination,
+                offsets.port,
+                offsets.check,
+                offsets.ip_check.unwrap_or(0),
+            ] {
+                assert!(offset + 2 <= shape.bytes(), "{shape:?} {offset}");
+            }
+        }
+    }
 }

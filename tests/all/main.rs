@@ -1,5 +1,6 @@
 //! All tests that need namespaces, root or the compiled data plane: one binary.
 
+mod bench;
 mod bpf;
 mod e2e;
 mod fault;

@@ -136,10 +136,7 @@ pub fn cases() -> Vec<Case> {
         row(Dnat, V4, Tcp, New, 1, None),
         row(Dnat, V4, Udp, Known, 1, None),
         row(Dnat, V6, Tcp, Known, 1, Some(1.0)),
-        row(Dnat, V4, Tcp, Known, SOME, None),
         row(Dnat, V4, Tcp, Known, MANY, None),
-        row(Dnat, V4, Tcp, New, MANY, None),
-        row(Dnat, V4, Udp, Known, MANY, None),
         row(L2dsr, V4, Tcp, NotOurs, 1, Some(0.4)),
     ]
 }

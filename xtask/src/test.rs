@@ -96,6 +96,7 @@ fn with_products(mut cargo: Command, workspace: &Workspace, built: &Built, verb:
         .arg("--target-dir")
         .arg(&workspace.target)
         .env("FAIRLEAD_BPF_OBJECT", &built.bpf_object)
+        .env("FAIRLEAD_BENCH_OBJECT", &built.bench_object)
         .env("FAIRLEAD_BIN", &built.fairlead)
         .env("FAIRLEAD_LAB_BIN", &built.lab);
     cargo

