@@ -37,10 +37,10 @@ pub enum Global {
     Tx = 2,
     /// Packets sent out of another interface.
     Redirect = 3,
-    /// Echo requests answered (among `Tx`).
-    EchoReplied = 4,
-    /// ICMP errors relayed (among `Tx` and `Redirect`).
-    IcmpRelayed = 5,
+    /// Not a counter: the kernel's tick in which `Now` was read. Here, where every packet writes anyway.
+    Tick = 4,
+    /// Not a counter: the kernel clock, in nanoseconds.
+    Now = 5,
     /// New flows that found no place in the flow table.
     Untracked = 6,
     /// Entries evicted for a new flow, except free and idle ones.
@@ -56,6 +56,10 @@ pub enum More {
     NotAdmitted = 0,
     /// "Packet too big" sent to a client (among `Tx`).
     TooBigSent = 1,
+    /// Echo requests answered (among `Tx`).
+    EchoReplied = 2,
+    /// ICMP errors relayed (among `Tx` and `Redirect`).
+    IcmpRelayed = 3,
 }
 
 /// Positions in a backend's line.
@@ -94,10 +98,6 @@ pub enum Limiter {
     IcmpWindow = 4,
     /// ICMP errors sent or relayed in it.
     IcmpCount = 5,
-    /// The kernel's tick in which `Now` was read.
-    Tick = 6,
-    /// The kernel clock, in nanoseconds.
-    Now = 7,
 }
 
 /// Lines of each CPU for a geometry.
@@ -185,11 +185,19 @@ drop_reasons! {
 
 const _: () = assert!(DropReason::ALL.len() <= 8 * DROP_LINES as usize);
 
+impl Global {
+    /// A line of them without what is not a counter.
+    pub const fn counters(line: CounterLine) -> CounterLine {
+        let [a, b, c, d, _, _, e, f] = line;
+        [a, b, c, d, 0, 0, e, f]
+    }
+}
+
 /// All counters of one CPU or summed over all, by name; what tests and metrics compare.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Totals {
-    /// Line 0, by [`Global`].
+    /// Line 0, by [`Global`]; zero where that is not a counter.
     pub global: [u64; 8],
     /// Drops by [`DropReason`].
     pub drops: [u64; 32],

@@ -132,12 +132,18 @@ impl core::fmt::Debug for Counter {
 /// How counters changed; those that did not are not in it.
 pub type Changes = BTreeMap<Counter, u64>;
 
-/// How the counters of one CPU changed. The limiter's line holds no counters.
+/// How the counters of one CPU changed. The limiter's line and the clock in the first one hold none.
 pub fn changes(before: &[CounterLine], after: &[CounterLine]) -> Changes {
     let mut changes = Changes::new();
     for (line, (old, new)) in before.iter().zip(after).enumerate() {
         for (position, (old, new)) in old.iter().zip(new).enumerate() {
-            if old != new && line as u32 != counter::LIMITER_LINE {
+            let clock = [Global::Tick as usize, Global::Now as usize].contains(&position);
+            let counts = match line as u32 {
+                counter::LIMITER_LINE => false,
+                counter::GLOBAL_LINE => !clock,
+                _ => true,
+            };
+            if old != new && counts {
                 let by = new.wrapping_sub(*old);
                 changes.insert(Counter(line as u32, position as u32), by);
             }
@@ -298,7 +304,7 @@ impl Step {
     #[must_use]
     pub fn relayed(self, fate: Fate, output: Vec<u8>, to_backend: Option<u32>) -> Self {
         let mut step = self.ends(fate, output);
-        step.count(Counter::global(Global::IcmpRelayed), 1);
+        step.count(Counter::more(More::IcmpRelayed), 1);
         if let Some(backend) = to_backend {
             step.count(Counter::backend(backend, PerBackend::IcmpErrors), 1);
         }
@@ -317,7 +323,7 @@ impl Step {
     #[must_use]
     pub fn answered(self, output: Vec<u8>) -> Self {
         let mut step = self.ends(Fate::Tx, output);
-        step.count(Counter::global(Global::EchoReplied), 1);
+        step.count(Counter::more(More::EchoReplied), 1);
         step
     }
 

@@ -9,7 +9,7 @@ use lb_common::{
     BackendEntry, Control, Device, DropReason, EndpointKey, EndpointKind, EndpointSlot, Epoch,
     FlowWord, HashKey, Header, NextHop, ReturnHop, ServiceEntry,
     backend::{DEVICES, device_slot},
-    counter::{self, CounterLine, Totals},
+    counter::{self, CounterLine, Global, Totals},
     endpoint::MAX_PROBES,
     flow::FlowSets,
     header::{LAYOUT_VERSION, MAGIC},
@@ -278,7 +278,7 @@ pub fn totals(lines: &[CounterLine]) -> Totals {
     let mut totals = Totals::default();
     let mut lines = lines.iter();
     if let Some(line) = lines.next() {
-        totals.global = *line;
+        totals.global = Global::counters(*line);
     }
     for (place, value) in totals.drops.iter_mut().zip(lines.flatten()) {
         *place = *value;

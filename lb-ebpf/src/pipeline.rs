@@ -7,7 +7,7 @@
 
 use lb_common::{
     Address, Control, DropReason, EndpointKey, EndpointKind, Epoch, Nanos, ServiceEntry,
-    counter::{GLOBAL_LINE, Global, LIMITER_LINE},
+    counter::{GLOBAL_LINE, Global},
 };
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
 
 /// Where the time comes from: read only by those who need it. A number is its own clock.
 pub trait Clock: Copy {
-    /// The time. `notes`: this CPU's line of [`lb_common::counter::Limiter`], if a clock wants to note something.
+    /// The time. `notes`: this CPU's line of [`Global`], where a clock may note something.
     fn now<T: Tables>(self, tables: &T, notes: &CacheLine) -> Nanos;
 }
 
@@ -82,13 +82,10 @@ pub(crate) struct Context<'t, T> {
 }
 
 impl<'t, T: Tables, C: Clock> Lane<'t, T, C> {
-    /// The time; 0 without the maps that it needs.
+    /// The time.
     #[inline(always)]
     pub(crate) fn now(&self) -> Nanos {
-        match self.tables.counter(self.first.wrapping_add(LIMITER_LINE)) {
-            Some(notes) => self.clock.now(self.tables, notes),
-            None => 0,
-        }
+        self.clock.now(self.tables, self.global)
     }
 
     /// Goes on with a call that has a frame and a context of its own.

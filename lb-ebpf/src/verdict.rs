@@ -225,6 +225,11 @@ fn add<T: Tables>(tables: &T, control: &Control, line: u32, position: u32, by: u
     }
 }
 
+#[inline(always)]
+fn add_more<T: Tables>(tables: &T, control: &Control, which: More) {
+    add(tables, control, counter::MORE_LINE, which as u32, 1);
+}
+
 /// Counts the end of a packet of `bytes`: everything but `Global::Rx`.
 #[inline(always)]
 pub fn count<T: Tables>(
@@ -255,21 +260,15 @@ pub fn count<T: Tables>(
                 tables.add(line, PerBackend::ReplyBytes as u32, bytes);
             }
         }
-        Account::Echo => tables.add(global, Global::EchoReplied as u32, 1),
+        Account::Echo => add_more(tables, control, More::EchoReplied),
         Account::ErrorForwarded => {
-            tables.add(global, Global::IcmpRelayed as u32, 1);
+            add_more(tables, control, More::IcmpRelayed);
             if let Some(line) = backend_line(tables, control, outcome.subject) {
                 tables.add(line, PerBackend::IcmpErrors as u32, 1);
             }
         }
-        Account::ErrorReturned => tables.add(global, Global::IcmpRelayed as u32, 1),
-        Account::TooBig => add(
-            tables,
-            control,
-            counter::MORE_LINE,
-            More::TooBigSent as u32,
-            1,
-        ),
+        Account::ErrorReturned => add_more(tables, control, More::IcmpRelayed),
+        Account::TooBig => add_more(tables, control, More::TooBigSent),
     }
 }
 

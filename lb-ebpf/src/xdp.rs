@@ -13,7 +13,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use aya_log_ebpf::debug;
-use lb_common::{Nanos, counter::Limiter};
+use lb_common::{Nanos, counter::Global as Counted};
 use lb_ebpf::{
     frame::{Frame, Header, opaque},
     pipeline::{self, Clock},
@@ -58,14 +58,14 @@ impl Clock for KernelClock {
     fn now<T: Tables>(self, tables: &T, notes: &CacheLine) -> Nanos {
         // SAFETY: the helper takes no arguments and cannot fail. Inlined by the verifier (Linux 5.6).
         let tick = unsafe { bpf_jiffies64() };
-        if notes.word(Limiter::Tick as u32) == tick {
-            return notes.word(Limiter::Now as u32);
+        if notes.word(Counted::Tick as u32) == tick {
+            return notes.word(Counted::Now as u32);
         }
         // SAFETY: the helper takes no arguments and cannot fail. The coarse clock (Linux 5.11) has the
         // same origin as bpf_ktime_get_ns; its grain of some milliseconds is far below an epoch.
         let now = unsafe { bpf_ktime_get_coarse_ns() };
-        tables.set(notes, Limiter::Now as u32, now);
-        tables.set(notes, Limiter::Tick as u32, tick);
+        tables.set(notes, Counted::Now as u32, now);
+        tables.set(notes, Counted::Tick as u32, tick);
         now
     }
 }

@@ -10,15 +10,16 @@ use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::model::Health;
-use crate::reconcile::Written;
 use crate::status::{Service, Status, Traffic};
 
 pub mod classic;
 pub mod server;
+pub mod timings;
+
+pub use timings::Timings;
 
 /// A label set made at run time: names are static, values are configured names or reasons.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,77 +28,6 @@ struct Labels(Vec<(&'static str, String)>);
 impl EncodeLabelSet for Labels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
         self.0.encode(encoder)
-    }
-}
-
-/// What is not in [`Status`]: distributions, which live as long as the daemon.
-#[derive(Clone, Debug)]
-pub struct Timings {
-    /// Seconds a probe took, by service.
-    check: Family<Labels, Histogram, fn() -> Histogram>,
-    /// Seconds from the state to the operations that the maps need.
-    plan: Histogram,
-    /// Seconds to run these operations.
-    apply: Histogram,
-    /// Seconds to write a file of the state directory.
-    store: Histogram,
-    /// Such writes that failed.
-    store_failures: Counter,
-    /// Operations applied.
-    operations: Counter,
-    /// Probe rounds that were void.
-    void: Family<Labels, Counter>,
-}
-
-fn seconds() -> Histogram {
-    Histogram::new([
-        0.000_01, 0.000_03, 0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0,
-    ])
-}
-
-impl Default for Timings {
-    fn default() -> Self {
-        Self {
-            check: Family::new_with_constructor(seconds as fn() -> Histogram),
-            plan: seconds(),
-            apply: seconds(),
-            store: seconds(),
-            store_failures: Counter::default(),
-            operations: Counter::default(),
-            void: Family::default(),
-        }
-    }
-}
-
-impl Timings {
-    /// A probe of a backend of this service took this long.
-    pub fn checked(&self, service: &str, seconds: f64) {
-        self.check
-            .get_or_create(&service_labels(service))
-            .observe(seconds);
-    }
-
-    /// A probe round of this service said nothing.
-    pub fn void(&self, service: &str) {
-        self.void.get_or_create(&service_labels(service)).inc();
-    }
-
-    /// A file of the state directory was written, or could not be.
-    pub fn stored(&self, seconds: f64, succeeded: bool) {
-        self.store.observe(seconds);
-        if !succeeded {
-            self.store_failures.inc();
-        }
-    }
-
-    /// A plan was computed and applied.
-    pub fn written(&self, done: &Written) {
-        self.plan
-            .observe(Duration::from_nanos(done.planned).as_secs_f64());
-        self.apply
-            .observe(Duration::from_nanos(done.applied).as_secs_f64());
-        self.operations
-            .inc_by(u64::try_from(done.ops).unwrap_or(u64::MAX));
     }
 }
 

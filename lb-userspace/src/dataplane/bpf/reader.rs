@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use lb_common::counter::{
-    BACKEND_LINE, DROP_LINE, DROP_LINES, MORE_LINE, Totals, lines_per_cpu, service_line,
+    BACKEND_LINE, DROP_LINE, DROP_LINES, GLOBAL_LINE, Global, MORE_LINE, Totals, lines_per_cpu,
+    service_line,
 };
 use lb_common::flow::{IDLE_AFTER, WAYS};
 use lb_common::{CounterLine, Epoch, FlowRank, FlowWord};
@@ -64,7 +65,7 @@ impl Reader {
     /// What the conservation law is about.
     pub fn totals(&self) -> Totals {
         Totals {
-            global: self.sum(0),
+            global: Global::counters(self.sum(GLOBAL_LINE)),
             drops: self.drop_lines(DROP_LINE),
         }
     }
