@@ -13,7 +13,7 @@ const fn entry(path: &'static str, why: &'static str) -> Entry {
 }
 
 /// Files that may name aya.
-pub(super) const AYA: [Entry; 7] = [
+pub(super) const AYA: [Entry; 9] = [
     entry(
         "lb-userspace/src/dataplane/bpf.rs",
         "the one Dataplane over BPF",
@@ -24,7 +24,12 @@ pub(super) const AYA: [Entry; 7] = [
         "the kernel binding: the program's entry",
     ),
     entry("lb-ebpf/src/maps.rs", "the kernel binding: the maps"),
-    entry("lb-ebpf/src/xdp.rs", "the kernel binding: the packet"),
+    entry("lb-ebpf/src/xdp.rs", "the kernel binding: the entry point"),
+    entry("lb-ebpf/src/context.rs", "the kernel binding: the packet"),
+    entry(
+        "lb-ebpf/src/decap/main.rs",
+        "the kernel binding of the decapsulator",
+    ),
     entry(
         "tests/",
         "loads the object itself to compare it with the host",
