@@ -38,7 +38,7 @@ pub(super) const AYA: [Entry; 9] = [
 ];
 
 /// Files that may hold `unsafe`.
-pub(super) const UNSAFE: [Entry; 10] = [
+pub(super) const UNSAFE: [Entry; 12] = [
     entry(
         "lb-ebpf/src/frame.rs",
         "the one bounds check of packet memory",
@@ -56,7 +56,12 @@ pub(super) const UNSAFE: [Entry; 10] = [
         "lb-ebpf/src/tables.rs",
         "words that other CPUs and the control plane change",
     ),
-    entry("lb-ebpf/src/xdp.rs", "the kernel's packet pointers"),
+    entry("lb-ebpf/src/xdp.rs", "the kernel's clock"),
+    entry("lb-ebpf/src/context.rs", "the kernel's packet pointers"),
+    entry(
+        "lb-ebpf/src/decap/main.rs",
+        "the decapsulator's maps and licence section",
+    ),
     entry(
         "lb-ebpf/src/main.rs",
         "the program's entry and licence section",
@@ -68,10 +73,11 @@ pub(super) const UNSAFE: [Entry; 10] = [
 
 /// Modules that decide and do nothing: no clock, no random number, no file, no socket, no
 /// environment, and no order that differs from run to run.
-pub(super) const PURE: [Entry; 22] = [
+pub(super) const PURE: [Entry; 23] = [
     entry("lb-userspace/src/announce.rs", "what to announce"),
     entry("lb-userspace/src/cluster.rs", "who owns what"),
     entry("lb-userspace/src/config.rs", "text to configuration"),
+    entry("lb-userspace/src/decap.rs", "whom a decapsulator believes"),
     entry("lb-userspace/src/desired.rs", "state to image"),
     entry("lb-userspace/src/desired/", "state to image"),
     entry("lb-userspace/src/event.rs", "what can happen"),
