@@ -22,6 +22,7 @@
 
 pub mod backend;
 pub mod counter;
+pub mod decap;
 pub mod endpoint;
 pub mod flow;
 pub mod hash;

@@ -32,6 +32,10 @@ pub trait Frame {
     /// was, when there is no headroom.
     fn grow_head(&mut self, bytes: u16) -> bool;
 
+    /// Takes the first `bytes` bytes away. False, and the frame is as it was, when what is left would be shorter than an
+    /// Ethernet header.
+    fn shrink_head(&mut self, bytes: u16) -> bool;
+
     /// Calls something that does not belong to the usual packet's way with a frame of its own, so that this one's
     /// address is nobody else's and the compiler may keep it in registers.
     fn aside<R>(&mut self, call: impl FnOnce(&mut Self) -> R) -> R;

@@ -13,6 +13,7 @@
 pub mod admission;
 pub mod bench;
 pub mod checksum;
+pub mod decap;
 pub mod eviction;
 #[cfg(feature = "mem")]
 pub mod fixture;

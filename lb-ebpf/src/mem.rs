@@ -18,6 +18,7 @@ use lb_common::{
 use crate::{
     frame::{Frame, Header as OnWire, view, view_mut},
     tables::{CacheLine, Tables},
+    wire::L3,
 };
 
 /// A packet in a byte vector.
@@ -54,6 +55,15 @@ impl Frame for MemFrame {
 
     fn aside<R>(&mut self, call: impl FnOnce(&mut Self) -> R) -> R {
         call(self)
+    }
+
+    fn shrink_head(&mut self, bytes: u16) -> bool {
+        let bytes = usize::from(bytes);
+        let long_enough = self.bytes.len() >= bytes.saturating_add(L3);
+        if long_enough {
+            self.bytes.drain(..bytes);
+        }
+        long_enough
     }
 
     fn truncate(&mut self, bytes: u16) -> bool {

@@ -1,5 +1,6 @@
 //! The command line: what can be typed. `cli/*.rs` does it.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::check;
 use crate::config::render::Colour;
-use crate::model::BackendKey;
+use crate::model::{BackendKey, Prefix, XdpMode};
 
 pub mod act;
 pub mod columns;
@@ -53,6 +54,8 @@ pub enum Command {
     Reload(Reload),
     /// Take the data plane away: detach from all interfaces and remove all maps. The service stops.
     Unload(Unload),
+    /// On a backend of forwarding 'ipip': take packets out of the balancers' tunnels.
+    Decap(Decap),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -210,4 +213,62 @@ pub struct Unload {
     /// The map layout to remove, if it is not this version's: the N of a directory 'vN' among the pins.
     #[arg(long, value_name = "N")]
     pub layout: Option<u32>,
+}
+
+/// Arguments of `decap`.
+#[derive(Args, Debug)]
+#[command(
+    long_about = "On a backend of forwarding 'ipip': take packets out of the balancers' tunnels.\n\n\
+                  A program in the interface's XDP hook takes the outer header off packets that come from --source, are \
+                  for a --vip, and carry TCP, UDP or ICMP from somebody else than this machine; it drops other tunnels to this \
+                  machine and leaves everything else alone. Its link is pinned: it works on when this command has ended, \
+                  and until --detach or a reboot. Give the command again to change the rules, or when this \
+                  machine's addresses have changed."
+)]
+pub struct Decap {
+    /// The interface that the balancers' packets come in by.
+    #[arg(long, value_name = "INTERFACE")]
+    pub interface: String,
+    /// The balancers' `tunnel-source`: a prefix or an address; may be repeated.
+    #[arg(long, value_name = "PREFIX", required_unless_present_any = ["detach", "show"])]
+    pub source: Vec<Prefix>,
+    /// A VIP that this machine serves; may be repeated.
+    #[arg(long, value_name = "ADDRESS", required_unless_present_any = ["detach", "show"])]
+    pub vip: Vec<IpAddr>,
+    /// In the driver, in the network stack, or the second where the first is refused.
+    #[arg(long, value_enum, default_value_t = Mode::Native)]
+    pub xdp_mode: Mode,
+    /// Show state and counters. Exit status 1: it is not attached.
+    #[arg(long, conflicts_with_all = ["source", "vip", "detach"])]
+    pub show: bool,
+    /// With --show: print one JSON object.
+    #[arg(long, requires = "show")]
+    pub json: bool,
+    /// Take it away.
+    #[arg(long, conflicts_with_all = ["source", "vip"])]
+    pub detach: bool,
+    /// Where its pins are.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/fairlead-decap")]
+    pub bpffs: PathBuf,
+}
+
+/// As [`XdpMode`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// In the driver: fast.
+    Native,
+    /// In the network stack: slow, works with every driver.
+    Generic,
+    /// In the driver, or else in the stack.
+    NativeOrGeneric,
+}
+
+impl From<Mode> for XdpMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Native => Self::Native,
+            Mode::Generic => Self::Generic,
+            Mode::NativeOrGeneric => Self::NativeOrGeneric,
+        }
+    }
 }

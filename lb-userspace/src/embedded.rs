@@ -1,4 +1,4 @@
-//! The compiled BPF object, which the build script puts into the binary; empty if there was none.
+//! The compiled BPF objects, which the build script puts into the binary; empty if there were none.
 
 /// Eight bytes is what the ELF parser wants.
 #[repr(C, align(8))]
@@ -6,9 +6,16 @@ struct Aligned<T: ?Sized> {
     bytes: T,
 }
 
-static ALIGNED: &Aligned<[u8]> = &Aligned {
+static DATA_PLANE: &Aligned<[u8]> = &Aligned {
     bytes: *include_bytes!(concat!(env!("OUT_DIR"), "/fairlead.bpf.o")),
 };
 
-/// The ELF file.
-pub static OBJECT: &[u8] = &ALIGNED.bytes;
+static DECAPSULATOR_BYTES: &Aligned<[u8]> = &Aligned {
+    bytes: *include_bytes!(concat!(env!("OUT_DIR"), "/decap.bpf.o")),
+};
+
+/// The ELF file of the data plane.
+pub static OBJECT: &[u8] = &DATA_PLANE.bytes;
+
+/// The ELF file of the decapsulator.
+pub static DECAPSULATOR: &[u8] = &DECAPSULATOR_BYTES.bytes;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use lb_userspace::cli::{Cli, Command, act};
 use lb_userspace::config::check;
-use lb_userspace::{daemon, logging};
+use lb_userspace::{daemon, decap, logging};
 
 fn main() -> ExitCode {
     abort_on_panic();
@@ -50,6 +50,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             runtime(2)?.block_on(daemon::run(args))
         }
         Command::Check(args) => Ok(check::run(&args.into(), &mut std::io::stdout())?.into()),
+        Command::Decap(args) => decap::run::run(&args),
         Command::Unload(args) => daemon::unload::run(&args),
         Command::Completions { shell } => {
             let mut out = std::io::stdout();

@@ -107,8 +107,12 @@ pub struct Service {
     pub port: u16,
     /// `tcp` or `udp`.
     pub protocol: String,
-    /// `dnat` or `l2dsr`.
+    /// `dnat`, `l2dsr` or `ipip`.
     pub forwarding: String,
+    /// The largest client's packet, in bytes from its IP header on, that fits through the tunnels to all backends
+    /// whose way is known; a client that sends a larger one is told. `null`: no tunnel, or no way is known.
+    #[serde(default)]
+    pub largest_packet: Option<u32>,
     /// `maglev`.
     pub scheduler: String,
     /// Ring slots; 0: no backend may take new flows.

@@ -4,3 +4,4 @@ mod change;
 mod lab;
 mod restart;
 mod traffic;
+mod tunnel;

@@ -170,7 +170,7 @@ fn requests_are_counted_by_phase_and_backend() {
 #[test]
 fn fairlead_takes_the_configuration_of_the_lab() {
     for arms in [Arms::One, Arms::Two] {
-        for forwarding in [Forwarding::Dnat, Forwarding::L2dsr] {
+        for forwarding in [Forwarding::Dnat, Forwarding::L2dsr, Forwarding::Ipip] {
             let shape = Shape {
                 backends: 3,
                 arms,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use lb_common::HashKey;
 use lb_tests::daemon::{Config, Daemon, Status};
+use lb_tests::decap;
 use lb_tests::load::{Bounds, Report, Request, Storm, retransmissions};
 use lb_tests::server::Server;
 pub(crate) use lb_tests::stalls::Stalls;
@@ -18,7 +19,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 /// Every way that packets can take.
-pub(crate) const SHAPES: [Shape; 4] = [
+pub(crate) const SHAPES: [Shape; 6] = [
     Shape {
         backends: 3,
         arms: Arms::Two,
@@ -38,6 +39,16 @@ pub(crate) const SHAPES: [Shape; 4] = [
         backends: 3,
         arms: Arms::One,
         forwarding: Forwarding::L2dsr,
+    },
+    Shape {
+        backends: 3,
+        arms: Arms::Two,
+        forwarding: Forwarding::Ipip,
+    },
+    Shape {
+        backends: 3,
+        arms: Arms::One,
+        forwarding: Forwarding::Ipip,
     },
 ];
 
@@ -166,6 +177,7 @@ impl Stage {
     ) -> Self {
         let pin = Pin::this_thread();
         let topology = Topology::build(shape).unwrap();
+        decap::attach_if_tunnelled(&topology).unwrap();
         let servers = servers(&topology).unwrap();
         let config = change(Config::lab(&topology));
         let daemon = Daemon::start_up(&topology, config).unwrap();

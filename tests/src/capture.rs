@@ -241,25 +241,33 @@ fn instant(stamp: Duration) -> Instant {
     now.checked_sub(age).unwrap_or(now)
 }
 
-/// The IP packet in a frame; `None` for anything else.
+/// The IP packet in a frame, or the one within its tunnel; `None` for anything else.
 fn parse(frame: &[u8], at: Instant) -> Option<Frame> {
-    let packet = frame.get(14..)?;
-    let (source, destination, protocol, rest): (IpAddr, IpAddr, u8, &[u8]) =
-        match frame.get(12..14)? {
-            [0x08, 0x00] => (
-                Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(12..16)?).ok()?).into(),
-                Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(16..20)?).ok()?).into(),
-                *packet.get(9)?,
-                packet.get(usize::from(packet.first()? & 15) * 4..)?,
-            ),
-            [0x86, 0xdd] => (
-                Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(8..24)?).ok()?).into(),
-                Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(24..40)?).ok()?).into(),
-                *packet.get(6)?,
-                packet.get(40..)?,
-            ),
-            _ => return None,
-        };
+    packet_of(frame.get(12..14)?, frame.get(14..)?, at)
+}
+
+fn packet_of(ether_type: &[u8], packet: &[u8], at: Instant) -> Option<Frame> {
+    let (source, destination, protocol, rest): (IpAddr, IpAddr, u8, &[u8]) = match ether_type {
+        [0x08, 0x00] => (
+            Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(12..16)?).ok()?).into(),
+            Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(16..20)?).ok()?).into(),
+            *packet.get(9)?,
+            packet.get(usize::from(packet.first()? & 15) * 4..)?,
+        ),
+        [0x86, 0xdd] => (
+            Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(8..24)?).ok()?).into(),
+            Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(24..40)?).ok()?).into(),
+            *packet.get(6)?,
+            packet.get(40..)?,
+        ),
+        _ => return None,
+    };
+    if matches!(
+        (ether_type, protocol),
+        ([0x08, 0x00], 4) | ([0x86, 0xdd], 41)
+    ) {
+        return packet_of(ether_type, rest, at);
+    }
     let tcp_flags = if protocol == 6 { *rest.get(13)? } else { 0 };
     Some(Frame {
         at,

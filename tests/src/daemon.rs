@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
+use crate::decap::TUNNEL_SOURCES;
 use crate::server::{ECHO_PORT, HTTP_PORT};
 use crate::topology::{Family, Forwarding, Topology, backend, vip};
 
@@ -215,6 +216,10 @@ impl Config {
         writeln!(out, "interfaces = {:?}", self.interfaces)?;
         writeln!(out, "xdp-mode = \"{}\"", self.xdp_mode)?;
         writeln!(out, "metrics = \"127.0.0.1:9460\"\n{}", self.extra)?;
+        let mut forwardings = self.services.iter().map(|service| service.forwarding);
+        if forwardings.any(|forwarding| forwarding == Forwarding::Ipip) {
+            writeln!(out, "tunnel-source = {TUNNEL_SOURCES:?}")?;
+        }
         writeln!(out, "[limits]\nflows = {}", self.flows)?;
         self.services
             .iter()

@@ -5,6 +5,7 @@
 //! interfaces and goes with the thread. The kernel's clock cannot be set, so the flow table and the
 //! echo limiter travel between a fixture's time and the kernel's: `kernel/maps.rs`.
 
+pub mod decap;
 mod maps;
 pub mod object;
 
@@ -129,14 +130,16 @@ pub fn object_bytes() -> Result<Vec<u8>> {
     read_object(std::env::var_os("FAIRLEAD_BPF_OBJECT"))
 }
 
+/// Where the compiled object is.
+fn object_path(path: Option<OsString>) -> Result<PathBuf> {
+    path.filter(|path| !path.is_empty())
+        .map(PathBuf::from)
+        .context("FAIRLEAD_BPF_OBJECT does not name the compiled data plane (run cargo xtask test)")
+}
+
 /// The compiled object at a path.
 pub fn read_object(path: Option<OsString>) -> Result<Vec<u8>> {
-    let path = path
-        .filter(|path| !path.is_empty())
-        .map(PathBuf::from)
-        .context(
-            "FAIRLEAD_BPF_OBJECT does not name the compiled data plane (run cargo xtask test)",
-        )?;
+    let path = object_path(path)?;
     std::fs::read(&path).with_context(|| {
         format!(
             "read the compiled data plane {} (run cargo xtask test)",

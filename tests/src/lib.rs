@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod capture;
 pub mod daemon;
+pub mod decap;
 pub mod disk;
 pub mod kernel;
 pub mod lab;

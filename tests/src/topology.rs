@@ -166,6 +166,11 @@ pub struct Cable {
 }
 
 impl Shape {
+    /// Backends have the VIPs on their loopback and answer clients themselves.
+    pub fn returns_directly(&self) -> bool {
+        self.forwarding != Forwarding::Dnat
+    }
+
     /// The hosts besides the switch.
     pub fn hosts(&self) -> Vec<String> {
         let backends = (1..=self.backends).map(|n| format!("b{n}"));
@@ -212,7 +217,7 @@ impl Shape {
         cables.extend(self.balancer_cables());
         for n in 1..=self.backends {
             cables.push(self.backend_cable(n));
-            if self.forwarding == Forwarding::L2dsr && self.arms == Arms::Two {
+            if self.returns_directly() && self.arms == Arms::Two {
                 cables.push(direct_cable(n));
             }
         }
@@ -290,7 +295,7 @@ impl Shape {
             Forwarding::L2dsr | Forwarding::Ipip => vec![],
         };
         let mut addresses = FAMILIES.map(|f| (backend(f, n), front_length(f))).to_vec();
-        if self.forwarding == Forwarding::L2dsr && self.arms == Arms::One {
+        if self.returns_directly() && self.arms == Arms::One {
             addresses.extend(FAMILIES.map(|f| (direct(f, n), front_length(f))));
         }
         Cable {

@@ -37,6 +37,8 @@ pub(crate) struct Built {
 
 /// The data plane's file.
 const DATA_PLANE: &str = "fairlead-bpf";
+/// The decapsulator's file; the build script of lb-userspace looks for it beside the data plane's.
+const DECAPSULATOR: &str = "fairlead-decap-bpf";
 /// The file of the benchmark's driver and floors.
 const BENCH_PROGRAMS: &str = "fairlead-bench-bpf";
 
@@ -49,7 +51,7 @@ pub(crate) fn run(
     compiler: &BpfCompiler,
     release: bool,
 ) -> anyhow::Result<Built> {
-    let [bpf_object, bench_object] = bpf_objects(workspace, compiler)?;
+    let [bpf_object, _, bench_object] = bpf_objects(workspace, compiler)?;
     let mut command = cargo(workspace);
     command.args(["build", "-p", "lb-userspace", "-p", "lb-tests", "--bins"]);
     if release {
@@ -73,8 +75,8 @@ pub(crate) fn run(
     })
 }
 
-/// Builds the data plane and the benchmark's programs for the kernel and returns where they are.
-fn bpf_objects(workspace: &Workspace, compiler: &BpfCompiler) -> anyhow::Result<[PathBuf; 2]> {
+/// Builds the data plane, the decapsulator and the benchmark's programs for the kernel and returns where they are.
+fn bpf_objects(workspace: &Workspace, compiler: &BpfCompiler) -> anyhow::Result<[PathBuf; 3]> {
     let target = workspace.target.join("bpf");
     let flags = bpf_flags(env::consts::ARCH)?;
     let mut command = cargo(workspace);
@@ -92,6 +94,8 @@ fn bpf_objects(workspace: &Workspace, compiler: &BpfCompiler) -> anyhow::Result<
             "bpf",
             "--bin",
             DATA_PLANE,
+            "--bin",
+            DECAPSULATOR,
             "--bin",
             BENCH_PROGRAMS,
             "--profile",
@@ -120,7 +124,7 @@ fn bpf_objects(workspace: &Workspace, compiler: &BpfCompiler) -> anyhow::Result<
         .with_context(|| format!("build the BPF object with {}", compiler.rustc.display()))?;
 
     let folder = target.join(BPF_TARGET).join("bpf");
-    let objects = [DATA_PLANE, BENCH_PROGRAMS].map(|name| folder.join(name));
+    let objects = [DATA_PLANE, DECAPSULATOR, BENCH_PROGRAMS].map(|name| folder.join(name));
     for object in &objects {
         anyhow::ensure!(
             object.is_file(),

@@ -94,8 +94,12 @@ fn service_line(s: &Service) -> String {
     } else {
         ""
     };
+    let fits = match s.largest_packet {
+        Some(bytes) => format!("  packets up to {bytes} bytes"),
+        None => String::new(),
+    };
     format!(
-        "{}  {address}/{}  {} {}  {takers} of {} take new flows{open}",
+        "{}  {address}/{}  {} {}  {takers} of {} take new flows{fits}{open}",
         s.name,
         s.protocol,
         s.forwarding,

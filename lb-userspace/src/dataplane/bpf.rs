@@ -5,11 +5,12 @@
 //! Files below: `place` (where pins live), `pins` (what stands there), `lock`, `host` (privileges, kernel), `geometry` (sizes and their
 //! check), `sys` and `mapped` (the unsafe parts), `maps`, `program`, `links` and `netdev`
 //! (attachment), `apply` and `actual` (the seam [`Dataplane`](super::Dataplane)), `reader`
-//! (counters, flow table), `debug_log`.
+//! (counters, flow table), `debug_log`. `decap` is the backend's own program, apart from all this.
 
 mod actual;
 mod apply;
 mod debug_log;
+pub mod decap;
 mod error;
 mod geometry;
 mod host;

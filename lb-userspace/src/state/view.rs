@@ -1,6 +1,7 @@
 //! The state as people see it: [`Status`], from what is known and from counters that others read.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use lb_common::DropReason;
 use lb_common::counter::{Global, More, PerBackend};
@@ -123,6 +124,7 @@ impl State {
                 Forwarding::Ipip => "ipip",
             }
             .to_owned(),
+            largest_packet: self.largest_packet(service),
             scheduler: match service.scheduler {
                 Scheduler::Maglev => "maglev",
             }
@@ -136,6 +138,21 @@ impl State {
             drops: drops(dropped.unwrap_or(&none)),
             backends,
         }
+    }
+
+    /// What fits through the tunnels to all of a service's backends.
+    fn largest_packet(&self, service: &model::Service) -> Option<u32> {
+        let outer = match (service.forwarding, service.address) {
+            (Forwarding::Ipip, IpAddr::V4(_)) => 20,
+            (Forwarding::Ipip, IpAddr::V6(_)) => 40,
+            (Forwarding::Dnat | Forwarding::L2dsr, _) => return None,
+        };
+        let backends = service.backends.values();
+        backends
+            .flat_map(|backend| self.next_hops(backend.address))
+            .filter(|(_, hop)| hop.resolved == 1)
+            .map(|(_, hop)| hop.mtu.saturating_sub(outer))
+            .min()
     }
 
     fn backend_status(

@@ -86,6 +86,11 @@ fn lab_keeps_its_promises_over_l2dsr_with_one_arm() {
 }
 
 #[test]
+fn lab_keeps_its_promises_over_ipip() {
+    check_lab(&["--forwarding", "ipip"]);
+}
+
+#[test]
 fn nothing_is_left_of_a_killed_lab_after_the_next_start() {
     let mut lab = Command::new(env!("CARGO_BIN_EXE_fairlead-lab"))
         .args(["--duration", "30s"])

@@ -48,6 +48,16 @@ fn short_connections_over_l2dsr_and_one_arm_reach_every_backend() {
     check_short_connections(SHAPES[3]);
 }
 
+#[test]
+fn short_connections_over_ipip_and_two_arms_reach_every_backend() {
+    check_short_connections(SHAPES[4]);
+}
+
+#[test]
+fn short_connections_over_ipip_and_one_arm_reach_every_backend() {
+    check_short_connections(SHAPES[5]);
+}
+
 /// Downloads with curl at the client; the SHA-256 of what arrived.
 #[track_caller]
 fn download(stage: &Stage, target: SocketAddr, path: &str) -> String {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use lb_tests::lab;
 use lb_tests::server::{self, Server};
 use lb_tests::topology::{self, Arms, Forwarding, Shape, Topology};
+use lb_tests::{decap, lab};
 
 /// Fairlead in a lab: a client, a balancer and backends in network namespaces, with real traffic.
 ///
@@ -69,6 +69,8 @@ enum ForwardingName {
     Dnat,
     /// Only MAC addresses rewritten, replies straight to the client.
     L2dsr,
+    /// In another packet to the backend, which takes it out; replies straight to the client.
+    Ipip,
 }
 
 /// A time such as `20s`, `2m` or `500ms`.
@@ -128,6 +130,7 @@ impl LabArguments {
         let forwarding = match self.forwarding {
             ForwardingName::Dnat => Forwarding::Dnat,
             ForwardingName::L2dsr => Forwarding::L2dsr,
+            ForwardingName::Ipip => Forwarding::Ipip,
         };
         Shape {
             backends: self.backends,
@@ -140,6 +143,7 @@ impl LabArguments {
 fn network(shape: Shape) -> Result<()> {
     topology::take_over_interrupts();
     let topology = Topology::build(shape)?;
+    decap::attach_if_tunnelled(&topology)?;
     let _servers = Server::processes(&topology)?;
     let prefix = topology.prefix();
     println!("{prefix}\ntry: ip netns exec {prefix}-client curl http://10.10.1.1:8080/");

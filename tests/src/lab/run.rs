@@ -9,6 +9,7 @@ use super::screen::{Screen, View};
 use super::{Observed, Outcome, Phase};
 use crate::capture::{Capture, Frame};
 use crate::daemon::{Config, Daemon, Status};
+use crate::decap;
 use crate::load::{Bounds, Long, Report, Request, Storm, Udp};
 use crate::server::Server;
 use crate::stalls::Stalls;
@@ -90,6 +91,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 impl Lab {
     fn start(options: &Options, screen: &Screen) -> Result<Self> {
         let topology = Topology::build(options.shape)?;
+        decap::attach_if_tunnelled(&topology)?;
         let servers = Server::processes(&topology)?;
         let prefix = topology.prefix();
         screen.say(&format!(

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::http::State;
 use super::{Config, ECHO_PORT, HTTP_PORT, Health, control, echo, http};
-use crate::topology::{FAMILIES, Forwarding, Namespace, Process, Topology, VIPS, backend, vip};
+use crate::topology::{FAMILIES, Namespace, Process, Topology, VIPS, backend, vip};
 
 /// A running server; stopped when dropped.
 pub struct Server {
@@ -44,7 +44,7 @@ impl Config {
     /// to the client, on the VIPs.
     pub fn backend(topology: &Topology, n: u8) -> Self {
         let mut udp = FAMILIES.map(|family| backend(family, n)).to_vec();
-        if topology.shape().forwarding == Forwarding::L2dsr {
+        if topology.shape().returns_directly() {
             udp.extend(
                 FAMILIES
                     .into_iter()

@@ -16,8 +16,8 @@ use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, State};
 use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::{
-    Cable, FAMILIES, Family, Forwarding, Namespace, Process, Shape, VIPS, cleanup, offload, pass,
-    require_root, vip,
+    Cable, FAMILIES, Family, Namespace, Process, Shape, VIPS, cleanup, offload, pass, require_root,
+    vip,
 };
 
 /// A running network. Dropping it removes it, with every process in it.
@@ -168,7 +168,7 @@ impl Topology {
         self.namespace("lb").sysctl(BALANCER)?;
         self.namespace("switch").sysctl(SWITCH)?;
         self.namespace("switch").sysctl_if_known(SWITCH_IF_KNOWN)?;
-        if self.shape.forwarding == Forwarding::L2dsr {
+        if self.shape.returns_directly() {
             for n in 1..=self.shape.backends {
                 let namespace = self.namespace(&format!("b{n}"));
                 namespace.sysctl(DIRECT_RETURN)?;

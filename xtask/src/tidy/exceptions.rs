@@ -13,7 +13,7 @@ const fn entry(path: &'static str, why: &'static str) -> Entry {
 }
 
 /// Files that may name aya.
-pub(super) const AYA: [Entry; 8] = [
+pub(super) const AYA: [Entry; 10] = [
     entry(
         "lb-userspace/src/dataplane/bpf.rs",
         "the one Dataplane over BPF",
@@ -24,7 +24,12 @@ pub(super) const AYA: [Entry; 8] = [
         "the kernel binding: the program's entry",
     ),
     entry("lb-ebpf/src/maps.rs", "the kernel binding: the maps"),
-    entry("lb-ebpf/src/xdp.rs", "the kernel binding: the packet"),
+    entry("lb-ebpf/src/xdp.rs", "the kernel binding: the entry point"),
+    entry("lb-ebpf/src/context.rs", "the kernel binding: the packet"),
+    entry(
+        "lb-ebpf/src/decap/main.rs",
+        "the kernel binding of the decapsulator",
+    ),
     entry("lb-ebpf/src/bench/", "the benchmark's own programs"),
     entry(
         "tests/",
@@ -34,7 +39,7 @@ pub(super) const AYA: [Entry; 8] = [
 ];
 
 /// Files that may hold `unsafe`.
-pub(super) const UNSAFE: [Entry; 11] = [
+pub(super) const UNSAFE: [Entry; 13] = [
     entry(
         "lb-ebpf/src/frame.rs",
         "the one bounds check of packet memory",
@@ -52,7 +57,12 @@ pub(super) const UNSAFE: [Entry; 11] = [
         "lb-ebpf/src/tables.rs",
         "words that other CPUs and the control plane change",
     ),
-    entry("lb-ebpf/src/xdp.rs", "the kernel's packet pointers"),
+    entry("lb-ebpf/src/xdp.rs", "the kernel's clock"),
+    entry("lb-ebpf/src/context.rs", "the kernel's packet pointers"),
+    entry(
+        "lb-ebpf/src/decap/main.rs",
+        "the decapsulator's maps and licence section",
+    ),
     entry(
         "lb-ebpf/src/main.rs",
         "the program's entry and licence section",
@@ -68,10 +78,11 @@ pub(super) const UNSAFE: [Entry; 11] = [
 
 /// Modules that decide and do nothing: no clock, no random number, no file, no socket, no
 /// environment, and no order that differs from run to run.
-pub(super) const PURE: [Entry; 23] = [
+pub(super) const PURE: [Entry; 24] = [
     entry("lb-userspace/src/announce.rs", "what to announce"),
     entry("lb-userspace/src/cluster.rs", "who owns what"),
     entry("lb-userspace/src/config.rs", "text to configuration"),
+    entry("lb-userspace/src/decap.rs", "whom a decapsulator believes"),
     entry("lb-userspace/src/desired.rs", "state to image"),
     entry("lb-userspace/src/desired/", "state to image"),
     entry("lb-userspace/src/event.rs", "what can happen"),

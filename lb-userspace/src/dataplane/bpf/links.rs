@@ -6,7 +6,6 @@
 //! about its interface is compared with what the name means now.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::BpfError;
 use super::netdev::{self, AttachMode};
-use super::place::{interface_of, link_pin, list};
+use super::place::{interface_of, link_pin, list, unlink};
 use super::sys::{self, LinkInfo};
 use crate::model::XdpMode;
 
@@ -94,16 +93,6 @@ fn pinned_link(directory: &Path, interface: &str) -> Result<Option<(OwnedFd, Lin
     let info = sys::link_info(link.as_fd())
         .map_err(BpfError::system(format!("look at {}", path.display())))?;
     Ok(Some((link, info)))
-}
-
-fn unlink(path: &Path) -> Result<(), BpfError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(BpfError::system(format!(
-            "remove {}",
-            path.display()
-        ))(error)),
-        _ => Ok(()),
-    }
 }
 
 /// Takes a link off its interface and removes its pin, whoever else holds it.

@@ -270,6 +270,17 @@ pub(crate) fn list(path: &Path) -> Result<Vec<String>, BpfError> {
     Ok(names)
 }
 
+/// Removes a file, if it is there.
+pub(crate) fn unlink(path: &Path) -> Result<(), BpfError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(BpfError::system(format!(
+            "remove {}",
+            path.display()
+        ))(error)),
+        _ => Ok(()),
+    }
+}
+
 /// The pin of an interface's link. bpffs takes no dots in names, interfaces do (`eth0.100`).
 pub(crate) fn link_pin(interface: &str) -> String {
     let escaped = interface.replace('%', "%25").replace('.', "%2e");

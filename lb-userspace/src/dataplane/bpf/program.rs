@@ -59,7 +59,7 @@ impl Program {
         Self::of(sys::open_pin(path)?)
     }
 
-    fn of(fd: OwnedFd) -> std::io::Result<Self> {
+    pub(super) fn of(fd: OwnedFd) -> std::io::Result<Self> {
         let info = sys::program_info(fd.as_fd())?;
         if info.program_type != PROGRAM_TYPE_XDP {
             return Err(std::io::Error::new(
@@ -130,7 +130,7 @@ pub(crate) fn load(
 }
 
 /// Sorts aya's errors by what can be done about them.
-fn refused(error: EbpfError) -> BpfError {
+pub(super) fn refused(error: EbpfError) -> BpfError {
     if let EbpfError::ProgramError(ProgramError::LoadError {
         io_error,
         verifier_log,

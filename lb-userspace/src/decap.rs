@@ -1,0 +1,180 @@
+//! The rules of a backend's decapsulator: which balancers it believes, and which addresses are whose. Pure;
+//! `decap/run.rs` is the command, `dataplane/bpf/decap.rs` the kernel.
+
+pub mod run;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use lb_common::Address;
+use lb_common::decap::{ADDRESSES, Standing, TRUSTED_SOURCES, TrustedSource};
+
+use crate::desired::address;
+use crate::model::Prefix;
+
+/// What the program is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// The balancers' tunnel sources.
+    pub trusted: Vec<TrustedSource>,
+    /// The machine's addresses and its VIPs.
+    pub addresses: BTreeMap<Address, Standing>,
+}
+
+/// Why there are no rules.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RulesError {
+    /// More prefixes than the program looks at.
+    #[error("--source: {0} prefixes; there can be {TRUSTED_SOURCES} (join some)")]
+    TooManySources(usize),
+    /// More addresses than the map holds.
+    #[error("--vip: {0} addresses with the machine's own; there can be {ADDRESSES}")]
+    TooManyAddresses(usize),
+    /// A prefix that covers everybody.
+    #[error(
+        "--source {0}: it would let anybody send packets in under any name (give the balancers' `tunnel-source`)"
+    )]
+    TooWide(Prefix),
+    /// An address that no balancer has.
+    #[error(
+        "--source {source_prefix}: it covers {address}, an address or VIP of this machine (give the balancers' `tunnel-source`)"
+    )]
+    Ours {
+        /// The prefix.
+        source_prefix: Prefix,
+        /// What it covers.
+        address: IpAddr,
+    },
+    /// No client can connect to it.
+    #[error("--vip {0}: it is not a unicast address that clients can reach")]
+    BadVip(IpAddr),
+    /// A VIP whose packets no tunnel brings.
+    #[error("--vip {0}: no --source is of its family, so no packet for it would be let in")]
+    NoSource(IpAddr),
+}
+
+/// The shortest prefix that can be a group of balancers.
+fn shortest(prefix: &Prefix) -> u8 {
+    match prefix.address() {
+        IpAddr::V4(_) => 8,
+        IpAddr::V6(_) => 32,
+    }
+}
+
+fn trusted(prefix: &Prefix) -> TrustedSource {
+    let host = match prefix.address() {
+        IpAddr::V4(_) => 32_u32,
+        IpAddr::V6(_) => 128,
+    }
+    .saturating_sub(prefix.length().into());
+    TrustedSource {
+        address: address(prefix.address()).0,
+        mask: u128::MAX.checked_shl(host).unwrap_or(0).to_be_bytes(),
+    }
+}
+
+impl Rules {
+    /// For these balancers and VIPs on a machine with the addresses `own`.
+    pub fn new(sources: &[Prefix], vips: &[IpAddr], own: &[IpAddr]) -> Result<Self, RulesError> {
+        if sources.len() > TRUSTED_SOURCES as usize {
+            return Err(RulesError::TooManySources(sources.len()));
+        }
+        for source in sources {
+            if source.length() < shortest(source) {
+                return Err(RulesError::TooWide(*source));
+            }
+            if let Some(address) = vips.iter().chain(own).find(|a| source.contains(**a)) {
+                return Err(RulesError::Ours {
+                    source_prefix: *source,
+                    address: *address,
+                });
+            }
+        }
+        for vip in vips {
+            let mapped = matches!(vip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+            if vip.is_unspecified() || vip.is_loopback() || vip.is_multicast() || mapped {
+                return Err(RulesError::BadVip(*vip));
+            }
+            if !sources
+                .iter()
+                .any(|s| s.address().is_ipv4() == vip.is_ipv4())
+            {
+                return Err(RulesError::NoSource(*vip));
+            }
+        }
+        let own = own.iter().map(|a| (address(*a), Standing::Own));
+        let vips = vips.iter().map(|a| (address(*a), Standing::Vip));
+        // A VIP on the loopback is both, and is a VIP.
+        let addresses: BTreeMap<Address, Standing> = own.chain(vips).collect();
+        if addresses.len() > ADDRESSES as usize {
+            return Err(RulesError::TooManyAddresses(addresses.len()));
+        }
+        Ok(Self {
+            trusted: sources.iter().map(trusted).collect(),
+            addresses,
+        })
+    }
+}
+
+/// VIPs that are no address of the machine, which so cannot answer for them.
+pub fn missing(vips: &[IpAddr], own: &[IpAddr]) -> BTreeSet<IpAddr> {
+    let missing = vips.iter().filter(|vip| !own.contains(vip));
+    missing.copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|t| t.parse().unwrap()).collect()
+    }
+
+    fn rules(sources: &[&str], vips: &[&str], own: &[&str]) -> Result<Rules, RulesError> {
+        let sources: Vec<Prefix> = sources.iter().map(|t| t.parse().unwrap()).collect();
+        Rules::new(&sources, &ips(vips), &ips(own))
+    }
+
+    #[test]
+    fn sources_become_masks_and_a_vip_is_a_vip_also_where_it_is_an_own_address() {
+        let made = rules(
+            &["10.9.0.0/24", "fd00:9::/112", "192.0.2.1"],
+            &["10.10.0.100", "fd00::100"],
+            &["10.10.1.1", "10.10.0.100", "127.0.0.1"],
+        )
+        .unwrap();
+        let covers = |slot: usize, text: &str| {
+            let a: IpAddr = text.parse().unwrap();
+            made.trusted[slot].contains(address(a))
+        };
+        assert!(covers(0, "10.9.0.255") && !covers(0, "10.9.1.0"));
+        assert!(covers(1, "fd00:9::ffff") && !covers(1, "fd00:9::1:0"));
+        assert!(covers(2, "192.0.2.1") && !covers(2, "192.0.2.2"));
+        let standing = |text: &str| {
+            let a: IpAddr = text.parse().unwrap();
+            made.addresses.get(&address(a)).copied()
+        };
+        assert_eq!(standing("10.10.0.100"), Some(Standing::Vip));
+        assert_eq!(standing("10.10.1.1"), Some(Standing::Own));
+        assert_eq!(standing("10.10.1.2"), None);
+        let absent = missing(&ips(&["10.10.0.100", "fd00::100"]), &ips(&["10.10.0.100"]));
+        assert_eq!(absent.into_iter().collect::<Vec<_>>(), ips(&["fd00::100"]));
+    }
+
+    #[test]
+    fn rules_that_would_open_the_machine_or_let_nothing_in_are_refused() {
+        let error = |sources: &[&str], vips: &[&str], own: &[&str]| {
+            rules(sources, vips, own).unwrap_err().to_string()
+        };
+        let vip = &["10.10.0.100"][..];
+        assert!(error(&["0.0.0.0/0"], vip, &[]).contains("anybody"));
+        assert!(error(&["fd00::/31"], &[], &[]).contains("anybody"));
+        assert!(error(&["10.0.0.0/8"], vip, &[]).contains("covers 10.10.0.100"));
+        assert!(error(&["192.0.2.0/24"], vip, &["192.0.2.9"]).contains("192.0.2.9"));
+        assert!(error(&["fd00:9::/112"], vip, &[]).contains("no --source"));
+        assert!(error(&["10.9.0.0/24"], &["127.0.0.1"], &[]).contains("unicast"));
+        let many: Vec<String> = (0..17).map(|n| format!("10.9.{n}.0/24")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(error(&many, vip, &[]).contains("17 prefixes"));
+    }
+}
