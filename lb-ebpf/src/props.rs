@@ -5,6 +5,7 @@ mod checksums;
 mod clock;
 mod hashing;
 mod lookup;
+mod model;
 mod mutants;
 mod table;
 
