@@ -439,3 +439,6 @@ fn enter<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
     }
     Assigned::to(backend.id, Origin::Untracked, 0, 0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,11 +5,12 @@ mod checksums;
 mod clock;
 mod hashing;
 mod lookup;
+mod model;
 mod mutants;
 mod table;
 
 /// A generator of numbers that are the same in every run (splitmix64).
-struct Numbers(u64);
+pub(crate) struct Numbers(pub(crate) u64);
 
 impl Iterator for Numbers {
     type Item = u64;

@@ -108,22 +108,23 @@ pub fn settle<'t, T: Tables>(
 }
 
 /// The first free way of a set whose upper half is free and that does not know the tag: such a set is not
-/// [`eviction`]'s business, whose choice would be the same.
+/// [`crate::eviction`]'s business, whose choice would be the same. All ways are looked at, as the control
+/// plane's sweep frees entries, and behind a gap the flow may stand.
 #[inline(always)]
 fn free_way(line: &CacheLine, tag: u64) -> Option<u32> {
     if line.word(4) | line.word(5) | line.word(6) | line.word(7) != 0 {
         return None;
     }
-    let mut way = 0;
-    while way < 4 {
+    let mut free = 4;
+    let mut way: u32 = 4;
+    while way > 0 {
+        way = way.wrapping_sub(1);
         let word = FlowWord(line.word(way));
         if word == FlowWord::FREE {
-            return Some(way);
-        }
-        if word.tag() == tag {
+            free = way;
+        } else if word.tag() == tag {
             return None;
         }
-        way = way.wrapping_add(1);
     }
-    Some(way)
+    Some(free)
 }
