@@ -200,6 +200,7 @@ fn results(rows: &[(&str, u64, f64)]) -> Results {
         floors: FloorResults {
             null: summary(36.0),
             mac_swap: summary(1.5),
+            grow: summary(9.0),
             hash_lookup: summary(30.0),
         },
         rows: rows.iter().map(row).collect(),

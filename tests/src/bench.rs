@@ -56,6 +56,8 @@ pub struct Case {
     pub traffic: Traffic,
     /// Flows in turn.
     pub flows: u64,
+    /// The flow table has its default size, however few the flows.
+    pub default_table: bool,
     /// Services in turn.
     pub services: u32,
     /// Backends of each service.
@@ -96,11 +98,16 @@ impl Case {
         self.traffic == Traffic::New && self.flows > 1
     }
 
-    /// Sets of its flow table: entries for twice the flows, and at least the default.
+    /// Sets of its flow table: entries for twice the flows, which is the load that the table is rated for. Only
+    /// the cases of one flow and of the default table have the default size: how large the table is costs
+    /// nothing, but how much of it the flows touch does.
     pub fn flow_sets(&self) -> u32 {
-        let entries = self.flows.saturating_mul(2).next_power_of_two();
-        let sets = entries.max(limits::FLOWS.default) / 8;
-        u32::try_from(sets).unwrap_or(u32::MAX)
+        let rated = self.flows.saturating_mul(2).next_power_of_two();
+        let entries = match self.default_table || self.flows == 1 {
+            true => rated.max(limits::FLOWS.default),
+            false => rated.max(limits::FLOWS.min),
+        };
+        u32::try_from(entries / 8).unwrap_or(u32::MAX)
     }
 }
 
@@ -121,6 +128,7 @@ pub fn cases() -> Vec<Case> {
         row(Ipip, V4, Udp, Known, 1, Some(1.1)),
         row(Ipip, V6, Tcp, Known, 1, Some(1.1)),
         row(Ipip, V4, Tcp, Known, SOME, Some(2.0)),
+        in_default_table(row(Ipip, V4, Tcp, Known, SOME, None)),
         row(Ipip, V4, Tcp, Known, MANY, Some(3.5)),
         row(Ipip, V4, Tcp, New, MANY, Some(4.0)),
         row(Ipip, V4, Udp, Known, MANY, Some(3.5)),
@@ -145,6 +153,15 @@ pub fn cases() -> Vec<Case> {
 pub fn floor_case() -> Case {
     use Forwarding::L2dsr;
     row(L2dsr, Family::V4, Protocol::Tcp, Traffic::Known, 1, None)
+}
+
+/// The same in a flow table of the default size.
+fn in_default_table(case: Case) -> Case {
+    Case {
+        name: format!("{}, default table", case.name),
+        default_table: true,
+        ..case
+    }
 }
 
 /// One service with a hundred backends.
@@ -189,6 +206,7 @@ fn row(
         forwarding,
         traffic,
         flows,
+        default_table: false,
         services: 1,
         backends: 100,
         ring: RING,

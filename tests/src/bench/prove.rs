@@ -114,6 +114,11 @@ fn prove_floors(rig: &mut Rig) -> Result<()> {
         action == Action::Tx && bytes == swapped,
         "mac_swap: {action:?}, {bytes:02x?}"
     );
+    let (action, bytes) = rig.one(Target::Grow, 0)?;
+    ensure!(
+        action == Action::Tx && bytes.len() == packet.len() + 20 && bytes.ends_with(&packet),
+        "grow: {action:?}, {bytes:02x?}"
+    );
     if !rig.case.shape().is_v6() {
         let (action, bytes) = rig.one(Target::HashLookup, 0)?;
         ensure!(

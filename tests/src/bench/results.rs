@@ -80,6 +80,8 @@ pub struct FloorResults {
     /// Net of null.
     pub mac_swap: Summary,
     /// Net of null.
+    pub grow: Summary,
+    /// Net of null.
     pub hash_lookup: Summary,
 }
 
@@ -166,6 +168,7 @@ impl FloorResults {
         Self {
             null: Summary::of(&floors.null),
             mac_swap: Summary::of(&floors.mac_swap),
+            grow: Summary::of(&floors.grow),
             hash_lookup: Summary::of(&floors.hash_lookup),
         }
     }

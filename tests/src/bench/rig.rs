@@ -81,14 +81,17 @@ pub enum Target {
     Null,
     /// Both MAC addresses exchanged.
     MacSwap,
+    /// Room for an IPv4 header made before the packet.
+    Grow,
     /// One lookup in a kernel hash map.
     HashLookup,
 }
 
 impl Target {
-    const FLOORS: [(Self, &str); 3] = [
+    const FLOORS: [(Self, &str); 4] = [
         (Self::Null, "null"),
         (Self::MacSwap, "mac_swap"),
+        (Self::Grow, "grow"),
         (Self::HashLookup, "hash_lookup"),
     ];
 }
@@ -126,7 +129,7 @@ impl Rig {
         let loaded = EbpfLoader::new().map_pin_path("flows", &*pin).load(driver);
         std::fs::remove_file(&pin).with_context(|| format!("remove {}", pin.display()))?;
         let mut driver = loaded.context("make the driver's maps")?;
-        for name in ["driver", "null", "mac_swap", "hash_lookup"] {
+        for name in ["driver", "null", "mac_swap", "grow", "hash_lookup"] {
             program(&mut driver, name)?
                 .load()
                 .with_context(|| format!("load the driver's program {name}"))?;

@@ -45,6 +45,8 @@ pub struct Floors {
     pub null: Vec<f64>,
     /// Both MAC addresses exchanged, net of null.
     pub mac_swap: Vec<f64>,
+    /// Room for an IPv4 header made before the packet, net of null.
+    pub grow: Vec<f64>,
     /// One lookup in a kernel hash map, net of null.
     pub hash_lookup: Vec<f64>,
 }
@@ -60,6 +62,8 @@ pub fn round(
     let null = floor_rig.time(Target::Null, 0, packets)?;
     let mac_swap = floor_rig.time(Target::MacSwap, 0, packets)?;
     floors.mac_swap.push(mac_swap - null);
+    let grow = floor_rig.time(Target::Grow, 0, packets)?;
+    floors.grow.push(grow - null);
     let short = packets.div_ceil(4);
     let mut before = hash_lookup(floor_rig, short, floors)?;
     for (rig, samples) in rigs {

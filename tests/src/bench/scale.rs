@@ -60,6 +60,7 @@ impl Axis {
             forwarding: Forwarding::L2dsr,
             traffic,
             flows,
+            default_table: false,
             services,
             backends,
             ring: maglev::ring_size(backends as usize),

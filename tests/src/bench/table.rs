@@ -74,6 +74,11 @@ fn floors(text: &mut String, floors: &FloorResults) {
             floors.mac_swap,
             Some(floors.mac_swap.median / unit),
         ),
+        (
+            "floor: head moved by 20 bytes",
+            floors.grow,
+            Some(floors.grow.median / unit),
+        ),
         ("floor: one hash lookup", floors.hash_lookup, Some(1.0)),
     ] {
         let _ = write!(text, "{name:<NAME$}");
