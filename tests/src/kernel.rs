@@ -6,6 +6,7 @@
 //! echo limiter travel between a fixture's time and the kernel's: `kernel/maps.rs`.
 
 pub mod decap;
+mod mapped;
 mod maps;
 pub mod object;
 
@@ -197,7 +198,7 @@ impl Kernel {
         for _ in 0..ATTEMPTS {
             let before = Moment::now()?;
             maps::write(
-                &mut self.ebpf,
+                &self.ebpf,
                 tables,
                 self.cpu,
                 self.cpus,
@@ -208,13 +209,13 @@ impl Kernel {
             if !before.lasts()? {
                 continue;
             }
-            let lines = maps::counters(&mut self.ebpf, tables, self.cpu, self.cpus)?;
+            let lines = maps::counters(&self.ebpf, tables, self.cpu, self.cpus)?;
             return Ok(Ran {
                 action,
                 output,
                 counters: changes(&mem::words(&tables.counters), &lines),
-                flows: maps::flows(&mut self.ebpf, before.epoch, Epoch::at(step.at))?,
-                return_hops: maps::lines(&mut self.ebpf, "return_hops")?,
+                flows: maps::flows(&self.ebpf, before.epoch, Epoch::at(step.at))?,
+                return_hops: maps::lines(&self.ebpf, "return_hops")?,
             });
         }
         bail!("the kernel's clock stepped over an epoch or a second {ATTEMPTS} times in turn")
@@ -223,27 +224,27 @@ impl Kernel {
     /// Copies the tables into the maps.
     pub fn write(&mut self, tables: &MemTables, at: Nanos) -> Result<()> {
         let now = Moment::now()?.nanos;
-        maps::write(&mut self.ebpf, tables, self.cpu, self.cpus, at, now)
+        maps::write(&self.ebpf, tables, self.cpu, self.cpus, at, now)
     }
 
-    /// Copies what the control plane writes into maps that are new; flows and counters stay zero.
+    /// Copies what the control plane writes; flows and counters stay as they are.
     pub fn configure(&mut self, tables: &MemTables) -> Result<()> {
-        maps::configure(&mut self.ebpf, tables)
+        maps::configure(&self.ebpf, tables)
     }
 
     /// Frees every entry of the flow table.
     pub fn clear_flows(&mut self) -> Result<()> {
-        maps::clear(&mut self.ebpf, "flows")
+        maps::clear(&self.ebpf, "flows")
     }
 
     /// Map `flows`, as it stands.
     pub fn flows(&mut self) -> Result<Vec<[u64; 8]>> {
-        maps::lines(&mut self.ebpf, "flows")
+        maps::lines(&self.ebpf, "flows")
     }
 
     /// The counters of our CPU; those of the others must be zero.
     pub fn counters(&mut self, tables: &MemTables) -> Result<Vec<[u64; 8]>> {
-        maps::counters(&mut self.ebpf, tables, self.cpu, self.cpus)
+        maps::counters(&self.ebpf, tables, self.cpu, self.cpus)
     }
 
     /// Pins a map, so that another object can share it.

@@ -98,9 +98,9 @@ fn case(rig: &mut Rig, asked: u64, into: &mut Samples) -> Result<()> {
             nanos / passes as f64
         }
         false => {
-            // Every flow once: what other cases pushed out of the caches is back, and no entry is refreshed
+            // The same flows first: what other cases pushed out of the caches is back, and no entry is refreshed
             // only because this case had to wait for its turn.
-            rig.time(Target::DataPlane, 0, WARM.max(rig.case.flows))?;
+            rig.time(Target::DataPlane, 0, WARM.max(rig.case.flows.min(packets)))?;
             accounted(rig, 0, packets, into)?
         }
     };

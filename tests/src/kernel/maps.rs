@@ -1,10 +1,7 @@
 //! The kernel's maps as copies of [`MemTables`], both ways.
 
 use anyhow::{Context, Result, ensure};
-use aya::{
-    Ebpf,
-    maps::{Array, DevMap, MapData},
-};
+use aya::{Ebpf, maps::DevMap};
 use bytemuck::Pod;
 use lb_common::{
     Control, Epoch, FlowWord, Header, Nanos,
@@ -15,6 +12,8 @@ use lb_ebpf::{
     fixture::world::{Ends, Side},
     mem::{self, MemTables},
 };
+
+use super::mapped::Mapped;
 
 /// log2 of the echo limiter's window in nanoseconds.
 pub(super) const SECOND: u32 = 30;
@@ -41,88 +40,24 @@ pub(super) fn sizes(tables: &MemTables, cpus: u32) -> Vec<(&'static str, u32)> {
     ]
 }
 
-fn map<'e, const N: usize>(
-    ebpf: &'e mut Ebpf,
-    name: &str,
-) -> Result<Array<&'e mut MapData, [u8; N]>> {
-    let map = ebpf
-        .map_mut(name)
-        .with_context(|| format!("the object has no map {name}"))?;
-    Array::try_from(map).with_context(|| format!("use map {name}"))
-}
-
-fn put<const N: usize, V: Pod>(ebpf: &mut Ebpf, name: &str, values: &[V]) -> Result<()> {
-    put_some::<N, V>(ebpf, name, values, |_| true)
-}
-
-/// Writes the values that are wanted.
-fn put_some<const N: usize, V: Pod>(
-    ebpf: &mut Ebpf,
-    name: &str,
-    values: &[V],
-    wanted: impl Fn(&[u8; N]) -> bool,
-) -> Result<()> {
-    let mut map = map::<N>(ebpf, name)?;
-    for (index, value) in (0..).zip(values) {
-        let bytes: [u8; N] = bytemuck::bytes_of(value)
-            .try_into()
-            .context("a value's size")?;
-        if !wanted(&bytes) {
-            continue;
-        }
-        map.set(index, bytes, 0)
-            .with_context(|| format!("write {name}[{index}]"))?;
-    }
-    Ok(())
+fn put<const N: usize, V: Pod>(ebpf: &Ebpf, name: &str, values: &[V]) -> Result<()> {
+    ensure!(size_of::<V>() == N, "a value for {name} is not {N} bytes");
+    Mapped::new(ebpf, name, N)?.write(bytemuck::cast_slice(values))
 }
 
 /// Map `name` of lines.
-pub(super) fn lines(ebpf: &mut Ebpf, name: &str) -> Result<Vec<Line>> {
-    let map = map::<64>(ebpf, name)?;
-    (0..map.len())
-        .map(|index| {
-            let bytes = map
-                .get(&index, 0)
-                .with_context(|| format!("read {name}[{index}]"))?;
-            Ok(bytemuck::cast(bytes))
-        })
-        .collect()
-}
-
-/// Copies what the control plane writes into maps that are all zero: a large map is mostly empty.
-pub(super) fn configure(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
-    fn fill<const N: usize, V: Pod>(ebpf: &mut Ebpf, name: &str, values: &[V]) -> Result<()> {
-        put_some::<N, V>(ebpf, name, values, |bytes| *bytes != [0; N])
-    }
-    fill::<{ size_of::<Header>() }, _>(ebpf, "header", &[tables.header])?;
-    fill::<{ size_of::<Control>() }, _>(ebpf, "control", &[tables.control])?;
-    fill::<32, _>(ebpf, "endpoints", &tables.endpoints)?;
-    fill::<64, _>(ebpf, "services", &tables.services)?;
-    fill::<8, _>(ebpf, "rings", &tables.rings)?;
-    fill::<64, _>(ebpf, "backends", &tables.backends)?;
-    fill::<32, _>(ebpf, "next_hops", &tables.next_hops)?;
-    fill::<16, _>(ebpf, "devices", &tables.devices)
+pub(super) fn lines(ebpf: &Ebpf, name: &str) -> Result<Vec<Line>> {
+    Ok(Mapped::new(ebpf, name, size_of::<Line>())?.read())
 }
 
 /// Writes zero to every line of a map.
-pub(super) fn clear(ebpf: &mut Ebpf, name: &str) -> Result<()> {
-    let mut map = map::<64>(ebpf, name)?;
-    for index in 0..map.len() {
-        map.set(index, [0; 64], 0)
-            .with_context(|| format!("clear {name}[{index}]"))?;
-    }
+pub(super) fn clear(ebpf: &Ebpf, name: &str) -> Result<()> {
+    Mapped::new(ebpf, name, size_of::<Line>())?.clear();
     Ok(())
 }
 
-/// Copies everything, with flows and limiter as they would be if the time `at` were `now`.
-pub(super) fn write(
-    ebpf: &mut Ebpf,
-    tables: &MemTables,
-    cpu: u32,
-    cpus: u32,
-    at: Nanos,
-    now: Nanos,
-) -> Result<()> {
+/// Copies what the control plane writes.
+pub(super) fn configure(ebpf: &Ebpf, tables: &MemTables) -> Result<()> {
     put::<{ size_of::<Header>() }, _>(ebpf, "header", &[tables.header])?;
     put::<{ size_of::<Control>() }, _>(ebpf, "control", &[tables.control])?;
     put::<32, _>(ebpf, "endpoints", &tables.endpoints)?;
@@ -130,7 +65,19 @@ pub(super) fn write(
     put::<8, _>(ebpf, "rings", &tables.rings)?;
     put::<64, _>(ebpf, "backends", &tables.backends)?;
     put::<32, _>(ebpf, "next_hops", &tables.next_hops)?;
-    put::<16, _>(ebpf, "devices", &tables.devices)?;
+    put::<16, _>(ebpf, "devices", &tables.devices)
+}
+
+/// Copies everything, with flows and limiter as they would be if the time `at` were `now`.
+pub(super) fn write(
+    ebpf: &Ebpf,
+    tables: &MemTables,
+    cpu: u32,
+    cpus: u32,
+    at: Nanos,
+    now: Nanos,
+) -> Result<()> {
+    configure(ebpf, tables)?;
     put::<64, _>(
         ebpf,
         "flows",
@@ -157,12 +104,7 @@ pub(super) fn write(
 }
 
 /// The counters of our CPU. Those of the others must be as they were: zero.
-pub(super) fn counters(
-    ebpf: &mut Ebpf,
-    tables: &MemTables,
-    cpu: u32,
-    cpus: u32,
-) -> Result<Vec<Line>> {
+pub(super) fn counters(ebpf: &Ebpf, tables: &MemTables, cpu: u32, cpus: u32) -> Result<Vec<Line>> {
     let all = lines(ebpf, "counters")?;
     let per_cpu = tables.counters.len();
     ensure!(
@@ -185,7 +127,7 @@ pub(super) fn counters(
 }
 
 /// Map `flows`, as it would be if the epoch `from` were `to`.
-pub(super) fn flows(ebpf: &mut Ebpf, from: Epoch, to: Epoch) -> Result<Vec<Line>> {
+pub(super) fn flows(ebpf: &Ebpf, from: Epoch, to: Epoch) -> Result<Vec<Line>> {
     let shift = from.until(to);
     let moved = |word: u64| match FlowWord(word) {
         free if !free.is_live() => word,
