@@ -1,6 +1,6 @@
 //! What the maps should hold: [`State`] to [`Image`]. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,6 +96,21 @@ fn controls(daemon: &DaemonConfig) -> Controls {
         }
     }
     controls
+}
+
+/// The services whose rings may have changed, by index.
+pub fn services(state: &State, dirty: &Dirty, rings: &mut Rings) -> BTreeMap<u32, ServiceImage> {
+    let of_backends = dirty.backends.iter().map(|key| &key.service);
+    let names: BTreeSet<&Name> = dirty.services.iter().chain(of_backends).collect();
+    names
+        .into_iter()
+        .filter_map(|name| {
+            let service = state.config().services.get(name)?;
+            let numbers = state.ids().service(name)?;
+            let ring = rings.of(state, service);
+            Some((numbers.index, service_image(service, numbers, ring)))
+        })
+        .collect()
 }
 
 /// The words of the backends that changed, by BackendId.

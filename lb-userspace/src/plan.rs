@@ -27,6 +27,7 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::backend::DEVICES;
+use lb_common::{Device, NextHop};
 
 use crate::dataplane::{Actual, Image, MapOp, ServiceImage};
 use crate::state::Word;
@@ -153,6 +154,43 @@ pub fn plan(actual: &Actual, desired: &Image) -> Result<Vec<MapOp>, PlanError> {
     Ok(ops)
 }
 
+/// The operations for some services with another ring and for some words and next hops, when nothing else
+/// differs: a verdict must not cost a look at all backends. The same order as [`plan`]'s.
+pub fn plan_rings(
+    actual: &Actual,
+    services: &BTreeMap<u32, ServiceImage>,
+    wanted: &BTreeMap<u32, Word>,
+    next_hops: &BTreeMap<u32, NextHop>,
+    devices: &BTreeMap<u32, Device>,
+) -> Result<Vec<MapOp>, PlanError> {
+    let from = &actual.image;
+    let mut ops = plan_words(from, wanted, next_hops, devices);
+    let mut live = LiveRings::of(actual);
+    for (index, service) in services {
+        let Some(before) = from.services.get(index) else {
+            continue;
+        };
+        if before.ring != service.ring {
+            check_ring(*index, service, from)?;
+        }
+        let half = actual.live_half.get(index).copied().unwrap_or(0);
+        change_service(*index, before, half, service, &mut live, &mut ops)?;
+    }
+    ops.extend(words::late(from, wanted));
+    Ok(ops)
+}
+
+/// Notes what the maps hold after all of `ops`, which are those of [`plan_rings`].
+pub fn take_rings(actual: &mut Actual, services: BTreeMap<u32, ServiceImage>, ops: &[MapOp]) {
+    take_words(&mut actual.image, ops);
+    for (index, service) in services {
+        if let Some(known) = actual.image.services.get_mut(&index) {
+            *known = service;
+        }
+    }
+    take_halves(&mut actual.live_half, &actual.image, ops);
+}
+
 /// What the maps hold after all of `ops`, which are `plan(actual, desired)`.
 pub fn after(actual: &Actual, desired: &Image, ops: &[MapOp]) -> Actual {
     let mut after = actual.clone();
@@ -162,22 +200,29 @@ pub fn after(actual: &Actual, desired: &Image, ops: &[MapOp]) -> Actual {
     after
         .live_half
         .retain(|index, _| desired.services.contains_key(index));
+    take_halves(&mut after.live_half, desired, ops);
+    for op in ops {
+        if let MapOp::SwitchEndpoints { generation } = op {
+            after.generation = *generation;
+        }
+    }
+    after
+}
+
+/// Which half of each ring pair is live after `ops`.
+fn take_halves(live_half: &mut BTreeMap<u32, u8>, image: &Image, ops: &[MapOp]) {
     for op in ops {
         match op {
-            MapOp::SwitchEndpoints { generation } => after.generation = *generation,
             MapOp::WriteService { service, half, .. } => {
-                after.live_half.insert(*service, *half);
+                live_half.insert(*service, *half);
             }
             MapOp::SwitchRing { service, base, .. } => {
-                let pair = desired.services.get(service).map(|s| s.ring_base);
-                after
-                    .live_half
-                    .insert(*service, u8::from(pair != Some(*base)));
+                let pair = image.services.get(service).map(|s| s.ring_base);
+                live_half.insert(*service, u8::from(pair != Some(*base)));
             }
             _ => {}
         }
     }
-    after
 }
 
 /// Where live rings are, as the plan goes on.

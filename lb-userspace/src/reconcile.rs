@@ -254,15 +254,39 @@ impl<D: Dataplane> Reconciler<D> {
             return Err(ReconcileError::NotSaved);
         }
         let began = clock();
+        // Nobody knows what differs.
+        self.dirty.image |= self.actual.is_none();
         self.read_back()?;
         let Some(actual) = &self.actual else {
             return Ok(Written::default());
         };
+        if !self.dirty.image {
+            return self.write_rings(began, clock);
+        }
         let desired = desired::image(&self.state, &mut self.rings);
         let ops = plan(actual, &desired)?;
         let after = plan::after(actual, &desired, &ops);
         let done = apply(&mut self.dataplane, &mut self.actual, &ops, began, clock)?;
         self.actual = Some(after);
+        self.state.written(began);
+        self.dirty = Dirty::default();
+        self.fast = Dirty::default();
+        Ok(done)
+    }
+
+    /// Writes the rings behind what changed, in time that grows with that and not with all there is.
+    fn write_rings(&mut self, began: u64, clock: Clock<'_>) -> Result<Written, ReconcileError> {
+        let Some(actual) = &self.actual else {
+            return Ok(Written::default());
+        };
+        let services = desired::services(&self.state, &self.dirty, &mut self.rings);
+        let words = desired::words(&self.state, &self.dirty);
+        let hops = desired::next_hops(&self.state, &self.dirty.hops);
+        let ops = plan::plan_rings(actual, &services, &words, &hops, self.state.devices())?;
+        let done = apply(&mut self.dataplane, &mut self.actual, &ops, began, clock)?;
+        if let Some(actual) = &mut self.actual {
+            plan::take_rings(actual, services, &ops);
+        }
         self.state.written(began);
         self.dirty = Dirty::default();
         self.fast = Dirty::default();

@@ -86,6 +86,8 @@ pub struct State {
     failed_open: BTreeSet<Name>,
     velocity: Velocity,
     routes: BTreeMap<IpAddr, Route>,
+    /// How many ways leave by each interface; none with 0.
+    leaving: BTreeMap<u32, usize>,
     links: BTreeMap<u32, Link>,
     /// Interfaces that the maps name and netlink has not spoken of yet, after a restart.
     adopted: BTreeMap<u32, Device>,
@@ -118,9 +120,14 @@ impl Dirty {
 
     /// Adds other changes.
     pub fn add(&mut self, other: &Self) {
-        self.services.extend(other.services.iter().cloned());
-        self.backends.extend(other.backends.iter().cloned());
-        self.hops.extend(other.hops.iter().copied());
+        self.append(other.clone());
+    }
+
+    /// Adds other changes, usually few.
+    fn append(&mut self, other: Self) {
+        self.services.extend(other.services);
+        self.backends.extend(other.backends);
+        self.hops.extend(other.hops);
         self.image |= other.image;
     }
 }
@@ -137,6 +144,16 @@ pub struct Word {
 impl State {
     /// Takes an event in. On an error nothing has changed.
     pub fn handle(&mut self, now: u64, event: Event) -> Result<Vec<Effect>, StateError> {
+        // What follows for whole pools follows from this event alone: a burst must not look at the same
+        // pools again and again.
+        let earlier = std::mem::take(&mut self.dirty);
+        let outcome = self.take(now, event);
+        let new = std::mem::replace(&mut self.dirty, earlier);
+        self.dirty.append(new);
+        outcome
+    }
+
+    fn take(&mut self, now: u64, event: Event) -> Result<Vec<Effect>, StateError> {
         let mut effects = Vec::new();
         match event {
             Event::Config(config) => self.configure(now, config, &mut effects)?,

@@ -9,6 +9,7 @@ mod readers;
 mod refusals;
 mod room;
 mod twin;
+mod verdicts;
 mod writes;
 
 pub(crate) use program::broken_object;

@@ -70,6 +70,8 @@ pub(super) struct Owner<'a> {
     pub(super) reloads: Reloads,
     /// Until the first image is written: what is to be done then.
     beginning: Option<Vec<Effect>>,
+    /// Some ids' counters have not been read yet.
+    pub(super) new_ids: bool,
     /// How many writes of numbers in use are waited for.
     pub(super) numbers: u32,
     /// Interfaces, as last looked at.
@@ -90,6 +92,7 @@ impl<'a> Owner<'a> {
             saver,
             reloads,
             beginning: None,
+            new_ids: true,
             numbers: 0,
             attachments,
             beats: 0,
@@ -201,10 +204,7 @@ impl<'a> Owner<'a> {
         let mut events = vec![(now, Event::Tick)];
         let state = self.parts.reconciler.state();
         let resting = || state.ids().quarantined().collect();
-        let draining = state
-            .config()
-            .keyed_backends()
-            .any(|(key, _)| state.drain_progress(&key).is_some_and(|(_, done)| !done));
+        let draining = state.drains();
         if let Some((began, counts)) = self.sweeper.work(now, draining, resting) {
             let mut by_backend = counts.live;
             for id in state.ids().quarantined() {
@@ -330,6 +330,9 @@ impl<'a> Owner<'a> {
 
     /// The counts of a new backend begin at 0.
     fn note_origins(&mut self) {
+        if !std::mem::take(&mut self.new_ids) {
+            return;
+        }
         let new = self.parts.reconciler.state().without_origin();
         if new.is_empty() {
             return;

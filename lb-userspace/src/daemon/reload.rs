@@ -257,6 +257,7 @@ impl Owner<'_> {
             self.refuse(asked, error.to_string());
             return Ok(());
         }
+        self.new_ids = true;
         self.must_save(&folded.effects);
         self.write()?;
         self.carry_out(folded.effects);

@@ -20,18 +20,31 @@ pub type HopKey = (IpAddr, u32);
 pub struct Hops {
     used: BTreeMap<HopKey, u32>,
     freed: BTreeMap<u32, Freed>,
+    /// Below `beyond` and neither used nor freed.
+    vacant: BTreeSet<u32>,
+    /// This index and all after it were never used. Index 0 never is.
+    beyond: u32,
 }
 
 impl Hops {
     /// Takes over what the maps say; `others` are indexes in use that lead to nobody we know.
     pub fn adopt(used: BTreeMap<HopKey, u32>, others: impl IntoIterator<Item = u32>) -> Self {
         let mine: BTreeSet<u32> = used.values().copied().collect();
-        let freed = others
+        let freed: BTreeMap<u32, Freed> = others
             .into_iter()
             .filter(|index| *index != NOWHERE && !mine.contains(index))
             .map(|index| (index, Freed::PENDING))
             .collect();
-        Self { used, freed }
+        let last = mine.iter().chain(freed.keys()).max().copied();
+        let beyond = last.unwrap_or(NOWHERE).saturating_add(1);
+        let taken = |index: &u32| mine.contains(index) || freed.contains_key(index);
+        let vacant = (1..beyond).filter(|index| !taken(index)).collect();
+        Self {
+            used,
+            freed,
+            vacant,
+            beyond,
+        }
     }
 
     /// The index of a hop.
@@ -55,24 +68,43 @@ impl Hops {
         if let Some(&index) = self.used.get(&key) {
             return Ok(index);
         }
-        self.freed
-            .retain(|_, freed| !freed.rested(now, INDEX_GRACE));
-        let taken: BTreeSet<u32> = self
-            .used
-            .values()
-            .chain(self.freed.keys())
-            .copied()
-            .collect();
-        let index = (1..size)
-            .find(|index| !taken.contains(index))
-            .ok_or_else(|| Exhausted {
+        let vacant = &mut self.vacant;
+        self.freed.retain(|index, freed| {
+            let rested = freed.rested(now, INDEX_GRACE);
+            if rested {
+                vacant.insert(*index);
+            }
+            !rested
+        });
+        // The smallest that is free, without a look at all that are not.
+        let next = self.beyond.max(1);
+        let index = self.vacant.first().copied().unwrap_or(next);
+        if index >= size {
+            return Err(Exhausted {
                 what: format!("the next hop to {} on interface {}", key.0, key.1),
                 limit: lb_common::limits::NEXT_HOPS.name,
                 size,
                 resting: self.freed.len(),
-            })?;
+            });
+        }
+        if !self.vacant.remove(&index) {
+            self.beyond = index.saturating_add(1);
+        }
         self.used.insert(key, index);
         Ok(index)
+    }
+
+    /// Frees the hops to an address by other interfaces than this. True when there were any.
+    pub fn only(&mut self, address: IpAddr, ifindex: u32) -> bool {
+        let others: Vec<(HopKey, u32)> = self
+            .range(address)
+            .filter(|((_, by), _)| *by != ifindex)
+            .collect();
+        for (key, index) in &others {
+            self.used.remove(key);
+            self.freed.insert(*index, Freed::PENDING);
+        }
+        !others.is_empty()
     }
 
     /// Frees all hops but those that `keep` answers true for. True when there were any.

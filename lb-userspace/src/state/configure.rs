@@ -116,6 +116,7 @@ impl State {
         let at = &self.at;
         self.routes.retain(|address, _| at.contains_key(address));
         self.hops.retain(|(address, _)| at.contains_key(address));
+        self.count_leaving();
         self.refresh_devices();
     }
 

@@ -92,6 +92,7 @@ impl State {
             failed_open: BTreeSet::new(),
             velocity: Velocity::new(limit),
             routes: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             links: BTreeMap::new(),
             adopted: BTreeMap::new(),
             devices: BTreeMap::new(),

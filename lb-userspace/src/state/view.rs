@@ -213,6 +213,12 @@ impl State {
         Some((self.flows_of(key), drain.done))
     }
 
+    /// A drain is under way.
+    pub fn drains(&self) -> bool {
+        let mut drains = self.backends.values().filter_map(|backend| backend.drain);
+        drains.any(|drain| !drain.done)
+    }
+
     /// Service index by name, for readers of `counters`.
     pub fn service_index(&self, name: &Name) -> Option<u32> {
         self.ids().service(name).map(|id| id.index)

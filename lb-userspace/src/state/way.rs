@@ -1,6 +1,6 @@
 //! Ways to addresses: routes and interfaces as netlink tells them, and the next hops that follow.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use lb_common::backend::device_slot;
@@ -8,7 +8,7 @@ use lb_common::{Device, NextHop};
 
 use super::{State, record};
 use crate::event::{Effect, Record};
-use crate::ids::hops::{HopKey, NOWHERE};
+use crate::ids::hops::NOWHERE;
 use crate::model::{Link, Route};
 
 /// The way to an address now.
@@ -109,8 +109,7 @@ impl State {
             let _none_left = self
                 .hops
                 .assign((address, ifindex), self.sizes.next_hops, now);
-            let gone = |hop: &HopKey| hop.0 == address && hop.1 != ifindex;
-            self.dirty.image |= self.hops.retain(|hop| !gone(hop));
+            self.dirty.image |= self.hops.only(address, ifindex);
         }
         record(
             effects,
@@ -122,10 +121,40 @@ impl State {
         let after = interface(&route);
         let before = self.routes.insert(address, route);
         let before = before.as_ref().and_then(interface);
-        if before != after {
+        if before != after && self.passes(before, after) {
             self.refresh_devices();
         }
         self.mark_address(address);
+    }
+
+    /// A way leaves by another interface than before. True: an interface is used for the first time or
+    /// not any more.
+    fn passes(&mut self, before: Option<u32>, after: Option<u32>) -> bool {
+        let mut changed = false;
+        if let Some(after) = after {
+            let ways = self.leaving.entry(after).or_default();
+            changed |= *ways == 0;
+            *ways = ways.saturating_add(1);
+        }
+        if let Some(before) = before
+            && let Some(ways) = self.leaving.get_mut(&before)
+        {
+            *ways = ways.saturating_sub(1);
+            if *ways == 0 {
+                self.leaving.remove(&before);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Counts anew how many ways leave by each interface.
+    pub(super) fn count_leaving(&mut self) {
+        self.leaving.clear();
+        for ifindex in self.routes.values().filter_map(interface) {
+            let ways = self.leaving.entry(ifindex).or_default();
+            *ways = ways.saturating_add(1);
+        }
     }
 
     pub(super) fn linked(&mut self, link: Link, effects: &mut Vec<Effect>) {
@@ -194,13 +223,14 @@ impl State {
     /// Interfaces that packets may leave by: those we are attached to, for replies to clients, and those that
     /// a way uses. Of two in one slot, the smaller index stays.
     pub(super) fn refresh_devices(&mut self) {
-        let used: BTreeSet<u32> = self.routes.values().filter_map(interface).collect();
         let adopted = self.adopted.values();
         let mut devices: BTreeMap<u32, Device> = adopted
             .map(|device| (device_slot(device.ifindex), *device))
             .collect();
         for (ifindex, link) in &self.links {
-            if self.config.daemon.interfaces.contains(&link.name) || used.contains(ifindex) {
+            if self.config.daemon.interfaces.contains(&link.name)
+                || self.leaving.contains_key(ifindex)
+            {
                 devices.entry(device_slot(*ifindex)).or_insert(Device {
                     ifindex: *ifindex,
                     mtu: link.mtu,
