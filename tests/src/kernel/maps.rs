@@ -104,6 +104,11 @@ pub(super) fn configure(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
     fill::<16, _>(ebpf, "devices", &tables.devices)
 }
 
+/// Writes the sets of flows that are not empty.
+pub(super) fn write_flows(ebpf: &mut Ebpf, lines: &[Line]) -> Result<()> {
+    put_some::<64, _>(ebpf, "flows", lines, |bytes| *bytes != [0; 64])
+}
+
 /// Writes zero to every line of a map.
 pub(super) fn clear(ebpf: &mut Ebpf, name: &str) -> Result<()> {
     let mut map = map::<64>(ebpf, name)?;
