@@ -4,6 +4,7 @@ mod bench;
 mod bpf;
 mod e2e;
 mod fault;
+mod flood;
 mod lab_test;
 mod load_test;
 mod net_test;

@@ -5,6 +5,7 @@
 //! names before it is timed, and its counters must account for every packet after.
 
 pub mod baseline;
+pub mod floods;
 pub mod machine;
 pub mod plot;
 pub mod prove;

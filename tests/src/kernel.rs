@@ -237,6 +237,11 @@ impl Kernel {
         maps::clear(&self.ebpf, "flows")
     }
 
+    /// Writes map `flows`.
+    pub fn write_flows(&mut self, lines: &[[u64; 8]]) -> Result<()> {
+        maps::write_flows(&mut self.ebpf, lines)
+    }
+
     /// Map `flows`, as it stands.
     pub fn flows(&mut self) -> Result<Vec<[u64; 8]>> {
         maps::lines(&self.ebpf, "flows")

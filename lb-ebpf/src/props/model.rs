@@ -18,7 +18,7 @@ use crate::{
     fixture::{
         START,
         cast::PLAIN,
-        world::{BackendSpec, Change, Ends, Side, World},
+        world::{BackendSpec, Change, Ends, Side},
     },
     mem::{self, MemFrame, MemTables},
     pipeline, schedule,

@@ -122,6 +122,17 @@ impl Rig {
     /// Loads both objects. To be called in [`in_namespace`].
     pub fn new(object: &[u8], driver: &[u8], case: &Case, ends: Ends) -> Result<Self> {
         let tables = world::tables(case, &ends)?;
+        Self::over(object, driver, case, tables, ends)
+    }
+
+    /// The same over other maps than the case's own.
+    pub fn over(
+        object: &[u8],
+        driver: &[u8],
+        case: &Case,
+        tables: MemTables,
+        ends: Ends,
+    ) -> Result<Self> {
         let (mut kernel, verified) = Kernel::load_object(object, &tables, ends, false)?;
         kernel.configure(&tables)?;
         let pin = PathBuf::from(PINS).join("flows");
@@ -310,6 +321,16 @@ impl Rig {
         let tables = &mut self.tables;
         (tables.flows, tables.return_hops) = (Vec::new(), Vec::new());
         (tables.rings, tables.endpoints) = (Vec::new(), Vec::new());
+    }
+
+    /// The data plane.
+    pub fn kernel(&mut self) -> &mut Kernel {
+        &mut self.kernel
+    }
+
+    /// Writes what the control plane owns once more.
+    pub fn configure(&mut self) -> Result<()> {
+        self.kernel.configure(&self.tables)
     }
 
     /// The interfaces.

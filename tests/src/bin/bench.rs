@@ -8,7 +8,7 @@ use clap::Parser;
 use lb_tests::bench::{
     self,
     baseline::Baseline,
-    plot,
+    floods, plot,
     rig::{driver_bytes, in_namespace},
     run::{Effort, Runner, Subject},
     table,
@@ -46,6 +46,9 @@ struct Arguments {
     /// Draw that into an SVG file; implies --scale.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+    /// Measure, instead of the table, what floods cost established flows.
+    #[arg(long)]
+    floods: bool,
     /// Print one JSON object instead of the table.
     #[arg(long)]
     json: bool,
@@ -70,6 +73,13 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let subjects = subjects(&arguments.object)?;
     let driver = driver_bytes()?;
+    if arguments.floods {
+        for subject in &subjects {
+            let cost = |ends| floods::cost(&subject.bytes, &driver, ends, arguments.rounds);
+            println!("{}\n{}", subject.name, in_namespace(cost)?);
+        }
+        return Ok(());
+    }
     let baseline = Baseline::read(&arguments.baseline)?;
     let mut cases = bench::cases();
     cases.retain(|case| case.name.contains(&arguments.only) && case.flows <= arguments.at_most);

@@ -50,6 +50,11 @@ pub(super) fn lines(ebpf: &Ebpf, name: &str) -> Result<Vec<Line>> {
     Ok(Mapped::new(ebpf, name, size_of::<Line>())?.read())
 }
 
+/// Writes the sets of flows that are not empty.
+pub(super) fn write_flows(ebpf: &mut Ebpf, lines: &[Line]) -> Result<()> {
+    put_some::<64, _>(ebpf, "flows", lines, |bytes| *bytes != [0; 64])
+}
+
 /// Writes zero to every line of a map.
 pub(super) fn clear(ebpf: &Ebpf, name: &str) -> Result<()> {
     Mapped::new(ebpf, name, size_of::<Line>())?.clear();
