@@ -239,7 +239,7 @@ impl Kernel {
 
     /// Writes map `flows`.
     pub fn write_flows(&mut self, lines: &[[u64; 8]]) -> Result<()> {
-        maps::write_flows(&mut self.ebpf, lines)
+        maps::write_flows(&self.ebpf, lines)
     }
 
     /// Map `flows`, as it stands.

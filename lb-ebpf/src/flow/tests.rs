@@ -1,4 +1,5 @@
 //! The short cuts give what the long way gives, for whatever the table may hold.
+#![expect(clippy::arithmetic_side_effects, reason = "test code")]
 
 use lb_common::{
     Permissions, ServiceEntry,

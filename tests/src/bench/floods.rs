@@ -84,6 +84,7 @@ fn case(protocol: Protocol) -> Case {
         forwarding: Forwarding::L2dsr,
         traffic: Traffic::Known,
         flows: PROVEN,
+        default_table: true,
         services: 1,
         backends: BACKENDS,
         ring: super::RING,

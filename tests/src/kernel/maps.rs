@@ -50,9 +50,9 @@ pub(super) fn lines(ebpf: &Ebpf, name: &str) -> Result<Vec<Line>> {
     Ok(Mapped::new(ebpf, name, size_of::<Line>())?.read())
 }
 
-/// Writes the sets of flows that are not empty.
-pub(super) fn write_flows(ebpf: &mut Ebpf, lines: &[Line]) -> Result<()> {
-    put_some::<64, _>(ebpf, "flows", lines, |bytes| *bytes != [0; 64])
+/// Writes the map `flows`.
+pub(super) fn write_flows(ebpf: &Ebpf, lines: &[Line]) -> Result<()> {
+    put::<64, _>(ebpf, "flows", lines)
 }
 
 /// Writes zero to every line of a map.
