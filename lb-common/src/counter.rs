@@ -96,8 +96,12 @@ pub enum Limiter {
     NewCount = 3,
     /// The second that `IcmpCount` counts.
     IcmpWindow = 4,
-    /// ICMP errors sent or relayed in it.
+    /// ICMP errors relayed in it.
     IcmpCount = 5,
+    /// The second that `TooBigCount` counts.
+    TooBigWindow = 6,
+    /// "Packet too big" sent in it: apart from what is relayed, which anybody can forge.
+    TooBigCount = 7,
 }
 
 /// Lines of each CPU for a geometry.
@@ -173,13 +177,13 @@ drop_reasons! {
     IcmpNoFlow = 13, "icmp_no_flow";
     /// The maps contradict each other: an index leads nowhere. Never happens by design; reported as an alarm.
     MapInconsistent = 14, "map_inconsistent";
-    /// The packet does not fit through the tunnel to its backend, and its sender could not be told: the limit of ICMP errors is reached.
+    /// The packet does not fit through the tunnel to its backend, and its sender was not told: the limit of such answers is reached, or it is an ICMP error itself.
     PacketTooBig = 15, "packet_too_big";
     /// More ICMP errors to relay than the limit allows.
     IcmpLimited = 16, "icmp_limited";
     /// More new flows than the limit allows, and the service needs an entry for each (`dnat`).
     NotAdmitted = 17, "not_admitted";
-    /// The driver left no room before the packet for the outer header of its tunnel.
+    /// The driver left no room before the packet for another header.
     NoHeadroom = 18, "no_headroom";
 }
 

@@ -1,6 +1,6 @@
 //! Which (address, port, protocol) is ours: VIPs, and the backends whose replies we translate.
 //!
-//! An open-addressed table, two generations of it; `Control::active` names the live one.
+//! An open-addressed table, two generations of it; `Control::live` names the live one.
 //! The control plane picks a seed under which no key is further than [`MAX_PROBES`] slots from
 //! its home, so that a lookup is a bounded loop without a hash map.
 

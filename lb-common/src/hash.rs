@@ -117,8 +117,8 @@ pub struct FlowKey {
     pub client: u64,
     /// Of the last four bytes of the VIP.
     pub vip: u64,
-    /// Zero.
-    pub reserved: u64,
+    /// Of what the wire may show of a hash ([`FlowHash::shown`]); odd.
+    pub shown: u64,
     /// Of the first twelve bytes of an IPv6 client's address.
     pub client_rest: [u64; 3],
     /// Of the first twelve bytes of an IPv6 VIP.
@@ -209,6 +209,13 @@ const fn finish(sum: u64, key: &FlowKey) -> FlowHash {
 }
 
 impl FlowHash {
+    /// Bits for headers that others can read, best from the top: a tunnel's source and flow label. The hash itself
+    /// says where in the flow table the flow stands.
+    #[inline(always)]
+    pub const fn shown(self, key: &FlowKey) -> u64 {
+        self.0.wrapping_mul(key.shown)
+    }
+
     /// The slot of a ring of `size` slots that attempt number `attempt` (0, 1, ...) tries.
     ///
     /// The hash is remixed per attempt (splitmix64's finaliser) and scaled by multiplication,
@@ -241,7 +248,7 @@ impl HashKey {
             protocol: word(4),
             client: word(5),
             vip: word(6),
-            reserved: 0,
+            shown: word(13) | 1,
             client_rest: [word(7), word(8), word(9)],
             vip_rest: [word(10), word(11), word(12)],
             reserved2: [0; 2],
@@ -250,7 +257,7 @@ impl HashKey {
 
     /// Hashes bytes of any length: the name of a backend, when a ring is filled. Not for packets.
     pub fn hash_bytes(self, bytes: &[u8]) -> u64 {
-        // The length in bytes stands in the upper half, so that no text collides with a flow's input.
+        // The length in bytes stands in the upper half, so that no text collides with what [`HashKey::expand`] hashes.
         let mut sip = Sip::new(self, (bytes.len() as u64) << 32 | 1 << 31);
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];

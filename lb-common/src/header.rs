@@ -94,7 +94,7 @@ pub struct Control {
     pub tunnel_v6_spread: u32,
     /// New flows that each CPU may enter into the flow table per second.
     pub new_flows_per_second: u32,
-    /// ICMP errors that each CPU may send or relay per second; 0: none.
+    /// ICMP errors that each CPU may relay per second, and "packet too big" that it may send; 0: none.
     pub icmp_errors_per_second: u32,
     /// Zero.
     pub reserved0: u32,

@@ -44,8 +44,10 @@ pub enum Limited {
     Echo,
     /// New flows entered into the table: `Control::new_flows_per_second`.
     NewFlow,
-    /// ICMP errors sent or relayed: `Control::icmp_errors_per_second`.
+    /// ICMP errors relayed: `Control::icmp_errors_per_second`.
     IcmpError,
+    /// "Packet too big" sent: as many again.
+    TooBig,
 }
 
 /// The second that limits count by: 2^30 nanoseconds.
@@ -77,6 +79,11 @@ pub fn admits<T: Tables>(tables: &T, control: &Control, what: Limited, second: u
         Limited::IcmpError => (
             Limiter::IcmpWindow,
             Limiter::IcmpCount,
+            control.icmp_errors_per_second,
+        ),
+        Limited::TooBig => (
+            Limiter::TooBigWindow,
+            Limiter::TooBigCount,
             control.icmp_errors_per_second,
         ),
     };

@@ -108,13 +108,20 @@ fn take_out<F: Frame, R: Rules, const V4: bool>(frame: &mut F, rules: &R) -> Res
     Ok(())
 }
 
-/// A packet in a packet of its own family, or the fragment of one. Behind other extension headers it is not
-/// looked for: no balancer of ours sends them.
+/// A packet in a packet of its own family, or behind one extension header: a fragment of one, or what Linux's
+/// ip6tnl sends, with a destination option (RFC 2473 section 4.1.1). No balancer of ours sends them, but a kernel
+/// with a tunnel device would take them out. Behind several it is not looked for.
 #[inline(always)]
 fn is_tunnel<F: Frame, const V4: bool>(frame: &F, outer: &Packet) -> bool {
     match (V4, outer.protocol) {
         (true, number) => number == protocol::IPIP,
-        (false, protocol::FRAGMENT) => match frame.header::<Check>(L4_V6) {
+        (
+            false,
+            protocol::FRAGMENT
+            | protocol::HOP_BY_HOP
+            | protocol::ROUTING
+            | protocol::DESTINATION_OPTIONS,
+        ) => match frame.header::<Check>(L4_V6) {
             Some(Check([next, _])) => *next == protocol::IPV6,
             None => false,
         },

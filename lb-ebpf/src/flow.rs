@@ -415,15 +415,16 @@ fn enter<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
     let Some(control) = tables.control() else {
         return Assigned::refused(DropReason::MapInconsistent);
     };
-    if !admission::admits(tables, control, Limited::NewFlow, seeker.second) {
-        return Assigned::to(backend.id, Origin::NotAdmitted, 0, 0);
-    }
     let new = fresh(seeker, backend, FlowRank::Probation);
     let mut round: u32 = 0;
     while round < 2 {
         let Some(victim) = eviction::choose(tables, seeker) else {
             break;
         };
+        // Only who finds a place takes from the allowance, or a flood that finds none would use it up.
+        if round == 0 && !admission::admits(tables, control, Limited::NewFlow, seeker.second) {
+            return Assigned::to(backend.id, Origin::NotAdmitted, 0, 0);
+        }
         let (set, way) = (victim.set, victim.way);
         if tables.exchange_flow(victim.line, way, victim.word, new) {
             let origin = match victim.word.eviction(seeker.epoch) {

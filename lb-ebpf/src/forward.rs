@@ -146,6 +146,11 @@ pub fn learn_return_hop<F: Frame, T: Tables>(
     let hop = (Mac::source(words).0 | device << 48).to_le();
     let line: &CacheLine = tables.return_hops(set).ok_or(DropReason::MapInconsistent)?;
     if line.word(way) != hop {
+        // Another interface may have the slot: replies would leave by it.
+        match tables.device(device as u32) {
+            Some(known) if known.ifindex == frame.ingress_ifindex() => {}
+            _ => return Err(DropReason::NoReturnHop),
+        }
         tables.set_return_hop(line, way, bytemuck::cast(hop));
     }
     Ok(())

@@ -230,8 +230,8 @@ pub fn translate<F: Frame>(
     Ok(())
 }
 
-/// Bytes of the IP packet that "packet too big" quotes. More than RFC 792 asks for, so that senders recognise
-/// segments with options, and less than any packet that can be too big.
+/// Bytes of the IP packet that "packet too big" quotes: more than RFC 792 asks for, so that senders recognise
+/// segments with options. Whoever sends less (to a next hop with an MTU below a hundred bytes) is not told.
 const QUOTED_V4: usize = 64;
 const QUOTED_V6: usize = 96;
 
@@ -249,9 +249,10 @@ pub fn too_big<F: Frame, const V4: bool>(frame: &mut F, mtu: u32) -> Result<Verd
 fn too_big_v4<F: Frame>(frame: &mut F, mtu: u32) -> Result<Verdict, DropReason> {
     const SIZE: usize = Ipv4Hdr::LEN + Icmpv4Hdr::LEN + QUOTED_V4;
     let words = *frame.header::<MacWords>(0).ok_or(DropReason::Truncated)?;
-    if !frame.truncate((L3 + QUOTED_V4) as u16)
-        || !frame.grow_head((Ipv4Hdr::LEN + Icmpv4Hdr::LEN) as u16)
-    {
+    if !frame.truncate((L3 + QUOTED_V4) as u16) {
+        return Err(DropReason::PacketTooBig);
+    }
+    if !frame.grow_head((Ipv4Hdr::LEN + Icmpv4Hdr::LEN) as u16) {
         return Err(DropReason::NoHeadroom);
     }
     let quote = frame
@@ -291,9 +292,10 @@ fn too_big_v4<F: Frame>(frame: &mut F, mtu: u32) -> Result<Verdict, DropReason> 
 fn too_big_v6<F: Frame>(frame: &mut F, mtu: u32) -> Result<Verdict, DropReason> {
     const SIZE: usize = Icmpv4Hdr::LEN + QUOTED_V6;
     let words = *frame.header::<MacWords>(0).ok_or(DropReason::Truncated)?;
-    if !frame.truncate((L3 + QUOTED_V6) as u16)
-        || !frame.grow_head((Ipv6Hdr::LEN + Icmpv4Hdr::LEN) as u16)
-    {
+    if !frame.truncate((L3 + QUOTED_V6) as u16) {
+        return Err(DropReason::PacketTooBig);
+    }
+    if !frame.grow_head((Ipv6Hdr::LEN + Icmpv4Hdr::LEN) as u16) {
         return Err(DropReason::NoHeadroom);
     }
     let quote = frame

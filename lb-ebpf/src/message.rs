@@ -360,7 +360,7 @@ pub(crate) fn too_big<F: Frame, T: Tables, const V4: bool>(
     mtu: u32,
     service: u32,
 ) -> PackedOutcome {
-    let told = match admits(cx, Limited::IcmpError) {
+    let told = match admits(cx, Limited::TooBig) {
         true => icmp::too_big::<F, V4>(frame, mtu),
         false => Err(DropReason::PacketTooBig),
     };

@@ -3,7 +3,7 @@
 //!
 //! The order of the checks is the order of reasons: what is wrong with the packet before what is wrong with its flow.
 
-use lb_common::{DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, hash::FlowTuple};
+use lb_common::{counter, DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, hash::FlowTuple};
 
 use crate::{
     admission,
@@ -180,13 +180,25 @@ fn to_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
         true => tuple.hash_v4(&lane.control.multipliers),
         false => tuple.hash_v6(&lane.control.multipliers),
     };
-    let assignment = assign(lane, service, hash, arrival)?;
-    let verdict = send::<F, T, C, V4>(frame, lane, packet, hash, &assignment)?;
+    let assignment = assign(lane, packet, service, hash, arrival)?;
     let sent = Sent {
         backend: assignment.backend.id,
         origin: assignment.origin,
         opens: arrival.is_opening() || arrival.is_datagram(),
         bytes: lane.bytes as u64,
+    };
+    let verdict = match send::<F, T, C, V4>(frame, lane, packet, hash, &assignment) {
+        Ok(verdict) => verdict,
+        Err(Refusal(word)) => {
+            // The flow is in the table although its packet goes nowhere: its next one will not be new.
+            let line = counter::BACKEND_LINE.wrapping_add(sent.backend);
+            if word >> 8 != 0
+                && let Some(line) = lane.tables.counter(lane.first.wrapping_add(line))
+            {
+                verdict::count_origin(lane.tables, lane.global, lane.first, line, &sent);
+            }
+            return Err(Refusal(word));
+        }
     };
     verdict::count_sent(lane.tables, lane.global, lane.first, &sent, verdict);
     Ok(verdict)
@@ -196,6 +208,7 @@ fn to_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
 #[inline(always)]
 fn assign<'t, T: Tables, C: Clock>(
     lane: &Lane<'t, T, C>,
+    packet: &Packet,
     service: u32,
     hash: FlowHash,
     arrival: Arrival,
@@ -205,6 +218,10 @@ fn assign<'t, T: Tables, C: Clock>(
     let (tables, control) = (lane.tables, lane.control);
     if let Some(known) = flow::young(tables, control, service, hash, arrival, epoch) {
         return Ok(known);
+    }
+    // Two services would answer each other for ever.
+    if arrival.is_datagram() && service::is_vip(tables, packet.source) {
+        return Err(DropReason::MartianSource);
     }
     let second = admission::second(now);
     if let Ok(seeker) = flow::seeker(tables, service, hash.0, arrival, second)

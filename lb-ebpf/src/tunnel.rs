@@ -56,7 +56,8 @@ fn ipv4<F: Frame>(
 ) -> Result<(), DropReason> {
     let length = packet.size().wrapping_add(Ipv4Hdr::LEN as u32);
     let spread = control.tunnel_v4_spread;
-    let source = u32::from_be_bytes(control.tunnel_v4) | (hash.0 >> 32) as u32 & spread;
+    let source = u32::from_be_bytes(control.tunnel_v4)
+        | (hash.shown(&control.multipliers) >> 32) as u32 & spread;
     let (source, destination) = (
         source.to_be_bytes(),
         forward::octets(Address(backend.entry.address)),
@@ -99,9 +100,10 @@ fn ipv6<F: Frame>(
     let payload = packet.size();
     let [a, b] = Address(control.tunnel_v6).words();
     let spread = u64::from(control.tunnel_v6_spread);
-    let b = (u64::from_be(b) | hash.0 >> 32 & spread).to_be();
+    let shown = hash.shown(&control.multipliers);
+    let b = (u64::from_be(b) | shown >> 12 & spread).to_be();
     // RFC 6438 section 3: the flow label carries the flow's entropy for routers that balance.
-    let label = hash.0 as u32 & 0xf_ffff;
+    let label = (shown >> 44) as u32;
     let first = 6 << 28 | u32::from(packet.class) << 20 | label;
     let [high, low] = (payload as u16).to_be_bytes();
     let [c, d] = Address(backend.entry.address).words();

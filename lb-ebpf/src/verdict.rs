@@ -316,6 +316,18 @@ pub fn count_sent<T: Tables>(
     };
     tables.add(line, PerBackend::Packets as u32, 1);
     tables.add(line, PerBackend::Bytes as u32, sent.bytes);
+    count_origin(tables, global, first, line, sent);
+}
+
+/// Counts how a packet's flow came to its backend, whatever becomes of the packet. `line`: the backend's.
+#[inline(always)]
+pub fn count_origin<T: Tables>(
+    tables: &T,
+    global: &CacheLine,
+    first: u32,
+    line: &CacheLine,
+    sent: &Sent,
+) {
     match sent.origin {
         Origin::Known => {}
         Origin::New => tables.add(line, PerBackend::NewFlows as u32, 1),

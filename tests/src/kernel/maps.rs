@@ -93,7 +93,12 @@ pub(super) fn write(
     let limiter = mine
         .get_mut(LIMITER_LINE as usize)
         .context("no line for the limiter")?;
-    for window in [Limiter::EchoWindow, Limiter::NewWindow, Limiter::IcmpWindow] {
+    for window in [
+        Limiter::EchoWindow,
+        Limiter::NewWindow,
+        Limiter::IcmpWindow,
+        Limiter::TooBigWindow,
+    ] {
         let window = &mut limiter[window as usize];
         *window = window
             .wrapping_sub(at >> SECOND)

@@ -11,7 +11,9 @@ use std::sync::atomic::Ordering;
 
 use bytemuck::{Pod, Zeroable};
 use lb_common::backend::{DEVICES, device_slot};
-use lb_common::{BackendEntry, Control, Device, EndpointSlot, Header, NextHop, ServiceEntry};
+use lb_common::{
+    BackendEntry, Control, Device, EndpointSlot, Header, NextHop, Permissions, ServiceEntry,
+};
 use tracing::warn;
 
 use super::Bpf;
@@ -311,7 +313,13 @@ fn run(maps: &Maps, op: &MapOp) -> Result<(), DataplaneError> {
             check_next_hop(maps, entry.next_hop)?;
             set("backends", &maps.backends, *id, entry)
         }
-        MapOp::ClearBackend { id } => set("backends", &maps.backends, *id, &BackendEntry::zeroed()),
+        MapOp::ClearBackend { id } => {
+            // What packets ask first goes first: an entry half cleared is not in use.
+            set_backend_word(maps, *id, |entry| {
+                (entry.next_hop, entry.permissions, entry.used) = (0, Permissions::NONE, 0);
+            })?;
+            set("backends", &maps.backends, *id, &BackendEntry::zeroed())
+        }
         MapOp::WriteNextHop { index, hop } => set("next_hops", &maps.next_hops, *index, hop),
         MapOp::ClearNextHop { index } => {
             set("next_hops", &maps.next_hops, *index, &NextHop::zeroed())
