@@ -444,5 +444,7 @@ fn enter<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
     Assigned::to(backend.id, Origin::Untracked, 0, 0)
 }
 
+#[cfg(all(test, loom))]
+mod interleavings;
 #[cfg(all(test, not(loom)))]
 mod tests;
