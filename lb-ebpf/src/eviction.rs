@@ -12,9 +12,9 @@ use crate::{
 /// handshakes.
 pub const QUOTA_FROM: u32 = WAYS as u32 / 2;
 /// [`FlowWord::eviction`] of idle entries; free ones have more.
-pub(crate) const IDLE: u32 = 512;
+const IDLE: u32 = 512;
 /// [`FlowWord::eviction`] of free entries.
-pub(crate) const FREE: u32 = 1024;
+const FREE: u32 = 1024;
 /// A set with fewer free places than this shares new flows with the flow's other set. At half load 9 % of
 /// flows then stand in their second set, and none of a quarter of a million was without a place (simulated).
 const CROWDED: u32 = 4;
@@ -24,7 +24,7 @@ const CROWDED: u32 = 4;
 /// [`CROWDED`] and the second is emptier: so most lookups end in the first line, and half full
 /// the table still has room for every flow.
 #[inline(always)]
-pub(crate) fn choose<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>) -> Option<Entry<'t>> {
+pub(crate) fn choose<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>) -> Option<Victim<'t>> {
     let floor = match seeker.arrival.is_opening() {
         true => 1,
         false => IDLE,
@@ -42,12 +42,38 @@ pub(crate) fn choose<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>) -> Optio
     }
     let line = tables.flows(set)?;
     let way = best.way();
-    Some(Entry {
-        set,
-        line,
-        way,
-        word: FlowWord(line.word(way)),
+    Some(Victim {
+        entry: Entry {
+            set,
+            line,
+            way,
+            word: FlowWord(line.word(way)),
+        },
+        readiness: best.readiness(),
     })
+}
+
+/// An entry that was found to be the readiest.
+pub(crate) struct Victim<'t> {
+    /// The entry, read again after the search: another CPU may have written it in between.
+    pub(crate) entry: Entry<'t>,
+    /// What the search saw: [`FlowWord::eviction`].
+    readiness: u32,
+}
+
+impl Victim<'_> {
+    /// True while the entry is as ready to go as the search found it: otherwise a flow that another CPU has just
+    /// entered or refreshed would be pushed out in place of a free or idle entry.
+    #[inline(always)]
+    pub(crate) const fn still_stands(&self, epoch: Epoch) -> bool {
+        self.entry.word.eviction(epoch) == self.readiness
+    }
+
+    /// True when nobody loses a young entry.
+    #[inline(always)]
+    pub(crate) const fn is_free_or_idle(&self) -> bool {
+        matches!(self.readiness, FREE | IDLE)
+    }
 }
 
 /// What [`victim`] gives.

@@ -319,6 +319,13 @@ impl Step {
         step
     }
 
+    /// And its flow is new, though the packet reaches nobody.
+    #[must_use]
+    pub fn opening(mut self, backend: u32) -> Self {
+        self.count(Counter::backend(backend, PerBackend::NewFlows), 1);
+        self
+    }
+
     /// An echo request, answered.
     #[must_use]
     pub fn answered(self, output: Vec<u8>) -> Self {

@@ -15,8 +15,7 @@ use lb_common::{
 
 use crate::{
     admission::{self, Limited},
-    eviction::{self, FREE, IDLE},
-    forward,
+    eviction, forward,
     parse::Arrival,
     schedule,
     service::{self, Backend, Service},
@@ -425,15 +424,20 @@ fn enter<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
         if round == 0 && !admission::admits(tables, control, Limited::NewFlow, seeker.second) {
             return Assigned::to(backend.id, Origin::NotAdmitted, 0, 0);
         }
-        let (set, way) = (victim.set, victim.way);
-        if tables.exchange_flow(victim.line, way, victim.word, new) {
-            let origin = match victim.word.eviction(seeker.epoch) {
-                IDLE | FREE => Origin::New,
-                _ => Origin::NewEvicting,
+        let Entry {
+            set,
+            line,
+            way,
+            word,
+        } = victim.entry;
+        if victim.still_stands(seeker.epoch) && tables.exchange_flow(line, way, word, new) {
+            let origin = match victim.is_free_or_idle() {
+                true => Origin::New,
+                false => Origin::NewEvicting,
             };
             return Assigned::to(backend.id, origin, set, way);
         }
-        if let Some(assignment) = overtaken(tables, seeker, victim.line, set, way) {
+        if let Some(assignment) = overtaken(tables, seeker, line, set, way) {
             return assignment;
         }
         round = round.wrapping_add(1);
@@ -441,5 +445,7 @@ fn enter<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
     Assigned::to(backend.id, Origin::Untracked, 0, 0)
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod interleavings;
+#[cfg(all(test, not(loom)))]
 mod tests;

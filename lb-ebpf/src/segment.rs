@@ -3,7 +3,9 @@
 //!
 //! The order of the checks is the order of reasons: what is wrong with the packet before what is wrong with its flow.
 
-use lb_common::{counter, DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, hash::FlowTuple};
+use lb_common::{
+    DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, counter, hash::FlowTuple,
+};
 
 use crate::{
     admission,

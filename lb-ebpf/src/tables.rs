@@ -1,6 +1,9 @@
 //! Every map that the data plane may touch.
 
+#[cfg(not(all(test, loom)))]
 use core::sync::atomic::AtomicU64;
+#[cfg(all(test, loom))]
+use loom::sync::atomic::AtomicU64;
 
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointSlot, FlowWord, Header, NextHop,
@@ -14,24 +17,20 @@ pub struct CacheLine([AtomicU64; 8]);
 
 impl CacheLine {
     /// A line with these words.
-    pub const fn new(words: [u64; 8]) -> Self {
-        let [a, b, c, d, e, f, g, h] = words;
-        Self([
-            AtomicU64::new(a),
-            AtomicU64::new(b),
-            AtomicU64::new(c),
-            AtomicU64::new(d),
-            AtomicU64::new(e),
-            AtomicU64::new(f),
-            AtomicU64::new(g),
-            AtomicU64::new(h),
-        ])
+    pub fn new(words: [u64; 8]) -> Self {
+        Self(words.map(AtomicU64::new))
     }
 
     /// Word 0 to 7 (taken modulo eight). One load.
     #[inline(always)]
     pub fn word(&self, position: u32) -> u64 {
         atomic::load(self.at(position))
+    }
+
+    /// Replaces `current` by `new`; false when another CPU was faster.
+    #[inline(always)]
+    pub(crate) fn exchange(&self, position: u32, current: u64, new: u64) -> bool {
+        atomic::exchange(self.at(position), current, new)
     }
 
     /// All eight, each one load.
@@ -198,7 +197,7 @@ pub trait Tables {
     /// answers true and writes nothing.
     #[inline(always)]
     fn exchange_flow(&self, set: &CacheLine, way: u32, current: FlowWord, new: FlowWord) -> bool {
-        self.read_only() || atomic::exchange(set.at(way), current.0, new.0)
+        self.read_only() || set.exchange(way, current.0, new.0)
     }
 
     /// Writes a return hop as one word. Nothing in a read-only program.
@@ -233,7 +232,9 @@ pub trait Tables {
 /// as an intrinsic; an aligned volatile access is one instruction and so just as whole.
 #[cfg(not(target_arch = "bpf"))]
 mod atomic {
-    use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    use core::sync::atomic::Ordering::Relaxed;
+
+    use super::AtomicU64;
 
     pub(super) fn load(word: &AtomicU64) -> u64 {
         word.load(Relaxed)

@@ -1,5 +1,7 @@
 //! Floods through the compiled program, over maps of the real size: no proven flow moves (RELIABILITY A1 to A3).
 
+use std::ops::Range;
+
 use lb_common::{
     FlowWord, Permissions,
     counter::{Global, LIMITER_LINE, Limiter, MORE_LINE, More, PerBackend},
@@ -14,6 +16,8 @@ use lb_tests::{
 
 /// The backend that leaves.
 const LEAVER: u32 = 7;
+/// Sources of each flood upon the table that the first has filled: four for every entry.
+const MORE: u64 = 4 << 20;
 /// Parts of a flood, between which the proven flows send.
 const PARTS: u64 = 4;
 
@@ -63,19 +67,22 @@ fn stays(field: &mut Field, mapping: &[u32], what: &str) {
     );
 }
 
-/// Each source sends one packet of each kind, in parts, and the proven flows go on.
-fn flood(field: &mut Field, kinds: &[Kind], first: u64, mapping: &[u32]) {
+/// Each of so many sources sends one packet of each kind, in parts, and the proven flows go on.
+fn flood(field: &mut Field, kinds: &[Kind], sources: Range<u64>, mapping: &[u32]) {
     let what = format!("{kinds:?} flood");
     let before = field.rig.counted().unwrap();
     for part in 0..PARTS {
         for kind in kinds {
-            let packets = SOURCES / PARTS;
-            field.run(*kind, first + part * packets, packets).unwrap();
+            let packets = (sources.end - sources.start) / PARTS;
+            field
+                .run(*kind, sources.start + part * packets, packets)
+                .unwrap();
         }
         talk(field, Kind::Ack, mapping, &what);
     }
     let change: Counted = field.rig.counted().unwrap().since(&before);
-    let sent = SOURCES * kinds.len() as u64 + PARTS * PROVEN;
+    let count = sources.end - sources.start;
+    let sent = count * kinds.len() as u64 + PARTS * PROVEN;
     assert_eq!(change.global(Global::Tx), sent, "{what}: forwarded");
     assert_eq!(
         change.totals.drops.iter().sum::<u64>(),
@@ -113,12 +120,15 @@ fn no_flood_moves_a_proven_flow_while_a_backend_leaves() {
         let mut mapping = field.mapping().unwrap();
         assert!(shares(&mapping).iter().all(|share| *share > 0));
         talk(field, Kind::Ack, &mapping, "before");
-        let mut first = (1..).map(|number| PROVEN + number * SOURCES);
-        let mut next = || first.next().unwrap();
-        flood(field, &[Kind::Syn], next(), &mapping);
+        let mut last = PROVEN;
+        let mut sources = |count| {
+            last += count;
+            last - count..last
+        };
+        flood(field, &[Kind::Syn], sources(SOURCES), &mapping);
         withdraw(field, Permissions(Permissions::KEEP));
-        flood(field, &[Kind::SynAck], next(), &mapping);
-        flood(field, &[Kind::Ack], next(), &mapping);
+        flood(field, &[Kind::SynAck], sources(MORE), &mapping);
+        flood(field, &[Kind::Ack], sources(MORE), &mapping);
 
         withdraw(field, Permissions::NONE);
         field.run(Kind::Ack, 0, PROVEN).unwrap();
@@ -132,8 +142,8 @@ fn no_flood_moves_a_proven_flow_while_a_backend_leaves() {
         }
         mapping = after;
         talk(field, Kind::Ack, &mapping, "after the backend has left");
-        flood(field, &[Kind::Udp], next(), &mapping);
-        flood(field, &[Kind::Rst, Kind::Syn], next(), &mapping);
+        flood(field, &[Kind::Udp], sources(MORE), &mapping);
+        flood(field, &[Kind::Rst, Kind::Syn], sources(MORE), &mapping);
     });
 }
 

@@ -26,6 +26,9 @@ use totals::{Tally, Totals};
 /// `all` is that of lb-tests: everything that needs root, namespaces and the BPF object.
 const MUST_RUN: [&str; 5] = ["lb_common", "lb_ebpf", "lb_userspace", "xtask", "all"];
 
+/// The module of the tests that are built with `--cfg loom`.
+const INTERLEAVINGS: &str = "interleavings";
+
 /// Runs everything, or with a filter only the tests whose name contains it.
 pub(crate) fn run(workspace: &Workspace, filter: Option<&str>) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
@@ -86,7 +89,22 @@ fn run_all(workspace: &Workspace, filter: Option<&str>) -> anyhow::Result<Tally>
         tests,
         if filter.is_none() { &MUST_RUN } else { &[] },
     )?);
+    if filter.is_none_or(|filter| filter.contains(INTERLEAVINGS)) {
+        tally.add(run_tests(interleavings(workspace), &["lb_ebpf"])?);
+    }
     Ok(tally)
+}
+
+/// The flow table's tests whose atomics are loom's: every order of what two CPUs do. A build of its own, optimised, as
+/// one order takes a thousand steps.
+fn interleavings(workspace: &Workspace) -> Command {
+    let mut tests = cargo(workspace);
+    tests
+        .args(["test", "-p", "lb-ebpf", "--lib", "--target-dir"])
+        .arg(workspace.target.join("loom"))
+        .env("RUSTFLAGS", "--cfg loom -C opt-level=2")
+        .args(["--", INTERLEAVINGS]);
+    tests
 }
 
 /// The same environment for every cargo call, so that none makes the next build anything again.
