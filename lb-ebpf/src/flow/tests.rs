@@ -1,5 +1,10 @@
 //! The short cuts give what the long way gives, for whatever the table may hold.
-#![expect(clippy::arithmetic_side_effects, reason = "test code")]
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "test code"
+)]
 
 use lb_common::{
     Permissions, ServiceEntry,
