@@ -11,6 +11,7 @@ mod net_test;
 mod netbench;
 mod ops;
 mod prog;
+mod races;
 mod reflect;
 mod stage;
 mod storm;

@@ -120,10 +120,16 @@ pub(crate) fn stay_on_one_cpu() -> Result<u32> {
     let cpu = (0..CpuSet::count())
         .find(|cpu| allowed.is_set(*cpu).unwrap_or(false))
         .context("no CPU is allowed")?;
+    let cpu = u32::try_from(cpu)?;
+    stay_on(cpu)?;
+    Ok(cpu)
+}
+
+/// Keeps this thread on a CPU.
+pub fn stay_on(cpu: u32) -> Result<()> {
     let mut one = CpuSet::new();
-    one.set(cpu)?;
-    sched_setaffinity(me, &one).with_context(|| format!("stay on CPU {cpu}"))?;
-    Ok(u32::try_from(cpu)?)
+    one.set(cpu as usize)?;
+    sched_setaffinity(Pid::from_raw(0), &one).with_context(|| format!("stay on CPU {cpu}"))
 }
 
 /// The compiled object that FAIRLEAD_BPF_OBJECT names.
@@ -250,6 +256,13 @@ impl Kernel {
     /// The counters of our CPU; those of the others must be zero.
     pub fn counters(&mut self, tables: &MemTables) -> Result<Vec<[u64; 8]>> {
         maps::counters(&self.ebpf, tables, self.cpu, self.cpus)
+    }
+
+    /// The counters of every CPU.
+    pub fn counters_by_cpu(&mut self) -> Result<Vec<Vec<[u64; 8]>>> {
+        let lines = maps::lines(&mut self.ebpf, "counters")?;
+        let per_cpu = lines.len() / self.cpus as usize;
+        Ok(lines.chunks(per_cpu).map(<[_]>::to_vec).collect())
     }
 
     /// Pins a map, so that another object can share it.

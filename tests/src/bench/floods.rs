@@ -142,7 +142,20 @@ pub fn plan(kind: Kind) -> Plan {
     plan
 }
 
-/// A number of the flow table: where a flow must stand, and its tag.
+/// A flow's first segment, or one from the middle.
+pub fn frame(opens: bool, flow: u64) -> Vec<u8> {
+    let traffic = match opens {
+        true => Traffic::New,
+        false => Traffic::Known,
+    };
+    let case = Case {
+        traffic,
+        ..case(Protocol::Tcp)
+    };
+    world::frame(&case, flow)
+}
+
+/// Where a flow must stand in the table, and its tag.
 fn hash(tables: &MemTables, flow: u64) -> FlowHash {
     let (client, vip) = (world::client(Family::V4, flow), world::vip(Family::V4, 0));
     let tuple = FlowTuple {
@@ -211,6 +224,18 @@ impl Field {
                 .with_context(|| format!("flow {flow} has no entry"))
         };
         (0..).zip(&self.hashes).map(find).collect()
+    }
+
+    /// Every entry of a flow in a table's lines.
+    pub fn entries(&self, flow: u64, lines: &[[u64; 8]]) -> Vec<FlowWord> {
+        let control = &self.rig.tables.control;
+        let sets = hash(&self.rig.tables, flow).sets(control.flow_mask, control.flow_base_bits);
+        [sets.first, sets.second]
+            .iter()
+            .flat_map(|set| lines[*set as usize])
+            .map(FlowWord)
+            .filter(|word| word.matches(sets.tag))
+            .collect()
     }
 
     /// Writes what the control plane owns once more, as [`Rig::tables`] has it now.
