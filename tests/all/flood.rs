@@ -94,7 +94,7 @@ fn flood(field: &mut Field, kinds: &[Kind], sources: Range<u64>, mapping: &[u32]
     println!("{what}: {sent} packets, {untracked} flows untracked, {evicted} evictions");
     // It did press on the table.
     assert!(
-        untracked + evicted > SOURCES / 2,
+        untracked + evicted > count / 2,
         "{what}: {untracked} {evicted}"
     );
     stays(field, mapping, &what);
