@@ -154,8 +154,9 @@ fn figure(what: &str, mut times: Vec<Duration>) -> Duration {
     times.sort();
     let at = |share: usize| times[times.len() * share / 100];
     // Not captured by the test harness: this is a figure to be read.
+    let mut stderr = std::io::stderr();
     writeln!(
-        std::io::stderr(),
+        stderr,
         "figure: {what}: median {:?}, p99 {:?}, worst {:?} of {} (this build)",
         at(50),
         at(99),
