@@ -6,8 +6,12 @@
 //! echo limiter travel between a fixture's time and the kernel's: `kernel/maps.rs`.
 
 pub mod decap;
+mod mapped;
 mod maps;
 pub mod object;
+mod verifier;
+
+pub use verifier::Statistics;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -1,9 +1,11 @@
 //! The kernel's maps as copies of [`MemTables`], both ways.
 
-use anyhow::{Context, Result, ensure};
+use std::os::fd::AsFd;
+
+use anyhow::{Context, Result, bail, ensure};
 use aya::{
     Ebpf,
-    maps::{Array, DevMap, MapData},
+    maps::{Array, DevMap, Map},
 };
 use bytemuck::Pod;
 use lb_common::{
@@ -15,6 +17,8 @@ use lb_ebpf::{
     fixture::world::{Ends, Side},
     mem::{self, MemTables},
 };
+
+use super::mapped::Mapped;
 
 /// log2 of the echo limiter's window in nanoseconds.
 pub(super) const SECOND: u32 = 30;
@@ -41,14 +45,19 @@ pub(super) fn sizes(tables: &MemTables, cpus: u32) -> Vec<(&'static str, u32)> {
     ]
 }
 
-fn map<'e, const N: usize>(
-    ebpf: &'e mut Ebpf,
-    name: &str,
-) -> Result<Array<&'e mut MapData, [u8; N]>> {
+/// A map of `N`-byte values in our own memory: a system call for each value would take most of a test's time.
+fn map<const N: usize>(ebpf: &Ebpf, name: &str) -> Result<Mapped> {
     let map = ebpf
-        .map_mut(name)
+        .map(name)
         .with_context(|| format!("the object has no map {name}"))?;
-    Array::try_from(map).with_context(|| format!("use map {name}"))
+    let Map::Array(data) = map else {
+        bail!("map {name} is no array");
+    };
+    let length = Array::<_, [u8; N]>::try_from(map)
+        .with_context(|| format!("use map {name}"))?
+        .len();
+    Mapped::new(data.fd().as_fd(), length as usize, N)
+        .with_context(|| format!("map {name} into memory"))
 }
 
 fn put<const N: usize, V: Pod>(ebpf: &mut Ebpf, name: &str, values: &[V]) -> Result<()> {
@@ -62,16 +71,19 @@ fn put_some<const N: usize, V: Pod>(
     values: &[V],
     wanted: impl Fn(&[u8; N]) -> bool,
 ) -> Result<()> {
-    let mut map = map::<N>(ebpf, name)?;
-    for (index, value) in (0..).zip(values) {
+    let map = map::<N>(ebpf, name)?;
+    ensure!(
+        values.len() <= map.length(),
+        "map {name} has no room for {} values",
+        values.len()
+    );
+    for (index, value) in values.iter().enumerate() {
         let bytes: [u8; N] = bytemuck::bytes_of(value)
             .try_into()
             .context("a value's size")?;
-        if !wanted(&bytes) {
-            continue;
+        if wanted(&bytes) {
+            map.set(index, &bytes);
         }
-        map.set(index, bytes, 0)
-            .with_context(|| format!("write {name}[{index}]"))?;
     }
     Ok(())
 }
@@ -79,14 +91,7 @@ fn put_some<const N: usize, V: Pod>(
 /// Map `name` of lines.
 pub(super) fn lines(ebpf: &mut Ebpf, name: &str) -> Result<Vec<Line>> {
     let map = map::<64>(ebpf, name)?;
-    (0..map.len())
-        .map(|index| {
-            let bytes = map
-                .get(&index, 0)
-                .with_context(|| format!("read {name}[{index}]"))?;
-            Ok(bytemuck::cast(bytes))
-        })
-        .collect()
+    Ok((0..map.length()).map(|index| map.get(index)).collect())
 }
 
 /// Copies what the control plane writes into maps that are all zero: a large map is mostly empty.
@@ -106,11 +111,8 @@ pub(super) fn configure(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
 
 /// Writes zero to every line of a map.
 pub(super) fn clear(ebpf: &mut Ebpf, name: &str) -> Result<()> {
-    let mut map = map::<64>(ebpf, name)?;
-    for index in 0..map.len() {
-        map.set(index, [0; 64], 0)
-            .with_context(|| format!("clear {name}[{index}]"))?;
-    }
+    let map = map::<64>(ebpf, name)?;
+    (0..map.length()).for_each(|index| map.set(index, &[0; 64]));
     Ok(())
 }
 
