@@ -2,6 +2,7 @@
 
 mod change;
 mod lab;
+mod patient;
 mod restart;
 mod traffic;
 mod tunnel;

@@ -9,6 +9,9 @@ pub mod decap;
 mod mapped;
 mod maps;
 pub mod object;
+mod verifier;
+
+pub use verifier::Statistics;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -260,7 +263,7 @@ impl Kernel {
 
     /// The counters of every CPU.
     pub fn counters_by_cpu(&mut self) -> Result<Vec<Vec<[u64; 8]>>> {
-        let lines = maps::lines(&mut self.ebpf, "counters")?;
+        let lines = maps::lines(&self.ebpf, "counters")?;
         let per_cpu = lines.len() / self.cpus as usize;
         Ok(lines.chunks(per_cpu).map(<[_]>::to_vec).collect())
     }

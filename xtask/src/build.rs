@@ -35,12 +35,14 @@ pub(crate) struct Built {
     pub(crate) bench: PathBuf,
     /// The program `fairlead-netbench`.
     pub(crate) netbench: PathBuf,
+    /// The program `fairlead-guest`.
+    pub(crate) guest: PathBuf,
 }
 
 /// The data plane's file.
 const DATA_PLANE: &str = "fairlead-bpf";
 /// The decapsulator's file; the build script of lb-userspace looks for it beside the data plane's.
-const DECAPSULATOR: &str = "fairlead-decap-bpf";
+pub(crate) const DECAPSULATOR: &str = "fairlead-decap-bpf";
 /// The file of the benchmark's driver and floors.
 const BENCH_PROGRAMS: &str = "fairlead-bench-bpf";
 
@@ -75,6 +77,7 @@ pub(crate) fn run(
         lab: folder.join("fairlead-lab"),
         bench: folder.join("fairlead-bench"),
         netbench: folder.join("fairlead-netbench"),
+        guest: folder.join("fairlead-guest"),
     })
 }
 

@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod kernel;
 mod run;
 mod setup;
 mod shell;
@@ -15,6 +16,7 @@ use std::{env, ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+use kernel::KernelVersion;
 use setup::{Consent, Purpose};
 
 /// Sets up, builds, runs, tests and tidies Fairlead.
@@ -62,6 +64,9 @@ enum Command {
     Test {
         /// Run only tests whose name contains this; the other checks are left out.
         filter: Option<String>,
+        /// Run them on Debian's kernel of this version, such as 6.1, in an emulated machine; no other checks.
+        #[arg(long, value_name = "VERSION")]
+        kernel: Option<KernelVersion>,
     },
     /// Sets up, builds, and measures what a packet costs in the data plane; needs root.
     ///
@@ -142,7 +147,6 @@ fn run_command(command: Command, fairlead: Option<&[OsString]>) -> anyhow::Resul
             let built = build::run(&workspace, &compiler, release)?;
             run::replace_process(&built, program)
         }
-        Command::Test { filter } => test::run(&workspace, filter.as_deref()),
         Command::Bench { options } => {
             let compiler = setup::run(&workspace, Purpose::Build, Consent::Withheld)?;
             let built = build::run(&workspace, &compiler, false)?;
@@ -153,6 +157,7 @@ fn run_command(command: Command, fairlead: Option<&[OsString]>) -> anyhow::Resul
             let built = build::run(&workspace, &compiler, true)?;
             bench::replace_process(&built, &built.netbench, &options)
         }
+        Command::Test { filter, kernel } => test::run(&workspace, filter.as_deref(), kernel),
         Command::Tidy => tidy::run(&workspace),
     }
 }

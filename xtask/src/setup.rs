@@ -1,7 +1,8 @@
 //! `cargo xtask setup`: what this machine lacks to build and test Fairlead, and how it gets it.
 //!
 //! This file decides and does nothing: [`decide`] turns findings into steps. `setup/find.rs` looks
-//! at the machine, `setup/act.rs` runs the steps. When nothing is missing nothing is printed.
+//! at the machine, `setup/act.rs` runs the steps, `setup/unpack.rs` gets what is not to be installed. When nothing is
+//! missing nothing is printed.
 //!
 //! The BPF target has no prebuilt `core`: the compiler that builds the object must come with the
 //! source of its own `core`. Debian 12 has such a compiler (the packages `rustc-web` and
@@ -9,11 +10,13 @@
 
 mod act;
 mod find;
+mod unpack;
 
 use std::path::PathBuf;
 
 pub(crate) use act::run;
 pub(crate) use find::is_root;
+pub(crate) use unpack::{Emulator, kernel_image};
 
 /// The compiler of the BPF object and the linker it calls.
 pub(crate) struct BpfCompiler {

@@ -9,18 +9,23 @@ mod totals;
 
 use std::{
     io,
+    path::PathBuf,
     process::{Command, ExitCode},
     time::Instant,
 };
 
+use anyhow::Context;
+
 use crate::{
     build::{self, Built},
+    kernel::{self, KernelVersion},
     setup::{self, Consent, Purpose},
     shell::{self, cargo},
     tidy,
     workspace::Workspace,
 };
-use totals::{Tally, Totals};
+pub(crate) use output::show;
+pub(crate) use totals::{Tally, Totals};
 
 /// The test binaries that must run at least one test each when no filter is given, by crate name.
 /// `all` is that of lb-tests: everything that needs root, namespaces and the BPF object.
@@ -29,10 +34,18 @@ const MUST_RUN: [&str; 5] = ["lb_common", "lb_ebpf", "lb_userspace", "xtask", "a
 /// The module of the tests that are built with `--cfg loom`.
 const INTERLEAVINGS: &str = "interleavings";
 
-/// Runs everything, or with a filter only the tests whose name contains it.
-pub(crate) fn run(workspace: &Workspace, filter: Option<&str>) -> anyhow::Result<ExitCode> {
+/// Runs everything, or with a filter only the tests whose name contains it; on this machine's kernel or on another.
+pub(crate) fn run(
+    workspace: &Workspace,
+    filter: Option<&str>,
+    kernel: Option<KernelVersion>,
+) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    let tally = match run_all(workspace, filter) {
+    let ran = match kernel {
+        None => run_all(workspace, filter),
+        Some(version) => run_on(workspace, filter, version),
+    };
+    let tally = match ran {
         Ok(tally) => tally,
         Err(error) => {
             eprintln!("FAILED: {error:#}");
@@ -49,6 +62,30 @@ pub(crate) fn run(workspace: &Workspace, filter: Option<&str>) -> anyhow::Result
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn run_on(
+    workspace: &Workspace,
+    filter: Option<&str>,
+    version: KernelVersion,
+) -> anyhow::Result<Tally> {
+    let compiler = setup::run(workspace, Purpose::Test, Consent::Withheld)?;
+    let built = build::run(workspace, &compiler, false)?;
+    kernel::run(workspace, &built, version, filter)
+}
+
+/// Builds the test binary that needs the kernel, and returns where it is.
+pub(crate) fn binary(workspace: &Workspace, built: &Built) -> anyhow::Result<PathBuf> {
+    let mut command = with_products(cargo(workspace), workspace, built, "test");
+    command.args(["--workspace", "--no-run"]);
+    let mut path = None;
+    let status = show(&mut command, &mut io::stdout(), |line| {
+        if let Some(("all", found)) = totals::binary(line, "Executable ") {
+            path = Some(workspace.root.join(found));
+        }
+    })?;
+    anyhow::ensure!(status.success(), "build the tests: cargo failed: {status}");
+    path.context("cargo did not name the test binary `all`")
 }
 
 fn run_all(workspace: &Workspace, filter: Option<&str>) -> anyhow::Result<Tally> {
@@ -123,7 +160,7 @@ fn with_products(mut cargo: Command, workspace: &Workspace, built: &Built, verb:
 /// Runs `cargo test`, shows its output as it comes and counts what the test binaries say.
 fn run_tests(mut command: Command, expected: &[&str]) -> anyhow::Result<Tally> {
     let mut totals = Totals::default();
-    let status = output::show(&mut command, &mut io::stdout(), |line| totals.line(line))?;
+    let status = show(&mut command, &mut io::stdout(), |line| totals.line(line))?;
     let (tally, complaints) = totals.finish(status.success(), expected);
     for complaint in complaints {
         eprintln!("FAILED: {complaint}");

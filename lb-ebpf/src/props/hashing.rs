@@ -230,7 +230,8 @@ fn every_bit_of_a_tuple_bears_on_set_tag_and_slot_alike() {
 fn patterns_of_addresses_and_ports_fall_evenly_on_sets_and_slots() {
     const SETS: u32 = 512;
     const FLOWS: u64 = 250_000;
-    let patterns: [(&str, fn(u64) -> u64); 4] = [
+    type Pattern = (&'static str, fn(u64) -> u64);
+    let patterns: [Pattern; 4] = [
         ("addresses in a row", |number| number),
         ("ports in a row", |number| {
             (number & 0xffff) << 24 | number >> 16

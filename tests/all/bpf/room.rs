@@ -169,12 +169,14 @@ impl Room {
         netlink(async |handle| handle.link().del(index).execute().await.unwrap());
     }
 
-    /// Renames an interface.
+    /// Renames an interface, which is down meanwhile: before Linux 6.2 it must be.
     pub fn rename(&self, old: &str, new: &str) {
         let index = ifindex(old);
         netlink(async |handle| {
-            let link = LinkUnspec::new_with_index(index).name(new).build();
-            handle.link().set(link).execute().await.unwrap();
+            let link = || LinkUnspec::new_with_index(index);
+            for change in [link().down(), link().name(new), link().up()] {
+                handle.link().set(change.build()).execute().await.unwrap();
+            }
         });
     }
 

@@ -92,7 +92,7 @@ fn install_packages(packages: &[Package], may_remove: bool) -> anyhow::Result<()
 
 /// `apt-get update`. A failure is said and not final: the lists at hand may do, and if they do not
 /// the install fails with the exact reason.
-fn update_lists() {
+pub(super) fn update_lists() {
     for attempt in 1..=UPDATE_TRIES {
         match shell::run(apt_get().arg("update")) {
             Ok(()) => return,
@@ -104,7 +104,7 @@ fn update_lists() {
     }
 }
 
-fn apt_get() -> std::process::Command {
+pub(super) fn apt_get() -> std::process::Command {
     let mut apt_get = command("apt-get");
     apt_get.env("DEBIAN_FRONTEND", "noninteractive").args([
         "-o",

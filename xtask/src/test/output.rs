@@ -11,7 +11,7 @@ use crate::shell::display;
 
 /// Runs `command` and shows what it prints on `screen`. Its standard output and error go through one pipe, so that cargo's lines and
 /// the test binaries' lines keep their order; each whole line is also given to `each_line`.
-pub(super) fn show(
+pub(crate) fn show(
     command: &mut Command,
     screen: &mut impl Write,
     mut each_line: impl FnMut(&str),

@@ -4,24 +4,24 @@ use std::fmt;
 
 /// How many passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    pub(super) passed: u64,
-    pub(super) failed: u64,
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
 }
 
 impl Tally {
     /// A run is good if nothing failed and something ran.
-    pub(super) fn is_success(self) -> bool {
+    pub(crate) fn is_success(self) -> bool {
         self.failed == 0 && self.passed > 0
     }
 
-    pub(super) fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.passed = self.passed.saturating_add(other.passed);
         self.failed = self.failed.saturating_add(other.failed);
     }
 
     /// Counts a check that is not a test: it can only fail.
-    pub(super) fn count_check(&mut self, name: &str, result: anyhow::Result<()>) {
+    pub(crate) fn count_check(&mut self, name: &str, result: anyhow::Result<()>) {
         if let Err(error) = result {
             eprintln!("FAILED: {name}: {error:#}");
             self.failed = self.failed.saturating_add(1);
@@ -53,13 +53,23 @@ struct Counts {
 
 /// The runs seen so far.
 #[derive(Debug, Default)]
-pub(super) struct Totals {
+pub(crate) struct Totals {
     runs: Vec<Run>,
 }
 
 impl Totals {
+    /// With a run that has begun: nobody prints its line `Running`.
+    pub(crate) fn of(name: &str) -> Self {
+        Self {
+            runs: vec![Run {
+                name: name.to_owned(),
+                result: None,
+            }],
+        }
+    }
+
     /// Takes one line of output.
-    pub(super) fn line(&mut self, line: &str) {
+    pub(crate) fn line(&mut self, line: &str) {
         if let Some(name) = started(line) {
             self.runs.push(Run { name, result: None });
         } else if let Some(counts) = result(line)
@@ -71,7 +81,7 @@ impl Totals {
     }
 
     /// The tally, and what is wrong. `expected` are the crates whose binary must run a test.
-    pub(super) fn finish(self, cargo_succeeded: bool, expected: &[&str]) -> (Tally, Vec<String>) {
+    pub(crate) fn finish(self, cargo_succeeded: bool, expected: &[&str]) -> (Tally, Vec<String>) {
         let mut tally = Tally::default();
         let mut complaints = Vec::new();
         for run in &self.runs {
@@ -112,21 +122,23 @@ impl Totals {
 /// The crate of a line such as `Running unittests src/lib.rs (target/debug/deps/lb_common-0123)`
 /// or `Doc-tests lb_common`.
 fn started(line: &str) -> Option<String> {
-    let line = line.trim();
-    if let Some(name) = line.strip_prefix("Doc-tests ") {
+    if let Some(name) = line.trim().strip_prefix("Doc-tests ") {
         return Some(format!("doc-tests {name}"));
     }
+    binary(line, "Running ").map(|(name, _)| name.to_owned())
+}
+
+/// The crate and the path of a test binary in a line of cargo such as `VERB all/main.rs (target/debug/deps/all-99)`.
+pub(crate) fn binary<'l>(line: &'l str, verb: &str) -> Option<(&'l str, &'l str)> {
     let path = line
-        .strip_prefix("Running ")?
+        .trim()
+        .strip_prefix(verb)?
         .strip_suffix(')')?
         .rsplit_once('(')?
         .1;
     let file = path.rsplit('/').next()?;
-    Some(
-        file.rsplit_once('-')
-            .map_or(file, |(name, _hash)| name)
-            .to_owned(),
-    )
+    let name = file.rsplit_once('-').map_or(file, |(name, _hash)| name);
+    Some((name, path))
 }
 
 /// The counts of a line such as
