@@ -57,7 +57,7 @@ impl Axis {
             name: format!("{}, {value} {self}", traffic.label()),
             family: Family::V4,
             protocol: Protocol::Tcp,
-            forwarding: Forwarding::L2dsr,
+            forwarding: Forwarding::Ipip,
             traffic,
             flows,
             default_table: false,
