@@ -130,6 +130,18 @@ pub struct Progress {
     pub service: u64,
 }
 
+/// Where the driver's packets go when they are sent. Map `wire`, one entry. Host order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Wire {
+    /// The interface that they leave by.
+    pub ifindex: u32,
+}
+
+/// The first two bytes of the source address of every packet on a wire, as they lie there: half of
+/// 198.18.0.0/15, which is for benchmarks (RFC 2544).
+pub const WIRE_SOURCE: [u8; 2] = [198, 18];
+
 /// Entries of map `stamps`: the kernel's clock before each chunk and after the last whole one, in ns.
 pub const STAMPS: u32 = 4096;
 

@@ -7,6 +7,7 @@ mod fault;
 mod lab_test;
 mod load_test;
 mod net_test;
+mod netbench;
 mod ops;
 mod prog;
 mod reflect;

@@ -113,7 +113,7 @@ fn make_ends() -> Result<Ends> {
 }
 
 /// Keeps this thread on one of the CPUs that it may use, so that its counters stand in one place.
-fn stay_on_one_cpu() -> Result<u32> {
+pub(crate) fn stay_on_one_cpu() -> Result<u32> {
     let me = Pid::from_raw(0);
     let allowed = sched_getaffinity(me).context("read the CPU affinity")?;
     let cpu = (0..CpuSet::count())

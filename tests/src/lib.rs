@@ -8,6 +8,7 @@ pub mod disk;
 pub mod kernel;
 pub mod lab;
 pub mod load;
+pub mod netbench;
 pub mod server;
 pub mod stalls;
 pub mod topology;

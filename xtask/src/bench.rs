@@ -1,17 +1,22 @@
-//! `cargo xtask bench`: becomes the benchmark.
+//! `cargo xtask bench` and `cargo xtask bench-net`: become one of the benchmarks.
 
-use std::{ffi::OsString, os::unix::process::CommandExt, process::ExitCode};
+use std::{ffi::OsString, os::unix::process::CommandExt, path::Path, process::ExitCode};
 
 use anyhow::Context;
 
 use crate::{build::Built, shell};
 
-/// Replaces this process by `fairlead-bench`. Returns only if that fails.
-pub(crate) fn replace_process(built: &Built, options: &[OsString]) -> anyhow::Result<ExitCode> {
-    let mut command = shell::command(&built.bench);
+/// Replaces this process by `fairlead-bench` or `fairlead-netbench`. Returns only if that fails.
+pub(crate) fn replace_process(
+    built: &Built,
+    program: &Path,
+    options: &[OsString],
+) -> anyhow::Result<ExitCode> {
+    let mut command = shell::command(program);
     command
         .args(options)
         .env("FAIRLEAD_BPF_OBJECT", &built.bpf_object)
-        .env("FAIRLEAD_BENCH_OBJECT", &built.bench_object);
-    Err(command.exec()).with_context(|| format!("run {}", built.bench.display()))
+        .env("FAIRLEAD_BENCH_OBJECT", &built.bench_object)
+        .env("FAIRLEAD_BIN", &built.fairlead);
+    Err(command.exec()).with_context(|| format!("run {}", program.display()))
 }

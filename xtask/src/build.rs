@@ -33,6 +33,8 @@ pub(crate) struct Built {
     pub(crate) lab: PathBuf,
     /// The program `fairlead-bench`.
     pub(crate) bench: PathBuf,
+    /// The program `fairlead-netbench`.
+    pub(crate) netbench: PathBuf,
 }
 
 /// The data plane's file.
@@ -72,6 +74,7 @@ pub(crate) fn run(
         fairlead: folder.join("fairlead"),
         lab: folder.join("fairlead-lab"),
         bench: folder.join("fairlead-bench"),
+        netbench: folder.join("fairlead-netbench"),
     })
 }
 

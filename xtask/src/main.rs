@@ -15,7 +15,7 @@ use std::{env, ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use setup::Consent;
+use setup::{Consent, Purpose};
 
 /// Sets up, builds, runs, tests and tidies Fairlead.
 #[derive(Parser)]
@@ -76,6 +76,19 @@ enum Command {
         )]
         options: Vec<OsString>,
     },
+    /// Sets up, builds, and measures packets, connections and bytes per second beside others; needs root.
+    ///
+    /// All options go to the benchmark; `cargo xtask bench-net --help` shows them.
+    #[command(disable_help_flag = true)]
+    BenchNet {
+        /// Options of the benchmark.
+        #[arg(
+            allow_hyphen_values = true,
+            trailing_var_arg = true,
+            value_name = "BENCH_OPTIONS"
+        )]
+        options: Vec<OsString>,
+    },
     /// Checks the rules of the house: who may name aya, what a pure module may not do, and so on.
     Tidy,
 }
@@ -114,25 +127,31 @@ fn run_command(command: Command, fairlead: Option<&[OsString]>) -> anyhow::Resul
             } else {
                 Consent::Withheld
             };
-            setup::run(&workspace, tests, consent)?;
+            let purpose = if tests { Purpose::Test } else { Purpose::Build };
+            setup::run(&workspace, purpose, consent)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Build { release } => {
-            let compiler = setup::run(&workspace, false, Consent::Withheld)?;
+            let compiler = setup::run(&workspace, Purpose::Build, Consent::Withheld)?;
             build::run(&workspace, &compiler, release)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::BuildAndRun { release, lab } => {
             let program = run::choose(&lab, fairlead)?;
-            let compiler = setup::run(&workspace, false, Consent::Withheld)?;
+            let compiler = setup::run(&workspace, Purpose::Build, Consent::Withheld)?;
             let built = build::run(&workspace, &compiler, release)?;
             run::replace_process(&built, program)
         }
         Command::Test { filter } => test::run(&workspace, filter.as_deref()),
         Command::Bench { options } => {
-            let compiler = setup::run(&workspace, false, Consent::Withheld)?;
+            let compiler = setup::run(&workspace, Purpose::Build, Consent::Withheld)?;
             let built = build::run(&workspace, &compiler, false)?;
-            bench::replace_process(&built, &options)
+            bench::replace_process(&built, &built.bench, &options)
+        }
+        Command::BenchNet { options } => {
+            let compiler = setup::run(&workspace, Purpose::BenchNet, Consent::Withheld)?;
+            let built = build::run(&workspace, &compiler, true)?;
+            bench::replace_process(&built, &built.netbench, &options)
         }
         Command::Tidy => tidy::run(&workspace),
     }

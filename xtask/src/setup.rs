@@ -32,6 +32,17 @@ pub(crate) enum Consent {
     Withheld,
 }
 
+/// What a machine is set up for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Building.
+    Build,
+    /// Building and testing.
+    Test,
+    /// Building and `cargo xtask bench-net`.
+    BenchNet,
+}
+
 /// The oldest rustc that builds the BPF object as it is tested: (major, minor).
 const OLDEST_RUSTC: (u32, u32) = (1, 96);
 /// The LLVM that bpf-linker is built with. It reads no bitcode of a newer one.
@@ -132,8 +143,22 @@ const LINKER_PACKAGES: [Package; 5] = [
     ),
 ];
 
-/// What the tests run beside Fairlead.
-const TEST_PACKAGES: [Package; 9] = [
+/// What `cargo xtask bench-net` measures beside Fairlead; its small version is a test.
+const PEER_PACKAGES: [Package; 2] = [
+    package(
+        "nftables",
+        ShownBy::Program("nft"),
+        "tests lose and refuse packets with it, and it is measured as a balancer",
+    ),
+    package(
+        "haproxy",
+        ShownBy::Program("haproxy"),
+        "it is measured as a balancer",
+    ),
+];
+
+/// What the tests run beside Fairlead, besides these.
+const TEST_PACKAGES: [Package; 8] = [
     package(
         "iproute2",
         ShownBy::Program("ip"),
@@ -143,11 +168,6 @@ const TEST_PACKAGES: [Package; 9] = [
         "ethtool",
         ShownBy::Program("ethtool"),
         "tests switch off checksum offload on veth",
-    ),
-    package(
-        "nftables",
-        ShownBy::Program("nft"),
-        "tests lose and refuse packets with it",
     ),
     package(
         "nginx-light",
@@ -215,13 +235,16 @@ enum Step {
 struct Refusal(String);
 
 /// From findings to steps.
-fn decide(found: &Findings, tests: bool, consent: Consent) -> Result<Vec<Step>, Refusal> {
+fn decide(found: &Findings, purpose: Purpose, consent: Consent) -> Result<Vec<Step>, Refusal> {
     let missing = |package: &&Package| found.missing.contains(package);
     let mut packages: Vec<Package> = COMPILER_PACKAGES.iter().filter(missing).copied().collect();
     if !found.bpf_linker {
         packages.extend(LINKER_PACKAGES.iter().filter(missing).copied());
     }
-    if tests {
+    if purpose != Purpose::Build {
+        packages.extend(PEER_PACKAGES.iter().filter(missing).copied());
+    }
+    if purpose == Purpose::Test {
         packages.extend(TEST_PACKAGES.iter().filter(missing).copied());
     }
     let mut steps = if found.debian {

@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     build::{self, Built},
-    setup::{self, Consent},
+    setup::{self, Consent, Purpose},
     shell::{self, cargo},
     tidy,
     workspace::Workspace,
@@ -54,7 +54,7 @@ fn run_all(workspace: &Workspace, filter: Option<&str>) -> anyhow::Result<Tally>
         "the tests make network namespaces and load BPF programs, so they need root: \
          run `cargo xtask test` as root (plain `cargo test` does without)"
     );
-    let compiler = setup::run(workspace, true, Consent::Withheld)?;
+    let compiler = setup::run(workspace, Purpose::Test, Consent::Withheld)?;
     let mut tally = Tally::default();
     if filter.is_none() {
         tally.count_check("tidy", tidy::check(workspace));

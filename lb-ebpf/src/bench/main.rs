@@ -1,4 +1,4 @@
-//! The benchmark's programs: the driver and the floors. Built for the BPF target only, by `cargo xtask`.
+//! The benchmark's programs: the driver, the floors, and both ends of a wire. Built for the BPF target only, by `cargo xtask`.
 #![no_std]
 #![feature(core_intrinsics)]
 #![allow(internal_features)]
@@ -6,6 +6,7 @@
 
 mod driver;
 mod floor;
+mod wire;
 
 /// The licence that the kernel reads.
 #[unsafe(link_section = "license")]

@@ -244,8 +244,12 @@ pub fn frame(case: &Case, flow: u64) -> Vec<u8> {
 
 /// The driver's plan for a case's packets; nothing is freed.
 pub fn plan(case: &Case, packets: u64) -> Plan {
-    let shape = case.shape();
-    let frame = frame(case, 0);
+    let services = u64::from(case.services);
+    plan_of(case.shape(), &frame(case, 0), case.flows, services, packets)
+}
+
+/// The same for packets like this one, which is that of flow 0 to service 0.
+pub fn plan_of(shape: Shape, frame: &[u8], flows: u64, services: u64, packets: u64) -> Plan {
     let mut template = [0; bench::V6_BYTES];
     template[..shape.bytes()].copy_from_slice(&frame[..shape.bytes()]);
     let offsets = shape.offsets();
@@ -260,8 +264,8 @@ pub fn plan(case: &Case, packets: u64) -> Plan {
     Plan {
         template: bytemuck::cast(template),
         packets,
-        flows: case.flows,
-        services: u64::from(case.services),
+        flows,
+        services,
         first_service: u64::from(u16::from_be(word(offsets.destination))),
         length: frame.len() as u64,
         ip_sum: offsets

@@ -147,6 +147,11 @@ impl Topology {
         })
     }
 
+    /// Takes the program from a switch port that faces the balancer, to make room for another one.
+    pub fn free_port(&mut self, port: &str) {
+        self.pass.remove(port);
+    }
+
     pub(super) fn cable(&self, host: &str, device: &str) -> Cable {
         let found = self
             .cables

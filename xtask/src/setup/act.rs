@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context;
 
-use super::{BpfCompiler, Consent, INSTALL_LINKER, Package, Step, decide, find, names};
+use super::{BpfCompiler, Consent, INSTALL_LINKER, Package, Purpose, Step, decide, find, names};
 use crate::{
     shell::{self, cargo, command},
     workspace::Workspace,
@@ -24,7 +24,7 @@ const UPDATE_PAUSE: Duration = Duration::from_secs(5);
 /// Installs what is missing and returns the compiler of the BPF object.
 pub(crate) fn run(
     workspace: &Workspace,
-    tests: bool,
+    purpose: Purpose,
     consent: Consent,
 ) -> anyhow::Result<BpfCompiler> {
     let before = find::bpf_compiler();
@@ -32,7 +32,7 @@ pub(crate) fn run(
         Ok(both) => find::findings(Some(&both.rustc), Some(&both.linker)),
         Err((rustc, linker)) => find::findings(rustc.as_ref(), linker.as_ref()),
     };
-    let steps = decide(&findings, tests, consent)
+    let steps = decide(&findings, purpose, consent)
         .map_err(|refusal| anyhow::anyhow!("setup: {}", refusal.0))?;
     for step in &steps {
         act(workspace, step)?;

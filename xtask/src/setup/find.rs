@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    BpfCompiler, COMPILER_PACKAGES, Findings, LINKER_PACKAGES, Package, ShownBy, TEST_PACKAGES,
-    compiler_fits, linker_fits,
+    BpfCompiler, COMPILER_PACKAGES, Findings, LINKER_PACKAGES, PEER_PACKAGES, Package, ShownBy,
+    TEST_PACKAGES, compiler_fits, linker_fits,
 };
 use crate::shell::{output, which};
 
@@ -21,6 +21,7 @@ pub(super) fn findings(compiler: Option<&PathBuf>, linker: Option<&PathBuf>) -> 
     let missing = COMPILER_PACKAGES
         .iter()
         .chain(&LINKER_PACKAGES)
+        .chain(&PEER_PACKAGES)
         .chain(&TEST_PACKAGES)
         .copied()
         .filter(|package| !is_there(package, compiler.is_some()))

@@ -17,6 +17,7 @@ fn complete() -> Findings {
 fn fresh() -> Findings {
     let mut missing = COMPILER_PACKAGES.to_vec();
     missing.extend(LINKER_PACKAGES);
+    missing.extend(PEER_PACKAGES);
     missing.extend(TEST_PACKAGES);
     Findings {
         bpf_linker: false,
@@ -26,8 +27,8 @@ fn fresh() -> Findings {
 }
 
 /// One word a step: `apt:a,b`, `apt-may-remove:a,b`, `rustup`, `linker`; or `refused`.
-fn words(found: &Findings, tests: bool, consent: Consent) -> String {
-    let Ok(steps) = decide(found, tests, consent) else {
+fn words(found: &Findings, purpose: Purpose, consent: Consent) -> String {
+    let Ok(steps) = decide(found, purpose, consent) else {
         return "refused".into();
     };
     let words: Vec<String> = steps
@@ -49,8 +50,8 @@ fn words(found: &Findings, tests: bool, consent: Consent) -> String {
 }
 
 #[track_caller]
-fn check(found: &Findings, tests: bool, consent: Consent, expected: &str) {
-    assert_eq!(words(found, tests, consent), expected, "{found:?}");
+fn check(found: &Findings, purpose: Purpose, consent: Consent, expected: &str) {
+    assert_eq!(words(found, purpose, consent), expected, "{found:?}");
 }
 
 const BUILD: &str =
@@ -59,13 +60,13 @@ const BUILD: &str =
 #[test]
 fn a_complete_machine_needs_no_step() {
     for consent in [Consent::Given, Consent::Withheld] {
-        check(&complete(), true, consent, "");
+        check(&complete(), Purpose::Test, consent, "");
         check(
             &Findings {
                 root: false,
                 ..complete()
             },
-            true,
+            Purpose::Test,
             consent,
             "",
         );
@@ -75,7 +76,7 @@ fn a_complete_machine_needs_no_step() {
                 root: false,
                 ..complete()
             },
-            true,
+            Purpose::Test,
             consent,
             "",
         );
@@ -84,14 +85,21 @@ fn a_complete_machine_needs_no_step() {
 
 #[test]
 fn a_fresh_debian_gets_the_packages_and_then_the_linker() {
-    check(&fresh(), false, Consent::Withheld, BUILD);
+    check(&fresh(), Purpose::Build, Consent::Withheld, BUILD);
+    let peers = "g++,nftables,haproxy";
     let tests =
-        "g++,iproute2,ethtool,nftables,nginx-light,curl,prometheus,tcpdump,strace,e2fsprogs";
+        format!("{peers},iproute2,ethtool,nginx-light,curl,prometheus,tcpdump,strace,e2fsprogs");
     check(
         &fresh(),
-        true,
+        Purpose::Test,
         Consent::Withheld,
-        &BUILD.replace("g++", tests),
+        &BUILD.replace("g++", &tests),
+    );
+    check(
+        &fresh(),
+        Purpose::BenchNet,
+        Consent::Withheld,
+        &BUILD.replace("g++", peers),
     );
 }
 
@@ -105,15 +113,15 @@ fn only_what_is_missing_is_installed() {
         missing: nginx.into_iter().collect(),
         ..complete()
     };
-    check(&found, false, Consent::Withheld, "");
-    check(&found, true, Consent::Withheld, "apt:nginx-light");
+    check(&found, Purpose::Build, Consent::Withheld, "");
+    check(&found, Purpose::Test, Consent::Withheld, "apt:nginx-light");
     // An installed linker needs no LLVM headers; a missing one with all its headers needs no apt.
     check(
         &Findings {
             missing: LINKER_PACKAGES.to_vec(),
             ..complete()
         },
-        true,
+        Purpose::Test,
         Consent::Withheld,
         "",
     );
@@ -122,7 +130,7 @@ fn only_what_is_missing_is_installed() {
             bpf_linker: false,
             ..complete()
         },
-        true,
+        Purpose::Test,
         Consent::Withheld,
         "linker",
     );
@@ -130,7 +138,12 @@ fn only_what_is_missing_is_installed() {
         missing: COMPILER_PACKAGES.to_vec(),
         ..complete()
     };
-    check(&old, false, Consent::Withheld, "apt:rustc-web,rust-web-src");
+    check(
+        &old,
+        Purpose::Build,
+        Consent::Withheld,
+        "apt:rustc-web,rust-web-src",
+    );
 }
 
 #[test]
@@ -139,10 +152,10 @@ fn no_package_is_removed_without_consent() {
         conflicts: vec!["rustup".into()],
         ..fresh()
     };
-    check(&found, false, Consent::Withheld, "refused");
+    check(&found, Purpose::Build, Consent::Withheld, "refused");
     check(
         &found,
-        false,
+        Purpose::Build,
         Consent::Given,
         &BUILD.replace("apt", "apt-may-remove"),
     );
@@ -151,7 +164,7 @@ fn no_package_is_removed_without_consent() {
         conflicts: vec!["rustup".into()],
         ..complete()
     };
-    check(&found, true, Consent::Given, "");
+    check(&found, Purpose::Test, Consent::Given, "");
 }
 
 #[test]
@@ -161,7 +174,7 @@ fn who_may_not_install_is_told_the_packages_and_the_command() {
             root: false,
             ..fresh()
         },
-        true,
+        Purpose::Test,
         Consent::Given,
     ) else {
         panic!("not refused");
@@ -175,7 +188,7 @@ fn who_may_not_install_is_told_the_packages_and_the_command() {
         bpf_linker: false,
         ..complete()
     };
-    check(&found, false, Consent::Withheld, "linker");
+    check(&found, Purpose::Build, Consent::Withheld, "linker");
 }
 
 #[test]
@@ -186,8 +199,8 @@ fn elsewhere_rustup_is_used_and_only_when_asked() {
         missing: COMPILER_PACKAGES.to_vec(),
         ..complete()
     };
-    check(&found, true, Consent::Given, "rustup linker");
-    let Err(Refusal(text)) = decide(&found, true, Consent::Withheld) else {
+    check(&found, Purpose::Test, Consent::Given, "rustup linker");
+    let Err(Refusal(text)) = decide(&found, Purpose::Test, Consent::Withheld) else {
         panic!("not refused");
     };
     assert!(text.contains("rustup toolchain install 1.96.0"), "{text}");
@@ -198,7 +211,7 @@ fn elsewhere_rustup_is_used_and_only_when_asked() {
             debian: false,
             ..fresh()
         },
-        true,
+        Purpose::Test,
         Consent::Given,
         "refused",
     );
