@@ -12,4 +12,5 @@ mod ops;
 mod prog;
 mod reflect;
 mod stage;
+mod storm;
 mod topology_test;
