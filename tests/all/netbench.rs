@@ -10,13 +10,18 @@ use lb_tests::netbench::{
     table,
 };
 
+use super::stage::Turn;
+
 #[test]
 fn every_candidate_forwards_and_has_its_figures() {
+    let _turn = Turn::alone();
     let effort = Effort {
         rounds: 1,
         packets: 20_000,
         flows: 77,
         time: Duration::from_millis(500),
+        clients: 4,
+        light_per_second: 20,
     };
     let results = run::run(&effort, |what| println!("{what}")).unwrap();
     assert_eq!(results.rows.len(), Candidate::ALL.len());
@@ -74,6 +79,8 @@ fn a_burst_is_what_the_generator_can_send_at_once() {
             packets,
             flows: 1,
             time: Duration::ZERO,
+            clients: 1,
+            light_per_second: 1,
         };
         effort.burst()
     };

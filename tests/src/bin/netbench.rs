@@ -30,6 +30,9 @@ struct Arguments {
     /// Seconds of connections, and of bulk data, for a candidate in a round.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
+    /// Threads that make connections as fast as they are answered.
+    #[arg(long, default_value_t = 16, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1000))]
+    clients: usize,
     /// Print one JSON object instead of the table.
     #[arg(long)]
     json: bool,
@@ -51,6 +54,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         packets: arguments.packets,
         flows: arguments.flows,
         time: Duration::from_secs(arguments.seconds),
+        clients: arguments.clients,
+        light_per_second: 200,
     };
     let results = run::run(&effort, |what| eprintln!("{what}"))?;
     if arguments.json {

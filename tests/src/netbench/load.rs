@@ -7,15 +7,12 @@ use hdrhistogram::Histogram;
 
 use super::bed::Bed;
 use super::bulk;
+use super::run::Effort;
 use crate::load::{Bounds, Report, Request, Storm};
 use crate::server::ECHO_PORT;
 
-/// Threads of the client that makes full load, for every candidate.
-pub const CLIENTS: usize = 16;
 /// Connections that carry bulk data at once.
 pub const BULK_CONNECTIONS: usize = 6;
-/// Connections per second of the light client.
-pub const LIGHT_PER_SECOND: u32 = 200;
 /// Of the light client: more than it ever needs at once, so that an answer that is late delays no other.
 const LIGHT_CLIENTS: usize = 32;
 /// Latencies are kept in microseconds, with three digits, up to this.
@@ -32,55 +29,59 @@ pub struct Loaded {
 }
 
 /// New connections as fast as they are answered.
-pub fn connections(bed: &Bed, time: Duration) -> Result<Loaded> {
-    with_light_client(bed, time, || {
+pub fn connections(bed: &Bed, effort: &Effort) -> Result<Loaded> {
+    with_light_client(bed, effort, || {
         let bounds = Bounds {
-            concurrency: CLIENTS,
+            concurrency: effort.clients,
             count: u64::MAX,
-            time,
+            time: effort.time,
             per_second: None,
         };
         let targets = bed.targets(ECHO_PORT);
         let begin = Instant::now();
         let report = Storm::run(bed.topology(), &targets, Request::Echo, bounds)?;
         let seconds = begin.elapsed().as_secs_f64();
-        all_answered(bed, &report)?;
+        // Late counts as failed.
+        few_failed(bed, "full load", &report, 100)?;
         Ok(report.answered.len() as f64 / seconds)
     })
 }
 
 /// As many bytes as go through.
-pub fn bulk(bed: &Bed, time: Duration) -> Result<Loaded> {
-    with_light_client(bed, time, || {
+pub fn bulk(bed: &Bed, effort: &Effort) -> Result<Loaded> {
+    with_light_client(bed, effort, || {
         let targets = bed.targets(bulk::PORT);
-        bulk::bits_per_second(bed.topology(), &targets, BULK_CONNECTIONS, time)
+        bulk::bits_per_second(bed.topology(), &targets, BULK_CONNECTIONS, effort.time)
             .with_context(|| format!("bulk data through {}", bed.candidate.name()))
     })
 }
 
 fn with_light_client(
     bed: &Bed,
-    time: Duration,
+    effort: &Effort,
     full: impl FnOnce() -> Result<f64>,
 ) -> Result<Loaded> {
     let bounds = Bounds {
         concurrency: LIGHT_CLIENTS,
         count: u64::MAX,
         // It is stopped with the load.
-        time: time.saturating_mul(4) + Duration::from_secs(10),
-        per_second: Some(LIGHT_PER_SECOND),
+        time: effort.time.saturating_mul(4) + Duration::from_secs(10),
+        per_second: Some(effort.light_per_second),
     };
     let targets = bed.targets(ECHO_PORT);
     let light = Storm::start(bed.topology(), &targets, Request::Echo, bounds)?;
     let rate = full()?;
     let report = light.stop();
-    all_answered(bed, &report)?;
+    // Bulk data fills queues, and a SYN that finds none is sent again a second later: that is what the latency shows.
+    few_failed(bed, "a light client beside full load", &report, 10)?;
     // Half: a client that falls behind its rate would show the latency of a lighter load.
-    let wanted = f64::from(LIGHT_PER_SECOND) * time.as_secs_f64() / 2.0;
+    let wanted = f64::from(effort.light_per_second) * effort.time.as_secs_f64() / 2.0;
     ensure!(
         report.total() as f64 >= wanted,
-        "the light client made {} connections in {time:?}, not the {LIGHT_PER_SECOND} per second that it should",
-        report.total()
+        "the light client made {} connections in {:?}, not the {} per second that it should",
+        report.total(),
+        effort.time,
+        effort.light_per_second
     );
     Ok(Loaded {
         rate,
@@ -88,11 +89,11 @@ fn with_light_client(
     })
 }
 
-/// One in a thousand may fail under full load (late counts); more, and the candidate does not carry it.
-fn all_answered(bed: &Bed, report: &Report) -> Result<()> {
+/// At most one in `one_in` may fail; more, and the candidate does not carry the load.
+fn few_failed(bed: &Bed, load: &str, report: &Report, one_in: usize) -> Result<()> {
     ensure!(
-        report.failures.len() * 1000 <= report.total() && !report.answered.is_empty(),
-        "{} under full load: {report}",
+        report.failures.len() * one_in <= report.total() && !report.answered.is_empty(),
+        "{}, {load}: {report}",
         bed.candidate.name()
     );
     Ok(())

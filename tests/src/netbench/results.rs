@@ -28,8 +28,8 @@ pub struct Row {
     pub candidate: Candidate,
     /// UDP packets of 64 bytes per second, all on one CPU.
     pub packets_per_second: Option<Figure>,
-    /// Of these, the share that did not come back.
-    pub packets_lost: Option<Summary>,
+    /// Of all that were sent in all rounds, the share that did not come back.
+    pub packets_lost: Option<f64>,
     /// TCP connections per second: connect, 1 KiB there and back, close.
     pub connections_per_second: Option<Figure>,
     /// p99 of a light second client meanwhile, in microseconds.
@@ -55,6 +55,10 @@ pub struct Results {
     pub flows: u64,
     /// Of each phase of connections and of bulk data.
     pub seconds: f64,
+    /// Threads of the client that makes connections as fast as they are answered.
+    pub clients: usize,
+    /// Connections per second of the light second client.
+    pub light_per_second: u32,
     /// By candidate.
     pub rows: Vec<Row>,
 }
@@ -75,7 +79,7 @@ impl Row {
             Self {
                 candidate: *candidate,
                 packets_per_second: figure(|s| &s.packets),
-                packets_lost: summary(&samples.lost),
+                packets_lost: mean(&samples.lost),
                 connections_per_second: figure(|s| &s.connections),
                 connections_p99_us: summary(&samples.connections_p99),
                 bits_per_second: figure(|s| &s.bulk),
@@ -84,6 +88,11 @@ impl Row {
         })
         .collect()
     }
+}
+
+/// Every round sends as many.
+fn mean(shares: &[f64]) -> Option<f64> {
+    (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64)
 }
 
 fn summary(values: &[f64]) -> Option<Summary> {

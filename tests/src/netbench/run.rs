@@ -21,6 +21,10 @@ pub struct Effort {
     pub flows: u64,
     /// Of one phase of connections, and of one of bulk data.
     pub time: Duration,
+    /// Threads of the client that makes connections as fast as they are answered.
+    pub clients: usize,
+    /// Connections per second of the light second client.
+    pub light_per_second: u32,
 }
 
 impl Effort {
@@ -84,6 +88,8 @@ pub fn run(effort: &Effort, mut say: impl FnMut(&str)) -> Result<Results> {
         packets: effort.burst(),
         flows: effort.flows,
         seconds: effort.time.as_secs_f64(),
+        clients: effort.clients,
+        light_per_second: effort.light_per_second,
         rows,
     })
 }
@@ -103,7 +109,7 @@ fn packets(bed: &mut Bed, effort: &Effort, into: &mut Samples) -> Result<()> {
 
 fn connections(bed: &Bed, effort: &Effort, into: &mut Samples) -> Result<()> {
     if bed.candidate.takes_connections() {
-        let loaded = load::connections(bed, effort.time)?;
+        let loaded = load::connections(bed, effort)?;
         into.connections.push(loaded.rate);
         into.connections_p99.push(loaded.p99_us);
     }
@@ -112,7 +118,7 @@ fn connections(bed: &Bed, effort: &Effort, into: &mut Samples) -> Result<()> {
 
 fn bulk(bed: &Bed, effort: &Effort, into: &mut Samples) -> Result<()> {
     if bed.candidate.takes_connections() {
-        let loaded = load::bulk(bed, effort.time)?;
+        let loaded = load::bulk(bed, effort)?;
         into.bulk.push(loaded.rate);
         into.bulk_p99.push(loaded.p99_us);
     }
