@@ -19,7 +19,8 @@ use crate::{
     verdict::{Account, Outcome, PackedOutcome, Verdict},
 };
 
-/// Handles a message of one family. Each way on is a call: see [`pipeline::process`]'s stack.
+/// Handles a message of one family. Each way on is a call, so that each has its own share of BPF's 512
+/// bytes of stack.
 #[inline(always)]
 pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,

@@ -28,8 +28,9 @@ pub const fn growth(family: Family) -> usize {
     }
 }
 
-/// Puts the outer header before the packet, and these Ethernet addresses before that. TTL and ECN bits are those of RFC 2003 section 3.1 and RFC 6040
-/// section 4.1: the inner header ages by its own rules, the traffic class is copied.
+/// Puts the outer header before the packet, and these Ethernet addresses before that. TTL and ECN bits are those
+/// of RFC 2003 section 3.1 and RFC 6040 section 4.1: the inner header ages by its own rules, the traffic
+/// class is copied.
 #[inline(always)]
 pub fn encapsulate<F: Frame, const V4: bool>(
     frame: &mut F,
