@@ -2,6 +2,7 @@
 //! cure. Nothing is lost.
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
@@ -70,16 +71,17 @@ fn a_user_without_privileges_is_told_which_and_touches_nothing() {
     // The user nobody may neither enter our directory nor, perhaps, that of the build.
     let directory = std::env::temp_dir().join(format!("fairlead-nobody-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
-    let set = |mode: &str, path: &std::path::Path| {
-        let status = Command::new("chmod").arg(mode).arg(path).status();
-        assert!(status.unwrap().success());
-    };
-    set("0755", &directory);
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o755)).unwrap();
     let (binary, config) = (directory.join("fairlead"), directory.join("fairlead.toml"));
-    std::fs::copy(fairlead_binary().unwrap(), &binary).unwrap();
-    std::fs::copy(daemon.config_file(), &config).unwrap();
-    set("0755", &binary);
-    set("0644", &config);
+    // By a process of its own: a child that another thread forks would inherit our descriptor, and
+    // a program that somebody has open for writing cannot be executed (ETXTBSY).
+    let install = |mode: &str, from: &std::path::Path, to: &std::path::Path| {
+        let mut command = Command::new("install");
+        let status = command.arg("-m").arg(mode).arg(from).arg(to).status();
+        assert!(status.unwrap().success(), "install {}", from.display());
+    };
+    install("0755", &fairlead_binary().unwrap(), &binary);
+    install("0644", daemon.config_file(), &config);
     let as_nobody = |arguments: &[&str]| {
         let mut command = vec!["setpriv", "--reuid", "65534", "--regid", "65534"];
         command.extend(["--clear-groups", binary.to_str().unwrap()]);
