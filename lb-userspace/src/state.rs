@@ -82,6 +82,8 @@ pub struct State {
     ids: Ids,
     hops: Hops,
     backends: BTreeMap<BackendKey, BackendState>,
+    /// Those of them with a drain: deadlines are looked at many times a second.
+    draining: BTreeSet<BackendKey>,
     /// Services that spread over everybody since nobody is healthy.
     failed_open: BTreeSet<Name>,
     velocity: Velocity,

@@ -141,15 +141,19 @@ impl State {
             acted: false,
             done: false,
         });
+        match draining {
+            true => self.draining.insert(key.clone()),
+            false => self.draining.remove(key),
+        };
     }
 
     /// Ends the drains whose deadline has passed, or whose flows are gone as a sweep that began at
     /// `swept` found.
     pub(super) fn end_drains(&mut self, now: u64, swept: Option<u64>, effects: &mut Vec<Effect>) {
         let draining: Vec<(BackendKey, Drain)> = self
-            .backends
+            .draining
             .iter()
-            .filter_map(|(key, backend)| Some((key.clone(), backend.drain?)))
+            .filter_map(|key| Some((key.clone(), self.backends.get(key)?.drain?)))
             .filter(|(_, drain)| !drain.acted)
             .collect();
         for (key, mut drain) in draining {

@@ -72,6 +72,7 @@ impl State {
     pub(super) fn keep_backends(&mut self, now: u64, moved: &BTreeSet<BackendKey>) {
         let config = Arc::clone(&self.config);
         self.backends.retain(|key, _| config.backend(key).is_some());
+        self.draining.retain(|key| config.backend(key).is_some());
         self.at.clear();
         for (key, backend) in config.keyed_backends() {
             self.at

@@ -89,6 +89,7 @@ impl State {
             ids,
             hops: Hops::default(),
             backends: BTreeMap::new(),
+            draining: BTreeSet::new(),
             failed_open: BTreeSet::new(),
             velocity: Velocity::new(limit),
             routes: BTreeMap::new(),
@@ -162,8 +163,8 @@ impl State {
                 continue;
             }
             let address = desired::ip(lb_common::Address(entry.address));
-            let first = !hops.keys().any(|(ip, _)| *ip == address);
-            if !first {
+            let same = (address, u32::MIN)..=(address, u32::MAX);
+            if hops.range(same).next().is_some() {
                 continue;
             }
             hops.insert((address, hop.ifindex), entry.next_hop);

@@ -51,6 +51,10 @@ impl State {
                     }
                     self.dirty.backends.insert(backend.clone());
                     persist(effects);
+                    // That somebody whom nobody checks is taken to be up is no news.
+                    if !self.is_checked(&backend) {
+                        continue;
+                    }
                     record(
                         effects,
                         Record::Health {
@@ -87,14 +91,14 @@ impl State {
         }
     }
 
+    fn is_checked(&self, key: &BackendKey) -> bool {
+        let service = self.config.services.get(&key.service);
+        service.is_none_or(|service| service.health.check != Check::None)
+    }
+
     /// Why the probes say what they say.
     fn why(&self, key: &BackendKey) -> String {
-        let unchecked = self
-            .config
-            .services
-            .get(&key.service)
-            .is_some_and(|service| service.health.check == Check::None);
-        if unchecked {
+        if !self.is_checked(key) {
             return "no check is configured".to_owned();
         }
         let changed = self

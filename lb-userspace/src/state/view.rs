@@ -215,8 +215,13 @@ impl State {
 
     /// A drain is under way.
     pub fn drains(&self) -> bool {
-        let mut drains = self.backends.values().filter_map(|backend| backend.drain);
-        drains.any(|drain| !drain.done)
+        let known = self
+            .draining
+            .iter()
+            .filter_map(|key| self.backends.get(key));
+        known
+            .filter_map(|backend| backend.drain)
+            .any(|drain| !drain.done)
     }
 
     /// Service index by name, for readers of `counters`.

@@ -89,16 +89,24 @@ fn leads_somewhere(mem: &Mem, slot: &EndpointSlot) -> bool {
 
 /// What a new flow of this hash to this key finds.
 pub fn lookup(mem: &Mem, key: &EndpointKey, hash: FlowHash) -> Found {
-    let vip = walk(mem, key)
+    leads_to(mem, key).map_or(Found::Nothing, |service| choose(mem, service, hash))
+}
+
+/// The service that a key leads to, by index.
+pub fn leads_to(mem: &Mem, key: &EndpointKey) -> Option<u32> {
+    walk(mem, key)
         .map(|(_, slot)| slot)
-        .find(|slot| slot.kind == EndpointKind::Vip as u8 && slot.matches(key));
-    let Some(slot) = vip else {
+        .find(|slot| slot.kind == EndpointKind::Vip as u8 && slot.matches(key))
+        .map(|slot| slot.index)
+}
+
+/// What a new flow of this hash finds in a service; `Nothing`: there is no such service.
+pub fn choose(mem: &Mem, index: u32, hash: FlowHash) -> Found {
+    let service = mem.services.get(index as usize);
+    let Some(service) = service.filter(|service| service.used == 1) else {
         return Found::Nothing;
     };
-    let Some(service) = mem.services.get(slot.index as usize) else {
-        return Found::Nothing;
-    };
-    let ring = mem.live_ring(slot.index, service).unwrap_or_default();
+    let ring = mem.live_ring(index, service).unwrap_or_default();
     let size = u32::try_from(ring.len()).unwrap_or(0);
     (0..ATTEMPTS)
         .filter(|_| size > 0)
