@@ -14,7 +14,7 @@ use crate::dataplane::{Controls, EndpointTarget, Image, ServiceImage};
 use crate::ids::hops::NOWHERE;
 use crate::ids::{Ids, ServiceId, ring_size};
 use crate::maglev::{self, Member};
-use crate::model::{BackendKey, Config, DaemonConfig, Name, Service};
+use crate::model::{Backend, BackendKey, Config, DaemonConfig, Name, Service};
 use crate::state::{Dirty, State, Word};
 
 /// Rings as last filled. A ring is filled again only when its members, weights or size changed.
@@ -52,17 +52,20 @@ pub fn image(state: &State, rings: &mut Rings) -> Image {
                 .insert(numbers.index, service_image(service, numbers, ring));
         }
     }
-    for (key, backend) in config.keyed_backends() {
-        if let (Some(numbers), Some(word)) = (state.ids().backend(&key), state.word(&key)) {
+    for service in config.services.values() {
+        for (key, backend) in service.keyed_backends() {
+            let Some(numbers) = state.ids().backend(&key) else {
+                continue;
+            };
+            let Some(word) = state.word_of(service, backend, &key) else {
+                continue;
+            };
             let entry = BackendEntry {
                 address: address(backend.address).0,
                 next_hop: word.next_hop,
                 permissions: word.permissions,
                 used: 1,
-                forwarding: config
-                    .services
-                    .get(&key.service)
-                    .map_or(0, |service| service.forwarding as u8),
+                forwarding: service.forwarding as u8,
                 reserved: 0,
                 service: numbers.service,
                 port: backend.port.get().to_be_bytes(),
@@ -119,12 +122,7 @@ pub fn words(state: &State, dirty: &Dirty) -> BTreeMap<u32, Word> {
         .services
         .iter()
         .filter_map(|name| state.config().services.get(name))
-        .flat_map(|service| {
-            service.backends.keys().map(|backend| BackendKey {
-                service: service.name.clone(),
-                backend: backend.clone(),
-            })
-        });
+        .flat_map(|service| service.keyed_backends().map(|(key, _)| key));
     whole
         .chain(dirty.backends.iter().cloned())
         .filter_map(|key| Some((state.ids().backend(&key)?.id, state.word(&key)?)))
@@ -170,11 +168,7 @@ pub fn endpoints(config: &Config, ids: &Ids) -> BTreeMap<EndpointKey, Vec<Endpoi
         if service.forwarding != Forwarding::Dnat {
             continue;
         }
-        for backend in service.backends.values() {
-            let name = BackendKey {
-                service: service.name.clone(),
-                backend: backend.name.clone(),
-            };
+        for (name, backend) in service.keyed_backends() {
             if let Some(numbers) = ids.backend(&name) {
                 add(
                     key(address(backend.address), backend.port.get(), protocol),
@@ -192,17 +186,14 @@ pub fn endpoints(config: &Config, ids: &Ids) -> BTreeMap<EndpointKey, Vec<Endpoi
 impl Rings {
     /// The ring of a service as it is to be now.
     fn of(&mut self, state: &State, service: &Service) -> Arc<[u32]> {
+        let takes_new = |key: &BackendKey, backend: &Backend| {
+            let word = state.word_of(service, backend, key);
+            word.is_some_and(|word| word.permissions.may_take_new())
+        };
         let keys: Vec<(BackendKey, u16)> = service
-            .backends
-            .values()
-            .map(|backend| {
-                let key = BackendKey {
-                    service: service.name.clone(),
-                    backend: backend.name.clone(),
-                };
-                (key, backend.weight)
-            })
-            .filter(|(key, weight)| *weight > 0 && state.permissions(key).may_take_new())
+            .keyed_backends()
+            .filter(|(key, backend)| backend.weight > 0 && takes_new(key, backend))
+            .map(|(key, backend)| (key, backend.weight))
             .collect();
         let ids = keys
             .iter()

@@ -107,15 +107,7 @@ pub struct Config {
 impl Config {
     /// All backends by their full names, in order.
     pub fn keyed_backends(&self) -> impl Iterator<Item = (BackendKey, &Backend)> {
-        self.services.values().flat_map(|service| {
-            service.backends.values().map(|backend| {
-                let key = BackendKey {
-                    service: service.name.clone(),
-                    backend: backend.name.clone(),
-                };
-                (key, backend)
-            })
-        })
+        self.services.values().flat_map(Service::keyed_backends)
     }
 
     /// A backend and its service.
@@ -213,6 +205,19 @@ pub struct Service {
     pub claim: Option<String>,
     /// Backends by name.
     pub backends: BTreeMap<Name, Backend>,
+}
+
+impl Service {
+    /// Its backends by their full names, in order.
+    pub fn keyed_backends(&self) -> impl Iterator<Item = (BackendKey, &Backend)> {
+        self.backends.values().map(|backend| {
+            let key = BackendKey {
+                service: self.name.clone(),
+                backend: backend.name.clone(),
+            };
+            (key, backend)
+        })
+    }
 }
 
 /// How new flows spread.

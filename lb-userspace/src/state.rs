@@ -26,7 +26,7 @@ use crate::event::{Effect, Event, Record};
 use crate::health::Tracker;
 use crate::ids::hops::Hops;
 use crate::ids::{Exhausted, Ids, Sizes};
-use crate::model::{AdminState, BackendKey, Config, Health, Link, Name, Route};
+use crate::model::{AdminState, Backend, BackendKey, Config, Health, Link, Name, Route, Service};
 use crate::plan::endpoints::PlacementError;
 use crate::velocity::Velocity;
 use admin::{AdminError, Drain};
@@ -230,12 +230,21 @@ impl State {
 
     /// The word of a backend; `None` when there is no such backend.
     pub fn word(&self, key: &BackendKey) -> Option<Word> {
-        let facts = self.facts(key)?;
-        let (_, backend) = self.config.backend(key)?;
-        let next_hop = self.way(backend.address).index;
+        let (service, backend) = self.config.backend(key)?;
+        self.word_of(service, backend, key)
+    }
+
+    /// The word of a backend that has been looked up: with many, looking up is most of the work.
+    pub(crate) fn word_of(
+        &self,
+        service: &Service,
+        backend: &Backend,
+        key: &BackendKey,
+    ) -> Option<Word> {
+        let facts = self.facts(service, backend, key)?;
         Some(Word {
             permissions: permissions(facts),
-            next_hop,
+            next_hop: self.way(backend.address).index,
         })
     }
 
@@ -252,11 +261,10 @@ impl State {
         &self.devices
     }
 
-    fn facts(&self, key: &BackendKey) -> Option<Facts> {
-        let (service, backend) = self.config.backend(key)?;
+    fn facts(&self, service: &Service, backend: &Backend, key: &BackendKey) -> Option<Facts> {
         let known = self.backends.get(key)?;
         Some(Facts {
-            admin: self.admin(key)?,
+            admin: known.said.unwrap_or(backend.admin),
             past_deadline: known.drain.is_some_and(|drain| drain.acted),
             drain: service.drain,
             health: self.health(key),
@@ -295,11 +303,12 @@ impl State {
         if service.all_down == crate::model::AllDown::FailClosed {
             return false;
         }
-        let healths = service.backends.keys().filter_map(|backend| {
-            let facts = self.facts(&BackendKey {
+        let healths = service.backends.values().filter_map(|backend| {
+            let key = BackendKey {
                 service: name.clone(),
-                backend: backend.clone(),
-            })?;
+                backend: backend.name.clone(),
+            };
+            let facts = self.facts(service, backend, &key)?;
             let counts = facts.admin == AdminState::Enabled && facts.reachable && facts.weighted;
             counts.then_some((facts.health, facts.trust_at_start))
         });

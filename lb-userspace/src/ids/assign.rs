@@ -77,6 +77,8 @@ impl Ids {
             .chain(self.freed_services.keys().copied())
             .collect();
         let mut free = (0..sizes.services).filter(|index| !taken.contains(index));
+        // What is freed on the way rests: it makes no gap.
+        let mut gaps = self.ring_gaps(sizes);
         for (name, service) in &config.services {
             let capacity = ring_capacity(service);
             let index = match self.services.get(name) {
@@ -94,42 +96,33 @@ impl Ids {
                     resting: self.freed_services.len(),
                 })?,
             };
-            let ring_base = self.place_ring(name, capacity, sizes)?;
+            let wanted = capacity.saturating_mul(2);
+            let ring_base = gaps
+                .take(wanted)
+                .ok_or_else(|| self.no_room(name, wanted, sizes))?;
             let id = ServiceId::of(service, index, ring_base, capacity);
             self.services.insert(name.clone(), id);
         }
         Ok(())
     }
 
-    /// First fit.
-    fn place_ring(&self, name: &Name, capacity: u32, sizes: Sizes) -> Result<u32, Exhausted> {
+    /// Slots that nobody has, not even one who is resting.
+    fn ring_gaps(&self, sizes: Sizes) -> Gaps {
         let used = self
             .services
             .values()
             .map(|id| (id.ring_base, id.ring_capacity.saturating_mul(2)));
         let resting = self.freed_rings.iter().map(|ring| (ring.base, ring.length));
-        let mut taken: Vec<(u32, u32)> = used.chain(resting).collect();
-        taken.sort_unstable();
-        let wanted = capacity.saturating_mul(2);
-        let mut base: u32 = 0;
-        for (start, length) in taken {
-            if start.saturating_sub(base) >= wanted {
-                break;
-            }
-            base = base.max(start.saturating_add(length));
-        }
-        if base
-            .checked_add(wanted)
-            .is_some_and(|end| end <= sizes.ring_slots)
-        {
-            return Ok(base);
-        }
-        Err(Exhausted {
+        Gaps::between(used.chain(resting).collect(), sizes.ring_slots)
+    }
+
+    fn no_room(&self, name: &Name, wanted: u32, sizes: Sizes) -> Exhausted {
+        Exhausted {
             what: format!("the ring of service '{name}' ({wanted} slots in a row)"),
             limit: lb_common::limits::RING_SLOTS.name,
             size: sizes.ring_slots,
             resting: self.freed_rings.len(),
-        })
+        }
     }
 
     pub(super) fn assign_backends(
@@ -168,6 +161,39 @@ impl Ids {
             self.backends.insert(key, backend);
         }
         Ok(())
+    }
+}
+
+/// Free slots, as (first, how many), in order.
+struct Gaps(Vec<(u32, u32)>);
+
+impl Gaps {
+    /// What is left of `0..end` between the ranges that are taken.
+    fn between(mut taken: Vec<(u32, u32)>, end: u32) -> Self {
+        taken.sort_unstable();
+        taken.push((end, 0));
+        let (mut gaps, mut base) = (Vec::new(), 0_u32);
+        for (start, length) in taken {
+            let start = start.min(end);
+            if start > base {
+                gaps.push((base, start.saturating_sub(base)));
+            }
+            base = base.max(start.saturating_add(length));
+        }
+        Self(gaps)
+    }
+
+    /// The first place with so many in a row, which is free no more.
+    fn take(&mut self, wanted: u32) -> Option<u32> {
+        let at = self.0.iter().position(|&(_, length)| length >= wanted)?;
+        let (base, length) = self.0.get_mut(at)?;
+        let found = *base;
+        *base = base.saturating_add(wanted);
+        *length = length.saturating_sub(wanted);
+        if *length == 0 {
+            self.0.remove(at);
+        }
+        Some(found)
     }
 }
 
