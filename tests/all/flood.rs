@@ -16,8 +16,15 @@ use lb_tests::{
 
 /// The backend that leaves.
 const LEAVER: u32 = 7;
-/// Sources of each flood upon the table that the first has filled: four for every entry.
-const MORE: u64 = 4 << 20;
+/// Sources of each flood upon the table that the first has filled: four for every entry, and as many as the
+/// first has with `FAIRLEAD_LONG=1`.
+fn more() -> u64 {
+    match std::env::var_os("FAIRLEAD_LONG") {
+        Some(_) => SOURCES,
+        None => 4 << 20,
+    }
+}
+
 /// Parts of a flood, between which the proven flows send.
 const PARTS: u64 = 4;
 
@@ -127,8 +134,8 @@ fn no_flood_moves_a_proven_flow_while_a_backend_leaves() {
         };
         flood(field, &[Kind::Syn], sources(SOURCES), &mapping);
         withdraw(field, Permissions(Permissions::KEEP));
-        flood(field, &[Kind::SynAck], sources(MORE), &mapping);
-        flood(field, &[Kind::Ack], sources(MORE), &mapping);
+        flood(field, &[Kind::SynAck], sources(more()), &mapping);
+        flood(field, &[Kind::Ack], sources(more()), &mapping);
 
         withdraw(field, Permissions::NONE);
         field.run(Kind::Ack, 0, PROVEN).unwrap();
@@ -142,8 +149,8 @@ fn no_flood_moves_a_proven_flow_while_a_backend_leaves() {
         }
         mapping = after;
         talk(field, Kind::Ack, &mapping, "after the backend has left");
-        flood(field, &[Kind::Udp], sources(MORE), &mapping);
-        flood(field, &[Kind::Rst, Kind::Syn], sources(MORE), &mapping);
+        flood(field, &[Kind::Udp], sources(more()), &mapping);
+        flood(field, &[Kind::Rst, Kind::Syn], sources(more()), &mapping);
     });
 }
 

@@ -81,7 +81,7 @@ fn a_user_without_privileges_is_told_which_and_touches_nothing() {
         assert!(status.unwrap().success(), "install {}", from.display());
     };
     install("0755", &fairlead_binary().unwrap(), &binary);
-    install("0644", daemon.config_file(), &config);
+    install("0644", &daemon.config_file(), &config);
     let as_nobody = |arguments: &[&str]| {
         let mut command = vec!["setpriv", "--reuid", "65534", "--regid", "65534"];
         command.extend(["--clear-groups", binary.to_str().unwrap()]);
