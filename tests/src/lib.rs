@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod capture;
+pub mod controlbench;
 pub mod daemon;
 pub mod decap;
 pub mod disk;

@@ -1,4 +1,4 @@
-//! `cargo xtask bench` and `cargo xtask bench-net`: become one of the benchmarks.
+//! `cargo xtask bench`, `bench-net` and `bench-control`: become one of the benchmarks.
 
 use std::{ffi::OsString, os::unix::process::CommandExt, path::Path, process::ExitCode};
 
@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use crate::{build::Built, shell};
 
-/// Replaces this process by `fairlead-bench` or `fairlead-netbench`. Returns only if that fails.
+/// Replaces this process by a benchmark. Returns only if that fails.
 pub(crate) fn replace_process(
     built: &Built,
     program: &Path,

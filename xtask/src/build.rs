@@ -35,6 +35,8 @@ pub(crate) struct Built {
     pub(crate) bench: PathBuf,
     /// The program `fairlead-netbench`.
     pub(crate) netbench: PathBuf,
+    /// The program `fairlead-controlbench`.
+    pub(crate) controlbench: PathBuf,
     /// The program `fairlead-guest`.
     pub(crate) guest: PathBuf,
 }
@@ -77,6 +79,7 @@ pub(crate) fn run(
         lab: folder.join("fairlead-lab"),
         bench: folder.join("fairlead-bench"),
         netbench: folder.join("fairlead-netbench"),
+        controlbench: folder.join("fairlead-controlbench"),
         guest: folder.join("fairlead-guest"),
     })
 }

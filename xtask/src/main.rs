@@ -94,6 +94,19 @@ enum Command {
         )]
         options: Vec<OsString>,
     },
+    /// Sets up, builds, and measures the control plane with a large configuration; needs root.
+    ///
+    /// All options go to the benchmark; `cargo xtask bench-control --help` shows them.
+    #[command(disable_help_flag = true)]
+    BenchControl {
+        /// Options of the benchmark.
+        #[arg(
+            allow_hyphen_values = true,
+            trailing_var_arg = true,
+            value_name = "BENCH_OPTIONS"
+        )]
+        options: Vec<OsString>,
+    },
     /// Checks the rules of the house: who may name aya, what a pure module may not do, and so on.
     Tidy,
 }
@@ -156,6 +169,11 @@ fn run_command(command: Command, fairlead: Option<&[OsString]>) -> anyhow::Resul
             let compiler = setup::run(&workspace, Purpose::BenchNet, Consent::Withheld)?;
             let built = build::run(&workspace, &compiler, true)?;
             bench::replace_process(&built, &built.netbench, &options)
+        }
+        Command::BenchControl { options } => {
+            let compiler = setup::run(&workspace, Purpose::Build, Consent::Withheld)?;
+            let built = build::run(&workspace, &compiler, true)?;
+            bench::replace_process(&built, &built.controlbench, &options)
         }
         Command::Test { filter, kernel } => test::run(&workspace, filter.as_deref(), kernel),
         Command::Tidy => tidy::run(&workspace),
