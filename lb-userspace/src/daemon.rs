@@ -25,6 +25,7 @@ use crate::store::{self, disk};
 
 mod attach;
 mod durable;
+mod interfaces;
 mod owner;
 mod record;
 mod reload;
@@ -75,6 +76,11 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     let seeds = seeds::load_or_make(&daemon.state_dir.join("seeds.json"))?;
     let persistent: Option<Persistent> = disk::read(&state_file(&daemon.state_dir))?;
     let claims: Claims = disk::read(&claims_file(&daemon.state_dir))?.unwrap_or_default();
+
+    let claimed = claims.0.keys();
+    let claimed = claimed
+        .map(|claim| (claim.interface.clone(), claim.address))
+        .collect();
 
     let (mut bpf, opening) = Bpf::open(&Settings {
         bpffs: daemon.bpffs.clone(),
@@ -129,6 +135,8 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
         timings,
         config_file: args.config,
         config_error: chosen.error,
+        mode_before: chosen.mode_before,
+        claimed,
         adopted: matches!(opening, Opening::Adopted { .. }),
         started,
     };

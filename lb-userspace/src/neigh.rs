@@ -162,8 +162,7 @@ pub struct Ways {
 }
 
 impl Ways {
-    /// Ways that leave by one of `interfaces`, by name; empty: by any. Link events are told for
-    /// the same ones.
+    /// Ways that leave by one of `interfaces`, by name; empty: by any.
     pub fn new(interfaces: impl IntoIterator<Item = String>) -> Self {
         Self {
             interfaces: interfaces.into_iter().collect(),
@@ -178,6 +177,14 @@ impl Ways {
             released: BTreeSet::new(),
             speaking: BTreeSet::new(),
             events: Vec::new(),
+        }
+    }
+
+    /// Ways may leave by these interfaces from now on.
+    pub fn leave_by(&mut self, interfaces: BTreeSet<String>) {
+        if self.interfaces != interfaces {
+            self.interfaces = interfaces;
+            self.dirty.extend(self.followed.keys().copied());
         }
     }
 
@@ -215,14 +222,7 @@ impl Ways {
         if before.as_ref() == Some(&state) {
             return;
         }
-        if self.concerns(&state.link.name) {
-            self.events.push(Event::Link(state.link.clone()));
-        } else if let Some(b) = &before
-            && self.concerns(&b.link.name)
-        {
-            // Renamed away: under the configured name there is nothing now.
-            self.events.push(Event::LinkGone { ifindex: index });
-        }
+        self.events.push(Event::Link(state.link.clone()));
         if before.is_none_or(|b| b.link.up != state.link.up) {
             // IPv4 routes come and go with a link without being announced.
             self.routes_changed(None);
@@ -234,12 +234,10 @@ impl Ways {
     /// An interface is gone.
     pub fn link_gone(&mut self, ifindex: u32, now: u64) {
         self.speaking.remove(&ifindex);
-        let Some(before) = self.links.remove(&ifindex) else {
+        if self.links.remove(&ifindex).is_none() {
             return;
-        };
-        if self.concerns(&before.link.name) {
-            self.events.push(Event::LinkGone { ifindex });
         }
+        self.events.push(Event::LinkGone { ifindex });
         self.routes_changed(None);
         self.link_turned(ifindex, false, now);
         self.touch_link(ifindex);

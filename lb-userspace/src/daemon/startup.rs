@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{file, render, shrink};
-use crate::model::Config;
+use crate::model::{Config, XdpMode};
 
 /// What runs.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(super) struct Chosen {
     pub(super) config: Arc<Config>,
     /// Why it is not the file's; `None`: it is.
     pub(super) error: Option<String>,
+    /// The XDP mode of the last good configuration.
+    pub(super) mode_before: Option<XdpMode>,
 }
 
 /// Where the last good configuration is kept.
@@ -41,12 +43,14 @@ pub(super) fn choose(path: &Path, allow_shrink: bool) -> anyhow::Result<Chosen> 
     let error = match load(path) {
         Ok(config) => {
             let last = file::load(&last_good(&config.daemon.state_dir)).ok();
+            let mode_before = last.as_ref().map(|last| last.config.daemon.xdp_mode);
             let guard = last.as_ref().filter(|_| !allow_shrink);
             match guard.and_then(|last| shrink::shrink(&last.config, &config)) {
                 None => {
                     return Ok(Chosen {
                         config,
                         error: None,
+                        mode_before,
                     });
                 }
                 Some(shrink) => {
@@ -56,6 +60,7 @@ pub(super) fn choose(path: &Path, allow_shrink: bool) -> anyhow::Result<Chosen> 
                     return Ok(Chosen {
                         config: Arc::new(last.config),
                         error: Some(shrink.to_string()),
+                        mode_before,
                     });
                 }
             }
@@ -65,6 +70,7 @@ pub(super) fn choose(path: &Path, allow_shrink: bool) -> anyhow::Result<Chosen> 
     let dir = state_dir_of(path);
     match file::load(&last_good(&dir)) {
         Ok(last) => Ok(Chosen {
+            mode_before: Some(last.config.daemon.xdp_mode),
             config: Arc::new(last.config),
             error: Some(error),
         }),
