@@ -19,6 +19,7 @@ pub mod follower;
 mod hops;
 pub mod netlink;
 pub mod notice;
+pub mod release;
 pub mod requests;
 
 const MILLISECOND: u64 = 1_000_000;
@@ -111,6 +112,17 @@ pub struct Solicit {
     pub managed: bool,
     /// Begin anew: the kernel itself would wait a second before it asks again.
     pub restart: bool,
+}
+
+impl Solicit {
+    /// A use after which the kernel no longer keeps the entry.
+    pub fn release(hop: Hop) -> Self {
+        Self {
+            hop,
+            managed: false,
+            restart: false,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -375,12 +387,14 @@ impl Ways {
         timer.into_iter().chain(solicit).min()
     }
 
-    /// Of the next hops that are resolved: how many the kernel keeps by itself, and how many not.
-    pub fn kept(&self) -> (usize, usize) {
-        let usable = self.hops.keys().filter_map(|hop| self.neighbours.get(hop));
-        let usable = usable.filter(|n| n.state == NeighbourState::Usable);
-        let (managed, not): (Vec<&Neighbour>, Vec<&Neighbour>) = usable.partition(|n| n.managed);
-        (managed.len(), not.len())
+    /// Next hops that are resolved and that the kernel was asked to keep so.
+    pub fn asked_to_keep(&self) -> BTreeSet<Hop> {
+        let asked = self.hops.iter().filter(|(hop, state)| {
+            let usable = |n: &&Neighbour| n.state == NeighbourState::Usable;
+            let entry = self.neighbours.get(hop).filter(usable);
+            entry.is_some_and(|entry| entry.managed || state.ours)
+        });
+        asked.map(|(hop, _)| *hop).collect()
     }
 
     fn verdict(&self, address: IpAddr, now: u64) -> Verdict {

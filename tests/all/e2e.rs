@@ -3,6 +3,7 @@
 mod change;
 mod interfaces;
 mod lab;
+mod neighbours;
 mod patient;
 mod restart;
 mod traffic;

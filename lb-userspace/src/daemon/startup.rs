@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{file, render, shrink};
-use crate::model::{Config, XdpMode};
+use crate::model::Config;
 
 /// What runs.
 #[derive(Debug)]
@@ -17,8 +17,8 @@ pub(super) struct Chosen {
     pub(super) config: Arc<Config>,
     /// Why it is not the file's; `None`: it is.
     pub(super) error: Option<String>,
-    /// The XDP mode of the last good configuration.
-    pub(super) mode_before: Option<XdpMode>,
+    /// The last good configuration, if there is one.
+    pub(super) before: Option<Config>,
 }
 
 /// Where the last good configuration is kept.
@@ -43,14 +43,13 @@ pub(super) fn choose(path: &Path, allow_shrink: bool) -> anyhow::Result<Chosen> 
     let error = match load(path) {
         Ok(config) => {
             let last = file::load(&last_good(&config.daemon.state_dir)).ok();
-            let mode_before = last.as_ref().map(|last| last.config.daemon.xdp_mode);
             let guard = last.as_ref().filter(|_| !allow_shrink);
             match guard.and_then(|last| shrink::shrink(&last.config, &config)) {
                 None => {
                     return Ok(Chosen {
                         config,
                         error: None,
-                        mode_before,
+                        before: last.map(|last| last.config),
                     });
                 }
                 Some(shrink) => {
@@ -58,9 +57,9 @@ pub(super) fn choose(path: &Path, allow_shrink: bool) -> anyhow::Result<Chosen> 
                         anyhow::bail!("{shrink}")
                     };
                     return Ok(Chosen {
+                        before: Some(last.config.clone()),
                         config: Arc::new(last.config),
                         error: Some(shrink.to_string()),
-                        mode_before,
                     });
                 }
             }
@@ -70,7 +69,7 @@ pub(super) fn choose(path: &Path, allow_shrink: bool) -> anyhow::Result<Chosen> 
     let dir = state_dir_of(path);
     match file::load(&last_good(&dir)) {
         Ok(last) => Ok(Chosen {
-            mode_before: Some(last.config.daemon.xdp_mode),
+            before: Some(last.config.clone()),
             config: Arc::new(last.config),
             error: Some(error),
         }),

@@ -164,6 +164,7 @@ impl Follower {
         busy |= self.ask()?;
         busy |= self.solicit()?;
         self.tell();
+        self.say()?;
         Ok(busy)
     }
 
@@ -273,28 +274,30 @@ impl Follower {
                 break;
             }
         }
-        self.say();
     }
 
     /// Says once how neighbour entries are kept from being forgotten.
-    fn say(&mut self) {
+    fn say(&mut self) -> Result<(), NetlinkError> {
         if self.said {
-            return;
+            return Ok(());
         }
-        match self.ways.kept() {
-            (0, 0) => {}
-            (0, _) => {
-                self.said = true;
-                info!(
-                    "this kernel does not keep neighbours by itself (Linux 5.16 does): using each every {} s",
-                    KEEP_ALIVE / 1_000_000_000
-                );
-            }
-            _ => {
-                self.said = true;
-                info!("the kernel keeps the neighbours of backends resolved (NTF_EXT_MANAGED)");
-            }
+        let asked = self.ways.asked_to_keep();
+        if asked.is_empty() {
+            return Ok(());
         }
+        // What was heard may be older than the question.
+        let entries = self.requests.neighbours()?.into_iter();
+        let mut entries = entries.filter(|(hop, _)| asked.contains(hop));
+        self.said = true;
+        if entries.any(|(_, entry)| entry.managed) {
+            info!("the kernel keeps the neighbours of backends resolved (NTF_EXT_MANAGED)");
+        } else {
+            info!(
+                "this kernel does not keep neighbours by itself (Linux 5.16 does): using each every {} s",
+                KEEP_ALIVE / 1_000_000_000
+            );
+        }
+        Ok(())
     }
 }
 

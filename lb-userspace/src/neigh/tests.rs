@@ -336,6 +336,17 @@ fn permanent_entry_is_never_used_by_name() {
 }
 
 #[test]
+fn next_hop_that_was_just_asked_for_is_released_too() {
+    check(&[
+        UP,
+        (Follow(&[NEAR]), &[]),
+        (Via(NEAR, NEAR), &["solicit 10.0.0.1"]),
+        (Near(NEAR, Usable, MAC), &["10.0.0.1: 7 1"]),
+        (Follow(&[]), &["release 10.0.0.1"]),
+    ]);
+}
+
+#[test]
 fn next_hop_without_users_is_released() {
     check_known(vec![
         (Follow(&[]), &["release 10.0.0.1"]),
