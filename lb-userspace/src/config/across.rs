@@ -12,6 +12,7 @@ use super::codes::{self, Code};
 use super::notes::{At, Note, Notes};
 use super::service::{BackendDraft, ServiceDraft, family};
 use super::value;
+use crate::maglev;
 use crate::model::{AdminState, Family, Forwarding, Limits, Name, Protocol};
 
 /// Checks all services against each other, the daemon's interfaces and the limits.
@@ -371,13 +372,9 @@ fn sizes(drafts: &[ServiceDraft], allowed: &Limits, notes: &mut Notes<'_>) {
     }
 }
 
-/// Slots that a ring of the service takes at least; rings begin at even slots. Without `ring-size`,
-/// it is chosen when the ring is filled: a thousand or more, and more for large pools.
+/// Slots that a ring of the service takes; rings begin at even slots.
 fn ring_capacity(draft: &ServiceDraft) -> u64 {
-    const SMALLEST_CHOSEN: u64 = 1022;
-    let pool = u64::try_from(draft.backends.len()).unwrap_or(u64::MAX);
-    match &draft.ring_size {
-        Some(ring) => u64::from(ring.value).next_multiple_of(2),
-        None => pool.max(SMALLEST_CHOSEN),
-    }
+    let chosen = || maglev::ring_size(draft.backends.len());
+    let size = draft.ring_size.as_ref().map_or_else(chosen, |at| at.value);
+    u64::from(size).next_multiple_of(2)
 }
