@@ -41,7 +41,8 @@ pub enum Global {
     Tick = 4,
     /// Not a counter: the kernel clock, in nanoseconds.
     Now = 5,
-    /// New flows that found no place in the flow table.
+    /// Packets forwarded without an entry in the flow table: it had no place for the flow, or the flow was not
+    /// admitted. Each packet of such a flow, as it is new every time.
     Untracked = 6,
     /// Entries evicted for a new flow, except free and idle ones.
     Evicted = 7,
@@ -51,8 +52,8 @@ pub enum Global {
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum More {
-    /// New flows above `Control::new_flows_per_second` that were forwarded without an entry (among
-    /// `Global::Untracked`).
+    /// Packets forwarded without an entry since their flows were above `Control::new_flows_per_second`
+    /// (among `Global::Untracked`).
     NotAdmitted = 0,
     /// "Packet too big" sent to a client (among `Tx`).
     TooBigSent = 1,

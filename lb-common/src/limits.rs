@@ -30,7 +30,7 @@ pub const FLOWS: Limit = Limit {
 pub const SERVICES: Limit = Limit {
     name: "services",
     min: 1,
-    default: 4096,
+    default: 1024,
     max: 1 << 16,
     bytes_per_unit: 64,
     why: "one cache line each, and four lines of drop counters a CPU",
@@ -39,7 +39,7 @@ pub const SERVICES: Limit = Limit {
 pub const BACKENDS: Limit = Limit {
     name: "backends",
     min: 1,
-    default: 16_384,
+    default: 4096,
     max: 1 << 17,
     bytes_per_unit: 64,
     why: "a flow entry has 17 bits for the BackendId; one cache line each, and one line of counters a CPU",
@@ -48,16 +48,16 @@ pub const BACKENDS: Limit = Limit {
 pub const RING_SLOTS: Limit = Limit {
     name: "ring-slots",
     min: 1 << 10,
-    default: 1 << 22,
+    default: 5 << 20,
     max: 1 << 30,
     bytes_per_unit: 4,
-    why: "four bytes a slot; each service has two rings, so that one can be filled while the other serves",
+    why: "four bytes a slot; each service has two rings, so that one can be filled while the other serves; the default is enough for the default services and backends, however they are distributed",
 };
 /// Next hops.
 pub const NEXT_HOPS: Limit = Limit {
     name: "next-hops",
     min: 1,
-    default: 16_384,
+    default: 4096,
     max: 1 << 20,
     bytes_per_unit: 32,
     why: "one for each neighbour that backends are reached through",

@@ -38,6 +38,7 @@ pub mod limits;
 pub mod odd;
 pub mod packet;
 pub mod refused;
+mod reopening;
 pub mod room;
 pub mod world;
 
@@ -382,6 +383,7 @@ pub fn all() -> Vec<Fixture> {
     [
         forwarding::all(),
         flows::all(),
+        reopening::all(),
         room::all(),
         echo::all(),
         errors::all(),

@@ -328,11 +328,15 @@ pub fn holder<T: Tables>(tables: &T, service: u32, hash: u64) -> u32 {
 /// True when a known flow whose backend may keep it is a new one all the same.
 ///
 /// A SYN on a live mapping keeps it, or anyone could move flows by spoofing one; only where the
-/// backend takes no new flows and the old connection was seen to end is it a new connection.
+/// backend takes no new flows and the old connection was seen to end is it a new connection. That end may be
+/// forged as well. So a proven flow must have been silent since, until the table itself takes it for
+/// finished and would let it go; any packet of a later epoch revives it before.
 #[inline(always)]
 fn starts_anew(seeker: &Seeker<'_>, word: FlowWord, backend: Backend<'_>) -> bool {
     if seeker.arrival.is_opening() {
-        return !backend.state.permissions().may_take_new() && word.rank().is_closing();
+        return !backend.state.permissions().may_take_new()
+            && word.rank().is_closing()
+            && word.eviction(seeker.epoch) != 0;
     }
     let limit = seeker.service.entry.idle_epochs;
     seeker.arrival.is_datagram()

@@ -3,6 +3,8 @@
 //!
 //! Stopping it leaves the data plane as it is. See [`owner`] for the loop that owns the state.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,7 +19,9 @@ use crate::cli::Run;
 use crate::dataplane::bpf::{self, Bpf, Opening, Settings};
 use crate::health::runner::{self, Runner};
 use crate::metrics;
+use crate::model::Config;
 use crate::neigh::follower::Follower;
+use crate::neigh::release;
 use crate::reconcile::Reconciler;
 use crate::saving::writer::Writer;
 use crate::state::persistent::Persistent;
@@ -25,6 +29,7 @@ use crate::store::{self, disk};
 
 mod attach;
 mod durable;
+mod interfaces;
 mod owner;
 mod record;
 mod reload;
@@ -67,7 +72,7 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
             args.config.display()
         );
     }
-    let config = chosen.config;
+    let (config, before) = (chosen.config, chosen.before);
     let daemon = config.daemon.clone();
     bpf::check_machine()?;
     disk::make_dir(&daemon.state_dir)?;
@@ -75,6 +80,11 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     let seeds = seeds::load_or_make(&daemon.state_dir.join("seeds.json"))?;
     let persistent: Option<Persistent> = disk::read(&state_file(&daemon.state_dir))?;
     let claims: Claims = disk::read(&claims_file(&daemon.state_dir))?.unwrap_or_default();
+
+    let claimed = claims.0.keys();
+    let claimed = claimed
+        .map(|claim| (claim.interface.clone(), claim.address))
+        .collect();
 
     let (mut bpf, opening) = Bpf::open(&Settings {
         bpffs: daemon.bpffs.clone(),
@@ -112,6 +122,7 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
             cancel.run_until_cancelled(log.forward()).await;
         });
     }
+    release_neighbours(before.as_ref(), &config);
     let follower = Follower::spawn(events.clone(), cancel.clone(), daemon.interfaces.clone())?;
     let reader = reconciler.dataplane().reader();
     let (writer, writer_ended) = saver::writer(reader, timings.clone())?;
@@ -129,6 +140,8 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
         timings,
         config_file: args.config,
         config_error: chosen.error,
+        mode_before: before.as_ref().map(|before| before.daemon.xdp_mode),
+        claimed,
         adopted: matches!(opening, Opening::Adopted { .. }),
         started,
     };
@@ -172,6 +185,17 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     result?;
     tracing::info!("stopped; forwarding goes on ('fairlead unload' ends it)");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Neighbours of backends that were removed while no daemon ran.
+fn release_neighbours(before: Option<&Config>, config: &Config) {
+    let stay: BTreeSet<IpAddr> = config.keyed_backends().map(|(_, b)| b.address).collect();
+    let before = before.into_iter().flat_map(Config::keyed_backends);
+    let before: BTreeSet<IpAddr> = before.map(|(_, b)| b.address).collect();
+    let gone: Vec<IpAddr> = before.difference(&stay).copied().collect();
+    if let Err(error) = release::release(&gone) {
+        tracing::warn!(%error, "have the neighbours of removed backends forgotten");
+    }
 }
 
 /// How the claimer's record is stored.

@@ -1,7 +1,7 @@
 //! What can happen, and what follows from it: the closed alphabet between the I/O tasks and
 //! [`crate::state`]. Data only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -36,6 +36,9 @@ pub enum Event {
         /// Its index.
         ifindex: u32,
     },
+    /// Interfaces that run the program, or soon will, besides the configured ones: the complete set. They
+    /// are those that a reload adds or takes away while it does so.
+    AlsoAttached(BTreeSet<String>),
     /// A person changed an admin state at run time.
     Admin {
         /// Of this backend.
@@ -63,6 +66,8 @@ pub enum Effect {
     Probe(Vec<Target>),
     /// The complete set of addresses to resolve and follow.
     Follow(Vec<IpAddr>),
+    /// Interfaces that ways may leave by: the configured ones.
+    Interfaces(Vec<String>),
     /// VIPs to claim: (interface, address); complete, what is missing is released.
     Claim(Vec<(String, IpAddr)>),
     /// Something of the state is to be on disk (ids, orders, verdicts). Who waits for that, and for how

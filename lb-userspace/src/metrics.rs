@@ -174,13 +174,13 @@ fn data_plane(page: &mut Page<'_>, status: &Status) {
         d.icmp_relayed,
     );
     page.one(
-        "untracked_flows",
-        "New flows that found no room in the flow table",
+        "untracked_packets",
+        "Packets forwarded without an entry in the flow table: no room, or above the limit of new flows",
         d.untracked,
     );
     page.one(
-        "not_admitted_flows",
-        "New flows above the limit of new flows, forwarded without an entry in the flow table",
+        "not_admitted_packets",
+        "Packets among the untracked whose flows were above the limit of new flows",
         d.not_admitted,
     );
     page.one(

@@ -19,6 +19,7 @@ pub mod follower;
 mod hops;
 pub mod netlink;
 pub mod notice;
+pub mod release;
 pub mod requests;
 
 const MILLISECOND: u64 = 1_000_000;
@@ -113,6 +114,17 @@ pub struct Solicit {
     pub restart: bool,
 }
 
+impl Solicit {
+    /// A use after which the kernel no longer keeps the entry.
+    pub fn release(hop: Hop) -> Self {
+        Self {
+            hop,
+            managed: false,
+            restart: false,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Followed {
     answer: Option<Answer>,
@@ -162,8 +174,7 @@ pub struct Ways {
 }
 
 impl Ways {
-    /// Ways that leave by one of `interfaces`, by name; empty: by any. Link events are told for
-    /// the same ones.
+    /// Ways that leave by one of `interfaces`, by name; empty: by any.
     pub fn new(interfaces: impl IntoIterator<Item = String>) -> Self {
         Self {
             interfaces: interfaces.into_iter().collect(),
@@ -178,6 +189,14 @@ impl Ways {
             released: BTreeSet::new(),
             speaking: BTreeSet::new(),
             events: Vec::new(),
+        }
+    }
+
+    /// Ways may leave by these interfaces from now on.
+    pub fn leave_by(&mut self, interfaces: BTreeSet<String>) {
+        if self.interfaces != interfaces {
+            self.interfaces = interfaces;
+            self.dirty.extend(self.followed.keys().copied());
         }
     }
 
@@ -215,14 +234,7 @@ impl Ways {
         if before.as_ref() == Some(&state) {
             return;
         }
-        if self.concerns(&state.link.name) {
-            self.events.push(Event::Link(state.link.clone()));
-        } else if let Some(b) = &before
-            && self.concerns(&b.link.name)
-        {
-            // Renamed away: under the configured name there is nothing now.
-            self.events.push(Event::LinkGone { ifindex: index });
-        }
+        self.events.push(Event::Link(state.link.clone()));
         if before.is_none_or(|b| b.link.up != state.link.up) {
             // IPv4 routes come and go with a link without being announced.
             self.routes_changed(None);
@@ -234,12 +246,10 @@ impl Ways {
     /// An interface is gone.
     pub fn link_gone(&mut self, ifindex: u32, now: u64) {
         self.speaking.remove(&ifindex);
-        let Some(before) = self.links.remove(&ifindex) else {
+        if self.links.remove(&ifindex).is_none() {
             return;
-        };
-        if self.concerns(&before.link.name) {
-            self.events.push(Event::LinkGone { ifindex });
         }
+        self.events.push(Event::LinkGone { ifindex });
         self.routes_changed(None);
         self.link_turned(ifindex, false, now);
         self.touch_link(ifindex);
@@ -377,12 +387,14 @@ impl Ways {
         timer.into_iter().chain(solicit).min()
     }
 
-    /// Of the next hops that are resolved: how many the kernel keeps by itself, and how many not.
-    pub fn kept(&self) -> (usize, usize) {
-        let usable = self.hops.keys().filter_map(|hop| self.neighbours.get(hop));
-        let usable = usable.filter(|n| n.state == NeighbourState::Usable);
-        let (managed, not): (Vec<&Neighbour>, Vec<&Neighbour>) = usable.partition(|n| n.managed);
-        (managed.len(), not.len())
+    /// Next hops that are resolved and that the kernel was asked to keep so.
+    pub fn asked_to_keep(&self) -> BTreeSet<Hop> {
+        let asked = self.hops.iter().filter(|(hop, state)| {
+            let usable = |n: &&Neighbour| n.state == NeighbourState::Usable;
+            let entry = self.neighbours.get(hop).filter(usable);
+            entry.is_some_and(|entry| entry.managed || state.ours)
+        });
+        asked.map(|(hop, _)| *hop).collect()
     }
 
     fn verdict(&self, address: IpAddr, now: u64) -> Verdict {

@@ -90,7 +90,10 @@ pub struct State {
     routes: BTreeMap<IpAddr, Route>,
     /// How many ways leave by each interface; none with 0.
     leaving: BTreeMap<u32, usize>,
+    /// All that there are: a reload may name any of them.
     links: BTreeMap<u32, Link>,
+    /// Interfaces that a reload is adding or taking away.
+    also_attached: BTreeSet<String>,
     /// Interfaces that the maps name and netlink has not spoken of yet, after a restart.
     adopted: BTreeMap<u32, Device>,
     /// Interfaces packets may leave by; from `links` and `routes`.
@@ -163,6 +166,10 @@ impl State {
             Event::Route { address, route } => self.routed(now, address, route, &mut effects),
             Event::Link(link) => self.linked(link, &mut effects),
             Event::LinkGone { ifindex } => self.unlinked(ifindex, &mut effects),
+            Event::AlsoAttached(names) => {
+                self.also_attached = names;
+                self.refresh_devices();
+            }
             Event::Admin {
                 backend,
                 state,

@@ -80,9 +80,9 @@ pub struct DataPlane {
     pub echo_replied: u64,
     /// ICMP errors relayed.
     pub icmp_relayed: u64,
-    /// New flows without an entry.
+    /// Packets forwarded without an entry in the flow table.
     pub untracked: u64,
-    /// Among them: above the limit of new flows.
+    /// Among them: their flows were above the limit of new flows.
     #[serde(default)]
     pub not_admitted: u64,
     /// "Packet too big" sent to clients.

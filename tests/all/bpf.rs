@@ -3,6 +3,7 @@
 
 mod adoption;
 mod attachment;
+mod memory;
 mod mutation;
 mod program;
 mod readers;

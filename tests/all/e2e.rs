@@ -1,7 +1,9 @@
 //! The balancer with real traffic: what it does on a good day.
 
 mod change;
+mod interfaces;
 mod lab;
+mod neighbours;
 mod patient;
 mod restart;
 mod traffic;

@@ -24,6 +24,7 @@ pub(crate) mod namespace;
 mod offload;
 mod pass;
 mod spawn;
+mod uplink;
 
 pub use build::Topology;
 pub(crate) use cleanup::unmount_below;
@@ -31,6 +32,7 @@ pub use cleanup::{interrupted, remove_owned_by, sweep, take_over_interrupts};
 pub use fault::has_xdp;
 pub use namespace::{Namespace, require_root};
 pub use spawn::Process;
+pub use uplink::{UPLINK, Uplink};
 
 /// A MAC address.
 pub type Mac = [u8; 6];

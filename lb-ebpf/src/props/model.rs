@@ -188,7 +188,8 @@ impl Model {
     fn is_rescheduled(&self, flow: Flow, known: &Known, flags: &str) -> bool {
         let id = known.backend as usize;
         let leaves = !self.used[id] || !self.permissions[id].may_keep();
-        let reopened = flags == "S" && known.closing && !self.permissions[id].may_take_new();
+        let ended = known.closing && known.class(self.now) != Class::Kept;
+        let reopened = flags == "S" && ended && !self.permissions[id].may_take_new();
         let silent = flow.1 && (known.idle || known.age(self.now) > UDP_IDLE);
         leaves || reopened || silent
     }

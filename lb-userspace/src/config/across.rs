@@ -374,7 +374,7 @@ fn sizes(drafts: &[ServiceDraft], allowed: &Limits, notes: &mut Notes<'_>) {
 
 /// Slots that a ring of the service takes; rings begin at even slots.
 fn ring_capacity(draft: &ServiceDraft) -> u64 {
-    let chosen = || maglev::ring_size(draft.backends.len()).into();
-    let size = draft.ring_size.as_ref().map(|ring| u64::from(ring.value));
-    size.unwrap_or_else(chosen).next_multiple_of(2)
+    let chosen = || maglev::ring_size(draft.backends.len());
+    let size = draft.ring_size.as_ref().map_or_else(chosen, |at| at.value);
+    u64::from(size).next_multiple_of(2)
 }

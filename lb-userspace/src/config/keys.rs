@@ -124,10 +124,10 @@ pub static LIMITS: Section = Section {
     header: "[limits]",
     keys: &[
         key("flows", "a power of two such as 1048576", "1048576"),
-        key("services", "a number such as 4096", "4096"),
-        key("backends", "a number such as 16384", "16384"),
-        key("ring-slots", "an even number such as 4194304", "4194304"),
-        key("next-hops", "a number such as 16384", "16384"),
+        key("services", "a number such as 1024", "1024"),
+        key("backends", "a number such as 4096", "4096"),
+        key("ring-slots", "an even number such as 5242880", "5242880"),
+        key("next-hops", "a number such as 4096", "4096"),
     ],
     synonyms: &[
         ("connections", "flows"),

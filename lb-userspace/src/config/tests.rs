@@ -4,5 +4,6 @@ mod broken;
 mod check;
 mod good;
 mod hostile;
+mod limits;
 mod readme;
 mod shrink;

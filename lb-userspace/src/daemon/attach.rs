@@ -1,31 +1,8 @@
-//! Keeps every configured interface running the program.
+//! What became of an attachment: told in the log, and shown in status.
 
-use crate::dataplane::bpf::{AttachMode, Attached, AttachedHow, AttachmentState, Bpf};
-use crate::model::{DaemonConfig, XdpMode};
+use crate::dataplane::bpf::{AttachMode, Attached, AttachedHow, AttachmentState, Bpf, BpfError};
+use crate::model::XdpMode;
 use crate::status;
-
-/// Attaches to all interfaces of a configuration and leaves those that are not in it any more. One that
-/// fails is told and tried again by netlink events and ticks; it does not keep the others waiting.
-pub(super) fn all(bpf: &mut Bpf, daemon: &DaemonConfig) {
-    for interface in &daemon.interfaces {
-        tell(
-            interface,
-            daemon.xdp_mode,
-            bpf.attach(interface, daemon.xdp_mode),
-        );
-    }
-    match bpf.pinned_interfaces() {
-        Ok(pinned) => {
-            for interface in pinned.iter().filter(|i| !daemon.interfaces.contains(i)) {
-                match bpf.detach(interface) {
-                    Ok(()) => tracing::info!(%interface, "detached: not in the configuration"),
-                    Err(error) => tracing::error!(%interface, %error, "detach"),
-                }
-            }
-        }
-        Err(error) => tracing::error!(%error, "list pinned links"),
-    }
-}
 
 /// Attaches one again if it lost the program.
 pub(super) fn again(bpf: &mut Bpf, interface: &str, mode: XdpMode) {
@@ -37,20 +14,18 @@ pub(super) fn again(bpf: &mut Bpf, interface: &str, mode: XdpMode) {
     }
 }
 
-fn tell(
-    interface: &str,
-    wanted: XdpMode,
-    outcome: Result<Attached, crate::dataplane::bpf::BpfError>,
-) {
+/// Tells how an attachment went. One that failed is tried again by netlink events and ticks.
+pub(super) fn tell(interface: &str, wanted: XdpMode, outcome: Result<Attached, BpfError>) {
     match outcome {
         Ok(attached) => {
             let (ifindex, how) = (attached.ifindex, attached.how);
             if let Some(refused) = &attached.native_refused {
                 tracing::warn!(%interface, %refused, "native XDP refused: running in GENERIC mode, which is slow");
-            } else if attached.mode == AttachMode::Native && wanted == XdpMode::Generic {
-                tracing::warn!(%interface, "still in native mode: a pinned link keeps its mode; 'fairlead unload' and a start change it");
             } else if attached.mode == AttachMode::Generic && wanted != XdpMode::Generic {
                 tracing::warn!(%interface, "running in GENERIC mode, which is slow");
+            }
+            if let Some(gap) = attached.gap {
+                tracing::warn!(%interface, ?gap, "mode changed: packets passed by the program for this long");
             }
             tracing::info!(%interface, ifindex, ?how, mode = ?attached.mode, "attached");
         }

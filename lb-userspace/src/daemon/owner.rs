@@ -1,17 +1,20 @@
 //! The loop that owns the state: everything that happens comes in by a channel, one thing at a time,
 //! and everything that follows goes out from here.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::interfaces::Departure;
+use super::record;
 use super::reload::{Asked, Reloads};
 use super::saver::{self, PATIENCE, Saver, Waiter};
 use super::signals::Signals;
 use super::sweeper::Sweeper;
-use super::{attach, record};
 use crate::announce::{self, claimer};
 use crate::api::server::Request;
 use crate::api::{Admin, Done, Refused, Reload};
@@ -20,7 +23,7 @@ use crate::dataplane::bpf::{Bpf, Reader};
 use crate::event::{Effect, Event};
 use crate::health::runner::{Runner, now_ns};
 use crate::metrics::Timings;
-use crate::model::{AdminState, Config, ProbeVerdict};
+use crate::model::{AdminState, Config, ProbeVerdict, XdpMode};
 use crate::neigh::follower;
 use crate::reconcile::{ReconcileError, Reconciler, Written};
 use crate::state::view::Surroundings;
@@ -44,6 +47,10 @@ pub(super) struct Parts<'a> {
     pub(super) timings: Timings,
     pub(super) config_file: PathBuf,
     pub(super) config_error: Option<String>,
+    /// The mode in the configuration that ran last.
+    pub(super) mode_before: Option<XdpMode>,
+    /// VIPs that may be claimed on interfaces that are about to be left.
+    pub(super) claimed: BTreeSet<(String, IpAddr)>,
     /// Something was forwarded before this daemon began.
     pub(super) adopted: bool,
     pub(super) started: u64,
@@ -75,7 +82,9 @@ pub(super) struct Owner<'a> {
     /// How many writes of numbers in use are waited for.
     pub(super) numbers: u32,
     /// Interfaces, as last looked at.
-    attachments: Vec<status::Attachment>,
+    pub(super) attachments: Vec<status::Attachment>,
+    /// Interfaces that are to be left.
+    pub(super) departures: Vec<Departure>,
     beats: u64,
 }
 
@@ -95,6 +104,7 @@ impl<'a> Owner<'a> {
             new_ids: true,
             numbers: 0,
             attachments,
+            departures: Vec::new(),
             beats: 0,
         }
     }
@@ -143,13 +153,6 @@ impl<'a> Owner<'a> {
         Ok(())
     }
 
-    fn attach_all(&mut self) {
-        let daemon = self.config().daemon.clone();
-        let bpf = self.parts.reconciler.dataplane();
-        attach::all(bpf, &daemon);
-        self.attachments = attach::report(bpf);
-    }
-
     /// Runs until a signal ends it, or until a newer daemon has taken over.
     pub(super) async fn run(&mut self, mut queues: Queues) -> anyhow::Result<()> {
         let mut beat = tokio::time::interval(BEAT);
@@ -174,7 +177,7 @@ impl<'a> Owner<'a> {
                     self.take(burst)?;
                 }
                 Some(request) = queues.requests.recv() => self.answer(request)?,
-                Some((_, report)) = queues.reports.recv() => tracing::info!(?report, "claim"),
+                Some((_, report)) = queues.reports.recv() => self.reported(&report)?,
             }
             self.save();
         }
@@ -219,36 +222,11 @@ impl<'a> Owner<'a> {
         self.take(events)?;
         self.saver.look();
         self.look_at_reload();
+        self.look_at_departures()?;
         if self.beats.is_multiple_of(PIN_BEATS) {
             self.keep_pins();
         }
         Ok(())
-    }
-
-    /// Pins removed by hand are put back, lost attachments made again.
-    fn keep_pins(&mut self) {
-        let mode = self.config().daemon.xdp_mode;
-        let bpf = self.parts.reconciler.dataplane();
-        match bpf.repin() {
-            Ok(missing) if missing.is_empty() => {}
-            Ok(missing) => {
-                tracing::error!(
-                    "pins were removed by somebody and made again: {}",
-                    missing.join(", ")
-                );
-            }
-            Err(error) => tracing::error!(%error, "look after the pins"),
-        }
-        self.attachments = attach::report(bpf);
-        let lost = self
-            .attachments
-            .iter()
-            .filter(|a| a.ifindex != 0 && a.state != "attached");
-        let lost: Vec<String> = lost.map(|a| a.interface.clone()).collect();
-        for interface in lost {
-            attach::again(bpf, &interface, mode);
-            self.attachments = attach::report(bpf);
-        }
     }
 
     /// Takes events in, writes what follows, does what else follows.
@@ -276,12 +254,7 @@ impl<'a> Owner<'a> {
     /// What an event means outside the state.
     fn look(&mut self, event: &Event) {
         match event {
-            Event::Link(link) if self.config().daemon.interfaces.contains(&link.name) => {
-                let mode = self.config().daemon.xdp_mode;
-                let bpf = self.parts.reconciler.dataplane();
-                attach::again(bpf, &link.name, mode);
-                self.attachments = attach::report(bpf);
-            }
+            Event::Link(link) => self.look_at_link(&link.name),
             Event::Probe { backend, result } => match &result.verdict {
                 ProbeVerdict::Void(_) => self.parts.timings.void(backend.service.as_str()),
                 ProbeVerdict::Good | ProbeVerdict::Bad(_) => {
@@ -301,6 +274,7 @@ impl<'a> Owner<'a> {
             match effect {
                 Effect::Probe(targets) => self.parts.runner.set_targets(targets),
                 Effect::Follow(addresses) => self.parts.follower.follow(addresses),
+                Effect::Interfaces(interfaces) => self.parts.follower.leave_by(interfaces),
                 Effect::Claim(claims) => self.parts.claimer.claim(claims),
                 // Done by now: see `must_save`.
                 Effect::Persist => {}

@@ -225,12 +225,13 @@ impl Owner<'_> {
         self.parts.config_error = Some(why);
     }
 
-    /// The configuration that a file leads to. Services change at once. Where the daemon's files are and
-    /// which interfaces it is attached to stays until it is started again: half of such a change
-    /// would be worse than none.
+    /// The configuration that a file leads to. Where the daemon's files are and how large the maps stays:
+    /// half of such a change would be worse than none.
     fn wanted(&self, file: &Config) -> Arc<Config> {
         let running = self.config();
         let daemon = DaemonConfig {
+            interfaces: file.daemon.interfaces.clone(),
+            xdp_mode: file.daemon.xdp_mode,
             echo_per_second: file.daemon.echo_per_second,
             new_flows_per_second: file.daemon.new_flows_per_second,
             icmp_errors_per_second: file.daemon.icmp_errors_per_second,
@@ -250,10 +251,20 @@ impl Owner<'_> {
         let Pending { file, asked, .. } = pending;
         let config = self.wanted(&file);
         let needs_restart = file.daemon != config.daemon || file.limits != config.limits;
+        let changed = match self.attach_new(&config.daemon)? {
+            Ok(changed) => changed,
+            Err(error) => {
+                self.parts.reconciler.give_up_reservation();
+                self.refuse(asked, error);
+                return Ok(());
+            }
+        };
+        let left = self.part_from(&config.daemon);
         let event = Event::Config(Arc::clone(&config));
         let folded = self.parts.reconciler.fold([(now_ns(), event)]);
         if let Some((_, error)) = folded.refused.first() {
             self.parts.reconciler.give_up_reservation();
+            self.take_back(changed)?;
             self.refuse(asked, error.to_string());
             return Ok(());
         }
@@ -261,6 +272,8 @@ impl Owner<'_> {
         self.must_save(&folded.effects);
         self.write()?;
         self.carry_out(folded.effects);
+        self.depart(left);
+        self.write()?;
         if !self.written {
             let why = "it was accepted, but the maps could not be written: see the log; it is tried again";
             self.refuse(asked, why.to_owned());
@@ -271,7 +284,7 @@ impl Owner<'_> {
         let backends: usize = config.services.values().map(|s| s.backends.len()).sum();
         let restart = match needs_restart {
             true => {
-                "; directories, interfaces and metrics wait for a restart of the daemon, which does not disturb forwarding, [limits] and xdp-mode for 'fairlead unload' and a start"
+                "; directories and metrics wait for a restart of the daemon, which does not disturb forwarding, [limits] for 'fairlead unload' and a start"
             }
             false => "",
         };

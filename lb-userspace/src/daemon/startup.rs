@@ -17,6 +17,8 @@ pub(super) struct Chosen {
     pub(super) config: Arc<Config>,
     /// Why it is not the file's; `None`: it is.
     pub(super) error: Option<String>,
+    /// The last good configuration, if there is one.
+    pub(super) before: Option<Config>,
 }
 
 /// Where the last good configuration is kept.
@@ -47,6 +49,7 @@ pub(super) fn choose(path: &Path, allow_shrink: bool) -> anyhow::Result<Chosen> 
                     return Ok(Chosen {
                         config,
                         error: None,
+                        before: last.map(|last| last.config),
                     });
                 }
                 Some(shrink) => {
@@ -54,6 +57,7 @@ pub(super) fn choose(path: &Path, allow_shrink: bool) -> anyhow::Result<Chosen> 
                         anyhow::bail!("{shrink}")
                     };
                     return Ok(Chosen {
+                        before: Some(last.config.clone()),
                         config: Arc::new(last.config),
                         error: Some(shrink.to_string()),
                     });
@@ -65,6 +69,7 @@ pub(super) fn choose(path: &Path, allow_shrink: bool) -> anyhow::Result<Chosen> 
     let dir = state_dir_of(path);
     match file::load(&last_good(&dir)) {
         Ok(last) => Ok(Chosen {
+            before: Some(last.config.clone()),
             config: Arc::new(last.config),
             error: Some(error),
         }),

@@ -1,24 +1,39 @@
 //! `fairlead unload`: the one command that takes the data plane away.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 
+use super::startup::last_good;
 use crate::announce::Claims;
 use crate::announce::claimer;
 use crate::cli::Unload;
 use crate::config::file;
 use crate::dataplane::bpf;
+use crate::neigh::release;
 use crate::store::disk;
 
 /// Runs it.
 pub fn run(args: &Unload) -> anyhow::Result<ExitCode> {
-    let (bpffs, run_dir, state_dir) = places(args)?;
+    let Places {
+        bpffs,
+        run_dir,
+        state_dir,
+        backends,
+    } = places(args)?;
     let removed = bpf::unload(&bpffs, run_dir.as_deref(), args.layout)?;
     match removed {
         true => println!("data plane removed from {}", bpffs.display()),
         false => println!("no data plane at {}", bpffs.display()),
+    }
+    let backends: Vec<IpAddr> = backends.into_iter().collect();
+    let released =
+        release::release(&backends).context("have the backends' neighbours forgotten")?;
+    if released > 0 {
+        println!("neighbours that the kernel no longer keeps resolved: {released}");
     }
     let Some(path) = state_dir.map(|dir| super::claims_file(&dir)) else {
         return Ok(ExitCode::SUCCESS);
@@ -42,12 +57,26 @@ pub fn run(args: &Unload) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What there is to take away, and where.
+struct Places {
+    bpffs: PathBuf,
+    run_dir: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+    /// Addresses of backends, in the file and in the last good one.
+    backends: BTreeSet<IpAddr>,
+}
+
 /// Where pins, lock and state are. A configuration with errors must not keep anybody from
 /// unloading, so `--bpffs` does without one.
-fn places(args: &Unload) -> anyhow::Result<(PathBuf, Option<PathBuf>, Option<PathBuf>)> {
+fn places(args: &Unload) -> anyhow::Result<Places> {
     if let Some(bpffs) = &args.bpffs {
         let run_dir = args.run_dir.exists().then(|| args.run_dir.clone());
-        return Ok((bpffs.clone(), run_dir, None));
+        return Ok(Places {
+            bpffs: bpffs.clone(),
+            run_dir,
+            state_dir: None,
+            backends: BTreeSet::new(),
+        });
     }
     let loaded = file::load(&args.config).with_context(|| {
         format!(
@@ -55,6 +84,17 @@ fn places(args: &Unload) -> anyhow::Result<(PathBuf, Option<PathBuf>, Option<Pat
             args.config.display()
         )
     })?;
-    let daemon = loaded.config.daemon;
-    Ok((daemon.bpffs, Some(daemon.run_dir), Some(daemon.state_dir)))
+    let daemon = loaded.config.daemon.clone();
+    let last = file::load(&last_good(&daemon.state_dir)).ok();
+    let configs = [Some(loaded), last].into_iter().flatten();
+    let backends = configs.flat_map(|file| {
+        let addresses = file.config.keyed_backends().map(|(_, b)| b.address);
+        addresses.collect::<Vec<_>>()
+    });
+    Ok(Places {
+        backends: backends.collect(),
+        bpffs: daemon.bpffs,
+        run_dir: Some(daemon.run_dir),
+        state_dir: Some(daemon.state_dir),
+    })
 }

@@ -42,7 +42,7 @@ pub use program::{Program, ProgramOptions};
 pub use reader::{FlowCounts, Reader, Sweep};
 
 use crate::model::{Limits, XdpMode};
-use links::Links;
+use links::{Links, ModeChange};
 use lock::Lock;
 use maps::Maps;
 use pins::{PROGRAM_PIN, abandoned, load_and_pin, remove_layout, same_program};
@@ -253,22 +253,40 @@ impl Bpf {
             .map(|(program, _)| program)
     }
 
-    /// Brings an interface to run the program: through the pinned link without a gap if there is one,
-    /// anew otherwise. The mode is remembered for [`Self::reattach`], also when this fails because
+    /// Brings an interface to run the program: through the pinned link without a gap if there is one in
+    /// this mode, anew otherwise. The mode is remembered for [`Self::reattach`], also when this fails because
     /// there is no such interface yet.
     pub fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached, BpfError> {
-        self.check_ownership()?;
-        let program = (self.program.fd(), self.program.id());
-        self.links.attach(&self.directory, program, interface, mode)
+        self.attach_with(interface, mode, ModeChange::Changed)
+    }
+
+    /// As [`Self::attach`] when the configured mode has changed: where generic mode was a fallback, native
+    /// mode is tried again. On an error the interface runs in the mode it had, if that is possible.
+    pub fn change_mode(&mut self, interface: &str, mode: XdpMode) -> Result<Attached, BpfError> {
+        self.attach_with(interface, mode, ModeChange::Retried)
     }
 
     /// Attaches again after netlink said that the interface appeared or changed. Does nothing if it
-    /// is attached (`AttachedHow::Kept`); `None`: the interface is not ours.
+    /// is attached (`AttachedHow::Kept`), in whatever mode; `None`: the interface is not ours.
     pub fn reattach(&mut self, interface: &str) -> Result<Option<Attached>, BpfError> {
         match self.links.wanted(interface) {
-            Some(mode) => self.attach(interface, mode).map(Some),
+            Some(mode) => self
+                .attach_with(interface, mode, ModeChange::Never)
+                .map(Some),
             None => Ok(None),
         }
+    }
+
+    fn attach_with(
+        &mut self,
+        interface: &str,
+        mode: XdpMode,
+        change: ModeChange,
+    ) -> Result<Attached, BpfError> {
+        self.check_ownership()?;
+        let program = (self.program.fd(), self.program.id());
+        self.links
+            .attach(&self.directory, program, interface, mode, change)
     }
 
     /// Takes the program off an interface that is not ours any more.

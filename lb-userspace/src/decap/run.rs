@@ -54,6 +54,7 @@ pub fn run(args: &Decap) -> anyhow::Result<ExitCode> {
         AttachedHow::New => "attached",
         AttachedHow::Kept => "attached already",
         AttachedHow::Replaced => "has new rules, without a gap",
+        AttachedHow::OtherMode => "attached again, in the other mode",
         AttachedHow::Renewed => "attached again, since the interface was made anew",
     };
     println!(

@@ -23,18 +23,19 @@ const BURST: usize = 256;
 #[derive(Debug)]
 pub struct Handle {
     follow: watch::Sender<BTreeSet<IpAddr>>,
+    leave_by: watch::Sender<BTreeSet<String>>,
     task: JoinHandle<Result<(), NetlinkError>>,
 }
 
 impl Handle {
     /// The complete set of addresses to follow. Those that stay are not disturbed.
     pub fn follow(&self, addresses: Vec<IpAddr>) {
-        let wanted: BTreeSet<_> = addresses.into_iter().collect();
-        self.follow.send_if_modified(|now| {
-            let changed = *now != wanted;
-            *now = wanted;
-            changed
-        });
+        set(&self.follow, addresses.into_iter().collect());
+    }
+
+    /// The complete set of interfaces, by name, that ways may leave by; empty: all.
+    pub fn leave_by(&self, interfaces: Vec<String>) {
+        set(&self.leave_by, interfaces.into_iter().collect());
     }
 
     /// It has ended, which it should not before it is cancelled.
@@ -52,6 +53,30 @@ impl Handle {
     }
 }
 
+fn set<T: PartialEq>(sender: &watch::Sender<T>, wanted: T) {
+    sender.send_if_modified(|now| {
+        let changed = *now != wanted;
+        *now = wanted;
+        changed
+    });
+}
+
+/// What was commanded, complete.
+struct Commands {
+    follow: watch::Receiver<BTreeSet<IpAddr>>,
+    leave_by: watch::Receiver<BTreeSet<String>>,
+}
+
+impl Commands {
+    /// Until one changes. False: the handle is gone.
+    async fn changed(&mut self) -> bool {
+        tokio::select! {
+            changed = self.follow.changed() => changed.is_ok(),
+            changed = self.leave_by.changed() => changed.is_ok(),
+        }
+    }
+}
+
 /// Follows the ways to addresses. Only a namespace for functions: see [`Follower::spawn`].
 pub struct Follower {
     ways: Ways,
@@ -65,9 +90,8 @@ pub struct Follower {
 
 impl Follower {
     /// Starts to follow, in the network namespace of the calling thread and on the runtime it is
-    /// in. All links are told first. `interfaces`: those a way may leave by, and whose links are
-    /// told; empty: all. A full channel delays events and merges none away but repeated ones of
-    /// one address.
+    /// in. All links are told, first and always. `interfaces`: those a way may leave by; empty:
+    /// all. A full channel delays events and merges none away but repeated ones of one address.
     pub fn spawn(
         sender: mpsc::Sender<(u64, Event)>,
         cancel: CancellationToken,
@@ -75,7 +99,7 @@ impl Follower {
     ) -> Result<Handle, NetlinkError> {
         let notices = Notices::subscribe(WAY_GROUPS)?;
         let mut follower = Self {
-            ways: Ways::new(interfaces),
+            ways: Ways::new(interfaces.iter().cloned()),
             notices,
             requests: Requests::open()?,
             sender,
@@ -84,17 +108,23 @@ impl Follower {
         };
         follower.resync()?;
         let (follow, wanted) = watch::channel(BTreeSet::new());
+        let (leave_by, interfaces) = watch::channel(interfaces.into_iter().collect());
+        let commands = Commands {
+            follow: wanted,
+            leave_by: interfaces,
+        };
         let task = tokio::spawn(async move {
-            let run = follower.run(wanted);
+            let run = follower.run(commands);
             cancel.run_until_cancelled(run).await.unwrap_or(Ok(()))
         });
-        Ok(Handle { follow, task })
+        Ok(Handle {
+            follow,
+            leave_by,
+            task,
+        })
     }
 
-    async fn run(
-        mut self,
-        mut wanted: watch::Receiver<BTreeSet<IpAddr>>,
-    ) -> Result<(), NetlinkError> {
+    async fn run(mut self, mut commands: Commands) -> Result<(), NetlinkError> {
         let mut commanded = true;
         let sender = self.sender.clone();
         loop {
@@ -108,10 +138,12 @@ impl Follower {
             let pause = tokio::time::sleep(Duration::from_nanos(wait.unwrap_or(KEEP_ALIVE)));
             tokio::select! {
                 heard = self.notices.next() => self.take(heard)?,
-                changed = wanted.changed(), if commanded => {
-                    commanded = changed.is_ok();
-                    let set = wanted.borrow_and_update().clone();
-                    self.ways.follow(set);
+                changed = commands.changed(), if commanded => {
+                    commanded = changed;
+                    let interfaces = commands.leave_by.borrow_and_update().clone();
+                    self.ways.leave_by(interfaces);
+                    let addresses = commands.follow.borrow_and_update().clone();
+                    self.ways.follow(addresses);
                 }
                 permit = sender.reserve(), if !self.outbox.is_empty() => match permit {
                     Ok(permit) => {
@@ -132,6 +164,7 @@ impl Follower {
         busy |= self.ask()?;
         busy |= self.solicit()?;
         self.tell();
+        self.say()?;
         Ok(busy)
     }
 
@@ -241,28 +274,30 @@ impl Follower {
                 break;
             }
         }
-        self.say();
     }
 
     /// Says once how neighbour entries are kept from being forgotten.
-    fn say(&mut self) {
+    fn say(&mut self) -> Result<(), NetlinkError> {
         if self.said {
-            return;
+            return Ok(());
         }
-        match self.ways.kept() {
-            (0, 0) => {}
-            (0, _) => {
-                self.said = true;
-                info!(
-                    "this kernel does not keep neighbours by itself (Linux 5.16 does): using each every {} s",
-                    KEEP_ALIVE / 1_000_000_000
-                );
-            }
-            _ => {
-                self.said = true;
-                info!("the kernel keeps the neighbours of backends resolved (NTF_EXT_MANAGED)");
-            }
+        let asked = self.ways.asked_to_keep();
+        if asked.is_empty() {
+            return Ok(());
         }
+        // What was heard may be older than the question.
+        let entries = self.requests.neighbours()?.into_iter();
+        let mut entries = entries.filter(|(hop, _)| asked.contains(hop));
+        self.said = true;
+        if entries.any(|(_, entry)| entry.managed) {
+            info!("the kernel keeps the neighbours of backends resolved (NTF_EXT_MANAGED)");
+        } else {
+            info!(
+                "this kernel does not keep neighbours by itself (Linux 5.16 does): using each every {} s",
+                KEEP_ALIVE / 1_000_000_000
+            );
+        }
+        Ok(())
     }
 }
 

@@ -12,11 +12,7 @@ impl Ways {
     /// The next neighbour to solicit, if one is due.
     pub fn next_solicit(&mut self, now: u64) -> Option<Solicit> {
         if let Some(hop) = self.released.pop_first() {
-            return Some(Solicit {
-                hop,
-                managed: false,
-                restart: false,
-            });
+            return Some(Solicit::release(hop));
         }
         let (due, hop) = *self.solicits.first()?;
         if due > now {
@@ -77,10 +73,14 @@ impl Ways {
             if let Some(due) = state.solicit {
                 self.solicits.remove(&(due, hop));
             }
-            self.hops.remove(&hop);
-            if self.neighbours.get(&hop).is_some_and(|n| n.managed) {
+            // Perhaps asked for a moment ago, and not told to be managed yet. A use takes from an entry that it
+            // is permanent.
+            let ours = state.ours;
+            let entry = self.neighbours.get(&hop);
+            if entry.is_some_and(|n| n.managed || (ours && n.state != NeighbourState::Fixed)) {
                 self.released.insert(hop);
             }
+            self.hops.remove(&hop);
         }
     }
 

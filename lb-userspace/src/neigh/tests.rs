@@ -22,6 +22,8 @@ enum Do {
     /// Interface 7 is called so, and is up or not.
     Link(&'static str, bool),
     LinkGone,
+    /// Ways may leave by this interface alone.
+    LeaveBy(&'static str),
     /// The interface has this address, ready for use.
     Own(&'static str),
     /// The kernel's routing now sends the address to this one, through interface 7.
@@ -70,6 +72,7 @@ impl Story {
                 ways.speaks(at, now);
             }
             LinkGone => ways.link_gone(7, now),
+            LeaveBy(name) => ways.leave_by([name.to_owned()].into()),
             Via(to, via) => ways.answer(ip(to), Answer::Via(hop(via)), now),
             Nowhere(to, why) => ways.answer(ip(to), Answer::None(why.to_owned()), now),
             Routes(prefix, length, asked) => {
@@ -290,10 +293,21 @@ fn deleted_and_renamed_links_are_gone() {
     check_known(vec![(
         Link("eth9", true),
         &[
-            "link 7 gone",
+            "eth9 up",
             "10.0.0.1: the route leaves by eth9, which is not in daemon.interfaces",
         ],
     )]);
+}
+
+#[test]
+fn ways_follow_the_interfaces_they_may_leave_by() {
+    check_known(vec![
+        (
+            LeaveBy("eth9"),
+            &["10.0.0.1: the route leaves by eth0, which is not in daemon.interfaces"],
+        ),
+        (LeaveBy("eth0"), &["10.0.0.1: 7 1"]),
+    ]);
 }
 
 #[test]
@@ -318,6 +332,17 @@ fn permanent_entry_is_never_used_by_name() {
         (Follow(&[NEAR]), &[]),
         (Via(NEAR, NEAR), &["10.0.0.1: 7 1"]),
         (Pass(100_000), &[]),
+    ]);
+}
+
+#[test]
+fn next_hop_that_was_just_asked_for_is_released_too() {
+    check(&[
+        UP,
+        (Follow(&[NEAR]), &[]),
+        (Via(NEAR, NEAR), &["solicit 10.0.0.1"]),
+        (Near(NEAR, Usable, MAC), &["10.0.0.1: 7 1"]),
+        (Follow(&[]), &["release 10.0.0.1"]),
     ]);
 }
 

@@ -41,6 +41,7 @@ impl State {
                 Effect::Probe(targets(&config)),
             ),
             (follow(&before), follow(&config)),
+            (interfaces(&before), interfaces(&config)),
             (claim(&before), claim(&config)),
         ] {
             if old != new {
@@ -231,6 +232,10 @@ pub(super) fn targets(config: &Config) -> Vec<Target> {
 fn follow(config: &Config) -> Effect {
     let addresses: BTreeSet<IpAddr> = config.keyed_backends().map(|(_, b)| b.address).collect();
     Effect::Follow(addresses.into_iter().collect())
+}
+
+fn interfaces(config: &Config) -> Effect {
+    Effect::Interfaces(config.daemon.interfaces.clone())
 }
 
 fn claim(config: &Config) -> Effect {

@@ -95,6 +95,7 @@ impl State {
             routes: BTreeMap::new(),
             leaving: BTreeMap::new(),
             links: BTreeMap::new(),
+            also_attached: BTreeSet::new(),
             adopted: BTreeMap::new(),
             devices: BTreeMap::new(),
             at: BTreeMap::new(),

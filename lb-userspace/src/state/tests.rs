@@ -272,6 +272,37 @@ fn two_interfaces_in_one_slot_are_told_and_the_smaller_index_works() {
 }
 
 #[test]
+fn interfaces_that_a_reload_adds_or_leaves_stand_in_the_maps_meanwhile() {
+    let mut sim = running(config(WEB));
+    let mut other = link(2, true);
+    other.name = "wan".to_owned();
+    sim.event(Event::Link(other));
+    let named = |sim: &Sim| -> Vec<u32> {
+        let devices = sim.state.devices().values();
+        devices.map(|d| d.ifindex).collect()
+    };
+    let recorded = |sim: &Sim| sim.effects.iter().any(|e| matches!(e, Effect::Record(_)));
+    assert_eq!(named(&sim), [1], "nobody sends by it");
+    assert!(!recorded(&sim), "nor need anybody know: {:?}", sim.effects);
+    sim.event(Event::AlsoAttached(["wan".to_owned()].into()));
+    assert_eq!(named(&sim), [1, 2]);
+    let mut next = (**sim.state.config()).clone();
+    next.daemon.interfaces = vec!["wan".to_owned()];
+    let gone = ["lan".to_owned()];
+    sim.event(Event::AlsoAttached(gone.into()));
+    sim.event(Event::Config(next.into()));
+    let told = Effect::Interfaces(vec!["wan".to_owned()]);
+    assert!(sim.effects.contains(&told), "{:?}", sim.effects);
+    assert_eq!(named(&sim), [1, 2]);
+    // A way still leaves by the old one.
+    sim.event(Event::AlsoAttached(BTreeSet::new()));
+    assert_eq!(named(&sim), [1, 2]);
+    sim.route(ip("10.0.0.1"), 2, 7);
+    sim.route(ip("10.0.0.2"), 2, 7);
+    assert_eq!(named(&sim), [2]);
+}
+
+#[test]
 fn when_all_are_down_the_service_fails_open_or_closed_by_policy() {
     use crate::model::AllDown;
     for (policy, then) in [(AllDown::FailOpen, ALL), (AllDown::FailClosed, NONE)] {

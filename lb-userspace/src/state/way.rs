@@ -158,9 +158,13 @@ impl State {
     }
 
     pub(super) fn linked(&mut self, link: Link, effects: &mut Vec<Effect>) {
-        self.adopted.remove(&link.ifindex);
+        let adopted = self.adopted.remove(&link.ifindex).is_some();
         let before = self.links.insert(link.ifindex, link.clone());
         if before.as_ref() == Some(&link) {
+            return;
+        }
+        let ours = |link: &Link| self.may_send_by(link);
+        if !adopted && !ours(&link) && !before.as_ref().is_some_and(ours) {
             return;
         }
         let what = match (&before, link.up) {
@@ -186,7 +190,9 @@ impl State {
         if adopted && link.is_none() {
             self.link_changed(ifindex);
         }
-        if let Some(link) = link {
+        if let Some(link) = link
+            && self.may_send_by(&link)
+        {
             record(
                 effects,
                 Record::Link {
@@ -220,6 +226,13 @@ impl State {
         }
     }
 
+    /// Packets may leave by this interface.
+    fn may_send_by(&self, link: &Link) -> bool {
+        self.config.daemon.interfaces.contains(&link.name)
+            || self.also_attached.contains(&link.name)
+            || self.leaving.contains_key(&link.ifindex)
+    }
+
     /// Interfaces that packets may leave by: those we are attached to, for replies to clients, and those that
     /// a way uses. Of two in one slot, the smaller index stays.
     pub(super) fn refresh_devices(&mut self) {
@@ -228,9 +241,7 @@ impl State {
             .map(|device| (device_slot(device.ifindex), *device))
             .collect();
         for (ifindex, link) in &self.links {
-            if self.config.daemon.interfaces.contains(&link.name)
-                || self.leaving.contains_key(ifindex)
-            {
+            if self.may_send_by(link) {
                 devices.entry(device_slot(*ifindex)).or_insert(Device {
                     ifindex: *ifindex,
                     mtu: link.mtu,

@@ -49,7 +49,7 @@ pub struct DataPlane {
     pub redirect: u64,
     /// Dropped, by reason.
     pub drops: BTreeMap<String, u64>,
-    /// New flows without an entry.
+    /// Packets forwarded without an entry in the flow table.
     #[serde(default)]
     pub untracked: u64,
     /// Entries evicted for new flows.

@@ -89,7 +89,7 @@ fn a_file_torn_at_any_byte_is_answered() {
 
 #[test]
 fn a_configuration_of_many_services_is_read_in_bounded_time() {
-    let mut text = "limits.ring-slots = 16777216\n[daemon]\ninterfaces = [\"eth0\"]\n".to_owned();
+    let mut text = "[limits]\nring-slots = 16777216\nservices = 4096\nbackends = 16384\n[daemon]\ninterfaces = [\"eth0\"]\n".to_owned();
     for i in 0..4000 {
         let (high, low) = (i / 250, i % 250 + 1);
         text.push_str(&format!(

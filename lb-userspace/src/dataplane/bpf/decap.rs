@@ -11,7 +11,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::decap::{Fate, TRUSTED_SOURCES, TrustedSource};
 
 use super::error::BpfError;
-use super::links::{self, Attached, Links};
+use super::links::{self, Attached, Links, ModeChange};
 use super::netdev::{self, AttachMode};
 use super::place::{self, Place, link_pin};
 use super::program::{Program, refused};
@@ -60,7 +60,8 @@ pub fn attach(
     }
     Place::prepare(bpffs)?;
     let program = load(object, &fates_pin(bpffs, interface), rules)?;
-    Links::default().attach(bpffs, (program.fd(), program.id()), interface, mode)
+    let program = (program.fd(), program.id());
+    Links::default().attach(bpffs, program, interface, mode, ModeChange::Changed)
 }
 
 fn load(object: &[u8], fates: &Path, rules: &Rules) -> Result<Program, BpfError> {

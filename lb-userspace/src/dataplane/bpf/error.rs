@@ -2,6 +2,9 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use super::netdev::AttachMode;
 
 /// Why the data plane could not be loaded, adopted, attached or taken away.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +136,20 @@ pub enum BpfError {
         interface: String,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// The wanted mode could not be had, and the one before was taken again.
+    #[error(
+        "change the mode of {interface}: {source}; it runs in {mode} mode as before, after {gap:?} without the program"
+    )]
+    ModeKept {
+        /// The name.
+        interface: String,
+        /// The mode.
+        mode: AttachMode,
+        /// How long no packet passed through the program.
+        gap: Duration,
+        /// Why.
+        source: Box<BpfError>,
     },
     /// A newer daemon owns the data plane.
     #[error(

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,33 @@ pub enum AttachedHow {
     Replaced,
     /// The pinned link had lost its device; a new one was made.
     Renewed,
+    /// The pinned link ran in another mode, which a link keeps for life; a new one was made.
+    OtherMode,
+}
+
+/// What becomes of a link that runs in another mode than the wanted one. Changing it takes the program
+/// off the interface for a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ModeChange {
+    /// It stays.
+    Never,
+    /// It is changed. A fallback to generic mode stays.
+    Changed,
+    /// It is changed, and where generic mode was a fallback native mode is tried again.
+    Retried,
+}
+
+impl ModeChange {
+    fn wants(self, wanted: XdpMode, now: AttachMode) -> bool {
+        match (wanted, now) {
+            (XdpMode::Native, AttachMode::Generic) | (XdpMode::Generic, AttachMode::Native) => {
+                self != Self::Never
+            }
+            (XdpMode::NativeOrGeneric, AttachMode::Generic) => self == Self::Retried,
+            (XdpMode::Native | XdpMode::NativeOrGeneric, AttachMode::Native)
+            | (XdpMode::Generic, AttachMode::Generic) => false,
+        }
+    }
 }
 
 /// The outcome of an attachment, for the log and `status`.
@@ -43,6 +71,8 @@ pub struct Attached {
     pub how: AttachedHow,
     /// Why native mode was refused, if generic mode is a fallback.
     pub native_refused: Option<String>,
+    /// How long the interface had no program while its mode was changed.
+    pub gap: Option<Duration>,
 }
 
 /// State of an attachment.
@@ -115,6 +145,61 @@ pub(crate) fn pinned_interfaces(directory: &Path) -> Result<Vec<String>, BpfErro
         .collect())
 }
 
+impl Held {
+    /// Makes a link and its pin.
+    fn create(
+        &mut self,
+        directory: &Path,
+        program: BorrowedFd<'_>,
+        (interface, ifindex): (&str, u32),
+        mode: XdpMode,
+    ) -> Result<(AttachMode, Option<String>), BpfError> {
+        let (link, mode, native_refused) = create(program, interface, ifindex, mode)?;
+        let path = directory.join(link_pin(interface));
+        sys::pin(link.as_fd(), &path)
+            .map_err(BpfError::system(format!("pin {}", path.display())))?;
+        self.link = Some(link);
+        Ok((mode, native_refused))
+    }
+
+    /// Replaces the link by one in the wanted mode, or else in the mode it had.
+    fn change_mode(
+        &mut self,
+        directory: &Path,
+        program: BorrowedFd<'_>,
+        at: (&str, u32),
+        before: AttachMode,
+    ) -> Result<Attached, BpfError> {
+        let (interface, ifindex) = at;
+        let began = Instant::now();
+        release(directory, &link_pin(interface))?;
+        self.link = None;
+        let source = match self.create(directory, program, at, self.wanted) {
+            Ok((mode, native_refused)) => {
+                return Ok(Attached {
+                    ifindex,
+                    mode,
+                    how: AttachedHow::OtherMode,
+                    native_refused,
+                    gap: Some(began.elapsed()),
+                });
+            }
+            Err(source) => source,
+        };
+        self.wanted = match before {
+            AttachMode::Native => XdpMode::Native,
+            AttachMode::Generic => XdpMode::Generic,
+        };
+        self.create(directory, program, at, self.wanted)?;
+        Err(BpfError::ModeKept {
+            interface: interface.to_owned(),
+            mode: before,
+            gap: began.elapsed(),
+            source: Box::new(source),
+        })
+    }
+}
+
 impl Links {
     /// Brings an interface to run `program`, from whatever state it is in.
     pub(crate) fn attach(
@@ -123,6 +208,7 @@ impl Links {
         program: (BorrowedFd<'_>, u32),
         interface: &str,
         mode: XdpMode,
+        change: ModeChange,
     ) -> Result<Attached, BpfError> {
         let held = self.held.entry(interface.to_owned()).or_insert(Held {
             wanted: mode,
@@ -139,6 +225,11 @@ impl Links {
         let mut how = AttachedHow::New;
         if let Some((link, info)) = pinned_link(directory, interface)? {
             if info.ifindex == ifindex {
+                let now = netdev::xdp_state(ifindex)?.map_or(AttachMode::Native, |s| s.mode);
+                if change.wants(mode, now) {
+                    drop(link);
+                    return held.change_mode(directory, fd, (interface, ifindex), now);
+                }
                 let how = if info.program_id == id {
                     AttachedHow::Kept
                 } else {
@@ -148,12 +239,12 @@ impl Links {
                     AttachedHow::Replaced
                 };
                 held.link = Some(link);
-                let mode = netdev::xdp_state(ifindex)?.map_or(AttachMode::Native, |s| s.mode);
                 return Ok(Attached {
                     ifindex,
-                    mode,
+                    mode: now,
                     how,
                     native_refused: None,
+                    gap: None,
                 });
             }
             how = AttachedHow::Renewed;
@@ -167,18 +258,15 @@ impl Links {
             sys::pin(old.as_fd(), &path)
                 .map_err(BpfError::system(format!("pin {}", path.display())))?;
             drop(old);
-            return self.attach(directory, program, interface, mode);
+            return self.attach(directory, program, interface, mode, change);
         }
-        let (link, mode, native_refused) = create(fd, interface, ifindex, mode)?;
-        let path = directory.join(&pin);
-        sys::pin(link.as_fd(), &path)
-            .map_err(BpfError::system(format!("pin {}", path.display())))?;
-        held.link = Some(link);
+        let (mode, native_refused) = held.create(directory, fd, (interface, ifindex), mode)?;
         Ok(Attached {
             ifindex,
             mode,
             how,
             native_refused,
+            gap: None,
         })
     }
 
