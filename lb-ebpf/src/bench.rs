@@ -116,6 +116,8 @@ pub struct Plan {
     pub set: u32,
     /// Position in the set.
     pub way: u32,
+    /// Sets of map `flows`, a power of two, minus one: where the floor `flow_line` looks.
+    pub set_mask: u64,
 }
 
 /// How far a run has come. Map `progress`, one entry.

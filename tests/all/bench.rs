@@ -172,6 +172,7 @@ fn measured(multiple: f64) -> Measured {
         nanos: summary(multiple * 30.0),
         multiple: summary(multiple),
         by_first: None,
+        line: None,
         untracked: 0.0,
         evicted: 0.0,
     }

@@ -99,6 +99,11 @@ impl Case {
         self.traffic == Traffic::New && self.flows > 1
     }
 
+    /// Whether the floor `flow_line` can be taken of it.
+    pub fn has_flow_lines(&self) -> bool {
+        self.flows > 1 && !self.shape().is_v6()
+    }
+
     /// Sets of its flow table: entries for twice the flows, which is the load that the table is rated for. Only
     /// the cases of one flow and of the default table have the default size: how large the table is costs
     /// nothing, but how much of it the flows touch does.

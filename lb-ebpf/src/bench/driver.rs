@@ -19,7 +19,7 @@ use aya_ebpf::{
 use lb_ebpf::bench::{Plan, Progress, STAMPS, Shape, TARGET, V4_BYTES, V6_BYTES, check, source};
 
 #[btf_map(name = "plan")]
-static PLAN: Array<Plan, 1> = Array::new();
+pub(crate) static PLAN: Array<Plan, 1> = Array::new();
 #[btf_map(name = "progress")]
 static PROGRESS: Array<Progress, 1> = Array::new();
 #[btf_map(name = "stamps")]
@@ -29,14 +29,14 @@ static STAMP_TABLE: Array<u64, { STAMPS as usize }> = Array::new();
 static FENCE: Array<u64, 1> = Array::new();
 /// The flow table of the program under test, shared with it.
 #[btf_map(name = "flows")]
-static FLOWS: Array<Set, 1, { 1 << 10 }> = Array::new();
+pub(crate) static FLOWS: Array<Set, 1, { 1 << 10 }> = Array::new();
 #[btf_map(name = "targets")]
 static TARGETS: ProgramArray<1> = ProgramArray::new();
 
 /// One set of the flow table.
 #[repr(C)]
-struct Set {
-    words: [u64; 8],
+pub(crate) struct Set {
+    pub(crate) words: [u64; 8],
 }
 
 /// The program. Dropped: the run was over. Aborted: the frame is not the plan's, or there is no program

@@ -10,6 +10,8 @@ use aya_ebpf::{
 };
 use lb_ebpf::bench::V4_BYTES;
 
+use crate::driver::{FLOWS, PLAN};
+
 /// A service's address as a hash map would have it: as much as any balancer looks up.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -83,5 +85,35 @@ pub(crate) fn hash_lookup(context: XdpContext) -> u32 {
     match unsafe { HASH.get(key) } {
         Some(_) => XDP_TX,
         None => XDP_DROP,
+    }
+}
+
+/// One load from a line of the flow table that an IPv4 packet's source and port choose as if at random: what
+/// a flow costs whose line is not in the cache, when nothing else is done.
+#[xdp]
+pub(crate) fn flow_line(context: XdpContext) -> u32 {
+    let data = context.data();
+    if data.wrapping_add(V4_BYTES) > context.data_end() {
+        return XDP_ABORTED;
+    }
+    // SAFETY: both lie before the packet's end (checked above, and again by the verifier).
+    let (source, port) = unsafe {
+        (
+            (data.wrapping_add(28) as *const u16).read_unaligned(),
+            (data.wrapping_add(34) as *const u16).read_unaligned(),
+        )
+    };
+    let Some(plan) = PLAN.get(0) else {
+        return XDP_ABORTED;
+    };
+    // Fibonacci hashing: high bits of a product with 2^64 divided by the golden ratio.
+    let mixed = (u64::from(source) << 16 | u64::from(port)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let Some(set) = FLOWS.get_ptr((mixed >> 32 & plan.set_mask) as u32) else {
+        return XDP_ABORTED;
+    };
+    // SAFETY: the pointer is a map's, aligned and valid; what is read decides no address.
+    match unsafe { (*set).words.as_ptr().read_volatile() } {
+        u64::MAX => XDP_DROP,
+        _ => XDP_TX,
     }
 }

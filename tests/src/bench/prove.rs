@@ -120,11 +120,13 @@ fn prove_floors(rig: &mut Rig) -> Result<()> {
         "grow: {action:?}, {bytes:02x?}"
     );
     if !rig.case.shape().is_v6() {
-        let (action, bytes) = rig.one(Target::HashLookup, 0)?;
-        ensure!(
-            action == Action::Tx && bytes == packet,
-            "hash_lookup: {action:?}, {bytes:02x?}"
-        );
+        for target in [Target::HashLookup, Target::FlowLine] {
+            let (action, bytes) = rig.one(target, 0)?;
+            ensure!(
+                action == Action::Tx && bytes == packet,
+                "{target:?}: {action:?}, {bytes:02x?}"
+            );
+        }
     }
     Ok(())
 }

@@ -40,6 +40,9 @@ pub struct Measured {
     pub multiple: Summary,
     /// Nanoseconds of this object by those of the first one, of which the same round's stand just before.
     pub by_first: Option<Summary>,
+    /// What one load from another line of the flow table for each flow costs by itself, as a multiple of the
+    /// same lookups; only with many flows.
+    pub line: Option<Summary>,
     /// New flows that found no room in the table, as a share of all packets.
     pub untracked: f64,
     /// The same of those that pushed another flow out.
@@ -130,15 +133,18 @@ impl Measured {
     /// Of a case's samples, and of the first object's unless they are these.
     pub fn of(samples: &Samples, first: Option<&Samples>) -> Self {
         let net = samples.net();
-        let by = |unit: &[f64]| {
-            let both = net.iter().zip(unit);
-            Summary::of(&both.map(|(net, unit)| net / unit).collect::<Vec<_>>())
+        let ratio = |series: &[f64], unit: &[f64]| {
+            let both = series.iter().zip(unit);
+            Summary::of(&both.map(|(value, unit)| value / unit).collect::<Vec<_>>())
         };
+        let by = |unit: &[f64]| ratio(&net, unit);
+        let line = (!samples.line.is_empty()).then(|| ratio(&samples.line, &samples.hash));
         let all = samples.packets as f64;
         Self {
             nanos: Summary::of(&net),
             multiple: by(&samples.hash),
             by_first: first.map(|first| by(&first.net())),
+            line,
             untracked: samples.untracked as f64 / all,
             evicted: samples.evicted as f64 / all,
         }

@@ -85,14 +85,17 @@ pub enum Target {
     Grow,
     /// One lookup in a kernel hash map.
     HashLookup,
+    /// One load from the flow table, of another line for each flow.
+    FlowLine,
 }
 
 impl Target {
-    const FLOORS: [(Self, &str); 4] = [
+    const FLOORS: [(Self, &str); 5] = [
         (Self::Null, "null"),
         (Self::MacSwap, "mac_swap"),
         (Self::Grow, "grow"),
         (Self::HashLookup, "hash_lookup"),
+        (Self::FlowLine, "flow_line"),
     ];
 }
 
@@ -140,13 +143,17 @@ impl Rig {
         let loaded = EbpfLoader::new().map_pin_path("flows", &*pin).load(driver);
         std::fs::remove_file(&pin).with_context(|| format!("remove {}", pin.display()))?;
         let mut driver = loaded.context("make the driver's maps")?;
-        for name in ["driver", "null", "mac_swap", "grow", "hash_lookup"] {
+        let floors = Target::FLOORS.iter().map(|(_, name)| *name);
+        for name in std::iter::once("driver").chain(floors) {
             program(&mut driver, name)?
                 .load()
                 .with_context(|| format!("load the driver's program {name}"))?;
         }
         let mut rig = Self {
-            plan: world::plan(case, 1),
+            plan: Plan {
+                set_mask: u64::from(tables.header.flow_sets - 1),
+                ..world::plan(case, 1)
+            },
             frame: world::frame(case, 0),
             case: case.clone(),
             tables,

@@ -22,6 +22,8 @@ pub struct Samples {
     pub null: Vec<f64>,
     /// One hash lookup, net of null, just before and just after.
     pub hash: Vec<f64>,
+    /// One load from another line of the flow table for each flow, net of null; only with many flows.
+    pub line: Vec<f64>,
     /// Packets through the data plane in all timed runs.
     pub packets: u64,
     /// New flows that found no room in the table among them.
@@ -104,6 +106,11 @@ fn case(rig: &mut Rig, asked: u64, into: &mut Samples) -> Result<()> {
             accounted(rig, 0, packets, into)?
         }
     };
+    if rig.case.has_flow_lines() {
+        rig.time(Target::FlowLine, 0, packets)?;
+        let line = rig.time(Target::FlowLine, 0, packets)?;
+        into.line.push(line - null);
+    }
     into.null.push(null);
     into.gross.push(gross);
     Ok(())

@@ -41,7 +41,8 @@ fn head(text: &mut String, results: &Results) {
     }
     let _ = writeln!(
         text,
-        "{} rounds of {} packets; ns a packet, net of null; half of all rounds lie within the spread\n",
+        "{} rounds of {} packets; ns a packet, net of null; half of all rounds lie within the spread
+line: one load of another line of the flow table for each flow, and nothing else, x hash\n",
         results.rounds, results.packets
     );
 }
@@ -58,7 +59,7 @@ fn columns(text: &mut String, results: &Results, has_baseline: bool) {
     if results.objects.len() == 2 {
         let _ = write!(text, "{:>7}", "B / A");
     }
-    let _ = write!(text, "{:>7}       ", "goal");
+    let _ = write!(text, "{:>7}       {:>6}", "goal", "line");
     if has_baseline {
         let _ = write!(text, "  baseline");
     }
@@ -123,6 +124,10 @@ fn line(text: &mut String, row: &Row, baseline: Option<&Baseline>) {
             let _ = write!(text, "{:>14}", "");
         }
     }
+    let _ = match row.measured.last().and_then(|measured| measured.line) {
+        Some(line) => write!(text, "{:>7.2}", line.median),
+        None => write!(text, "{:>7}", ""),
+    };
     if let Some(change) = baseline.and_then(|baseline| baseline.compare(row)) {
         let flag = if change.is_worse { "  WORSE" } else { "" };
         let _ = write!(text, "{:>+9.0}%{flag}", change.by * 100.0);
