@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lb_common::{Address, EndpointKey, EndpointKind};
+use lb_tests::kernel::stay_on_one_cpu;
 use lb_tests::load::Udp;
 use lb_tests::netbench::wire::Wire;
 use lb_tests::topology::{Forwarding, Shape};
@@ -103,7 +104,17 @@ fn traffic(wire: &mut Wire, stage: &Stage, time: Duration) -> (u64, u64) {
     (sent, arrived)
 }
 
+/// The generator and all that sends beside it are on one CPU, or the queue of the balancer's interface is emptied on
+/// another one than it is filled, and overflows.
 fn check(shape: Shape) {
+    let work = || {
+        stay_on_one_cpu().unwrap();
+        check_here(shape);
+    };
+    std::thread::scope(|scope| scope.spawn(work).join()).unwrap();
+}
+
+fn check_here(shape: Shape) {
     let time = duration();
     let mut stage = Stage::alone(shape);
     let mut wire = Wire::attach(&mut stage.topology).unwrap();

@@ -55,6 +55,14 @@ fn check_every_backend_is_reached(shape: Shape) {
 }
 
 #[test]
+fn cpus_are_written_as_the_kernel_reads_them() {
+    use lb_tests::topology::cpu_mask;
+    assert_eq!(cpu_mask(|cpu| cpu == 1), "00000002");
+    assert_eq!(cpu_mask(|cpu| cpu < 2), "00000003");
+    assert_eq!(cpu_mask(|cpu| matches!(cpu, 0 | 33)), "00000002,00000001");
+}
+
+#[test]
 fn client_reaches_every_backend_through_a_balancer_with_two_arms() {
     check_every_backend_is_reached(DNAT_TWO);
 }

@@ -1,12 +1,14 @@
 //! The lab and the test support: networks made of namespaces, servers, load, faults, observation.
 
 pub mod bench;
+mod bpf;
 pub mod capture;
 pub mod daemon;
 pub mod decap;
 pub mod disk;
 pub mod kernel;
 pub mod lab;
+pub mod law;
 pub mod load;
 pub mod netbench;
 pub mod server;

@@ -19,11 +19,11 @@ pub use lb_common::service::{Family, Forwarding};
 
 mod build;
 mod cleanup;
+pub(crate) mod ethtool;
 mod fault;
 pub(crate) mod namespace;
-mod offload;
-mod pass;
 mod spawn;
+mod steer;
 
 pub use build::Topology;
 pub(crate) use cleanup::unmount_below;
@@ -31,6 +31,7 @@ pub use cleanup::{interrupted, remove_owned_by, sweep, take_over_interrupts};
 pub use fault::has_xdp;
 pub use namespace::{Namespace, require_root};
 pub use spawn::Process;
+pub use steer::cpu_mask;
 
 /// A MAC address.
 pub type Mac = [u8; 6];

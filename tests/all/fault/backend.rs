@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use lb_tests::capture::{Capture, Frame};
 use lb_tests::daemon::Health;
+use lb_tests::law::Excused;
 use lb_tests::load::{Long, Report};
 use lb_tests::server::{Config as ServerConfig, Server};
 use lb_tests::topology::{FAMILIES, backend_mac, client};
 
-use crate::stage::{ECHO, SHAPES, Stage, Stalls, WEB, wait_until};
+use crate::stage::{ECHO, SHAPES, Stage, Stalls, WEB, figure, wait_until};
 
 /// Until a dead backend must have got its last packet.
 fn bound() -> Duration {
@@ -123,6 +124,7 @@ fn b3_frozen_server_is_found_although_its_kernel_accepts() {
 fn b9_backend_with_another_mac_address_is_reached_at_once() {
     const NEW: [u8; 6] = [0x02, 0xf1, 0xff, 0, 1, 2];
     let stage = Stage::alone(SHAPES[0]);
+    let stalls = Stalls::watch();
     // It announces its new address, as a host that takes over an address does.
     let announce = [
         ("net/ipv4/conf/eth0/arp_notify", "1"),
@@ -140,6 +142,8 @@ fn b9_backend_with_another_mac_address_is_reached_at_once() {
     wait_until("the load runs", Duration::from_secs(5), || {
         load.begun() > 300
     });
+    let waited = || stage.daemon.waited_for_cpu().unwrap();
+    let before = waited();
     let changed = Instant::now();
     stage.topology.change_mac("b2", "eth0", NEW).unwrap();
     let announced = Instant::now();
@@ -152,18 +156,29 @@ fn b9_backend_with_another_mac_address_is_reached_at_once() {
                 .all(|f| new.last(|frame| frame.source == client(*f)).is_some())
         },
     );
+    let late = waited() - before;
     let report = stage.storm(&ECHO, 3000);
     report.assert_clean(3000);
     assert!(report.backends().contains_key(&2), "{report}");
     let last = last_after(&old, announced, |_| true);
     assert!(
-        last <= Duration::from_millis(50),
+        last <= Duration::from_millis(10) + late,
         "a packet to the old address after {last:?}"
     );
     let failures = load.stop();
-    let outside = failures.failures_outside(changed, announced + Duration::from_millis(50));
+    let outside = failures.failures_outside(
+        changed,
+        announced + Duration::from_millis(10) + late + stalls.worst_since(changed),
+    );
     assert!(outside.is_empty(), "{outside:?}");
-    stage.end();
+    let astray = old.frames().iter().filter(|f| f.at >= changed).count() as u64;
+    figure!(
+        "B9: last packet to the old address after {last:?}, {astray} in all; waits for a CPU {late:?}"
+    );
+    stage.end_but(Excused {
+        astray,
+        ..Excused::default()
+    });
 }
 
 #[test]
