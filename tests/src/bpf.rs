@@ -1,14 +1,21 @@
 //! The few calls of bpf(2) that small programs, given as instructions, need.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
 const BPF_MAP_CREATE: i64 = 0;
 const BPF_MAP_LOOKUP_ELEM: i64 = 1;
 const BPF_PROG_LOAD: i64 = 5;
+const BPF_OBJ_GET: i64 = 7;
+const BPF_PROG_GET_NEXT_ID: i64 = 11;
+const BPF_MAP_GET_NEXT_ID: i64 = 12;
 const BPF_LINK_CREATE: i64 = 28;
+const BPF_LINK_GET_NEXT_ID: i64 = 31;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_XDP: u32 = 37;
 /// Run in the driver, not on socket buffers.
@@ -21,6 +28,33 @@ pub(crate) enum Kind {
     SocketFilter = 1,
     /// `BPF_PROG_TYPE_XDP`
     Xdp = 6,
+}
+
+/// What the kernel keeps for bpf(2), each with ids of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Object {
+    /// A program.
+    Program,
+    /// A map.
+    Map,
+    /// A link: what keeps a program attached.
+    Link,
+}
+
+/// The fields of `union bpf_attr` for `BPF_*_GET_NEXT_ID`.
+#[repr(C)]
+struct NextId {
+    start: u32,
+    next: u32,
+    flags: u32,
+}
+
+/// The fields of `union bpf_attr` for `BPF_OBJ_GET`.
+#[repr(C)]
+struct Get {
+    path: u64,
+    descriptor: u32,
+    flags: u32,
 }
 
 /// The fields of `union bpf_attr` for `BPF_PROG_LOAD`, up to `prog_name`.
@@ -137,6 +171,37 @@ pub(crate) fn counter(map: &OwnedFd, index: u32) -> Result<u64> {
     };
     call(BPF_MAP_LOOKUP_ELEM, &raw mut look_up).context("read a counter")?;
     Ok(value)
+}
+
+/// True while an object with this id exists.
+pub(crate) fn exists(object: Object, id: u32) -> Result<bool> {
+    let command = match object {
+        Object::Program => BPF_PROG_GET_NEXT_ID,
+        Object::Map => BPF_MAP_GET_NEXT_ID,
+        Object::Link => BPF_LINK_GET_NEXT_ID,
+    };
+    let mut next = NextId {
+        start: id.saturating_sub(1),
+        next: 0,
+        flags: 0,
+    };
+    // The kernel writes the answer into the attributes.
+    match call(command, &raw mut next) {
+        Ok(_) => Ok(next.next == id),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("look for {object:?} {id}")),
+    }
+}
+
+/// Opens what is pinned at a path.
+pub(crate) fn pinned(path: &Path) -> Result<OwnedFd> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let mut get = Get {
+        path: name.as_ptr() as u64,
+        descriptor: 0,
+        flags: 0,
+    };
+    descriptor(BPF_OBJ_GET, &mut get).with_context(|| format!("open the pin {}", path.display()))
 }
 
 fn call<A>(command: i64, attributes: *mut A) -> io::Result<i64> {

@@ -6,6 +6,7 @@ pub mod capture;
 pub mod daemon;
 pub mod decap;
 pub mod disk;
+pub mod inventory;
 pub mod kernel;
 pub mod lab;
 pub mod law;
