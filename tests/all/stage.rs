@@ -400,6 +400,11 @@ macro_rules! figure {
 }
 pub(crate) use figure;
 
+/// True with FAIRLEAD_LONG=1 in the environment: what repeats or lasts does so longer.
+pub(crate) fn long() -> bool {
+    std::env::var_os("FAIRLEAD_LONG").is_some()
+}
+
 /// Waits until a condition holds.
 #[track_caller]
 pub(crate) fn wait_until(what: &str, at_most: Duration, condition: impl Fn() -> bool) -> Duration {

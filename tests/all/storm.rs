@@ -18,7 +18,7 @@ use lb_userspace::plan::{after, plan};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::stage::{SHAPES, Stage, UDP};
+use super::stage::{SHAPES, Stage, UDP, long};
 
 /// Packets of a burst, each of another flow.
 const BURST: u64 = 1 << 14;
@@ -28,10 +28,7 @@ const NEW: u64 = BURST / 8;
 const ANSWERED_FLOWS: usize = 50;
 
 fn duration() -> Duration {
-    match std::env::var_os("FAIRLEAD_LONG") {
-        Some(_) => Duration::from_secs(30),
-        None => Duration::from_secs(3),
-    }
+    Duration::from_secs(if long() { 30 } else { 3 })
 }
 
 /// The same services with other rings and one more address: every ring and the endpoints have to be

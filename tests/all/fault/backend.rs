@@ -9,7 +9,7 @@ use lb_tests::load::{Long, Report};
 use lb_tests::server::{Config as ServerConfig, Server};
 use lb_tests::topology::{FAMILIES, backend_mac, client};
 
-use crate::stage::{ECHO, SHAPES, Stage, Stalls, WEB, figure, wait_until};
+use crate::stage::{ECHO, SHAPES, Stage, Stalls, WEB, figure, long, wait_until};
 
 /// Until a dead backend must have got its last packet.
 fn bound() -> Duration {
@@ -100,6 +100,62 @@ fn b2_backend_without_power_gets_its_last_packet_in_time_and_returns() {
         check_failures(&load.stop(), cut, &stalls);
         stage.end();
     }
+}
+
+/// How long after its power was cut a backend got its last packet, over many cuts, each at another
+/// point between two probes.
+#[test]
+fn b2_time_to_the_last_packet_is_spread_below_its_bound() {
+    let cuts = if long() { 200 } else { 20 };
+    let stage = Stage::alone(SHAPES[0]);
+    let stalls = Stalls::watch();
+    let interval = Duration::from_millis(Health::LAB.interval_ms);
+    let mut times = vec![];
+    let mut worst_late = Duration::ZERO;
+    for cut_number in 0..cuts {
+        let capture = capture(&stage, 1);
+        let load = stage.load(&WEB, 500);
+        wait_until("the load reaches b1", Duration::from_secs(5), || {
+            capture.frames().iter().filter(|f| f.is_syn()).count() > 20
+        });
+        // The golden ratio spreads any number of points evenly over the interval.
+        let phase = interval.mul_f64(f64::from(cut_number) * 0.618_033_988_75 % 1.0);
+        std::thread::sleep(phase);
+        let cut = Instant::now();
+        stage.topology.cut_power("b1", "eth0").unwrap();
+        stage.wait_for_health("b1", "down");
+        let late = stalls.worst_since(cut);
+        // It is down: whatever is begun now goes elsewhere.
+        let begun = load.begun();
+        wait_until("more flows are begun", Duration::from_secs(5), || {
+            load.begun() > begun + 50
+        });
+        check_failures(&load.stop(), cut, &stalls);
+        // Each family is a service of its own, with probes of its own.
+        for family in FAMILIES {
+            let last = last_after(&capture, cut, |f| f.source == client(family));
+            assert!(last > Duration::ZERO, "no packet after the cut");
+            assert!(
+                last <= bound() + late,
+                "the last packet came after {last:?}, the machine was late by {late:?}"
+            );
+            times.push(last);
+        }
+        worst_late = worst_late.max(late);
+        stage.topology.restore_power("b1", "eth0").unwrap();
+        stage.wait_for_health("b1", "up");
+    }
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+    figure!(
+        "B2, power cut to the last packet, {cuts} cuts: median {:?}, 99 % {:?}, worst {:?} of at most {:?}; \
+         the machine was late by {worst_late:?} at worst",
+        at(50),
+        at(99),
+        at(100),
+        bound()
+    );
+    stage.end();
 }
 
 #[test]
