@@ -81,7 +81,7 @@ fn first_forwarded(captures: &[Capture], family: Family, after: Instant) -> Opti
 }
 
 #[track_caller]
-fn check_carrier(device: &str, bound: Duration) {
+fn check_carrier(device: &str) {
     let stage = Stage::alone(SHAPES[0]);
     let stalls = Stalls::watch();
     stage.storm(&ECHO, 500).assert_clean(500);
@@ -113,7 +113,7 @@ fn check_carrier(device: &str, bound: Duration) {
     figure!("{device} up to the first packet forwarded {first:?}, machine late by {late:?}");
     for first in first.into_iter().flatten() {
         assert!(
-            first <= bound + late,
+            first <= Duration::from_millis(10) + late,
             "the first packet was forwarded {first:?} after the link was up"
         );
     }
@@ -133,13 +133,12 @@ fn check_carrier(device: &str, bound: Duration) {
 
 #[test]
 fn l1_balancer_that_lost_the_link_to_its_clients_forwards_when_it_is_back() {
-    check_carrier("eth0", Duration::from_millis(10));
+    check_carrier("eth0");
 }
 
 #[test]
 fn l1_balancer_that_lost_the_link_to_its_backends_takes_none_of_them_for_dead() {
-    // Seen: 23 to 29 ms. A neighbour is asked for at once, and again after 20 ms.
-    check_carrier("eth1", Duration::from_millis(200));
+    check_carrier("eth1");
 }
 
 #[test]
