@@ -141,6 +141,9 @@ struct HopState {
     /// When to solicit next, and how often that was in vain.
     solicit: Option<u64>,
     attempts: u32,
+    /// The link has just come up. Whoever sent to this address before has left an entry that the kernel will
+    /// not ask about for a second, and whose use would change nothing: it must go first.
+    anew: bool,
     /// The present entry was solicited by us: if it is not `managed`, the kernel cannot do that.
     ours: bool,
     /// What the kernel said to the last solicitation, if it refused.

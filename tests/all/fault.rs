@@ -3,7 +3,7 @@
 //! | Fault | What breaks | Test |
 //! |---|---|---|
 //! | B1 | a server dies, its host refuses | `backend::b1_dead_process_...` |
-//! | B2 | a backend loses power | `backend::b2_backend_without_power_...` |
+//! | B2 | a backend loses power | `backend::b2_...` |
 //! | B3 | a server is frozen, its kernel accepts | `backend::b3_frozen_server_...` |
 //! | B9 | a backend's MAC address changes | `backend::b9_backend_with_another_mac_address_...` |
 //! | B10 | all probes fail, all servers work | `backend::b10_when_all_probes_fail_at_once_...` |
@@ -13,7 +13,7 @@
 //! | L2 | its interface is deleted and made again | `link::l2_interface_that_was_deleted_...` |
 //! | L6 | wrong checksums, truncated packets | `packet::l6_...` |
 //! | P1 | kill -9 | `process::p1_...`, `e2e::restart::five_kills_...` |
-//! | P3 | the daemon is stopped for ten seconds | `process::p3_...` |
+//! | P3 | the daemon is stopped for ten seconds, with FAIRLEAD_LONG=1 for a minute | `process::p3_...` |
 //! | P10 | a paused daemon wakes after a takeover; a second one starts | `process::p10_...`, `e2e::restart::a_second_daemon_is_refused` |
 //! | K3 | pins hold what nobody wrote | `kernel::k3_...`, each field in `bpf::mutation` |
 //! | K5 | the verifier refuses a new program | `kernel::k5_...` |

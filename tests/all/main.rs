@@ -6,6 +6,7 @@ mod e2e;
 mod fault;
 mod flood;
 mod lab_test;
+mod law_test;
 mod load_test;
 mod net_test;
 mod netbench;

@@ -1,22 +1,20 @@
 //! A network with servers and a balancer that forwards: where every end-to-end test begins.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use lb_common::HashKey;
 use lb_tests::daemon::{Config, Daemon, Status};
 use lb_tests::decap;
+use lb_tests::law::{Excused, Meter, Reading};
 use lb_tests::load::{Bounds, Report, Request, Storm, retransmissions};
 use lb_tests::server::Server;
 pub(crate) use lb_tests::stalls::Stalls;
-use lb_tests::topology::{Arms, Forwarding, Shape, Topology};
+use lb_tests::topology::{Arms, FAMILIES, Forwarding, Shape, Topology, backend};
 use lb_userspace::dataplane::bpf::{Bpf, BpfError, Opening, Settings};
 use lb_userspace::model::Limits;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 
 /// Every way that packets can take.
 pub(crate) const SHAPES: [Shape; 6] = [
@@ -63,45 +61,13 @@ pub(crate) const UDP: [&str; 2] = ["udp4", "udp6"];
 pub(crate) struct Stage {
     pub(crate) daemon: Daemon,
     pub(crate) servers: Vec<Server>,
+    meter: Meter,
+    /// What was counted before the data plane.
+    base: Reading,
+    /// Packets that the driver counted before the data plane was there.
+    early: u64,
     pub(crate) topology: Topology,
-    _pin: Pin,
     _turn: Turn,
-}
-
-/// The test's thread, and all threads that it starts, on one CPU, for steadiness: each test on
-/// another.
-pub(crate) struct Pin {
-    cpu: usize,
-    before: CpuSet,
-}
-
-/// Tests by CPU.
-static PINNED: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
-
-impl Pin {
-    fn this_thread() -> Self {
-        let before = sched_getaffinity(Pid::from_raw(0)).unwrap();
-        let mut pinned = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
-        let allowed = (0..CpuSet::count()).filter(|&cpu| before.is_set(cpu).unwrap_or(false));
-        let cpu = allowed
-            .min_by_key(|cpu| pinned.get(cpu).copied().unwrap_or(0))
-            .expect("a CPU to run on");
-        *pinned.entry(cpu).or_default() += 1;
-        let mut one = CpuSet::new();
-        one.set(cpu).unwrap();
-        sched_setaffinity(Pid::from_raw(0), &one).unwrap();
-        Self { cpu, before }
-    }
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        let mut pinned = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
-        *pinned.entry(self.cpu).or_default() -= 1;
-        if let Err(error) = sched_setaffinity(Pid::from_raw(0), &self.before) {
-            eprintln!("give a test's thread its CPUs back: {error}");
-        }
-    }
 }
 
 /// Whether other tests with a balancer run beside this one.
@@ -175,18 +141,42 @@ impl Stage {
         servers: impl FnOnce(&Topology) -> anyhow::Result<Vec<Server>>,
         change: impl FnOnce(Config) -> Config,
     ) -> Self {
-        let pin = Pin::this_thread();
         let topology = Topology::build(shape).unwrap();
         decap::attach_if_tunnelled(&topology).unwrap();
+        let meter = Meter::start(&topology).unwrap();
+        let base = meter.read(&topology).unwrap();
         let servers = servers(&topology).unwrap();
         let config = change(Config::lab(&topology));
         let daemon = Daemon::start_up(&topology, config).unwrap();
-        Self {
+        let mut stage = Self {
             daemon,
             servers,
+            meter,
+            base,
+            early: 0,
             topology,
-            _pin: pin,
             _turn: turn,
+        };
+        stage.note_early();
+        stage
+    }
+
+    /// Notes how many packets the driver counted before it had the program. Counters are read again
+    /// until no probe falls between.
+    fn note_early(&mut self) {
+        let rx = || self.daemon.status().unwrap().data_plane.rx;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let before = rx();
+            let driver = self.reading().driver_packets();
+            if rx() == before && driver >= before {
+                self.early = driver - before;
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the data plane counts {before}, the driver {driver}"
+            );
         }
     }
 
@@ -268,6 +258,20 @@ impl Stage {
         begin.elapsed()
     }
 
+    /// Waits until the balancer's kernel has a usable entry for every backend.
+    #[track_caller]
+    pub(crate) fn wait_for_neighbours(&self) {
+        let device = self.topology.shape().balancer_back_device();
+        let backends = 1..=self.topology.shape().backends;
+        let wanted: Vec<_> = backends
+            .flat_map(|n| FAMILIES.map(|family| backend(family, n)))
+            .collect();
+        wait_until("every neighbour is known", Duration::from_secs(5), || {
+            let known = self.topology.neighbours("lb", device).unwrap();
+            wanted.iter().all(|address| known.contains(address))
+        });
+    }
+
     /// The kernel's index of every backend.
     pub(crate) fn ids(&self) -> Vec<(String, u32)> {
         let status = self.daemon.status().unwrap();
@@ -311,13 +315,94 @@ impl Stage {
         self.topology.run_in("lb", || Bpf::open(&settings))
     }
 
+    /// Counts at an interface that was made anew, too.
+    pub(crate) fn count_again(&mut self, host: &str, device: &str) {
+        self.meter
+            .watch_again(&self.topology, host, device)
+            .unwrap();
+    }
+
+    /// Does what sends frames past the data plane, which are left out of the counts. No other traffic
+    /// may run meanwhile.
+    pub(crate) fn uncounted(&mut self, work: impl FnOnce(&Self)) {
+        let before = self.meter.read(&self.topology).unwrap();
+        work(self);
+        let after = self.meter.read(&self.topology).unwrap();
+        self.base.leave_out(&before, &after);
+    }
+
+    /// What hosts and the balancer's ports counted so far, of the traffic.
+    pub(crate) fn reading(&self) -> Reading {
+        self.meter.read(&self.topology).unwrap().since(&self.base)
+    }
+
+    /// Checks the conservation law at rest, all counters together.
+    #[track_caller]
+    pub(crate) fn check_law(&self) {
+        self.check_law_but(Excused::default());
+    }
+
+    /// They are not read at one moment, and probes go on: they are read again, for a short time,
+    /// until they agree.
+    #[track_caller]
+    fn check_law_but(&self, excused: Excused) {
+        let excused = Excused {
+            early: self.early,
+            ..excused
+        };
+        let deadline = Instant::now() + Duration::from_secs(3);
+        loop {
+            let plane = self.daemon.status().unwrap().data_plane;
+            match self.reading().check(&plane, excused) {
+                Ok(()) => return,
+                Err(violation) => assert!(Instant::now() < deadline, "{violation}"),
+            }
+        }
+    }
+
+    /// Takes the data plane away, with its counters: check the law before.
+    #[track_caller]
+    pub(crate) fn unload(&mut self) {
+        self.daemon.unload().unwrap();
+        self.base = self.meter.read(&self.topology).unwrap();
+    }
+
+    /// Makes the data plane anew after [`Self::unload`].
+    #[track_caller]
+    pub(crate) fn load_again(&mut self) {
+        self.daemon.restart().unwrap();
+        self.wait("all backends are up", |status| status.all_are("up"));
+        self.note_early();
+    }
+
     /// Ends a test: the conservation law holds, and the maps were never at odds with each other.
     #[track_caller]
     pub(crate) fn end(self) {
-        self.daemon.check_conservation().unwrap();
+        self.end_but(Excused::default());
+    }
+
+    /// [`Self::end`] of a test in which packets vanish that nobody drops.
+    #[track_caller]
+    pub(crate) fn end_but(self, excused: Excused) {
+        self.check_law_but(excused);
         let drops = self.daemon.status().unwrap().data_plane.drops;
         assert_eq!(drops["map_inconsistent"], 0, "{drops:?}");
     }
+}
+
+/// Says a measured value, which is there to be read and so not captured by the test harness.
+macro_rules! figure {
+    ($($words:tt)*) => {{
+        use std::io::Write;
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "figure: {}", format_args!($($words)*)).unwrap()
+    }};
+}
+pub(crate) use figure;
+
+/// True with FAIRLEAD_LONG=1 in the environment: what repeats or lasts does so longer.
+pub(crate) fn long() -> bool {
+    std::env::var_os("FAIRLEAD_LONG").is_some()
 }
 
 /// Waits until a condition holds.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lb_common::{Address, EndpointKey, EndpointKind};
+use lb_tests::kernel::stay_on_one_cpu;
 use lb_tests::load::Udp;
 use lb_tests::netbench::wire::Wire;
 use lb_tests::topology::{Forwarding, Shape};
@@ -17,7 +18,7 @@ use lb_userspace::plan::{after, plan};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::stage::{SHAPES, Stage, UDP};
+use super::stage::{SHAPES, Stage, UDP, long};
 
 /// Packets of a burst, each of another flow.
 const BURST: u64 = 1 << 14;
@@ -27,10 +28,7 @@ const NEW: u64 = BURST / 8;
 const ANSWERED_FLOWS: usize = 50;
 
 fn duration() -> Duration {
-    match std::env::var_os("FAIRLEAD_LONG") {
-        Some(_) => Duration::from_secs(30),
-        None => Duration::from_secs(3),
-    }
+    Duration::from_secs(if long() { 30 } else { 3 })
 }
 
 /// The same services with other rings and one more address: every ring and the endpoints have to be
@@ -103,7 +101,17 @@ fn traffic(wire: &mut Wire, stage: &Stage, time: Duration) -> (u64, u64) {
     (sent, arrived)
 }
 
+/// The generator and all that sends beside it are on one CPU, or the queue of the balancer's interface is emptied on
+/// another one than it is filled, and overflows.
 fn check(shape: Shape) {
+    let work = || {
+        stay_on_one_cpu().unwrap();
+        check_here(shape);
+    };
+    std::thread::scope(|scope| scope.spawn(work).join()).unwrap();
+}
+
+fn check_here(shape: Shape) {
     let time = duration();
     let mut stage = Stage::alone(shape);
     let mut wire = Wire::attach(&mut stage.topology).unwrap();

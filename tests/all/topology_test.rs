@@ -7,9 +7,12 @@ use lb_tests::capture::{Capture, Frame};
 use lb_tests::load::Udp;
 use lb_tests::server::{ECHO_PORT, HTTP_PORT, Nginx, Server};
 use lb_tests::topology::{
-    Arms, FAMILIES, Forwarding, Shape, Topology, backend, backend_mac, balancer_front, client,
-    sweep, vip,
+    Arms, FAMILIES, Forwarding, Namespace, Shape, Topology, backend, backend_mac, balancer_front,
+    client, sweep, vip,
 };
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 const DNAT_TWO: Shape = Shape {
     backends: 3,
@@ -52,6 +55,14 @@ fn check_every_backend_is_reached(shape: Shape) {
             assert_eq!(curl(&topology, backend(family, n), "/"), format!("b{n}"));
         }
     }
+}
+
+#[test]
+fn cpus_are_written_as_the_kernel_reads_them() {
+    use lb_tests::topology::cpu_mask;
+    assert_eq!(cpu_mask(|cpu| cpu == 1), "00000002");
+    assert_eq!(cpu_mask(|cpu| cpu < 2), "00000003");
+    assert_eq!(cpu_mask(|cpu| matches!(cpu, 0 | 33)), "00000002,00000001");
 }
 
 #[test]
@@ -137,7 +148,9 @@ fn left_in(directory: &str, prefix: &str) -> Vec<String> {
     let names = entries
         .flatten()
         .filter_map(|e| e.file_name().into_string().ok());
-    names.filter(|name| name.starts_with(prefix)).collect()
+    let mut names: Vec<_> = names.filter(|name| name.starts_with(prefix)).collect();
+    names.sort();
+    names
 }
 
 #[track_caller]
@@ -179,6 +192,40 @@ fn nothing_is_left_of_a_dropped_topology() {
     drop(topology);
     drop(servers);
     check_nothing_is_left(&prefix);
+}
+
+/// The first `ip netns add` of a machine mounts something over the directory of names. As if the
+/// machine had just started: in a mount namespace with an empty /run.
+#[test]
+fn namespace_made_before_the_first_ip_netns_add_can_be_removed_after_it() {
+    std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let change = |source: Option<&str>, target, kind: Option<&str>, flags| {
+            mount(source, target, kind, flags, None::<&str>).unwrap();
+        };
+        change(None, "/", None, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+        change(Some("none"), "/run", Some("tmpfs"), MsFlags::empty());
+        let add_and_list = |name: &str| {
+            let added = Command::new("ip").args(["netns", "add", name]).status();
+            assert!(added.unwrap().success(), "ip netns add {name}");
+            left_in("/run/netns", "")
+        };
+        let first = Namespace::create("first").unwrap();
+        assert_eq!(add_and_list("second"), ["first", "second"]);
+        drop(first);
+        let third = Namespace::create("third").unwrap();
+        assert_eq!(left_in("/run/netns", ""), ["second", "third"]);
+        assert_eq!(add_and_list("fourth"), ["fourth", "second", "third"]);
+        drop(third);
+        assert_eq!(left_in("/run/netns", ""), ["fourth", "second"]);
+        let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        // Not those of the machine, below the empty /run.
+        let ours = |line: &&str| line.contains(" - tmpfs ");
+        let over = |line: &&str| line.split(' ').nth(4) == Some("/run/netns") && ours(line);
+        assert_eq!(mounts.lines().filter(over).count(), 1, "{mounts}");
+    })
+    .join()
+    .unwrap();
 }
 
 #[test]

@@ -145,10 +145,16 @@ fn open(device: &str, to: Mac) -> Result<OwnedFd> {
     set(&socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
     setsockopt(&socket, sockopt::ReceiveTimestampns, &true).context("ask for time stamps")?;
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+    bind(&socket, protocol, nix::net::if_::if_nametoindex(device)?)?;
+    Ok(socket.into())
+}
+
+/// Binds a packet socket to an interface; the protocol is in network order.
+pub(crate) fn bind(socket: &Socket, protocol: u16, ifindex: u32) -> Result<()> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: protocol,
-        sll_ifindex: nix::net::if_::if_nametoindex(device)? as i32,
+        sll_ifindex: ifindex as i32,
         sll_hatype: 0,
         sll_pkttype: 0,
         sll_halen: 0,
@@ -162,10 +168,10 @@ fn open(device: &str, to: Mac) -> Result<OwnedFd> {
             size_of_val(&address) as libc::socklen_t,
         )
     };
-    if result != 0 {
-        return Err(std::io::Error::last_os_error()).context("bind a packet socket");
+    match result {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()).context("bind a packet socket"),
     }
-    Ok(socket.into())
 }
 
 fn set<T>(socket: &Socket, level: i32, option: i32, value: &T) -> Result<()> {

@@ -116,8 +116,9 @@ fn make_ends() -> Result<Ends> {
     Ok(ends)
 }
 
-/// Keeps this thread on one of the CPUs that it may use, so that its counters stand in one place.
-pub(crate) fn stay_on_one_cpu() -> Result<u32> {
+/// Keeps this thread, and those that it starts, on one of the CPUs that it may use: counters of a CPU stand in one
+/// place, and what a packet sets off runs where it was sent.
+pub fn stay_on_one_cpu() -> Result<u32> {
     let me = Pid::from_raw(0);
     let allowed = sched_getaffinity(me).context("read the CPU affinity")?;
     let cpu = (0..CpuSet::count())

@@ -1,13 +1,16 @@
 //! The lab and the test support: networks made of namespaces, servers, load, faults, observation.
 
 pub mod bench;
+mod bpf;
 pub mod capture;
 pub mod controlbench;
 pub mod daemon;
 pub mod decap;
 pub mod disk;
+pub mod inventory;
 pub mod kernel;
 pub mod lab;
+pub mod law;
 pub mod load;
 pub mod netbench;
 pub mod server;

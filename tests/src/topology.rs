@@ -19,11 +19,11 @@ pub use lb_common::service::{Family, Forwarding};
 
 mod build;
 mod cleanup;
+pub(crate) mod ethtool;
 mod fault;
 pub(crate) mod namespace;
-mod offload;
-mod pass;
 mod spawn;
+mod steer;
 mod uplink;
 
 pub use build::Topology;
@@ -32,6 +32,7 @@ pub use cleanup::{interrupted, remove_owned_by, sweep, take_over_interrupts};
 pub use fault::has_xdp;
 pub use namespace::{Namespace, require_root};
 pub use spawn::Process;
+pub use steer::cpu_mask;
 pub use uplink::{UPLINK, Uplink};
 
 /// A MAC address.

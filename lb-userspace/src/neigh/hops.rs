@@ -25,7 +25,8 @@ impl Ways {
             .is_none_or(|n| n.state == NeighbourState::Pending);
         let mut restart = false;
         if let Some(state) = self.hops.get_mut(&hop) {
-            restart = pending && (1..=RESTARTS).contains(&state.attempts);
+            restart = pending && (state.anew || (1..=RESTARTS).contains(&state.attempts));
+            state.anew = false;
             state.solicit = None;
             state.ours = true;
             state.attempts = state.attempts.saturating_add(1);
@@ -56,6 +57,7 @@ impl Ways {
             lost: if last.is_some() { u64::MAX } else { now },
             solicit: None,
             attempts: 0,
+            anew: false,
             ours: false,
             refused: None,
         });
@@ -95,6 +97,7 @@ impl Ways {
         for (hop, state) in hops {
             state.lost = state.lost.max(now);
             state.attempts = 0;
+            state.anew = up;
             state.refused = None;
             if !up {
                 state.last = None;

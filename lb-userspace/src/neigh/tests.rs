@@ -279,8 +279,10 @@ fn link_down_is_unresolved_at_once_and_up_again_starts_anew() {
             ],
         ),
         (Pass(5_000), &[]),
-        (Link("eth0", true), &["solicit 10.0.0.1", "eth0 up"]),
+        (Link("eth0", true), &["restart 10.0.0.1", "eth0 up"]),
         (Kept(NEAR, MAC), &["10.0.0.1: 7 1"]),
+        // Only the first time.
+        (NearGone(NEAR), &["solicit 10.0.0.1"]),
     ]);
 }
 

@@ -310,7 +310,7 @@ fn random_damage_is_refused_or_harmless() {
     in_room(|room| {
         prepare(room);
         let config = Config {
-            cases: 1000,
+            cases: 10_000,
             failure_persistence: None,
             ..Config::default()
         };

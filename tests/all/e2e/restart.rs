@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lb_tests::law::Excused;
 use lb_tests::load::{Bounds, Long, Request, Storm};
 
 use crate::stage::{ECHO, SHAPES, Stage, WEB};
@@ -44,10 +45,11 @@ fn five_kills_and_restarts_fail_none_of_a_hundred_thousand_connections() {
 #[test]
 fn stopping_the_daemon_leaves_forwarding_and_unload_ends_it() {
     let mut stage = Stage::new(SHAPES[0]);
+    stage.check_law();
     stage.daemon.stop().unwrap();
     stage.storm(&ECHO, 2000).assert_clean(2000);
     stage.storm(&WEB, 2000).assert_clean(2000);
-    stage.daemon.unload().unwrap();
+    stage.unload();
     let target = stage.targets(&WEB);
     let bounds = Bounds {
         concurrency: 1,
@@ -62,10 +64,13 @@ fn stopping_the_daemon_leaves_forwarding_and_unload_ends_it() {
     let pins = std::fs::read_dir(stage.daemon.home().join("bpf"));
     let left = pins.map(|entries| entries.flatten().map(|e| e.path()).collect::<Vec<_>>());
     assert!(left.as_ref().map_or(true, Vec::is_empty), "{left:?}");
-    stage.daemon.restart().unwrap();
-    stage.wait("all backends are up", |status| status.all_are("up"));
+    stage.load_again();
     stage.storm(&ECHO, 1000).assert_clean(1000);
-    stage.end();
+    // Without a data plane the kernel got the one SYN.
+    stage.end_but(Excused {
+        kept: 1,
+        ..Excused::default()
+    });
 }
 
 #[test]

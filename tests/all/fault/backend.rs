@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use lb_tests::capture::{Capture, Frame};
 use lb_tests::daemon::Health;
+use lb_tests::law::Excused;
 use lb_tests::load::{Long, Report};
 use lb_tests::server::{Config as ServerConfig, Server};
 use lb_tests::topology::{FAMILIES, backend_mac, client};
 
-use crate::stage::{ECHO, SHAPES, Stage, Stalls, WEB, wait_until};
+use crate::stage::{ECHO, SHAPES, Stage, Stalls, WEB, figure, long, wait_until};
 
 /// Until a dead backend must have got its last packet.
 fn bound() -> Duration {
@@ -101,6 +102,62 @@ fn b2_backend_without_power_gets_its_last_packet_in_time_and_returns() {
     }
 }
 
+/// How long after its power was cut a backend got its last packet, over many cuts, each at another
+/// point between two probes.
+#[test]
+fn b2_time_to_the_last_packet_is_spread_below_its_bound() {
+    let cuts = if long() { 200 } else { 20 };
+    let stage = Stage::alone(SHAPES[0]);
+    let stalls = Stalls::watch();
+    let interval = Duration::from_millis(Health::LAB.interval_ms);
+    let mut times = vec![];
+    let mut worst_late = Duration::ZERO;
+    for cut_number in 0..cuts {
+        let capture = capture(&stage, 1);
+        let load = stage.load(&WEB, 500);
+        wait_until("the load reaches b1", Duration::from_secs(5), || {
+            capture.frames().iter().filter(|f| f.is_syn()).count() > 20
+        });
+        // The golden ratio spreads any number of points evenly over the interval.
+        let phase = interval.mul_f64(f64::from(cut_number) * 0.618_033_988_75 % 1.0);
+        std::thread::sleep(phase);
+        let cut = Instant::now();
+        stage.topology.cut_power("b1", "eth0").unwrap();
+        stage.wait_for_health("b1", "down");
+        let late = stalls.worst_since(cut);
+        // It is down: whatever is begun now goes elsewhere.
+        let begun = load.begun();
+        wait_until("more flows are begun", Duration::from_secs(5), || {
+            load.begun() > begun + 50
+        });
+        check_failures(&load.stop(), cut, &stalls);
+        // Each family is a service of its own, with probes of its own.
+        for family in FAMILIES {
+            let last = last_after(&capture, cut, |f| f.source == client(family));
+            assert!(last > Duration::ZERO, "no packet after the cut");
+            assert!(
+                last <= bound() + late,
+                "the last packet came after {last:?}, the machine was late by {late:?}"
+            );
+            times.push(last);
+        }
+        worst_late = worst_late.max(late);
+        stage.topology.restore_power("b1", "eth0").unwrap();
+        stage.wait_for_health("b1", "up");
+    }
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+    figure!(
+        "B2, power cut to the last packet, {cuts} cuts: median {:?}, 99 % {:?}, worst {:?} of at most {:?}; \
+         the machine was late by {worst_late:?} at worst",
+        at(50),
+        at(99),
+        at(100),
+        bound()
+    );
+    stage.end();
+}
+
 #[test]
 fn b3_frozen_server_is_found_although_its_kernel_accepts() {
     let stage = Stage::alone_with_processes(SHAPES[0]);
@@ -123,6 +180,7 @@ fn b3_frozen_server_is_found_although_its_kernel_accepts() {
 fn b9_backend_with_another_mac_address_is_reached_at_once() {
     const NEW: [u8; 6] = [0x02, 0xf1, 0xff, 0, 1, 2];
     let stage = Stage::alone(SHAPES[0]);
+    let stalls = Stalls::watch();
     // It announces its new address, as a host that takes over an address does.
     let announce = [
         ("net/ipv4/conf/eth0/arp_notify", "1"),
@@ -140,6 +198,8 @@ fn b9_backend_with_another_mac_address_is_reached_at_once() {
     wait_until("the load runs", Duration::from_secs(5), || {
         load.begun() > 300
     });
+    let waited = || stage.daemon.waited_for_cpu().unwrap();
+    let before = waited();
     let changed = Instant::now();
     stage.topology.change_mac("b2", "eth0", NEW).unwrap();
     let announced = Instant::now();
@@ -152,18 +212,29 @@ fn b9_backend_with_another_mac_address_is_reached_at_once() {
                 .all(|f| new.last(|frame| frame.source == client(*f)).is_some())
         },
     );
+    let late = waited() - before;
     let report = stage.storm(&ECHO, 3000);
     report.assert_clean(3000);
     assert!(report.backends().contains_key(&2), "{report}");
     let last = last_after(&old, announced, |_| true);
     assert!(
-        last <= Duration::from_millis(50),
+        last <= Duration::from_millis(10) + late,
         "a packet to the old address after {last:?}"
     );
     let failures = load.stop();
-    let outside = failures.failures_outside(changed, announced + Duration::from_millis(50));
+    let outside = failures.failures_outside(
+        changed,
+        announced + Duration::from_millis(10) + late + stalls.worst_since(changed),
+    );
     assert!(outside.is_empty(), "{outside:?}");
-    stage.end();
+    let astray = old.frames().iter().filter(|f| f.at >= changed).count() as u64;
+    figure!(
+        "B9: last packet to the old address after {last:?}, {astray} in all; waits for a CPU {late:?}"
+    );
+    stage.end_but(Excused {
+        astray,
+        ..Excused::default()
+    });
 }
 
 #[test]

@@ -1,29 +1,125 @@
 //! Links and interfaces of the balancer that fail, vanish and return.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::stage::{ECHO, SHAPES, Stage, Stalls, WEB, wait_until};
+use lb_tests::capture::Capture;
+use lb_tests::topology::{FAMILIES, Family, backend_mac, client};
+use nix::net::if_::InterfaceFlags;
+
+use crate::stage::{ECHO, SHAPES, Stage, Stalls, UDP, WEB, figure, wait_until};
+
+/// Datagrams of the client to both UDP services, one to each every millisecond, until dropped.
+struct Ticks {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ticks {
+    fn start(stage: &Stage) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let client = stage.topology.namespace("client").clone();
+        let targets = stage.targets(&UDP);
+        let thread = std::thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || {
+                client.enter().unwrap();
+                let open = |target: SocketAddr| {
+                    let any: IpAddr = match target {
+                        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                    };
+                    let socket = UdpSocket::bind((any, 0)).unwrap();
+                    socket.connect(target).unwrap();
+                    socket
+                };
+                let sockets: Vec<_> = targets.into_iter().map(open).collect();
+                while !stop.load(Ordering::Relaxed) {
+                    for socket in &sockets {
+                        // The answers are left unread; an ICMP error is told by the next send.
+                        let _ = socket.send(b"tick");
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Ticks {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        drop(self.thread.take().map(JoinHandle::join));
+    }
+}
+
+/// Waits until the kernel says that an interface of the balancer carries frames (again): when.
+fn running(stage: &Stage, device: &str) -> Instant {
+    let is_running = || {
+        let mut all = nix::ifaddrs::getifaddrs().unwrap();
+        let found = all.find(|i| i.interface_name == device).unwrap();
+        found.flags.contains(InterfaceFlags::IFF_RUNNING)
+    };
+    stage.topology.run_in("lb", || {
+        wait_until("the link is up", Duration::from_secs(10), is_running);
+        Instant::now()
+    })
+}
+
+/// The first datagram of a client in each family that left for a backend after a moment.
+fn first_forwarded(captures: &[Capture], family: Family, after: Instant) -> Option<Duration> {
+    let frames = captures.iter().flat_map(Capture::frames);
+    let wanted = frames.filter(|f| f.source == client(family) && f.protocol == 17 && f.at >= after);
+    wanted.map(|f| f.at - after).min()
+}
 
 #[track_caller]
 fn check_carrier(device: &str) {
     let stage = Stage::alone(SHAPES[0]);
     let stalls = Stalls::watch();
     stage.storm(&ECHO, 500).assert_clean(500);
+    let captures = [1, 2, 3].map(|n| {
+        let port = stage.topology.shape().back_port();
+        Capture::start(stage.topology.namespace("switch"), port, backend_mac(n)).unwrap()
+    });
+    let ticks = Ticks::start(&stage);
     stage.topology.cut_power("lb", device).unwrap();
     // Longer than it takes to find a dead backend.
     let cut = Instant::now();
     wait_until("the cut lasts", Duration::from_secs(2), || {
         cut.elapsed().as_millis() > 1200
     });
-    let restored = Instant::now();
-    stage.topology.restore_power("lb", device).unwrap();
+    let up = std::thread::scope(|scope| {
+        let up = scope.spawn(|| running(&stage, device));
+        stage.topology.restore_power("lb", device).unwrap();
+        up.join().unwrap()
+    });
     // The kernel forgot all neighbours of the interface: they are asked for anew.
     stage.wait_for_routes();
-    let known = restored.elapsed();
-    assert!(
-        known <= Duration::from_millis(200) + stalls.worst_since(restored),
-        "the next hops were known after {known:?}"
-    );
+    let first = || FAMILIES.map(|family| first_forwarded(&captures, family, up));
+    wait_until("it forwards again", Duration::from_secs(5), || {
+        first().iter().all(Option::is_some)
+    });
+    let first = first();
+    drop(ticks);
+    let late = stalls.worst_since(up);
+    figure!("{device} up to the first packet forwarded {first:?}, machine late by {late:?}");
+    for first in first.into_iter().flatten() {
+        assert!(
+            first <= Duration::from_millis(10) + late,
+            "the first packet was forwarded {first:?} after the link was up"
+        );
+    }
+    for capture in &captures {
+        assert_eq!(capture.lost().unwrap(), 0, "the capture missed frames");
+    }
     let report = stage.storm(&ECHO, 3000);
     report.assert_clean(3000);
     assert_eq!(
@@ -59,6 +155,7 @@ fn l2_interface_that_was_deleted_and_made_again_is_attached_within_50_ms() {
             stage.topology.recreate_device("lb", device).unwrap();
             poll.join().unwrap()
         });
+        stage.count_again("lb", device);
         assert!(
             seen <= Duration::from_millis(50) + stalls.worst_since(begin),
             "{device} had no program for {seen:?}"

@@ -8,7 +8,7 @@ use lb_userspace::dataplane::bpf::Opening;
 use lb_userspace::embedded;
 use nix::sys::signal::Signal;
 
-use crate::stage::{ECHO, SHAPES, Stage, wait_until};
+use crate::stage::{ECHO, SHAPES, Stage, long, wait_until};
 
 #[test]
 fn p1_daemon_that_is_killed_at_any_moment_hurts_nobody() {
@@ -43,8 +43,9 @@ fn p3_daemon_that_was_frozen_takes_nobody_for_dead() {
         .signal(Signal::SIGSTOP)
         .unwrap();
     let frozen = Instant::now();
-    wait_until("it is frozen", Duration::from_secs(20), || {
-        frozen.elapsed().as_secs() >= 10
+    let seconds = if long() { 60 } else { 10 };
+    wait_until("it is frozen", Duration::from_secs(90), || {
+        frozen.elapsed().as_secs() >= seconds
     });
     stage
         .daemon

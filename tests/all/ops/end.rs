@@ -1,7 +1,6 @@
 //! The beginning and the end: how long it takes until packets are forwarded, and what `unload`
 //! leaves.
 
-use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use lb_tests::daemon::{Config, Daemon};
 use lb_tests::server::Server;
 use lb_tests::topology::{FAMILIES, Topology, vip};
 
-use crate::stage::{ECHO, SHAPES, Stage, wait_until};
+use crate::stage::{ECHO, SHAPES, Stage, figure, wait_until};
 
 /// Waits for a connection through the balancer; how long it took.
 fn until_forwarding(topology: &Topology, target: SocketAddr) -> Duration {
@@ -44,13 +43,10 @@ fn time_from_run_to_forwarding_is_measured() {
     let begin = Instant::now();
     daemon.restart().unwrap();
     let again = begin.elapsed();
-    // Not captured by the test harness: this is a figure to be read.
-    writeln!(
-        std::io::stderr(),
-        "figure: from `fairlead run` to the first forwarded connection {first:?}; from a restart, \
-         with forwarding all the while, to ready {again:?}"
-    )
-    .unwrap();
+    figure!(
+        "from `fairlead run` to the first forwarded connection {first:?}; from a restart, with \
+         forwarding all the while, to ready {again:?}"
+    );
     assert!(first < Duration::from_secs(10) && again < Duration::from_secs(10));
     daemon.check_conservation().unwrap();
 }
@@ -77,17 +73,17 @@ fn unload_leaves_no_program_no_pin_no_mount_and_no_address() {
     };
     let all = ([true; 2], [Some(true); 2], true);
     assert_eq!(here(&stage), all);
+    stage.check_law();
     stage.daemon.stop().unwrap();
     // Stopping takes nothing away: that is what `unload` is for.
     assert_eq!(here(&stage), all);
     stage.storm(&ECHO, 500).assert_clean(500);
-    stage.daemon.unload().unwrap();
+    stage.unload();
     assert_eq!(here(&stage), ([false; 2], [Some(false); 2], false));
     let left = std::fs::read_dir(&pins).map_or(0, Iterator::count);
     assert_eq!(left, 0, "below {}", pins.display());
-    stage.daemon.unload().unwrap();
-    stage.daemon.restart().unwrap();
-    stage.wait("all backends are up", |status| status.all_are("up"));
+    stage.unload();
+    stage.load_again();
     stage.storm(&ECHO, 200).assert_clean(200);
     stage.end();
 }

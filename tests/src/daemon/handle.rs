@@ -90,6 +90,20 @@ impl Daemon {
         self.process.as_mut().context("the daemon does not run")
     }
 
+    /// How long its threads, together, were ready to run and waited for a CPU (schedstat of
+    /// Documentation/scheduler/sched-stats.rst): what a bound on its time must allow for.
+    pub fn waited_for_cpu(&self) -> Result<Duration> {
+        let process = self.process.as_ref().context("the daemon does not run")?;
+        let mut nanos = 0;
+        for thread in fs::read_dir(format!("/proc/{}/task", process.pid()))? {
+            let text = fs::read_to_string(thread?.path().join("schedstat"));
+            let text = text.context("the kernel says nothing about waits (CONFIG_SCHED_INFO)")?;
+            let waited = text.split(' ').nth(1).context("schedstat has one field")?;
+            nanos += waited.parse::<u64>()?;
+        }
+        Ok(Duration::from_nanos(nanos))
+    }
+
     /// The configuration it was given last.
     pub fn config(&self) -> &Config {
         &self.config

@@ -62,7 +62,7 @@ impl Bed {
     }
 
     fn try_build(candidate: Candidate) -> Result<Self> {
-        let mut topology = Topology::build(candidate.shape())?;
+        let mut topology = Topology::build_for_throughput(candidate.shape())?;
         let wire = Wire::attach(&mut topology)?;
         let servers = Server::threads(&topology)?;
         let bulk = (1..=topology.shape().backends)

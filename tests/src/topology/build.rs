@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -15,10 +16,18 @@ use netlink_packet_route::address::{
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, State};
 use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
+use crate::bpf;
+
 use super::{
-    Cable, FAMILIES, Family, Namespace, Process, Shape, VIPS, cleanup, offload, pass, require_root,
-    vip,
+    Cable, FAMILIES, Family, Namespace, Process, Shape, VIPS, cleanup, ethtool, require_root,
+    steer, vip,
 };
+
+/// The smallest XDP program, `return XDP_PASS`, as `struct bpf_insn`s.
+///
+/// What an XDP program sends out of a veth arrives only if the other end has an XDP program too
+/// (drivers/net/veth.c, `veth_xdp_xmit`), so the switch ports that face the balancer get this one.
+const PASS: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
 
 /// A running network. Dropping it removes it, with every process in it.
 pub struct Topology {
@@ -29,6 +38,10 @@ pub struct Topology {
     cables: Vec<Cable>,
     /// By switch port.
     pass: BTreeMap<String, OwnedFd>,
+    /// A cable was cut or an interface deleted, once at least.
+    pub(super) broken: AtomicBool,
+    /// Every flow is received on one CPU at its host.
+    steered: bool,
 }
 
 /// Settings of every host. Addresses work at once without duplicate address detection, nobody
@@ -84,8 +97,18 @@ const SWITCH_IF_KNOWN: &[(&str, &str)] = &[
 ];
 
 impl Topology {
-    /// Builds the network.
+    /// Builds the network; every flow is received on one CPU at its host.
     pub fn build(shape: Shape) -> Result<Self> {
+        Self::make(shape, true)
+    }
+
+    /// Builds the network for measurements of what goes through: hosts receive where the sender runs, which is
+    /// faster, and loses nothing in a queue between CPUs (net.core.netdev_max_backlog).
+    pub fn build_for_throughput(shape: Shape) -> Result<Self> {
+        Self::make(shape, false)
+    }
+
+    fn make(shape: Shape, steered: bool) -> Result<Self> {
         require_root()?;
         let prefix = cleanup::next_prefix();
         let directory = cleanup::make_directory(&prefix)?;
@@ -96,6 +119,8 @@ impl Topology {
             namespaces: BTreeMap::new(),
             cables: shape.cables(),
             pass: BTreeMap::new(),
+            broken: AtomicBool::new(false),
+            steered,
         };
         topology
             .make_hosts()
@@ -110,6 +135,12 @@ impl Topology {
     /// What was built.
     pub fn shape(&self) -> Shape {
         self.shape
+    }
+
+    /// True when a cable was ever cut or an interface deleted: the network itself may have lost
+    /// frames.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
     }
 
     /// Begins the name of every namespace.
@@ -143,7 +174,7 @@ impl Topology {
     /// Attaches an XDP program, given as `struct bpf_insn`s, while the returned link lives.
     pub fn attach_xdp(&self, host: &str, device: &str, program: &[u64]) -> Result<OwnedFd> {
         self.run_in(host, || {
-            pass::attach_program(nix::net::if_::if_nametoindex(device)?, program)
+            bpf::attach_xdp(nix::net::if_::if_nametoindex(device)?, program)
         })
     }
 
@@ -207,11 +238,16 @@ impl Topology {
         if cable.host == "lb" {
             let link = switch
                 .run(|| {
-                    offload::switch_off(&cable.port)?;
-                    pass::attach(nix::net::if_::if_nametoindex(cable.port.as_str())?)
+                    ethtool::switch_off(&cable.port)?;
+                    bpf::attach_xdp(nix::net::if_::if_nametoindex(cable.port.as_str())?, &PASS)
                 })
                 .with_context(at)?;
             self.pass.insert(cable.port.clone(), link);
+        } else if self.steered {
+            steer::by_flow(&host, cable.device, &self.directory).with_context(at)?;
+        }
+        if self.steered {
+            steer::by_flow(&switch, &cable.port, &self.directory).with_context(at)?;
         }
         Ok(())
     }

@@ -1,12 +1,17 @@
 //! Faults: what breaks in a network, done to a running [`Topology`].
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
 use netlink_packet_route::link::{LinkAttribute, LinkXdp};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 
 use super::build::{add_address, index_of};
@@ -25,6 +30,7 @@ impl Topology {
     }
 
     fn set_port(&self, host: &str, device: &str, up: bool) -> Result<()> {
+        self.broken.store(true, Ordering::Relaxed);
         let port = self.cable(host, device).port;
         self.namespace("switch").netlink(async |handle| {
             let link = LinkUnspec::new_with_name(&port);
@@ -57,6 +63,7 @@ impl Topology {
 
     /// Deletes an interface, and its switch port with it.
     pub fn delete_device(&mut self, host: &str, device: &str) -> Result<()> {
+        self.broken.store(true, Ordering::Relaxed);
         self.namespace(host).netlink(async |handle| {
             let index = index_of(&handle, device).await?;
             handle
@@ -73,6 +80,29 @@ impl Topology {
         let cable = self.cable(host, device);
         self.plug(&cable)?;
         self.wait_until_up(&[cable])
+    }
+
+    /// Neighbours of an interface whose MAC address is known.
+    pub fn neighbours(&self, host: &str, device: &str) -> Result<BTreeSet<IpAddr>> {
+        use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
+        self.namespace(host).netlink(async |handle| {
+            let index = index_of(&handle, device).await?;
+            let all = handle.neighbours().get().execute();
+            let all: Vec<_> = all.try_collect().await.context("list neighbours")?;
+            let usable = all.into_iter().filter(|n| {
+                let state = n.header.state;
+                n.header.ifindex == index
+                    && matches!(state, Reachable | Stale | Delay | Probe | Permanent | Noarp)
+            });
+            let address = |n: NeighbourMessage| {
+                n.attributes.into_iter().find_map(|a| match a {
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => Some(a.into()),
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => Some(a.into()),
+                    _ => None,
+                })
+            };
+            Ok(usable.filter_map(address).collect())
+        })
     }
 
     /// Forgets the neighbours of an interface, as `ip neigh flush` does.

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -39,7 +41,7 @@ pub fn require_root() -> Result<()> {
 impl Namespace {
     /// Makes a namespace with its loopback up.
     pub fn create(name: &str) -> Result<Self> {
-        fs::create_dir_all(NAMES).with_context(|| format!("create {NAMES}"))?;
+        make_directory_of_names()?;
         let path = path_of(name);
         OpenOptions::new()
             .write(true)
@@ -163,6 +165,40 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
         .enable_all()
         .build()
         .expect("start a tokio runtime")
+}
+
+/// Makes the directory, and a mount of its own that is shared with other mount namespaces, as the first
+/// `ip netns add` of a machine does. That command would bind the directory onto itself, and
+/// namespaces whose names are below that could be removed by nobody.
+fn make_directory_of_names() -> Result<()> {
+    fs::create_dir_all(NAMES).with_context(|| format!("create {NAMES}"))?;
+    let directory = File::open(NAMES).with_context(|| format!("open {NAMES}"))?;
+    // Against others who do the same now; iproute2 takes this lock, too.
+    let _lock = Flock::lock(directory, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .with_context(|| format!("lock {NAMES}"))?;
+    let share = || {
+        mount(
+            None::<&str>,
+            NAMES,
+            None::<&str>,
+            MsFlags::MS_SHARED | MsFlags::MS_REC,
+            None::<&str>,
+        )
+    };
+    match share() {
+        // It is no mount.
+        Err(Errno::EINVAL) => mount(
+            Some(NAMES),
+            NAMES,
+            None::<&str>,
+            MsFlags::MS_BIND | MsFlags::MS_REC,
+            None::<&str>,
+        )
+        .and_then(|()| share()),
+        other => other,
+    }
+    .with_context(|| format!("make {NAMES} a shared mount"))
 }
 
 fn make_here(path: &Path) -> Result<File> {
