@@ -7,8 +7,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use anyhow::{Context, Result};
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use super::build::{add_address, index_of};
-use super::{Topology, offload, pass};
+use super::build::{PASS, add_address, index_of};
+use super::{Topology, ethtool};
+use crate::bpf;
 
 /// Its name at the client.
 const AT_CLIENT: &str = "uplink";
@@ -58,8 +59,8 @@ impl Topology {
             added.with_context(|| format!("add the client's route to {vip}"))
         })?;
         let pass = client.run(|| {
-            offload::switch_off(AT_CLIENT)?;
-            pass::attach(nix::net::if_::if_nametoindex(AT_CLIENT)?)
+            ethtool::switch_off(AT_CLIENT)?;
+            bpf::attach_xdp(nix::net::if_::if_nametoindex(AT_CLIENT)?, &PASS)
         })?;
         Ok(Uplink { _pass: pass })
     }
