@@ -33,6 +33,7 @@ mod interfaces;
 mod owner;
 mod record;
 mod reload;
+mod report;
 mod saver;
 mod seeds;
 mod signals;

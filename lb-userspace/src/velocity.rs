@@ -338,6 +338,12 @@ impl Velocity {
         })
     }
 
+    /// Why a backend's change is held; `None`: it is not.
+    pub fn hold(&self, backend: &BackendKey) -> Option<Hold> {
+        let pool = self.pools.get(&backend.service)?;
+        pool.entries.get(&backend.backend)?.pending?.1
+    }
+
     /// True while no probe succeeds and that may be the checker's fault.
     pub fn checker_suspect(&self) -> bool {
         self.suspect

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::interfaces::Departure;
 use super::record;
 use super::reload::{Asked, Reloads};
+use super::report::Reports;
 use super::saver::{self, PATIENCE, Saver, Waiter};
 use super::signals::Signals;
 use super::sweeper::Sweeper;
@@ -26,8 +27,7 @@ use crate::metrics::Timings;
 use crate::model::{AdminState, Config, ProbeVerdict, XdpMode};
 use crate::neigh::follower;
 use crate::reconcile::{ReconcileError, Reconciler, Written};
-use crate::state::view::Surroundings;
-use crate::status::{self, Status};
+use crate::status;
 
 /// Between two looks at deadlines, the flow table and the pins.
 const BEAT: Duration = Duration::from_millis(50);
@@ -69,8 +69,9 @@ pub(super) struct Queues {
 /// The owner.
 pub(super) struct Owner<'a> {
     pub(super) parts: Parts<'a>,
-    reader: Reader,
+    pub(super) reader: Reader,
     sweeper: Sweeper,
+    pub(super) reports: Reports,
     /// The last write went well.
     pub(super) written: bool,
     pub(super) saver: Saver,
@@ -97,6 +98,7 @@ impl<'a> Owner<'a> {
             parts,
             reader,
             sweeper,
+            reports: Reports::default(),
             written: false,
             saver,
             reloads,
@@ -178,6 +180,8 @@ impl<'a> Owner<'a> {
                 }
                 Some(request) = queues.requests.recv() => self.answer(request)?,
                 Some((_, report)) = queues.reports.recv() => self.reported(&report)?,
+                // Last: whatever happened meanwhile comes first.
+                () = tokio::task::yield_now(), if self.reports.is_busy() => self.report_more(),
             }
             self.save();
         }
@@ -220,6 +224,8 @@ impl<'a> Owner<'a> {
             events.push((now, Event::FlowsCounted { began, by_backend }));
         }
         self.take(events)?;
+        // With the rest of the loop at work all the time, still a part each beat.
+        self.report_more();
         self.saver.look();
         self.look_at_reload();
         self.look_at_departures()?;
@@ -345,10 +351,7 @@ impl<'a> Owner<'a> {
 
     fn answer(&mut self, request: Request) -> anyhow::Result<()> {
         match request {
-            Request::Status(reply) => {
-                let status = self.status();
-                drop(reply.send(Box::new(status)));
-            }
+            Request::Status(reply) => self.report(reply),
             Request::Admin(order, reply) => self.admin(&order, reply)?,
             Request::Reload(Reload { allow_shrink }, reply) => self.reload(Asked {
                 allow_shrink,
@@ -392,32 +395,5 @@ impl<'a> Owner<'a> {
             drop(reply.send(Ok(done)));
         }
         Ok(())
-    }
-
-    fn status(&mut self) -> Status {
-        let bpf = self.parts.reconciler.dataplane();
-        let flow_capacity =
-            u64::from(bpf.geometry().flow_sets).saturating_mul(lb_common::flow::WAYS as u64);
-        let owner_epoch = bpf.owner_epoch();
-        let state = self.parts.reconciler.state();
-        let counters = self.reader.counters(
-            state.ids().backends().map(|(_, id)| id.id),
-            state.ids().services().map(|(_, id)| id.index),
-        );
-        let attached = |a: &status::Attachment| a.state == "attached";
-        let around = Surroundings {
-            ready: self.written
-                && !self.attachments.is_empty()
-                && self.attachments.iter().all(attached),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            started: self.parts.started,
-            config_error: self.parts.config_error.clone(),
-            owner_epoch,
-            attachments: self.attachments.clone(),
-            flow_capacity,
-            storage: self.saver.storage(),
-        };
-        state.status(now_ns(), around, &counters)
     }
 }

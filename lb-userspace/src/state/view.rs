@@ -40,12 +40,15 @@ pub struct Surroundings {
 impl State {
     /// The whole balancer now. Counters are absolute; a backend's begin where it got its id.
     pub fn status(&self, now: u64, around: Surroundings, counters: &Counters) -> Status {
+        let mut status = self.status_head(now, around, counters);
         let services = self.config().services.values();
-        let held: BTreeMap<BackendKey, String> = self
-            .velocity
-            .held()
-            .map(|(key, why)| (key, why.to_string()))
-            .collect();
+        status.services = self.status_of(now, services, counters);
+        status
+    }
+
+    /// The same without services. These are told by [`Self::status_of`], some at a time if there are many: with
+    /// 100,000 backends telling all takes longer than a verdict may wait.
+    pub fn status_head(&self, now: u64, around: Surroundings, counters: &Counters) -> Status {
         Status {
             ready: around.ready,
             version: around.version,
@@ -58,10 +61,20 @@ impl State {
             attachments: around.attachments,
             storage: around.storage,
             data_plane: self.data_plane(counters, around.flow_capacity),
-            services: services
-                .map(|service| self.service_status(now, service, counters, &held))
-                .collect(),
+            services: Vec::new(),
         }
+    }
+
+    /// Some services now.
+    pub fn status_of<'a>(
+        &self,
+        now: u64,
+        services: impl Iterator<Item = &'a model::Service>,
+        counters: &Counters,
+    ) -> Vec<Service> {
+        services
+            .map(|service| self.service_status(now, service, counters))
+            .collect()
     }
 
     fn data_plane(&self, counters: &Counters, flow_capacity: u64) -> DataPlane {
@@ -83,27 +96,10 @@ impl State {
         }
     }
 
-    fn service_status(
-        &self,
-        now: u64,
-        service: &model::Service,
-        counters: &Counters,
-        held: &BTreeMap<BackendKey, String>,
-    ) -> Service {
+    fn service_status(&self, now: u64, service: &model::Service, counters: &Counters) -> Service {
         let backends: Vec<Backend> = service
-            .backends
-            .values()
-            .filter_map(|backend| {
-                let key = BackendKey {
-                    service: service.name.clone(),
-                    backend: backend.name.clone(),
-                };
-                let status = self.backend_status(now, &key, backend, counters)?;
-                Some(Backend {
-                    held: held.get(&key).cloned(),
-                    ..status
-                })
-            })
+            .keyed_backends()
+            .filter_map(|(key, backend)| self.backend_status(now, &key, backend, counters))
             .collect();
         let index = self.ids().service(&service.name).map(|id| id.index);
         let none = [0; 32];
@@ -179,7 +175,7 @@ impl State {
             reason: known.reason.clone(),
             takes_new: word.permissions.may_take_new(),
             keeps: word.permissions.may_keep(),
-            held: None,
+            held: self.velocity.hold(key).map(|why| why.to_string()),
             drain: known.drain.map(|drain| Drain {
                 deadline_in_ms: drain
                     .deadline

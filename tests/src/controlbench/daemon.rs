@@ -61,7 +61,10 @@ pub fn run(effort: &Effort, tell: impl Fn(&str)) -> Result<Vec<Row>> {
     let total = effort.services * effort.backends;
     let step = (total / effort.orders).max(1);
     let who: Vec<_> = (0..total).step_by(step).map(|n| place(effort, n)).collect();
-    let orders = orders::disable(&daemon, &who)?;
+    let (alone, asked) = who.split_at(who.len() / 2);
+    let orders = orders::disable(&daemon, alone)?;
+    tell("orders while status is asked for");
+    let (while_asked, statuses) = orders::while_asked(&daemon, || orders::disable(&daemon, asked))?;
     let last = memory(daemon.process()?.pid(), "RssAnon")?;
     daemon.stop()?;
     daemon.unload()?;
@@ -83,6 +86,16 @@ pub fn run(effort: &Effort, tell: impl Fn(&str)) -> Result<Vec<Row>> {
             format!("order to the word that packets read, 1 of {total} backends"),
             orders,
             EFFECT,
+        ),
+        Row::times(
+            "  while somebody asks for the status again and again",
+            while_asked,
+            EFFECT,
+        ),
+        Row::times(
+            "  and how long he waits for all of it",
+            statuses,
+            Goal::None,
         ),
     ])
 }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -62,12 +63,70 @@ impl Backends {
     }
 }
 
+/// Does something while somebody asks for the status, again as soon as he has it; gives how long he waited each time.
+pub fn while_asked<T>(
+    daemon: &Daemon,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<(T, Vec<Duration>)> {
+    let done = AtomicBool::new(false);
+    let socket = socket(daemon);
+    std::thread::scope(|scope| {
+        let asker = scope.spawn(|| -> Result<Vec<Duration>> {
+            let mut times = Vec::new();
+            while times.is_empty() || !done.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                ask(&socket, "GET", "status", "")?;
+                times.push(began.elapsed());
+            }
+            Ok(times)
+        });
+        let outcome = work();
+        done.store(true, Ordering::Relaxed);
+        let times = asker.join().expect("asking does not panic");
+        Ok((outcome?, times?))
+    })
+}
+
+fn socket(daemon: &Daemon) -> PathBuf {
+    daemon.home().join("run/fairlead.sock")
+}
+
+/// Sends a request.
+fn send(socket: &Path, method: &str, what: &str, body: &str) -> Result<UnixStream> {
+    let mut stream =
+        UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
+    let request = format!(
+        "{method} /v1/{what} HTTP/1.1\r\nhost: fairlead\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream
+        .write_all(request.as_bytes())
+        .context("send a request")?;
+    Ok(stream)
+}
+
+/// Reads the whole answer, which has to be a good one.
+fn answer(mut stream: UnixStream) -> Result<()> {
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).context("read the answer")?;
+    ensure!(
+        answer.starts_with(b"HTTP/1.1 200"),
+        "{}",
+        String::from_utf8_lossy(&answer[..answer.len().min(500)])
+    );
+    Ok(())
+}
+
+fn ask(socket: &Path, method: &str, what: &str, body: &str) -> Result<()> {
+    answer(send(socket, method, what, body)?)
+}
+
 /// Disables, one after the other, the backends of these names and places; gives the time from the first byte of
 /// each order to the word that packets read.
 pub fn disable(daemon: &Daemon, who: &[(String, [u8; 16], Port)]) -> Result<Vec<Duration>> {
     let backends = Backends::of(daemon.home())?;
     let ids = backends.by_place()?;
-    let socket = daemon.home().join("run/fairlead.sock");
+    let socket = socket(daemon);
     let mut times = Vec::new();
     for (name, address, port) in who {
         let id = *ids
@@ -77,27 +136,15 @@ pub fn disable(daemon: &Daemon, who: &[(String, [u8; 16], Port)]) -> Result<Vec<
         backends
             .wait(id, true)
             .with_context(|| format!("{name} takes no new flows"))?;
-        let mut stream = UnixStream::connect(&socket)
-            .with_context(|| format!("connect to {}", socket.display()))?;
         let body = format!("{{\"backend\":\"{name}\",\"state\":\"disabled\"}}");
-        let request = format!(
-            "POST /v1/admin HTTP/1.1\r\nhost: fairlead\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
         let began = Instant::now();
-        stream
-            .write_all(request.as_bytes())
-            .context("send the order")?;
+        let stream = send(&socket, "POST", "admin", &body)?;
         let took = backends
             .wait(id, false)
             .with_context(|| format!("the order about {name} is not effective"))?
             .duration_since(began);
         times.push(took);
-        let mut answer = String::new();
-        stream
-            .read_to_string(&mut answer)
-            .context("read the answer")?;
-        ensure!(answer.starts_with("HTTP/1.1 200"), "{name}: {answer}");
+        answer(stream).with_context(|| name.clone())?;
         std::thread::sleep(REST);
     }
     Ok(times)
