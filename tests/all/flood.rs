@@ -14,15 +14,14 @@ use lb_tests::{
     kernel::{Moment, object_bytes},
 };
 
+use crate::stage::long;
+
 /// The backend that leaves.
 const LEAVER: u32 = 7;
 /// Sources of each flood upon the table that the first has filled: four for every entry, and as many as the
 /// first has with `FAIRLEAD_LONG=1`.
 fn more() -> u64 {
-    match std::env::var_os("FAIRLEAD_LONG") {
-        Some(_) => SOURCES,
-        None => 4 << 20,
-    }
+    if long() { SOURCES } else { 4 << 20 }
 }
 
 /// Parts of a flood, between which the proven flows send.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod bpf;
+mod controlbench;
 mod e2e;
 mod fault;
 mod flood;

@@ -21,7 +21,7 @@ fn run(topology: &Topology, host: &str, command: &[&str]) -> Output {
 
 /// Its standard output; it must succeed.
 #[track_caller]
-fn text(topology: &Topology, host: &str, command: &[&str]) -> String {
+pub(crate) fn text(topology: &Topology, host: &str, command: &[&str]) -> String {
     let output = run(topology, host, command);
     assert!(output.status.success(), "{command:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::ops::text;
 use crate::stage::{ECHO, SHAPES, Stage};
 
 /// Files that must not be applied, neither by `reload` nor by SIGHUP, and must not change anything.
@@ -113,10 +114,27 @@ fn c4_file_with_little_or_nothing_left_is_not_applied_without_consent() {
     stage.end();
 }
 
+/// Operations on maps so far, as a line of the metrics.
+fn operations(stage: &Stage) -> String {
+    let curl = [
+        "curl",
+        "-sSf",
+        "--max-time",
+        "5",
+        "http://127.0.0.1:9460/metrics",
+    ];
+    let metrics = text(&stage.topology, "lb", &curl);
+    let mut lines = metrics.lines();
+    let line = lines.find(|line| line.starts_with("fairlead_map_operations_total"));
+    line.expect("the metrics count operations on maps")
+        .to_owned()
+}
+
 #[test]
 fn c5_same_services_in_another_order_change_nothing() {
     let mut stage = Stage::new(SHAPES[0]);
     let before = stage.daemon.status().unwrap().config_revision;
+    let written = operations(&stage);
     let load = stage.load(&ECHO, 1000);
     let mut config = stage.daemon.config().clone();
     config.services.reverse();
@@ -125,6 +143,7 @@ fn c5_same_services_in_another_order_change_nothing() {
     }
     stage.daemon.reload(config).unwrap();
     assert_eq!(stage.daemon.status().unwrap().config_revision, before);
+    assert_eq!(operations(&stage), written, "no map was written");
     load.stop().assert_clean(1);
     stage.end();
 }

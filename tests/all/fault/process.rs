@@ -14,12 +14,13 @@ use crate::stage::{ECHO, SHAPES, Stage, long, wait_until};
 fn p1_daemon_that_is_killed_at_any_moment_hurts_nobody() {
     let mut stage = Stage::alone(SHAPES[0]);
     let load = stage.load(&ECHO, 1500);
-    for round in 0..10_u64 {
+    let kills = if long() { 100 } else { 10 };
+    for round in 0..kills {
         // Moments from the first milliseconds of a start on.
         stage.daemon.kill().unwrap();
         stage.daemon.spawn().unwrap();
         let started = Instant::now();
-        let moment = Duration::from_millis(round * 37);
+        let moment = Duration::from_millis(round * 37 % 370 + round / 10);
         wait_until("the moment has come", Duration::from_secs(5), || {
             started.elapsed() >= moment
         });

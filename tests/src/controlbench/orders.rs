@@ -127,16 +127,21 @@ pub fn disable(daemon: &Daemon, who: &[(String, [u8; 16], Port)]) -> Result<Vec<
     let backends = Backends::of(daemon.home())?;
     let ids = backends.by_place()?;
     let socket = socket(daemon);
+    let find = |name: &str, place| {
+        let id = ids.get(&place).copied();
+        id.with_context(|| format!("{name} is not in the map"))
+    };
+    // Neighbours may still be being looked for, and what follows from them be under way.
+    for (name, address, port) in who {
+        backends
+            .wait(find(name, (*address, *port))?, true)
+            .with_context(|| format!("{name} takes no new flows"))?;
+    }
+    ask(&socket, "GET", "status", "")?;
     let mut times = Vec::new();
     for (name, address, port) in who {
-        let id = *ids
-            .get(&(*address, *port))
-            .with_context(|| format!("{name} is not in the map"))?;
-        // Its neighbour may still be being looked for.
-        backends
-            .wait(id, true)
-            .with_context(|| format!("{name} takes no new flows"))?;
-        let body = format!("{{\"backend\":\"{name}\",\"state\":\"disabled\"}}");
+        let id = find(name, (*address, *port))?;
+        let body = format!("{{\"backend\":\"{name}\",\"state\":\"disabled\",\"force\":true}}");
         let began = Instant::now();
         let stream = send(&socket, "POST", "admin", &body)?;
         let took = backends

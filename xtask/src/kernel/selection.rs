@@ -13,28 +13,40 @@ const BENCH: &str = "is about the benchmark, whose figures are the host's";
 const NETLINK: &str = "has bounds of milliseconds that an emulated CPU does not keep";
 const USER_SPACE: &str =
     "makes a thousand data planes of which our own code refuses each; the kernel has no part in it";
+const MEMORY: &str =
+    "reads the kernel's own count of a map's memory, which Linux has from 6.4 on (`map_mem_usage`)";
+const LOAD: &str = "sends millions of packets, hours of them on an emulated CPU";
 const NO_KERNEL: &str = "is about the tests' own tools and asks nothing of a kernel";
 
 /// Tests that do not run there, by a prefix of their names, each with its reason. Tests that are not
 /// listed run.
-const LEFT_OUT: [(&str, &str); 15] = [
+const LEFT_OUT: [(&str, &str); 24] = [
     ("bench::", BENCH),
     (
         "bpf::attachment::a_device_that_is_deleted_and_made_again_is_attached_anew",
         NETLINK,
     ),
+    ("bpf::memory::", MEMORY),
     ("bpf::mutation::", USER_SPACE),
+    ("bpf::verdicts::", NETLINK),
     ("e2e::change::", SLOW),
+    ("e2e::interfaces::", SLOW),
     ("e2e::lab::", SLOW),
+    ("e2e::neighbours::", SLOW),
     ("e2e::restart::", SLOW),
     ("e2e::traffic::", SLOW),
     ("e2e::tunnel::", SLOW),
     ("fault::", SLOW),
+    ("flood::", LOAD),
     ("lab_test::", NO_KERNEL),
+    ("law_test::", NO_KERNEL),
     ("load_test::", NO_KERNEL),
     ("net_test::claims::", SLOW),
     ("net_test::ways::", NETLINK),
+    ("netbench::", BENCH),
     ("ops::", SLOW),
+    ("races::", LOAD),
+    ("storm::", LOAD),
     ("topology_test::", NO_KERNEL),
 ];
 
