@@ -86,9 +86,9 @@ pub struct NextHop {
 }
 
 /// Slots in `devices` and `redirects`. An interface stands at `ifindex & (DEVICES - 1)`.
-pub const DEVICES: u32 = 256;
+pub const DEVICES: u32 = 4096;
 
-/// An interface the data plane may send from. Map `devices`, index = ifindex & 255.
+/// An interface the data plane may send from. Map `devices`, index = [`device_slot`].
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Device {

@@ -13,8 +13,8 @@
 //! | `rings` | `[u32; 2]`: two BackendIds | (ring base + slot) / 2 | control plane |
 //! | `backends` | [`BackendEntry`] | BackendId | control plane |
 //! | `next_hops` | [`NextHop`] | next-hop index | control plane |
-//! | `devices` | [`Device`] | ifindex & 255 | control plane |
-//! | `redirects` | devmap: ifindex | ifindex & 255 | control plane |
+//! | `devices` | [`Device`] | ifindex & 4095 | control plane |
+//! | `redirects` | devmap: ifindex | ifindex & 4095 | control plane |
 //! | `flows` | `[FlowWord; 8]`: one set | set | data plane (control plane ages, sweeps) |
 //! | `return_hops` | `[ReturnHop; 8]`: parallel to `flows` | set | data plane |
 //! | `counters` | [`CounterLine`] | cpu * lines per cpu + line | data plane |

@@ -12,6 +12,7 @@ pub mod haproxy;
 pub mod load;
 pub mod results;
 pub mod run;
+pub mod start;
 pub mod table;
 pub mod wire;
 

@@ -14,7 +14,7 @@ use super::tunnel;
 use super::value;
 use crate::model::{DaemonConfig, Limits, XdpMode};
 
-/// The data plane tells devices apart by the low eight bits of their index (`redirects` map).
+/// More than any machine has that forwards; with far more, two would have one slot of `redirects`.
 const INTERFACES: usize = 256;
 
 const XDP_MODES: &[(&str, XdpMode)] = &[

@@ -259,14 +259,14 @@ fn an_unreachable_backend_takes_no_flows_though_probes_succeed() {
 fn two_interfaces_in_one_slot_are_told_and_the_smaller_index_works() {
     let mut sim = running(config(WEB));
     let mut other = link(1, true);
-    other.ifindex = 257;
+    other.ifindex = 4097;
     other.name = "wan".to_owned();
     sim.event(Event::Link(other));
-    sim.route(ip("10.0.0.2"), 257, 7);
+    sim.route(ip("10.0.0.2"), 4097, 7);
     sim.check(&[("web/a", ALL), ("web/b", NONE)]);
     let reason = sim.state.way(ip("10.0.0.2")).resolved.unwrap_err();
     assert!(
-        reason.contains("257") && reason.contains("slot"),
+        reason.contains("4097") && reason.contains("slot"),
         "{reason}"
     );
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use lb_common::backend::device_slot;
+use lb_common::backend::{DEVICES, device_slot};
 use lb_common::{Device, NextHop};
 
 use super::{State, record};
@@ -72,7 +72,7 @@ impl State {
             other => {
                 let theirs = other.map_or(0, |device| device.ifindex);
                 return unusable(format!(
-                    "interface {ifindex} has the slot of interface {theirs} (recreate one, so that their indexes differ modulo 256)"
+                    "interface {ifindex} has the slot of interface {theirs} (recreate one, so that their indexes differ modulo {DEVICES})"
                 ));
             }
         }

@@ -248,11 +248,11 @@ fn a_directory_that_is_in_use_is_not_covered_by_a_mount() {
 fn another_layout_is_refused_and_can_be_unloaded_by_number() {
     in_room(|room| {
         prepare(room);
-        let foreign = room.bpffs().join("v3");
+        let foreign = room.bpffs().join("v9");
         fs::create_dir_all(foreign.join("maps")).unwrap();
         let error = room.refused();
         let BpfError::ForeignLayout {
-            found: 3,
+            found: 9,
             known: LAYOUT_VERSION,
             ..
         } = error
@@ -260,12 +260,12 @@ fn another_layout_is_refused_and_can_be_unloaded_by_number() {
             panic!("{error}");
         };
         assert!(
-            error.to_string().contains("fairlead unload --layout 3"),
+            error.to_string().contains("fairlead unload --layout 9"),
             "{error}"
         );
-        assert!(unload(&room.bpffs(), Some(&room.run_dir()), Some(3)).unwrap());
+        assert!(unload(&room.bpffs(), Some(&room.run_dir()), Some(9)).unwrap());
         room.open();
-        assert!(!unload(&room.bpffs(), Some(&room.run_dir()), Some(3)).unwrap());
+        assert!(!unload(&room.bpffs(), Some(&room.run_dir()), Some(9)).unwrap());
     });
 }
 
@@ -330,7 +330,7 @@ fn a_bpffs_is_mounted_at_the_usual_place_if_there_is_none() {
         };
         let (bpf, _) = Bpf::open(&settings).unwrap();
         assert!(mounted());
-        assert_eq!(bpf.directory(), Path::new("/sys/fs/bpf/fairlead/v2"));
+        assert_eq!(bpf.directory(), Path::new("/sys/fs/bpf/fairlead/v3"));
         drop(bpf);
         assert!(unload(&settings.bpffs, Some(&settings.run_dir), None).unwrap());
         assert!(!mounted());

@@ -97,12 +97,12 @@ fn operations_beyond_a_map_or_against_its_rules_are_refused_and_change_nothing()
             MapOp::ClearNextHop {
                 index: LIMITS.next_hops,
             },
-            MapOp::WriteDevice { slot: 256, device },
+            MapOp::WriteDevice { slot: 4096, device },
             MapOp::WriteDevice {
-                slot: (interface + 1) & 255,
+                slot: (interface + 1) & 4095,
                 device,
             },
-            MapOp::ClearDevice { slot: 256 },
+            MapOp::ClearDevice { slot: 4096 },
             MapOp::WriteEndpoints {
                 generation: live,
                 seed,

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Parser;
 use lb_tests::netbench::{
     run::{self, Effort},
-    table,
+    start, table,
     wire::{CHUNK, LARGEST},
 };
 
@@ -33,6 +33,9 @@ struct Arguments {
     /// Threads that make connections as fast as they are answered.
     #[arg(long, default_value_t = 16, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1000))]
     clients: usize,
+    /// Measure something else: so many starts of fairlead, each from nothing to the first forwarded connection.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    starts: Option<u32>,
     /// Print one JSON object instead of the table.
     #[arg(long)]
     json: bool,
@@ -49,6 +52,15 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(starts) = arguments.starts {
+        let moments = start::run(starts, |what| eprintln!("{what}"))?;
+        if arguments.json {
+            println!("{}", serde_json::to_string(&moments)?);
+        } else {
+            print!("{}", start::render(&moments));
+        }
+        return Ok(());
+    }
     let effort = Effort {
         rounds: arguments.rounds,
         packets: arguments.packets,
