@@ -290,9 +290,13 @@ impl Velocity {
     pub fn tick(&mut self, now_ns: u64) -> Vec<Decision> {
         let mut decisions = Vec::new();
         if !self.dirty.is_empty() {
-            let entries = self.pools.values().flat_map(|pool| pool.entries.values());
-            let fresh = entries.filter(|e| e.bad.is_some_and(|row| !self.witness.heard_since(row)));
-            self.fresh = fresh.map(|e| e.member.address).collect();
+            self.fresh.clear();
+            // Nobody fails most of the time, and looking at everybody takes long.
+            if !self.failing.is_empty() {
+                let entries = self.pools.values().flat_map(|pool| pool.entries.values());
+                let unheard = |e: &&Entry| e.bad.is_some_and(|row| !self.witness.heard_since(row));
+                self.fresh = entries.filter(unheard).map(|e| e.member.address).collect();
+            }
             // Whoever failed is gone: nobody is left to end the suspicion by a good probe.
             if self.failing.is_empty() && std::mem::take(&mut self.suspect) {
                 decisions.push(Decision::Trust);
