@@ -187,6 +187,7 @@ impl World {
         if let Some(again) = again {
             effects.extend(self.state.handle(self.now + 1, again).unwrap());
         }
+        assert!(self.state.drains_are_indexed());
         effects
     }
 

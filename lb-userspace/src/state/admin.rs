@@ -147,6 +147,18 @@ impl State {
         };
     }
 
+    /// The index of drains names those that have one, and nobody else.
+    #[cfg(test)]
+    pub(crate) fn drains_are_indexed(&self) -> bool {
+        let with = |(key, backend): (&BackendKey, &super::BackendState)| {
+            backend.drain.is_some().then(|| key.clone())
+        };
+        self.backends
+            .iter()
+            .filter_map(with)
+            .eq(self.draining.iter().cloned())
+    }
+
     /// Ends the drains whose deadline has passed, or whose flows are gone as a sweep that began at
     /// `swept` found.
     pub(super) fn end_drains(&mut self, now: u64, swept: Option<u64>, effects: &mut Vec<Effect>) {
