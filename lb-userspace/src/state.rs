@@ -66,7 +66,7 @@ struct BackendState {
     tracker: Tracker,
     /// When and why the health that counts last changed; nanoseconds since boot.
     since: u64,
-    reason: String,
+    reason: Arc<str>,
     /// What a person said at run time, if it is not what the configuration says.
     said: Option<AdminState>,
     /// Set while draining.

@@ -331,6 +331,14 @@ impl Velocity {
         Some(pool.entries.get(&backend.backend)?.applied)
     }
 
+    /// The health that counts of every backend, by service and name, in their order.
+    pub fn all_applied(&self) -> impl Iterator<Item = ((&Name, &Name), Health)> {
+        self.pools.iter().flat_map(|(service, pool)| {
+            let entries = pool.entries.iter();
+            entries.map(move |(name, entry)| ((service, name), entry.applied))
+        })
+    }
+
     /// What is held, and why.
     pub fn held(&self) -> impl Iterator<Item = (BackendKey, Hold)> {
         self.pools.iter().flat_map(|(service, pool)| {

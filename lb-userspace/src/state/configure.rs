@@ -74,6 +74,7 @@ impl State {
         let config = Arc::clone(&self.config);
         self.backends.retain(|key, _| config.backend(key).is_some());
         self.draining.retain(|key| config.backend(key).is_some());
+        let unknown: Arc<str> = "no probe has ended yet".into();
         self.at.clear();
         for (key, backend) in config.keyed_backends() {
             self.at
@@ -90,14 +91,14 @@ impl State {
                 .or_insert_with(|| BackendState {
                     tracker: Tracker::new(thresholds),
                     since: now,
-                    reason: "no probe has ended yet".to_owned(),
+                    reason: Arc::clone(&unknown),
                     said: None,
                     drain: None,
                 });
             if moved.contains(&key) {
                 known.tracker = Tracker::new(thresholds);
                 known.since = now;
-                known.reason = "its address or port is new; no probe has ended yet".to_owned();
+                known.reason = "its address or port is new; no probe has ended yet".into();
             }
             known.tracker.set_thresholds(thresholds);
             // An order that the configuration has caught up with is no exception any more.

@@ -52,7 +52,7 @@ pub struct Verdict {
     /// Since when, nanoseconds since boot.
     pub since: u64,
     /// Why.
-    pub reason: String,
+    pub reason: Arc<str>,
 }
 
 /// What a state begins from.
@@ -133,23 +133,24 @@ impl State {
             .backends
             .iter()
             .filter(|(_, backend)| backend.said.is_some() || backend.drain.is_some());
-        let verdict = |key: &BackendKey, backend: &super::BackendState| {
-            let health = self.health(key);
-            (health != Health::Unknown).then(|| Verdict {
+        // Both are in the order of names, and know the same backends.
+        let mut healths = self.velocity.all_applied().peekable();
+        let verdict = |(key, backend): (&BackendKey, &super::BackendState)| {
+            let name = (&key.service, &key.backend);
+            while healths.next_if(|(known, _)| *known < name).is_some() {}
+            let (_, health) = healths.next_if(|(known, _)| *known == name)?;
+            let verdict = Verdict {
                 health,
                 since: backend.since,
-                reason: backend.reason.clone(),
-            })
+                reason: Arc::clone(&backend.reason),
+            };
+            (health != Health::Unknown).then(|| (key.clone(), verdict))
         };
         Persistent {
             saved_at: now,
             ids: self.ids.clone(),
             orders: spoken.map(|(key, b)| (key.clone(), order(b))).collect(),
-            verdicts: self
-                .backends
-                .iter()
-                .filter_map(|(key, b)| Some((key.clone(), verdict(key, b)?)))
-                .collect(),
+            verdicts: self.backends.iter().filter_map(verdict).collect(),
         }
     }
 
@@ -217,7 +218,7 @@ impl State {
                 continue;
             };
             backend.since = verdict.since.min(now);
-            backend.reason = format!("before the restart: {}", strip(&verdict.reason));
+            backend.reason = format!("before the restart: {}", strip(&verdict.reason)).into();
             self.restore_verdict(key, verdict.health);
         }
     }

@@ -47,7 +47,7 @@ impl State {
                     let reason = self.why(&backend);
                     if let Some(known) = self.backends.get_mut(&backend) {
                         known.since = now;
-                        known.reason.clone_from(&reason);
+                        known.reason = reason.as_str().into();
                     }
                     self.dirty.backends.insert(backend.clone());
                     persist(effects);

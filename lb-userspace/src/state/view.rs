@@ -172,7 +172,7 @@ impl State {
             admin: self.admin(key)?,
             health: self.health(key),
             health_for_ms: millis(now.saturating_sub(known.since)),
-            reason: known.reason.clone(),
+            reason: known.reason.to_string(),
             takes_new: word.permissions.may_take_new(),
             keeps: word.permissions.may_keep(),
             held: self.velocity.hold(key).map(|why| why.to_string()),
