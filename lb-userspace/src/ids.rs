@@ -17,6 +17,7 @@ pub mod hops;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use lb_common::Header;
 use lb_common::counter::CounterLine;
@@ -166,7 +167,8 @@ struct FreedRing {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ids {
     services: BTreeMap<Name, ServiceId>,
-    backends: BTreeMap<BackendKey, BackendId>,
+    /// Shared with the writes of the state that are under way: a copy is made only when ids change meanwhile.
+    backends: Arc<BTreeMap<BackendKey, BackendId>>,
     freed_services: BTreeMap<u32, Freed>,
     freed_backends: BTreeMap<u32, Freed>,
     freed_rings: Vec<FreedRing>,
@@ -309,7 +311,7 @@ impl Ids {
 
     /// Notes where counting begins.
     pub fn set_origins(&mut self, lines: &BTreeMap<u32, CounterLine>) {
-        for backend in self.backends.values_mut() {
+        for backend in Arc::make_mut(&mut self.backends).values_mut() {
             if let (None, Some(line)) = (backend.origin, lines.get(&backend.id)) {
                 backend.origin = Some(*line);
             }
@@ -318,7 +320,7 @@ impl Ids {
 
     /// The maps are new: all counters begin at 0.
     pub fn counters_began_anew(&mut self) {
-        for backend in self.backends.values_mut() {
+        for backend in Arc::make_mut(&mut self.backends).values_mut() {
             backend.origin = Some(CounterLine::default());
         }
     }

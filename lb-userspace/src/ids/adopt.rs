@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::{BackendId, Freed, Ids, ServiceId};
 use crate::dataplane::{Image, ServiceImage};
@@ -112,7 +113,7 @@ impl Ids {
                     port,
                     origin: Some([0; 8]),
                 };
-                ids.backends.insert(key, known);
+                Arc::make_mut(&mut ids.backends).insert(key, known);
             }
         }
         let kept = ids.backends.len();

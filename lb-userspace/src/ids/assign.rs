@@ -1,6 +1,7 @@
 //! Numbers for what a configuration newly has, none for what it has no more.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use lb_common::{Forwarding, Protocol};
 
@@ -37,7 +38,7 @@ impl Ids {
             .map(|(key, _)| key.clone())
             .collect();
         for key in gone {
-            if let Some(backend) = self.backends.remove(&key) {
+            if let Some(backend) = Arc::make_mut(&mut self.backends).remove(&key) {
                 self.freed_backends.insert(backend.id, Freed::PENDING);
             }
         }
@@ -158,7 +159,7 @@ impl Ids {
                 port: backend.port.get(),
                 origin: None,
             };
-            self.backends.insert(key, backend);
+            Arc::make_mut(&mut self.backends).insert(key, backend);
         }
         Ok(())
     }
