@@ -24,7 +24,7 @@ const SECOND: u64 = 1_000_000_000;
 /// section 10, and one more than ANNOUNCE_NUM of RFC 5227.
 pub const ANNOUNCEMENTS: u8 = 3;
 
-/// After the kernel refused to add an address.
+/// After the kernel refused to add or to remove an address.
 pub const RETRY: u64 = SECOND;
 
 /// A VIP on an interface.
@@ -212,6 +212,8 @@ impl Claiming {
     /// The next thing to do, if any is due.
     pub fn next_step(&mut self, now: u64) -> Option<Step> {
         let wanted = self.wanted.take()?;
+        // One whose rest is over is due, and its deadline must not stay in the past.
+        self.retry.retain(|_, due| *due > now);
         let step = self
             .release(&wanted)
             .or_else(|| wanted.iter().find_map(|claim| self.hold(claim, now)))
@@ -325,10 +327,9 @@ impl Claiming {
             }
             return None;
         }
-        if self.retry.get(claim).is_some_and(|due| *due > now) {
+        if self.retry.contains_key(claim) {
             return None;
         }
-        self.retry.remove(claim);
         self.record.0.insert(claim.clone(), Origin::Daemon);
         Some(Step::Add(
             claim.clone(),

@@ -19,7 +19,7 @@ enum Do {
     /// The operator adds or removes an address of interface 1.
     Address(&'static str, u8),
     AddressGone(&'static str, u8),
-    /// The next addition is refused.
+    /// The next addition or removal is refused.
     Refuse,
     Pass(u64),
 }
@@ -57,18 +57,20 @@ impl Story {
         }
     }
 
+    fn ended(&mut self) -> Result<(), String> {
+        match std::mem::take(&mut self.refuse) {
+            true => Err("no".to_owned()),
+            false => Ok(()),
+        }
+    }
+
     /// Carries out all steps; what was done and reported, as text.
     fn done(&mut self) -> Vec<String> {
         let mut done = Vec::new();
         while let Some(step) = self.claiming.next_step(self.now) {
             match step {
                 Step::Add(claim, at) => {
-                    let refused = std::mem::take(&mut self.refuse);
-                    let ended = if refused {
-                        Err("no".to_owned())
-                    } else {
-                        Ok(())
-                    };
+                    let ended = self.ended();
                     done.push(format!(
                         "add {}/{} to {}",
                         at.address, at.prefix, at.ifindex
@@ -80,7 +82,8 @@ impl Story {
                         "remove {}/{} from {}",
                         at.address, at.prefix, at.ifindex
                     ));
-                    self.claiming.removed(claim, at, Ok(()), self.now);
+                    let ended = self.ended();
+                    self.claiming.removed(claim, at, ended, self.now);
                 }
                 Step::Announce(claim, frames) if !frames.is_empty() => {
                     done.push(format!("announce {}", claim.address));
@@ -125,6 +128,9 @@ fn check_from(record: Claims, steps: &[(Do, &[&str])]) -> Claims {
     for (n, (what, expected)) in steps.iter().enumerate() {
         story.run(what);
         assert_eq!(story.done(), *expected, "after step {n}");
+        // Else the claimer would call again at once, for ever.
+        let due = story.claiming.deadline();
+        assert!(due.is_none_or(|due| due > story.now), "after step {n}");
     }
     story.claiming.record().clone()
 }
@@ -245,6 +251,35 @@ fn recreated_interface_gets_its_vip_again() {
         (
             Link(2, true),
             &["add 192.0.2.1/32 to 2", "announce 192.0.2.1", "repaired"],
+        ),
+    ]);
+}
+
+#[test]
+fn refused_removal_is_tried_again_after_a_second() {
+    let record = check(&[
+        (Link(1, true), &[]),
+        (Want(&[VIP]), ADDED),
+        (Refuse, &[]),
+        (Want(&[]), &["remove 192.0.2.1/32 from 1", "failed: no"]),
+        (Pass(999), &[]),
+        (Pass(1), &["remove 192.0.2.1/32 from 1", "released"]),
+        (Pass(60_000), &[]),
+    ]);
+    assert_eq!(record, Claims::default());
+}
+
+#[test]
+fn refused_addition_to_an_interface_that_goes_leaves_nothing_due() {
+    check(&[
+        (Link(1, true), &[]),
+        (Refuse, &[]),
+        (Want(&[VIP]), &["add 192.0.2.1/32 to 1", "failed: no"]),
+        (LinkGone(1), &["no interface"]),
+        (Pass(1_000), &[]),
+        (
+            Link(2, true),
+            &["add 192.0.2.1/32 to 2", "announce 192.0.2.1", "added"],
         ),
     ]);
 }
