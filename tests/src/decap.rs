@@ -56,18 +56,23 @@ pub fn attach_if_tunnelled(topology: &Topology) -> Result<()> {
 
 /// Puts the decapsulator on a backend, or gives the one there the addresses that the backend has now.
 pub fn attach(topology: &Topology, host: &str) -> Result<()> {
+    attach_in(topology, host, "native").map(drop)
+}
+
+/// [`attach`] in an XDP mode; standard output.
+pub fn attach_in(topology: &Topology, host: &str, mode: &str) -> Result<String> {
     let vips: Vec<String> = FAMILIES
         .into_iter()
         .flat_map(|family| (0..VIPS).map(move |n| vip(family, n).to_string()))
         .collect();
-    let mut arguments = vec![];
+    let mut arguments = vec!["--xdp-mode", mode];
     for source in TUNNEL_SOURCES {
         arguments.extend(["--source", source]);
     }
     for vip in &vips {
         arguments.extend(["--vip", vip]);
     }
-    command(topology, host, &arguments).map(drop)
+    command(topology, host, &arguments)
 }
 
 /// Packets that a backend's decapsulator has dropped, read without a command.

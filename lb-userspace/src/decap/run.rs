@@ -50,6 +50,9 @@ pub fn run(args: &Decap) -> anyhow::Result<ExitCode> {
     if let Some(why) = &attached.native_refused {
         eprintln!("fairlead: {interface}: native XDP refused: {why}; it runs in generic mode");
     }
+    let gap = attached
+        .gap
+        .map_or_else(String::new, |gap| format!(", after {gap:?} without it"));
     let how = match attached.how {
         AttachedHow::New => "attached",
         AttachedHow::Kept => "attached already",
@@ -58,7 +61,7 @@ pub fn run(args: &Decap) -> anyhow::Result<ExitCode> {
         AttachedHow::Renewed => "attached again, since the interface was made anew",
     };
     println!(
-        "{interface}: the decapsulator is {how} ({}): {} tunnel sources, {} VIPs. It stays until 'fairlead decap --interface {interface} --detach'",
+        "{interface}: the decapsulator is {how}{gap} ({}): {} tunnel sources, {} VIPs. It stays until 'fairlead decap --interface {interface} --detach'",
         attached.mode,
         args.source.len(),
         args.vip.len()

@@ -198,6 +198,20 @@ fn a_backend_may_be_behind_a_router() {
     stage.end();
 }
 
+#[test]
+fn decapsulator_that_changes_its_mode_tells_how_long_there_was_none() {
+    let stage = Stage::new(SHAPES[4]);
+    let told = |mode| decap::attach_in(&stage.topology, "b1", mode).unwrap();
+    for mode in ["generic", "native"] {
+        let changed = told(mode);
+        assert!(changed.contains("in the other mode, after "), "{changed}");
+        let same = told(mode);
+        assert!(!same.contains("after"), "{same}");
+    }
+    stage.storm(&WEB, 300).assert_clean(300);
+    stage.end();
+}
+
 /// Packets to the decapsulator of `b1` that no balancer sends, each with what it is dropped for.
 fn forged(family: Family) -> Vec<(Vec<u8>, &'static str)> {
     let at = |address: IpAddr, port| SocketAddr::new(address, port);
