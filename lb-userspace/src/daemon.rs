@@ -194,8 +194,11 @@ fn release_neighbours(before: Option<&Config>, config: &Config) {
     let before = before.into_iter().flat_map(Config::keyed_backends);
     let before: BTreeSet<IpAddr> = before.map(|(_, b)| b.address).collect();
     let gone: Vec<IpAddr> = before.difference(&stay).copied().collect();
-    if let Err(error) = release::release(&gone) {
-        tracing::warn!(%error, "have the neighbours of removed backends forgotten");
+    let what = "have the neighbours of removed backends forgotten";
+    match release::release(&gone) {
+        Ok(done) if done.refused.is_empty() => {}
+        Ok(done) => tracing::warn!("{what}: {}", done.refused.join("; ")),
+        Err(error) => tracing::warn!(%error, "{what}"),
     }
 }
 

@@ -117,7 +117,8 @@ impl Config {
     }
 }
 
-/// How the daemon runs. Changes here need a restart (which does not disturb forwarding).
+/// How the daemon runs. Directories and `metrics` change by a restart (which does not disturb forwarding), the
+/// rest by a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DaemonConfig {
     /// Seeds, ids and last good configuration live here.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -29,32 +29,55 @@ pub fn run(args: &Unload) -> anyhow::Result<ExitCode> {
         true => println!("data plane removed from {}", bpffs.display()),
         false => println!("no data plane at {}", bpffs.display()),
     }
-    let backends: Vec<IpAddr> = backends.into_iter().collect();
-    let released =
-        release::release(&backends).context("have the backends' neighbours forgotten")?;
-    if released > 0 {
-        println!("neighbours that the kernel no longer keeps resolved: {released}");
+    // Claims first: an address that stays is answered by the kernel now. Neither waits for the other's luck.
+    let mut problems = Vec::new();
+    if let Some(dir) = state_dir {
+        match release_claims(&super::claims_file(&dir)) {
+            Ok(reasons) if reasons.is_empty() => {}
+            Ok(reasons) => problems.push(format!(
+                "addresses that could not be released: {}",
+                reasons.join("; ")
+            )),
+            Err(error) => problems.push(format!("{error:#}")),
+        }
     }
-    let Some(path) = state_dir.map(|dir| super::claims_file(&dir)) else {
-        return Ok(ExitCode::SUCCESS);
-    };
-    let Some(claims) = disk::read::<Claims>(&path)? else {
-        return Ok(ExitCode::SUCCESS);
+    let backends: Vec<IpAddr> = backends.into_iter().collect();
+    match release::release(&backends) {
+        Ok(done) => {
+            if done.released > 0 {
+                println!(
+                    "neighbours that the kernel no longer keeps resolved: {}",
+                    done.released
+                );
+            }
+            if !done.refused.is_empty() {
+                problems.push(format!(
+                    "neighbours that the kernel keeps resolved ('ip neighbour del' ends that): {}",
+                    done.refused.join("; ")
+                ));
+            }
+        }
+        Err(error) => problems.push(format!("have the backends' neighbours forgotten: {error}")),
+    }
+    if !problems.is_empty() {
+        bail!("{}", problems.join("; "));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Why some addresses stay; the record keeps them.
+fn release_claims(record: &Path) -> anyhow::Result<Vec<String>> {
+    let Some(claims) = disk::read::<Claims>(record)? else {
+        return Ok(Vec::new());
     };
     let count = claims.0.len();
     let (left, reasons) = claimer::release_all(claims).context("release claimed addresses")?;
-    disk::write(&path, &left)?;
+    disk::write(record, &left)?;
     println!(
         "claimed addresses released: {}",
         count.saturating_sub(left.0.len())
     );
-    if !reasons.is_empty() {
-        bail!(
-            "addresses that could not be released: {}",
-            reasons.join("; ")
-        );
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(reasons)
 }
 
 /// What there is to take away, and where.

@@ -164,7 +164,7 @@ impl Follower {
         busy |= self.ask()?;
         busy |= self.solicit()?;
         self.tell();
-        self.say()?;
+        self.say();
         Ok(busy)
     }
 
@@ -277,18 +277,24 @@ impl Follower {
     }
 
     /// Says once how neighbour entries are kept from being forgotten.
-    fn say(&mut self) -> Result<(), NetlinkError> {
+    fn say(&mut self) {
         if self.said {
-            return Ok(());
+            return;
         }
         let asked = self.ways.asked_to_keep();
         if asked.is_empty() {
-            return Ok(());
+            return;
         }
-        // What was heard may be older than the question.
-        let entries = self.requests.neighbours()?.into_iter();
-        let mut entries = entries.filter(|(hop, _)| asked.contains(hop));
         self.said = true;
+        // What was heard may be older than the question.
+        let entries = match self.requests.neighbours() {
+            Ok(entries) => entries,
+            Err(error) => {
+                warn!(%error, "look at how the neighbours of backends are kept");
+                return;
+            }
+        };
+        let mut entries = entries.into_iter().filter(|(hop, _)| asked.contains(hop));
         if entries.any(|(_, entry)| entry.managed) {
             info!("the kernel keeps the neighbours of backends resolved (NTF_EXT_MANAGED)");
         } else {
@@ -297,7 +303,6 @@ impl Follower {
                 KEEP_ALIVE / 1_000_000_000
             );
         }
-        Ok(())
     }
 }
 
