@@ -28,6 +28,7 @@ use crate::state::persistent::Persistent;
 use crate::store::{self, disk};
 
 mod attach;
+mod departures;
 mod durable;
 mod interfaces;
 mod owner;

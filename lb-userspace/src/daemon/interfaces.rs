@@ -3,37 +3,30 @@
 //!
 //! A reload attaches what is new before anything else changes, so that it can be refused whole. The maps
 //! name a new interface before it is attached, and an old one until it is detached: no packet meets
-//! half of them. An interface that VIPs were claimed on is left when they are no longer there, else the kernel
-//! would answer packets to them with resets.
+//! half of them.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::attach;
+use super::departures::Departure;
 use super::owner::Owner;
-use crate::announce::Report;
+use lb_common::backend::DEVICES;
+use nix::net::if_::if_nametoindex;
+
 use crate::dataplane::bpf::{AttachedHow, BpfError};
 use crate::event::Event;
 use crate::health::runner::now_ns;
 use crate::model::{DaemonConfig, XdpMode};
-
-/// How long claims of an interface that is to be left may take to be given up.
-const GIVING_UP: u64 = 2_000_000_000;
-
-/// An interface that is no longer configured.
-#[derive(Debug)]
-pub(super) struct Departure {
-    interface: String,
-    /// VIPs that are still claimed there.
-    claims: BTreeSet<IpAddr>,
-    since: u64,
-}
+use crate::neigh::requests::Requests;
 
 /// What a reload has changed, to be taken back if it is refused later.
 #[derive(Debug, Default)]
 pub(super) struct Changed {
     attached: Vec<String>,
     moded: Vec<String>,
+    /// These were to be left.
+    staying: Vec<Departure>,
 }
 
 impl Owner<'_> {
@@ -41,24 +34,41 @@ impl Owner<'_> {
     pub(super) fn attach_all(&mut self) {
         let daemon = self.config().daemon.clone();
         // The last good configuration is not replaced yet.
-        let before = self.parts.mode_before.filter(|m| *m != daemon.xdp_mode);
+        let before = self.parts.mode_before;
         let bpf = self.parts.reconciler.dataplane();
         for interface in &daemon.interfaces {
+            let mode = daemon.xdp_mode;
             let attached = match before {
-                Some(_) => bpf.change_mode(interface, daemon.xdp_mode),
-                None => bpf.attach(interface, daemon.xdp_mode),
+                Some(before) if before == mode => bpf.resume(interface, mode),
+                Some(_) => bpf.change_mode(interface, mode),
+                None => bpf.attach(interface, mode),
             };
-            attach::tell(interface, daemon.xdp_mode, attached);
+            attach::tell(interface, mode, attached);
         }
-        match bpf.pinned_interfaces() {
-            Ok(pinned) => {
-                let gone = pinned.into_iter();
-                let gone = gone.filter(|interface| !daemon.interfaces.contains(interface));
-                self.depart(gone.collect());
-            }
-            Err(error) => tracing::error!(%error, "list pinned links"),
-        }
+        let gone = self.not_configured();
+        self.depart(gone);
         self.attachments = attach::report(self.parts.reconciler.dataplane());
+    }
+
+    /// At start, before the first netlink event is looked at: what an earlier daemon attached to stays in the maps until
+    /// it is left.
+    pub(super) fn keep_not_configured(&mut self) {
+        let gone = self.not_configured();
+        self.tell_also_attached(gone);
+    }
+
+    fn not_configured(&mut self) -> Vec<String> {
+        let config = self.config();
+        match self.parts.reconciler.dataplane().pinned_interfaces() {
+            Ok(mut pinned) => {
+                pinned.retain(|interface| !config.daemon.interfaces.contains(interface));
+                pinned
+            }
+            Err(error) => {
+                tracing::error!(%error, "list pinned links");
+                Vec::new()
+            }
+        }
     }
 
     /// Pins removed by hand are put back, lost attachments made again.
@@ -80,8 +90,12 @@ impl Owner<'_> {
             .attachments
             .iter()
             .filter(|a| a.ifindex != 0 && a.state != "attached");
-        let lost: Vec<String> = lost.map(|a| a.interface.clone()).collect();
+        let lost = lost.map(|a| a.interface.clone());
+        let lost: Vec<String> = lost
+            .filter(|interface| !self.is_departing(interface))
+            .collect();
         for interface in lost {
+            let bpf = self.parts.reconciler.dataplane();
             attach::again(bpf, &interface, mode);
             self.attachments = attach::report(bpf);
         }
@@ -110,14 +124,23 @@ impl Owner<'_> {
             .cloned()
             .collect();
         // One that is to be left stays instead.
-        self.departures
-            .retain(|departure| !added.contains(&departure.interface));
-        let mut changed = Changed::default();
+        let departures = std::mem::take(&mut self.departures);
+        let (staying, departures) = departures
+            .into_iter()
+            .partition(|departure| added.contains(&departure.interface));
+        self.departures = departures;
+        let mut changed = Changed {
+            staying,
+            ..Changed::default()
+        };
         if !added.is_empty() {
             self.tell_also_attached(added.iter().cloned());
-            self.write()?;
+            self.look_for(&added)?;
         }
         for interface in added {
+            if let Err(why) = self.is_in_the_maps(&interface) {
+                return self.give_up(changed, format!("attach to {interface}: {why}"));
+            }
             let attached = self
                 .parts
                 .reconciler
@@ -127,7 +150,7 @@ impl Owner<'_> {
             changed.attached.push(interface.clone());
             match attached {
                 Ok(attached) => attach::tell(&interface, wanted.xdp_mode, Ok(attached)),
-                Err(error) => return self.give_up(changed, error),
+                Err(error) => return self.give_up(changed, error.to_string()),
             }
         }
         if wanted.xdp_mode != running.xdp_mode {
@@ -136,7 +159,7 @@ impl Owner<'_> {
                 match self.change_mode(interface, wanted.xdp_mode) {
                     Ok(true) => changed.moded.push(interface.clone()),
                     Ok(false) => {}
-                    Err(error) => return self.give_up(changed, error),
+                    Err(error) => return self.give_up(changed, error.to_string()),
                 }
             }
         }
@@ -158,36 +181,87 @@ impl Owner<'_> {
         }
     }
 
+    /// Brings interfaces into the maps; what netlink told of new ones may not have been looked at yet.
+    fn look_for(&mut self, interfaces: &[String]) -> anyhow::Result<()> {
+        let links = Requests::open().and_then(|mut requests| requests.links());
+        let links = links.unwrap_or_else(|error| {
+            tracing::error!(%error, "look for the interfaces of a reload");
+            Vec::new()
+        });
+        let links = links.into_iter().map(|state| state.link);
+        let links = links.filter(|link| interfaces.contains(&link.name));
+        self.take(links.map(|link| (now_ns(), Event::Link(link))).collect())
+    }
+
+    /// Packets can leave by it as soon as they come in by it.
+    fn is_in_the_maps(&self, interface: &str) -> Result<(), String> {
+        let Ok(ifindex) = if_nametoindex(interface) else {
+            return Err("no interface has this name (see 'ip link')".to_owned());
+        };
+        let reconciler = &self.parts.reconciler;
+        if !self.written || reconciler.is_unsaved() {
+            return Err(
+                "the maps, which must know it first, cannot be written now: see the log, and reload again"
+                    .to_owned(),
+            );
+        }
+        let mut devices = reconciler.state().devices().values();
+        match devices.any(|device| device.ifindex == ifindex) {
+            true => Ok(()),
+            false => Err(format!(
+                "interface {ifindex} has the slot of another (recreate it, so that their indexes differ modulo {DEVICES}), or was made this moment (reload again)"
+            )),
+        }
+    }
+
     fn give_up(
         &mut self,
         changed: Changed,
-        error: BpfError,
+        why: String,
     ) -> anyhow::Result<Result<Changed, String>> {
-        let why = match error {
-            BpfError::NoInterface { interface } => format!(
-                "attach to {interface}: no interface has this name (see 'ip link'); nothing changed"
-            ),
-            other => format!("{other}; nothing changed"),
-        };
-        self.take_back(changed)?;
-        Ok(Err(why))
+        let otherwise = self.take_back(changed)?;
+        Ok(Err(format!("{why}; {}", summary(&otherwise))))
     }
 
-    /// A reload was refused after it had changed attachments.
-    pub(super) fn take_back(&mut self, changed: Changed) -> anyhow::Result<()> {
-        let mode = self.config().daemon.xdp_mode;
+    /// A reload was refused after it had changed attachments. What is not as it was, for people.
+    pub(super) fn take_back(&mut self, changed: Changed) -> anyhow::Result<Vec<String>> {
+        let running = self.config().daemon.clone();
+        let mut otherwise = Vec::new();
         for interface in &changed.moded {
-            if let Err(error) = self.change_mode(interface, mode) {
+            if let Err(error) = self.change_mode(interface, running.xdp_mode) {
                 tracing::error!(%interface, "take the change of its mode back: {error}");
+                otherwise.push(format!(
+                    "{interface} does not run in the mode it had: {error}"
+                ));
             }
         }
-        for interface in &changed.attached {
-            self.detach(interface, "the reload that named it was refused");
+        let bpf = self.parts.reconciler.dataplane();
+        for interface in &running.interfaces {
+            bpf.set_wanted_mode(interface, running.xdp_mode);
+        }
+        self.departures.extend(changed.staying);
+        for interface in changed.attached {
+            if self.is_departing(&interface) {
+                continue;
+            }
+            if !self.detach(&interface, "the reload that named it was refused") {
+                otherwise.push(format!(
+                    "{interface} is still attached, which is ended later"
+                ));
+                self.departures.push(Departure::failed(interface));
+            }
         }
         self.parts.claimed.clear();
         self.tell_also_attached([]);
         self.attachments = attach::report(self.parts.reconciler.dataplane());
-        self.write()
+        let lost = self.attachments.iter().filter(|a| {
+            a.ifindex != 0 && a.state != "attached" && running.interfaces.contains(&a.interface)
+        });
+        otherwise.extend(
+            lost.map(|a| format!("{} has no program now, which is tried again", a.interface)),
+        );
+        self.write()?;
+        Ok(otherwise)
     }
 
     /// Before a configuration takes effect: the interfaces that it does not name stay in the maps until they
@@ -204,78 +278,8 @@ impl Owner<'_> {
         gone
     }
 
-    /// Leaves interfaces: at once, or when the VIPs claimed there are given up.
-    pub(super) fn depart(&mut self, interfaces: Vec<String>) {
-        let since = now_ns();
-        for interface in interfaces {
-            let claims = self.parts.claimed.iter();
-            let claims = claims.filter(|(i, _)| *i == interface);
-            let claims = claims.map(|(_, address)| *address).collect();
-            self.departures.push(Departure {
-                interface,
-                claims,
-                since,
-            });
-        }
-        self.parts.claimed.clear();
-        self.leave();
-    }
-
-    /// The claimer told something.
-    pub(super) fn reported(&mut self, report: &Report) -> anyhow::Result<()> {
-        tracing::info!(?report, "claim");
-        if let Report::Released(claim) | Report::NoInterface(claim) = report {
-            for departure in &mut self.departures {
-                if departure.interface == claim.interface {
-                    departure.claims.remove(&claim.address);
-                }
-            }
-            return self.look_at_departures();
-        }
-        Ok(())
-    }
-
-    pub(super) fn look_at_departures(&mut self) -> anyhow::Result<()> {
-        if !self.departures.is_empty() {
-            self.leave();
-            self.write()?;
-        }
-        Ok(())
-    }
-
-    /// Detaches from all interfaces that need not be waited for.
-    fn leave(&mut self) {
-        let now = now_ns();
-        let departures = std::mem::take(&mut self.departures);
-        let (ready, waiting): (Vec<_>, Vec<_>) = departures.into_iter().partition(|departure| {
-            departure.claims.is_empty() || now.saturating_sub(departure.since) >= GIVING_UP
-        });
-        self.departures = waiting;
-        if ready.is_empty() {
-            return;
-        }
-        for Departure {
-            interface, claims, ..
-        } in ready
-        {
-            for address in claims {
-                tracing::warn!(%interface, %address, "the claim is not given up after 2 s: detached all the same, the kernel may answer packets to it");
-            }
-            self.detach(&interface, "not in the configuration");
-        }
-        self.tell_also_attached([]);
-        self.attachments = attach::report(self.parts.reconciler.dataplane());
-    }
-
-    fn detach(&mut self, interface: &str, why: &str) {
-        match self.parts.reconciler.dataplane().detach(interface) {
-            Ok(()) => tracing::info!(%interface, "detached: {why}"),
-            Err(error) => tracing::error!(%interface, %error, "detach"),
-        }
-    }
-
     /// These and those that are to be left.
-    fn tell_also_attached(&mut self, interfaces: impl IntoIterator<Item = String>) {
+    pub(super) fn tell_also_attached(&mut self, interfaces: impl IntoIterator<Item = String>) {
         let departures = self.departures.iter();
         let departures = departures.map(|departure| departure.interface.clone());
         let event = Event::AlsoAttached(departures.chain(interfaces).collect());
@@ -289,5 +293,13 @@ impl Owner<'_> {
         services
             .filter_map(|service| Some((service.claim.clone()?, service.address)))
             .collect()
+    }
+}
+
+/// What became of a refused reload.
+pub(super) fn summary(otherwise: &[String]) -> String {
+    match otherwise {
+        [] => "nothing changed".to_owned(),
+        some => format!("the configuration did not change, but {}", some.join("; ")),
     }
 }

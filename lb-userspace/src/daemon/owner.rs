@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::interfaces::Departure;
+use super::departures::Departure;
 use super::record;
 use super::reload::{Asked, Reloads};
 use super::report::Reports;
@@ -123,6 +123,7 @@ impl<'a> Owner<'a> {
     /// The first image and the first attachment, at once if all ids are on disk. Probes and the search for
     /// ways need not wait for that.
     pub(super) fn begin(&mut self, effects: Vec<Effect>) -> anyhow::Result<()> {
+        self.keep_not_configured();
         self.note_origins();
         self.must_save(&effects);
         // A VIP is claimed only where packets to it are answered.
@@ -236,7 +237,7 @@ impl<'a> Owner<'a> {
     }
 
     /// Takes events in, writes what follows, does what else follows.
-    fn take(&mut self, events: Vec<(u64, Event)>) -> anyhow::Result<()> {
+    pub(super) fn take(&mut self, events: Vec<(u64, Event)>) -> anyhow::Result<()> {
         for (_, event) in &events {
             self.look(event);
         }

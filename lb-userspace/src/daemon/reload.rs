@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::interfaces::summary;
 use super::owner::Owner;
 use super::saver::{PATIENCE, Reply, Waiter};
 use super::startup;
@@ -264,8 +265,8 @@ impl Owner<'_> {
         let folded = self.parts.reconciler.fold([(now_ns(), event)]);
         if let Some((_, error)) = folded.refused.first() {
             self.parts.reconciler.give_up_reservation();
-            self.take_back(changed)?;
-            self.refuse(asked, error.to_string());
+            let otherwise = self.take_back(changed)?;
+            self.refuse(asked, format!("{error}; {}", summary(&otherwise)));
             return Ok(());
         }
         self.new_ids = true;

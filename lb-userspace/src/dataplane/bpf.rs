@@ -266,6 +266,17 @@ impl Bpf {
         self.attach_with(interface, mode, ModeChange::Retried)
     }
 
+    /// As [`Self::attach`] after a restart with the same configured mode: an interface that runs in another
+    /// one could not be changed before, and is not taken off the program to try again.
+    pub fn resume(&mut self, interface: &str, mode: XdpMode) -> Result<Attached, BpfError> {
+        self.attach_with(interface, mode, ModeChange::Never)
+    }
+
+    /// What [`Self::reattach`] shall attach an interface of ours in. Attaches nothing.
+    pub fn set_wanted_mode(&mut self, interface: &str, mode: XdpMode) {
+        self.links.set_wanted(interface, mode);
+    }
+
     /// Attaches again after netlink said that the interface appeared or changed. Does nothing if it
     /// is attached (`AttachedHow::Kept`), in whatever mode; `None`: the interface is not ours.
     pub fn reattach(&mut self, interface: &str) -> Result<Option<Attached>, BpfError> {
@@ -289,8 +300,9 @@ impl Bpf {
             .attach(&self.directory, program, interface, mode, change)
     }
 
-    /// Takes the program off an interface that is not ours any more.
-    pub fn detach(&mut self, interface: &str) -> Result<(), BpfError> {
+    /// Takes the program off an interface that is not ours any more. False: it was not on it. On an error the
+    /// interface stays ours.
+    pub fn detach(&mut self, interface: &str) -> Result<bool, BpfError> {
         self.check_ownership()?;
         self.links.detach(&self.directory, interface)
     }

@@ -9,6 +9,7 @@ use lb_userspace::dataplane::bpf::{
     AttachMode, AttachedHow, Attachment, AttachmentState, Bpf, BpfError, Settings,
 };
 use lb_userspace::model::XdpMode;
+use nix::mount::{MsFlags, mount};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use super::room::{Room, ifindex, in_room};
@@ -109,6 +110,64 @@ fn a_foreign_program_is_not_touched_and_named() {
             foreign.detach("v0").unwrap();
         }
         ours.attach("v0", XdpMode::Native).unwrap();
+    });
+}
+
+#[test]
+fn a_mode_that_cannot_be_had_is_left_alone_until_it_is_asked_for_anew() {
+    in_room(|room| {
+        prepare(room);
+        let (mut bpf, _) = room.open();
+        for interface in ["lo", "v0"] {
+            bpf.attach(interface, XdpMode::Generic).unwrap();
+        }
+        let error = bpf.change_mode("lo", XdpMode::Native).unwrap_err();
+        assert!(matches!(error, BpfError::ModeKept { .. }), "{error}");
+        for interface in ["lo", "v0"] {
+            let resumed = bpf.resume(interface, XdpMode::Native).unwrap();
+            assert_eq!(resumed.how, AttachedHow::Kept, "{interface}");
+            assert_eq!(resumed.mode, AttachMode::Generic, "{interface}");
+            assert_eq!(resumed.gap, None, "{interface}");
+        }
+        room.delete_veth();
+        let error = bpf.change_mode("v0", XdpMode::Native).unwrap_err();
+        assert!(matches!(error, BpfError::NoInterface { .. }), "{error}");
+        bpf.set_wanted_mode("v0", XdpMode::Generic);
+        room.add_veth();
+        let again = bpf.reattach("v0").unwrap().unwrap();
+        assert_eq!(again.mode, AttachMode::Generic);
+    });
+}
+
+#[test]
+fn an_interface_that_cannot_be_left_is_ours_until_it_can() {
+    in_room(|room| {
+        prepare(room);
+        let (mut bpf, _) = room.open();
+        bpf.attach("v0", XdpMode::Native).unwrap();
+        let writable = |yes| {
+            let only = match yes {
+                true => MsFlags::empty(),
+                false => MsFlags::MS_RDONLY,
+            };
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | only;
+            mount(
+                None::<&str>,
+                &room.bpffs(),
+                None::<&str>,
+                flags,
+                None::<&str>,
+            )
+            .unwrap();
+        };
+        writable(false);
+        bpf.detach("v0").unwrap_err();
+        // Off the interface, but the pin stays.
+        check(&bpf, "v0", AttachmentState::Defunct, None);
+        writable(true);
+        assert!(!bpf.detach("v0").unwrap());
+        assert_eq!(bpf.attachments().unwrap(), []);
+        assert_eq!(bpf.pinned_interfaces().unwrap(), Vec::<String>::new());
     });
 }
 

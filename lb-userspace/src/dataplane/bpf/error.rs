@@ -151,6 +151,20 @@ pub enum BpfError {
         /// Why.
         source: Box<BpfError>,
     },
+    /// Neither the wanted mode nor the one before could be had: the interface runs no program.
+    #[error(
+        "change the mode of {interface}: {source}; nor can it be put back into {mode} mode: {back}; it has NO program"
+    )]
+    ModeLost {
+        /// The name.
+        interface: String,
+        /// The mode before.
+        mode: AttachMode,
+        /// Why it does not run in the wanted mode.
+        source: Box<BpfError>,
+        /// Why it does not run in the mode before.
+        back: Box<BpfError>,
+    },
     /// A newer daemon owns the data plane.
     #[error(
         "change the attachment: owner epoch {ours} was replaced by {theirs}: another daemon took over; this one must stop"

@@ -125,16 +125,19 @@ fn pinned_link(directory: &Path, interface: &str) -> Result<Option<(OwnedFd, Lin
     Ok(Some((link, info)))
 }
 
-/// Takes a link off its interface and removes its pin, whoever else holds it.
-pub(crate) fn release(directory: &Path, pin: &str) -> Result<(), BpfError> {
+/// Takes a link off its interface and removes its pin, whoever else holds it. False: it was on none.
+pub(crate) fn release(directory: &Path, pin: &str) -> Result<bool, BpfError> {
     let path = directory.join(pin);
+    let mut was_on = false;
     if let Ok(link) = sys::open_pin(&path)
         && sys::link_info(link.as_fd()).is_ok_and(|info| info.ifindex != 0)
     {
         sys::link_detach(link.as_fd())
             .map_err(BpfError::system(format!("detach {}", path.display())))?;
+        was_on = true;
     }
-    unlink(&path)
+    unlink(&path)?;
+    Ok(was_on)
 }
 
 /// Interfaces that have a pinned link in `directory`.
@@ -190,13 +193,22 @@ impl Held {
             AttachMode::Native => XdpMode::Native,
             AttachMode::Generic => XdpMode::Generic,
         };
-        self.create(directory, program, at, self.wanted)?;
-        Err(BpfError::ModeKept {
-            interface: interface.to_owned(),
-            mode: before,
-            gap: began.elapsed(),
-            source: Box::new(source),
-        })
+        let interface = interface.to_owned();
+        let source = Box::new(source);
+        match self.create(directory, program, at, self.wanted) {
+            Ok(_) => Err(BpfError::ModeKept {
+                interface,
+                mode: before,
+                gap: began.elapsed(),
+                source,
+            }),
+            Err(back) => Err(BpfError::ModeLost {
+                interface,
+                mode: before,
+                source,
+                back: Box::new(back),
+            }),
+        }
     }
 }
 
@@ -275,10 +287,18 @@ impl Links {
         self.held.get(interface).map(|held| held.wanted)
     }
 
-    /// Takes the program off an interface.
-    pub(crate) fn detach(&mut self, directory: &Path, interface: &str) -> Result<(), BpfError> {
+    /// The mode to attach an interface of ours in when it next needs that. Attaches nothing.
+    pub(crate) fn set_wanted(&mut self, interface: &str, mode: XdpMode) {
+        if let Some(held) = self.held.get_mut(interface) {
+            held.wanted = mode;
+        }
+    }
+
+    /// Takes the program off an interface, which is ours until that went well. False: it was not on it.
+    pub(crate) fn detach(&mut self, directory: &Path, interface: &str) -> Result<bool, BpfError> {
+        let was_on = release(directory, &link_pin(interface))?;
         self.held.remove(interface);
-        release(directory, &link_pin(interface))
+        Ok(was_on)
     }
 
     /// Every interface that is wanted.
