@@ -12,6 +12,7 @@ use crate::model::{BackendKey, Prefix, XdpMode};
 
 pub mod act;
 pub mod columns;
+pub mod out;
 pub mod table;
 pub mod watch;
 

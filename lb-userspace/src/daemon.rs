@@ -226,7 +226,8 @@ fn store_of(writer: Writer, path: PathBuf) -> claimer::Store {
 /// Pins on a bpffs that only this process can see go with it, and forwarding with them.
 fn warn_of_private_mounts(bpffs: &Path) {
     let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    if namespace("self") != namespace("1") {
+    // Who may not look at process 1 cannot tell.
+    if namespace("1").is_some_and(|first| Some(first) != namespace("self")) {
         tracing::warn!(
             "this daemon is in a mount namespace of its own: if {} is mounted only there, forwarding ends with the last process in it (mount a bpffs there from outside, mode 0700)",
             bpffs.display()

@@ -1,16 +1,20 @@
 //! The `fairlead` binary: reads the command line and runs what it asks for.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
-use lb_userspace::cli::{Cli, Command, act};
+use lb_userspace::cli::{Cli, Command, act, out};
 use lb_userspace::config::check;
 use lb_userspace::{daemon, decap, logging};
 
 fn main() -> ExitCode {
     abort_on_panic();
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    let is_daemon = matches!(cli.command, Command::Run(_));
+    match run(cli) {
         Ok(code) => code,
+        Err(error) if !is_daemon && out::is_unread(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("fairlead: {}", told(&error));
             ExitCode::FAILURE
@@ -53,8 +57,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Decap(args) => decap::run::run(&args),
         Command::Unload(args) => daemon::unload::run(&args),
         Command::Completions { shell } => {
-            let mut out = std::io::stdout();
-            clap_complete::generate(shell, &mut Cli::command(), "fairlead", &mut out);
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "fairlead", &mut script);
+            std::io::stdout().write_all(&script)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Status(args) => runtime(1)?.block_on(act::status(&socket, &args)),

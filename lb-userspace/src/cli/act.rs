@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use hyper::Method;
 
-use super::{Disable, Drain, table, watch};
+use super::{Disable, Drain, out, table, watch};
 use crate::api::{Admin, Done, Reload, client};
 use crate::model::{AdminState, BackendKey};
 use crate::status::{Backend, Status};
@@ -23,12 +23,9 @@ pub async fn status(socket: &Path, args: &super::Status) -> anyhow::Result<ExitC
     }
     let status = fetch(socket).await?;
     if args.json {
-        println!("{}", serde_json::to_string(&status)?);
+        out::line(serde_json::to_string(&status)?)?;
     } else {
-        println!(
-            "{}",
-            table::draw(&status, None, watch::width(), watch::colour())
-        );
+        out::line(table::draw(&status, None, watch::width(), watch::colour()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -39,7 +36,7 @@ async fn fetch(socket: &Path) -> anyhow::Result<Status> {
 
 async fn admin(socket: &Path, order: Admin) -> anyhow::Result<()> {
     let done: Done = client::ask(socket, Method::POST, "/v1/admin", Some(&order)).await?;
-    println!("{}", done.message);
+    out::line(done.message)?;
     Ok(())
 }
 
@@ -76,7 +73,7 @@ pub async fn disable(socket: &Path, args: Disable) -> anyhow::Result<ExitCode> {
 pub async fn reload(socket: &Path, allow_shrink: bool) -> anyhow::Result<ExitCode> {
     let order = Reload { allow_shrink };
     let done: Done = client::ask(socket, Method::POST, "/v1/reload", Some(&order)).await?;
-    println!("{}", done.message);
+    out::line(done.message)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -122,21 +119,19 @@ async fn wait(
             );
         };
         if shown != Some(drain.left) && !drain.done {
-            println!(
-                "{key}: {} left after {:.1?}",
-                flows(drain.left),
-                began.elapsed()
-            );
+            let (left, after) = (flows(drain.left), began.elapsed());
+            out::line(format!("{key}: {left} left after {after:.1?}"))?;
             shown = Some(drain.left);
         }
         if drain.done && drain.left == 0 {
-            println!("{key}: drained after {:.1?}", began.elapsed());
+            out::line(format!("{key}: drained after {:.1?}", began.elapsed()))?;
             return Ok(ExitCode::SUCCESS);
         }
         if drain.done
             || deadline.is_some_and(|d| began.elapsed() > d.saturating_add(Duration::from_secs(1)))
         {
-            println!("{key}: the deadline passed with {} left", flows(drain.left));
+            let left = flows(drain.left);
+            out::line(format!("{key}: the deadline passed with {left} left"))?;
             return Ok(ExitCode::from(DEADLINE_PASSED));
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossterm::{cursor, queue, terminal};
 use hyper::Method;
 
-use super::table;
+use super::{out, table};
 use crate::api::client;
 use crate::status::Status;
 
@@ -24,7 +24,7 @@ pub async fn watch(socket: &Path, json: bool) -> anyhow::Result<()> {
         }
         let status = client::ask::<(), Status>(socket, Method::GET, "/v1/status", None).await;
         match (status, json) {
-            (Ok(status), true) => println!("{}", serde_json::to_string(&status)?),
+            (Ok(status), true) => out::line(serde_json::to_string(&status)?)?,
             (Ok(status), false) => {
                 screen(&table::draw(&status, before.as_ref(), width(), colour()))?;
                 before = Some(status);

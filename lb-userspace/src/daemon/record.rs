@@ -12,7 +12,7 @@ pub(super) fn log(record: &Record) {
             to: Health::Up,
             reason,
         } => {
-            tracing::info!(service = %backend.service, backend = %backend.backend, ?from, to = "Up", %reason, "health changed");
+            tracing::info!(service = %backend.service, backend = %backend.backend, ?from, to = ?Health::Up, %reason, "health changed");
         }
         Record::Health {
             backend,

@@ -28,7 +28,7 @@ const PARTS: [(&str, &str); 5] = [
     ("configuration applied", "configuration taken in"),
     ("attached interface", "maps written, interfaces attached"),
     ("resolved (NTF_EXT_MANAGED)", "neighbours resolved"),
-    ("to=\"Up\"", "a backend is up"),
+    ("to=Up", "a backend is up"),
 ];
 const FORWARDED: &str = "a connection is forwarded";
 
