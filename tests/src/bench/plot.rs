@@ -65,6 +65,7 @@ fn draw_panel(
     let (first, last) = (f64::from(values[0]), f64::from(values[values.len() - 1]));
     let mut chart = ChartBuilder::on(panel)
         .margin(14)
+        .margin_right(28)
         .x_label_area_size(46)
         .y_label_area_size(46)
         .build_cartesian_2d((first..last).log_scale(), 0.0..highest)?;
