@@ -183,7 +183,8 @@ fn forged_resets_ends_and_openings_move_no_proven_flow() {
 #[test]
 fn each_cpu_enters_as_many_new_flows_a_second_as_it_may_and_counts_the_rest() {
     const ALLOWED: u32 = 12_345;
-    const SENT: u64 = 200_000;
+    // Few enough that a second of a busy machine has room for them.
+    const SENT: u64 = 40_000;
     let live = |field: &mut Field| {
         let flows = field.kernel().flows().unwrap();
         let words = flows.iter().flatten();
@@ -197,7 +198,7 @@ fn each_cpu_enters_as_many_new_flows_a_second_as_it_may_and_counts_the_rest() {
         let (mut whole, mut tries) = (0, 0);
         while whole < 2 {
             tries += 1;
-            assert!(tries <= 20, "no run of {SENT} packets within one second");
+            assert!(tries <= 60, "no run of {SENT} packets within one second");
             let (had, before) = (live(field), field.rig.counted().unwrap());
             let lines = field.rig.counter_lines().unwrap();
             let window =

@@ -161,23 +161,29 @@ impl Stage {
         stage
     }
 
-    /// Notes how many packets the driver counted before it had the program. Counters are read again
-    /// until no probe falls between.
+    /// Notes how many packets the driver counted before it had the program. Probes go on meanwhile: what the data
+    /// plane counted before the driver was read leaves too much, what it counted after too little, until a probe
+    /// fell into neither gap.
     fn note_early(&mut self) {
         let rx = || self.daemon.status().unwrap().data_plane.rx;
-        let deadline = Instant::now() + Duration::from_secs(5);
-        loop {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        let (mut least, mut most) = (0, u64::MAX);
+        while least != most {
             let before = rx();
             let driver = self.reading().driver_packets();
-            if rx() == before && driver >= before {
-                self.early = driver - before;
-                return;
-            }
+            let after = rx();
             assert!(
-                Instant::now() < deadline,
+                driver >= before,
                 "the data plane counts {before}, the driver {driver}"
             );
+            most = most.min(driver - before);
+            least = least.max(driver.saturating_sub(after));
+            assert!(
+                Instant::now() < deadline,
+                "the driver counted {least} to {most} packets before it had the program"
+            );
         }
+        self.early = least;
     }
 
     pub(crate) fn targets(&self, names: &[&str]) -> Vec<SocketAddr> {
