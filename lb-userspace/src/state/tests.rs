@@ -406,6 +406,15 @@ fn others_are_told_only_what_changed() {
     assert!(is_told(&sim, |e| *e == Effect::Persist));
 }
 
+/// The whole status, as the daemon puts it together.
+fn told(sim: &Sim, counters: &Counters) -> crate::status::Status {
+    let state = &sim.state;
+    let mut status = state.status_head(sim.now, Surroundings::default(), counters);
+    let services = state.config().services.values();
+    status.services = state.status_of(sim.now, services, counters);
+    status
+}
+
 #[test]
 fn status_shows_what_is_known_and_counts_from_where_an_id_began() {
     let mut sim = running(config(WEB));
@@ -418,9 +427,7 @@ fn status_shows_what_is_known_and_counts_from_where_an_id_began() {
     counters.totals.drops[3] = 4;
     counters.backends.insert(a, [10, 2000, 3, 9, 900, 0, 1, 0]);
     counters.service_drops.insert(0, [1; 32]);
-    let status = sim
-        .state
-        .status(sim.now, Surroundings::default(), &counters);
+    let status = told(&sim, &counters);
     assert_eq!(
         (status.data_plane.rx, status.data_plane.drops["ip_options"]),
         (70, 4)
@@ -448,8 +455,6 @@ fn status_shows_what_is_known_and_counts_from_where_an_id_began() {
     assert_eq!(sim.state.without_origin(), vec![z]);
     sim.state.set_origins(&BTreeMap::from([(z, [100; 8])]));
     counters.backends.insert(z, [107; 8]);
-    let status = sim
-        .state
-        .status(sim.now, Surroundings::default(), &counters);
+    let status = told(&sim, &counters);
     assert_eq!(status.services[0].backends[0].traffic.packets, 7);
 }

@@ -38,15 +38,7 @@ pub struct Surroundings {
 }
 
 impl State {
-    /// The whole balancer now. Counters are absolute; a backend's begin where it got its id.
-    pub fn status(&self, now: u64, around: Surroundings, counters: &Counters) -> Status {
-        let mut status = self.status_head(now, around, counters);
-        let services = self.config().services.values();
-        status.services = self.status_of(now, services, counters);
-        status
-    }
-
-    /// The same without services. These are told by [`Self::status_of`], some at a time if there are many: with
+    /// The whole balancer now, without services. These are told by [`Self::status_of`], some at a time if there are many: with
     /// 100,000 backends telling all takes longer than a verdict may wait.
     pub fn status_head(&self, now: u64, around: Surroundings, counters: &Counters) -> Status {
         Status {
@@ -65,7 +57,7 @@ impl State {
         }
     }
 
-    /// Some services now.
+    /// Some services now. Counters are absolute; a backend's begin where it got its id.
     pub fn status_of<'a>(
         &self,
         now: u64,
