@@ -14,8 +14,20 @@ impl Permissions {
     pub const NEW: u8 = 1;
     /// May keep the flows it has. Without it a known flow is scheduled again.
     pub const KEEP: u8 = 2;
+    /// Not a permission: its service has something to say about each packet (`ServiceEntry::sources`), those of known
+    /// flows too.
+    pub const ASK: u8 = 4;
+    /// Every bit that has a meaning.
+    pub const KNOWN: u8 = Self::NEW | Self::KEEP | Self::ASK;
     /// Both.
     pub const ALL: Self = Self(Self::NEW | Self::KEEP);
+
+    /// With [`Self::ASK`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn asking(self) -> Self {
+        Self(self.0 | Self::ASK)
+    }
 
     /// May take new flows.
     #[inline(always)]

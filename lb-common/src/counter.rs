@@ -22,6 +22,8 @@ pub const DROP_LINE: u32 = 1;
 pub const LIMITER_LINE: u32 = 5;
 /// The second line of counters of the whole: [`More`].
 pub const MORE_LINE: u32 = 6;
+/// The second line of [`Limiter`].
+pub const MORE_LIMITER_LINE: u32 = 7;
 /// First line of backends.
 pub const BACKEND_LINE: u32 = 8;
 
@@ -61,6 +63,8 @@ pub enum More {
     EchoReplied = 2,
     /// ICMP errors relayed (among `Tx` and `Redirect`).
     IcmpRelayed = 3,
+    /// Resets sent to a client (among `Tx`).
+    ResetSent = 4,
 }
 
 /// Positions in a backend's line.
@@ -83,7 +87,7 @@ pub enum PerBackend {
     MovedIn = 6,
 }
 
-/// Positions in the line [`LIMITER_LINE`].
+/// Positions in the lines [`LIMITER_LINE`] (below 8) and [`MORE_LIMITER_LINE`] (less 8).
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limiter {
@@ -103,6 +107,10 @@ pub enum Limiter {
     TooBigWindow = 6,
     /// "Packet too big" sent in it: apart from what is relayed, which anybody can forge.
     TooBigCount = 7,
+    /// The second that `ResetCount` counts.
+    ResetWindow = 8,
+    /// Resets sent in it.
+    ResetCount = 9,
 }
 
 /// Lines of each CPU for a geometry.
@@ -186,6 +194,10 @@ drop_reasons! {
     NotAdmitted = 17, "not_admitted";
     /// The driver left no room before the packet for another header.
     NoHeadroom = 18, "no_headroom";
+    /// A TCP segment that opens no connection belongs to no known flow, and the service has `mid-stream` drop or reset.
+    MidStream = 19, "mid_stream";
+    /// The service does not serve this source (`allow`, `deny`).
+    SourceDenied = 20, "source_denied";
 }
 
 const _: () = assert!(DropReason::ALL.len() <= 8 * DROP_LINES as usize);

@@ -9,7 +9,7 @@ pub const MAGIC: u64 = u64::from_be_bytes(*b"FAIRLEAD");
 
 /// The layout of all maps. It changes whenever any type in this crate changes its
 /// bytes or their meaning; pins of another layout are refused, never misread.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Who made the maps, how large they are, and who owns them now. Map `header`, one entry.
 ///
@@ -33,8 +33,8 @@ pub struct Header {
     pub services: u32,
     /// Slots in `rings` (the map has half as many elements); even.
     pub ring_slots: u32,
-    /// Zero.
-    pub reserved0: u32,
+    /// Entries that `source_ranges` may have.
+    pub source_ranges: u32,
     /// Entries in `backends`.
     pub backends: u32,
     /// Entries in `next_hops`.
@@ -96,8 +96,8 @@ pub struct Control {
     pub new_flows_per_second: u32,
     /// ICMP errors that each CPU may relay per second, and "packet too big" that it may send; 0: none.
     pub icmp_errors_per_second: u32,
-    /// Zero.
-    pub reserved0: u32,
+    /// Resets that each CPU may send per second; 0: none.
+    pub resets_per_second: u32,
     /// Zero.
     pub reserved: [u64; 3],
 }

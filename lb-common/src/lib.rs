@@ -17,6 +17,7 @@
 //! | `redirects` | devmap: ifindex | ifindex & 4095 | control plane |
 //! | `flows` | `[FlowWord; 8]`: one set | set | data plane (control plane ages, sweeps) |
 //! | `return_hops` | `[ReturnHop; 8]`: parallel to `flows` | set | data plane |
+//! | `source_ranges` | LPM trie of [`sources::Access`] | [`sources::Key`] | control plane |
 //! | `counters` | [`CounterLine`] | cpu * lines per cpu + line | data plane |
 #![no_std]
 
@@ -29,6 +30,7 @@ pub mod hash;
 pub mod header;
 pub mod limits;
 pub mod service;
+pub mod sources;
 
 pub use backend::{BackendEntry, Device, NextHop, Permissions};
 pub use counter::{CounterLine, DropReason};
@@ -36,7 +38,7 @@ pub use endpoint::{Address, EndpointKey, EndpointKind, EndpointSlot};
 pub use flow::{Epoch, FlowRank, FlowWord, ReturnHop};
 pub use hash::{FlowHash, FlowKey, HashKey};
 pub use header::{Control, Header};
-pub use service::{Family, Forwarding, Protocol, ServiceEntry};
+pub use service::{Family, Forwarding, MidStream, Protocol, ServiceEntry};
 
 #[cfg(test)]
 mod tests;

@@ -62,6 +62,15 @@ pub const NEXT_HOPS: Limit = Limit {
     bytes_per_unit: 32,
     why: "one for each neighbour that backends are reached through",
 };
+/// Ranges of sources over all services.
+pub const SOURCE_RANGES: Limit = Limit {
+    name: "source-ranges",
+    min: 2,
+    default: 16_384,
+    max: 1 << 24,
+    bytes_per_unit: 0,
+    why: "prefixes in `allow` and `deny`; a changed list stands twice for a moment; the kernel takes memory for those that are there, some 70 bytes each",
+};
 /// Weight of a backend.
 pub const WEIGHT: Limit = Limit {
     name: "weight",
@@ -73,4 +82,12 @@ pub const WEIGHT: Limit = Limit {
 };
 
 /// All limits, for docs and tests.
-pub const ALL: &[Limit] = &[FLOWS, SERVICES, BACKENDS, RING_SLOTS, NEXT_HOPS, WEIGHT];
+pub const ALL: &[Limit] = &[
+    FLOWS,
+    SERVICES,
+    BACKENDS,
+    RING_SLOTS,
+    NEXT_HOPS,
+    SOURCE_RANGES,
+    WEIGHT,
+];

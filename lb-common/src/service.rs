@@ -83,9 +83,42 @@ pub struct ServiceEntry {
     pub family: u8,
     /// 1 while the entry is in use.
     pub used: u8,
-    /// First word: the pair of rings that `ring` is a half of, as [`Self::slice`] of its base and of
-    /// the slots of one half; for the control plane only. The rest is zero.
-    pub reserved: [u64; 4],
+    /// The pair of rings that `ring` is a half of, as [`Self::slice`] of its base and of the slots of one half;
+    /// for the control plane only.
+    pub pair: u64,
+    /// Which set of `source_ranges` says who may come; 0: everybody may. Switched by one store.
+    pub sources: u32,
+    /// A [`MidStream`].
+    pub mid_stream: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// Zero.
+    pub reserved2: [u64; 2],
+}
+
+/// What becomes of a TCP segment that opens no connection and belongs to no known flow.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MidStream {
+    /// It is scheduled as a new flow.
+    Schedule = 0,
+    /// It is dropped.
+    Drop = 1,
+    /// Its sender gets a RST (RFC 9293 section 3.10.7.1).
+    Reset = 2,
+}
+
+impl MidStream {
+    /// From the byte in a map; `None` for a number that this version does not know.
+    #[inline(always)]
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            0 => Some(Self::Schedule),
+            1 => Some(Self::Drop),
+            2 => Some(Self::Reset),
+            _ => None,
+        }
+    }
 }
 
 impl ServiceEntry {

@@ -48,6 +48,8 @@ pub enum Limited {
     IcmpError,
     /// "Packet too big" sent: as many again.
     TooBig,
+    /// Resets sent: `Control::resets_per_second`.
+    Reset,
 }
 
 /// The second that limits count by: 2^30 nanoseconds.
@@ -86,9 +88,18 @@ pub fn admits<T: Tables>(tables: &T, control: &Control, what: Limited, second: u
             Limiter::TooBigCount,
             control.icmp_errors_per_second,
         ),
+        Limited::Reset => (
+            Limiter::ResetWindow,
+            Limiter::ResetCount,
+            control.resets_per_second,
+        ),
     };
     let (window_at, count_at) = (window_at as u32, count_at as u32);
-    let Some(line) = tables.counters(control.lines_per_cpu, counter::LIMITER_LINE) else {
+    let line = match what {
+        Limited::Reset => counter::MORE_LIMITER_LINE,
+        _ => counter::LIMITER_LINE,
+    };
+    let Some(line) = tables.counters(control.lines_per_cpu, line) else {
         return false;
     };
     let window = u64::from(second);

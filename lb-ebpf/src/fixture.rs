@@ -37,6 +37,7 @@ pub mod forwarding;
 pub mod limits;
 pub mod odd;
 pub mod packet;
+pub mod policies;
 pub mod refused;
 mod reopening;
 pub mod room;
@@ -140,7 +141,7 @@ pub fn changes(before: &[CounterLine], after: &[CounterLine]) -> Changes {
         for (position, (old, new)) in old.iter().zip(new).enumerate() {
             let clock = [Global::Tick as usize, Global::Now as usize].contains(&position);
             let counts = match line as u32 {
-                counter::LIMITER_LINE => false,
+                counter::LIMITER_LINE | counter::MORE_LIMITER_LINE => false,
                 counter::GLOBAL_LINE => !clock,
                 _ => true,
             };
@@ -320,6 +321,14 @@ impl Step {
         step
     }
 
+    /// Of no known flow, and its sender gets a reset.
+    #[must_use]
+    pub fn reset(self, output: Vec<u8>) -> Self {
+        let mut step = self.ends(Fate::Tx, output);
+        step.count(Counter::more(More::ResetSent), 1);
+        step
+    }
+
     /// And its flow is new, though the packet reaches nobody.
     #[must_use]
     pub fn opening(mut self, backend: u32) -> Self {
@@ -391,6 +400,7 @@ pub fn all() -> Vec<Fixture> {
         cut::all(),
         refused::all(),
         limits::all(),
+        policies::all(),
     ]
     .concat()
 }

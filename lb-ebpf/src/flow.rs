@@ -8,7 +8,7 @@
 mod usual;
 
 use lb_common::{
-    DropReason, Epoch, FlowHash, FlowRank, FlowWord,
+    DropReason, Epoch, FlowHash, FlowRank, FlowWord, MidStream,
     flow::{FlowSets, WAYS},
     hash::FlowTuple,
 };
@@ -38,6 +38,16 @@ pub struct Seeker<'t> {
     pub epoch: Epoch,
     /// The time, as [`admission::second`].
     pub second: u32,
+}
+
+impl Seeker<'_> {
+    /// True when the flow may only begin with a SYN, and this is none.
+    #[inline(always)]
+    pub fn comes_too_late(&self) -> bool {
+        self.service.entry.mid_stream != MidStream::Schedule as u8
+            && !self.arrival.is_opening()
+            && !self.arrival.is_datagram()
+    }
 }
 
 /// An entry and where it stands.
@@ -94,6 +104,7 @@ pub struct Assigned(pub u64);
 
 const NO_BACKEND: u64 = DropReason::NoBackend as u64;
 const UNRESOLVED: u64 = DropReason::NextHopUnresolved as u64;
+const MID_STREAM: u64 = DropReason::MidStream as u64;
 
 impl Assigned {
     #[inline(always)]
@@ -116,6 +127,7 @@ impl Assigned {
                 return Err(match self.0 {
                     NO_BACKEND => DropReason::NoBackend,
                     UNRESOLVED => DropReason::NextHopUnresolved,
+                    MID_STREAM => DropReason::MidStream,
                     _ => DropReason::MapInconsistent,
                 });
             }
@@ -271,11 +283,17 @@ pub fn seeker<T: Tables>(
 #[inline(always)]
 fn assign_for<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
     let Some(entry) = find(tables, seeker.sets) else {
+        if seeker.comes_too_late() {
+            return Assigned::refused(DropReason::MidStream);
+        }
         return enter(tables, seeker);
     };
     let backend = match owner(tables, seeker, entry.word) {
         Owner::Keeps(backend) => backend,
         Owner::LosesFlows => return replace(tables, seeker, &entry, Origin::Moved),
+        Owner::Elsewhere if seeker.comes_too_late() => {
+            return Assigned::refused(DropReason::MidStream);
+        }
         Owner::Elsewhere => return replace(tables, seeker, &entry, Origin::New),
     };
     if starts_anew(seeker, entry.word, backend) {

@@ -29,6 +29,7 @@ pub mod pipeline;
 #[cfg(test)]
 mod props;
 pub mod reply;
+pub mod reset;
 pub mod schedule;
 mod segment;
 pub mod service;

@@ -5,13 +5,13 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, DevMap},
+    btf_maps::{Array, DevMap, LpmTrie, lpm_trie},
     helpers::bpf_get_smp_processor_id,
     macros::btf_map,
 };
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointSlot, Header, NextHop, ServiceEntry,
-    backend::DEVICES, counter::lines_per_cpu, hash::FlowTuple, limits,
+    backend::DEVICES, counter::lines_per_cpu, hash::FlowTuple, limits, sources,
 };
 use lb_ebpf::tables::{CacheLine, PackedKey, Tables};
 
@@ -22,6 +22,7 @@ const BACKENDS: usize = limits::BACKENDS.default as usize;
 const SERVICES: usize = limits::SERVICES.default as usize;
 const RINGS: usize = limits::RING_SLOTS.default as usize / 2;
 const NEXT_HOPS: usize = limits::NEXT_HOPS.default as usize;
+const SOURCES: usize = limits::SOURCE_RANGES.default as usize;
 const FLOW_SETS: usize = limits::FLOWS.default as usize / 8;
 const ENDPOINTS: usize = 2 * 65_536;
 const COUNTERS: usize = lines_per_cpu(BACKENDS as u32, SERVICES as u32) as usize;
@@ -48,6 +49,8 @@ static NEXT_HOP_TABLE: Array<NextHop, NEXT_HOPS, MMAPABLE> = Array::new();
 static DEVICE_TABLE: Array<Device, { DEVICES as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "redirects")]
 static REDIRECTS: DevMap<{ DEVICES as usize }> = DevMap::new();
+#[btf_map(name = "source_ranges")]
+static SOURCE_RANGES: LpmTrie<SourceKey, u32, SOURCES> = LpmTrie::new();
 #[btf_map(name = "flows")]
 static FLOW_TABLE: Array<Line, FLOW_SETS, MMAPABLE> = Array::new();
 #[btf_map(name = "return_hops")]
@@ -61,6 +64,15 @@ static COUNTER_TABLE: Array<Line, COUNTERS, MMAPABLE> = Array::new();
 struct RingPair {
     ids: [u32; 2],
 }
+
+/// What follows the number of bits in a [`sources::Key`].
+#[repr(C)]
+struct SourceKey {
+    set: [u8; 4],
+    address: [u8; 16],
+}
+
+const _: () = assert!(size_of::<lpm_trie::Key<SourceKey>>() == size_of::<sources::Key>());
 
 /// A [`CacheLine`].
 #[repr(C)]
@@ -171,6 +183,16 @@ pub(crate) extern "C" fn reply_owner(b0: u64, b1: u64, tail: u64, c0: u64, c1: u
     lb_ebpf::reply::owner(&KernelTables, key, [c0, c1])
 }
 
+/// What map `source_ranges` says of an address; 0: nothing.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn source_range(set: u32, a: u64, b: u64) -> u32 {
+    let sources::Key { set, address, .. } =
+        sources::Key::new(set, Address::from_words([a, b]), 128);
+    let key = lpm_trie::Key::new(sources::SET_BITS + 128, SourceKey { set, address });
+    SOURCE_RANGES.get(&key).copied().unwrap_or(0)
+}
+
 /// A result of which the compiler knows as little as the verifier does. It sees through the call, leaves out
 /// masks that it has proven idle, and the verifier then misses them ("R0 max value is outside of
 /// the allowed memory range", Linux 6.18).
@@ -226,6 +248,11 @@ impl Tables for KernelTables {
     fn reply_owner(&self, backend: PackedKey, client: [u64; 2]) -> u64 {
         let ([b0, b1], [c0, c1]) = (backend.address, client);
         unknown(reply_owner(b0, b1, backend.tail, c0, c1))
+    }
+
+    #[inline(always)]
+    fn source_range(&self, set: u32, [a, b]: [u64; 2]) -> u32 {
+        unknown(source_range(set, a, b))
     }
 
     #[inline(always)]

@@ -4,15 +4,18 @@
 //! processed through `&MemTables`; whatever the control plane writes is plain data behind `&mut`.
 //! One CPU; a map that a test makes too small answers `None`, as the kernel's does.
 
+use std::collections::BTreeMap;
+
 use bytemuck::Zeroable;
 use lb_common::{
-    BackendEntry, Control, Device, DropReason, EndpointKey, EndpointKind, EndpointSlot, Epoch,
-    FlowWord, HashKey, Header, NextHop, ReturnHop, ServiceEntry,
+    Address, BackendEntry, Control, Device, DropReason, EndpointKey, EndpointKind, EndpointSlot,
+    Epoch, FlowWord, HashKey, Header, NextHop, ReturnHop, ServiceEntry,
     backend::{DEVICES, device_slot},
     counter::{self, CounterLine, Global, Totals},
     endpoint::MAX_PROBES,
     flow::FlowSets,
     header::{LAYOUT_VERSION, MAGIC},
+    sources,
 };
 
 use crate::{
@@ -123,6 +126,8 @@ pub struct MemTables {
     pub next_hops: Vec<NextHop>,
     /// Map `devices`.
     pub devices: Vec<Device>,
+    /// Map `source_ranges`.
+    pub source_ranges: BTreeMap<sources::Key, sources::Access>,
     /// Map `flows`.
     pub flows: Vec<CacheLine>,
     /// Map `return_hops`.
@@ -177,6 +182,7 @@ impl MemTables {
                 cpus: 1,
                 new_flows_per_second: u32::MAX,
                 icmp_errors_per_second: u32::MAX,
+                resets_per_second: u32::MAX,
                 ..Control::zeroed()
             },
             endpoints: zeroed(geometry.endpoint_slots.wrapping_mul(2)),
@@ -185,6 +191,7 @@ impl MemTables {
             backends: zeroed(geometry.backends),
             next_hops: zeroed(geometry.next_hops),
             devices: zeroed(DEVICES),
+            source_ranges: BTreeMap::new(),
             flows: lines(geometry.flow_sets),
             return_hops: lines(geometry.flow_sets),
             counters: lines(lines_per_cpu),
@@ -358,6 +365,32 @@ impl Tables for MemTables {
 
     fn device(&self, slot: u32) -> Option<&Device> {
         self.devices.get(slot as usize)
+    }
+
+    fn source_range(&self, set: u32, address: [u64; 2]) -> u32 {
+        let wanted = sources::Key::new(set, Address::from_words(address), 128);
+        let bits = |key: &sources::Key| {
+            let mut bytes = [0; 20];
+            let (first, last) = bytes.split_at_mut(4);
+            first.copy_from_slice(&key.set);
+            last.copy_from_slice(&key.address);
+            bytes
+        };
+        let common = |key: &sources::Key| {
+            let mut count: u32 = 0;
+            for (a, b) in bits(key).into_iter().zip(bits(&wanted)) {
+                count = count.wrapping_add((a ^ b).leading_zeros());
+                if a != b {
+                    break;
+                }
+            }
+            count
+        };
+        self.source_ranges
+            .iter()
+            .filter(|(key, _)| common(key) >= key.bits)
+            .max_by_key(|(key, _)| key.bits)
+            .map_or(0, |(_, access)| *access as u32)
     }
 
     fn flows(&self, set: u32) -> Option<&CacheLine> {

@@ -2,7 +2,8 @@
 //! client whose packet they quote, and everything else is the kernel's. Part of `pipeline`.
 
 use lb_common::{
-    Address, DropReason, EndpointKey, Family, FlowHash, Forwarding, ServiceEntry, hash::FlowTuple,
+    Address, DropReason, EndpointKey, Family, FlowHash, Forwarding, MidStream, ServiceEntry,
+    hash::FlowTuple,
 };
 
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     parse::{self, Packet},
     pipeline::{self, Context, opaque},
     reply::{NO_FLOW, Owner},
+    reset,
     service::{self, Backend},
     tables::{PackedKey, Tables},
     tunnel,
@@ -367,6 +369,28 @@ pub(crate) fn too_big<F: Frame, T: Tables, const V4: bool>(
     };
     match told {
         Ok(verdict) => Outcome::of(verdict, Account::TooBig, service).into(),
+        Err(reason) => Outcome::service_drop(reason, service).into(),
+    }
+}
+
+/// A segment of no known flow to a service where only a SYN begins one: dropped, or answered with a reset.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(crate) fn mid_stream<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    service: u32,
+) -> PackedOutcome {
+    let frame = opaque(frame);
+    let resets = service::by_index(cx.tables, service)
+        .is_ok_and(|service| service.entry.mid_stream == MidStream::Reset as u8);
+    let told = match parse::ip::<F, V4>(frame) {
+        Some(packet) if resets && admits(cx, Limited::Reset) => {
+            reset::answer_segment(frame, &packet)
+        }
+        _ => Err(DropReason::MidStream),
+    };
+    match told {
+        Ok(verdict) => Outcome::of(verdict, Account::Reset, service).into(),
         Err(reason) => Outcome::service_drop(reason, service).into(),
     }
 }

@@ -4,7 +4,8 @@
 //! The order of the checks is the order of reasons: what is wrong with the packet before what is wrong with its flow.
 
 use lb_common::{
-    DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, counter, hash::FlowTuple,
+    DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, MidStream, counter,
+    hash::FlowTuple, sources::Access,
 };
 
 use crate::{
@@ -97,6 +98,9 @@ fn route<F: Frame, T: Tables, C: Clock, const V4: bool>(
     }
     match to_backend::<F, T, C, V4>(frame, lane, packet, ports, service) {
         Ok(verdict) => PackedOutcome::counted(verdict),
+        Err(Refusal(MID_STREAM)) => lane.aside(frame, |frame, cx| {
+            message::mid_stream::<F, T, V4>(frame, cx, service)
+        }),
         Err(Refusal(word)) if word >> 8 == 0 => PackedOutcome::service_drop(word as u8, service),
         Err(Refusal(word)) => lane.aside(frame, |frame, cx| {
             message::too_big::<F, T, V4>(frame, cx, word >> 8, service)
@@ -131,6 +135,8 @@ fn from_others<F: Frame, T: Tables, C: Clock, const V4: bool>(
 /// Why a client's packet does not reach a backend, in one word: the reason, and from bit 8 on, where that is the
 /// reason, how many bytes of IP packet would fit.
 struct Refusal(u32);
+
+const MID_STREAM: u32 = DropReason::MidStream as u32;
 
 impl From<DropReason> for Refusal {
     #[inline(always)]
@@ -226,13 +232,27 @@ fn assign<'t, T: Tables, C: Clock>(
         return Err(DropReason::MartianSource);
     }
     let second = admission::second(now);
-    if let Ok(seeker) = flow::seeker(tables, service, hash.0, arrival, second)
-        && let Some(new) = flow::settle(tables, control, &seeker)
+    let seeker = flow::seeker(tables, service, hash.0, arrival, second)?;
+    let entry = seeker.service.entry;
+    if entry.sources != 0
+        && tables.source_range(entry.sources, packet.source.words()) == Access::Deny as u32
     {
+        return Err(DropReason::SourceDenied);
+    }
+    if let Some(new) = flow::settle(tables, control, &seeker) {
         return Ok(new);
     }
     let assigned = tables.assign_flow(service, hash.0, arrival.0, second);
-    Assigned(assigned).assignment(tables)
+    let assigned = Assigned(assigned).assignment(tables)?;
+    if entry.mid_stream != MidStream::Schedule as u8 {
+        // Without an entry its next segment would come in the middle of nothing.
+        match assigned.origin {
+            Origin::Untracked => return Err(DropReason::FlowTableFull),
+            Origin::NotAdmitted => return Err(DropReason::NotAdmitted),
+            _ => {}
+        }
+    }
+    Ok(assigned)
 }
 
 /// Rewrites the packet for its backend and sends it there.

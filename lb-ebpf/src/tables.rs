@@ -130,6 +130,9 @@ pub trait Tables {
         crate::service::endpoint(self, key, kind)
     }
 
+    /// Map `source_ranges`: what the longest prefix of a set that holds the address says; 0: none holds it.
+    fn source_range(&self, set: u32, address: [u64; 2]) -> u32;
+
     /// [`crate::flow::hash`].
     #[inline(always)]
     fn hash_flow(&self, tuple: &FlowTuple) -> u64
@@ -304,10 +307,10 @@ impl BackendState {
         Permissions((u64::from_le(self.0) >> 32) as u8)
     }
 
-    /// True for an entry in use that may keep its flows.
+    /// True for an entry in use that may keep its flows, whatever its service says.
     #[inline(always)]
     pub const fn keeps_flows(self) -> bool {
-        const MASK: u64 = 0xff << 40 | (Permissions::KEEP as u64) << 32;
+        const MASK: u64 = 0xff << 40 | ((Permissions::KEEP | Permissions::ASK) as u64) << 32;
         const KEEPS: u64 = 1 << 40 | (Permissions::KEEP as u64) << 32;
         u64::from_le(self.0) & MASK == KEEPS
     }

@@ -96,6 +96,8 @@ pub enum Account {
     ErrorReturned,
     /// A client's packet that was too big, answered.
     TooBig,
+    /// A client's segment of no known flow, answered with a reset.
+    Reset,
 }
 
 /// What was done with a packet, with all that its counters need.
@@ -196,7 +198,7 @@ impl From<PackedOutcome> for Outcome {
             2 => Action::Redirect,
             _ => Action::Drop,
         };
-        let account = match word >> 50 & 7 {
+        let account = match word >> 50 & 15 {
             0 => Account::None,
             1 => Account::Service,
             2 => Account::Counted,
@@ -204,7 +206,8 @@ impl From<PackedOutcome> for Outcome {
             4 => Account::Echo,
             5 => Account::ErrorForwarded,
             6 => Account::ErrorReturned,
-            _ => Account::TooBig,
+            7 => Account::TooBig,
+            _ => Account::Reset,
         };
         Self {
             verdict: Verdict {
@@ -269,6 +272,7 @@ pub fn count<T: Tables>(
         }
         Account::ErrorReturned => add_more(tables, control, More::IcmpRelayed),
         Account::TooBig => add_more(tables, control, More::TooBigSent),
+        Account::Reset => add_more(tables, control, More::ResetSent),
     }
 }
 

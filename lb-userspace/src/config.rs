@@ -19,6 +19,7 @@ mod reader;
 pub mod render;
 mod service;
 pub mod shrink;
+mod sources;
 mod syntax;
 mod tunnel;
 mod value;
@@ -218,6 +219,8 @@ fn finish(draft: ServiceDraft) -> Option<(Name, Service)> {
         scheduler: draft.scheduler,
         ring_size: draft.ring_size.map(|at| at.value),
         udp_idle: draft.udp_idle,
+        mid_stream: draft.mid_stream,
+        sources: draft.sources.sources(),
         health: draft.health,
         drain: draft.drain,
         on_down: draft.on_down,

@@ -8,12 +8,13 @@ pub mod bpf;
 pub mod consistent;
 pub mod mem;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lb_common::{
-    BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Family, Forwarding,
-    Header, NextHop, Permissions,
+    Address, BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Family,
+    Forwarding, Header, NextHop, Permissions,
+    sources::{self, Access},
 };
 
 /// An endpoint and what it leads to. `VipAddress` has index 0.
@@ -47,6 +48,8 @@ pub struct Controls {
     pub new_flows_per_second: u32,
     /// ICMP errors per CPU and second.
     pub icmp_errors_per_second: u32,
+    /// Resets per CPU and second.
+    pub resets_per_second: u32,
     /// Source of IPv4 tunnels; all zero: none.
     pub tunnel_v4: [u8; 4],
     /// Its host bits, host order.
@@ -64,6 +67,7 @@ impl Controls {
             echo_per_second: control.echo_per_second,
             new_flows_per_second: control.new_flows_per_second,
             icmp_errors_per_second: control.icmp_errors_per_second,
+            resets_per_second: control.resets_per_second,
             tunnel_v4: control.tunnel_v4,
             tunnel_v4_spread: control.tunnel_v4_spread,
             tunnel_v6: control.tunnel_v6,
@@ -76,6 +80,7 @@ impl Controls {
         control.echo_per_second = self.echo_per_second;
         control.new_flows_per_second = self.new_flows_per_second;
         control.icmp_errors_per_second = self.icmp_errors_per_second;
+        control.resets_per_second = self.resets_per_second;
         control.tunnel_v4 = self.tunnel_v4;
         control.tunnel_v4_spread = self.tunnel_v4_spread;
         control.tunnel_v6 = self.tunnel_v6;
@@ -118,6 +123,10 @@ pub struct ServiceImage {
     pub family: u8,
     /// As `ServiceEntry::idle_epochs`.
     pub idle_epochs: u16,
+    /// `lb_common::MidStream`.
+    pub mid_stream: u8,
+    /// Who may come, sorted; empty: everybody.
+    pub sources: Arc<[SourceRange]>,
     /// First of the service's `2 * ring_capacity` slots in `rings`; even.
     pub ring_base: u32,
     /// Slots of one half of its pair; even.
@@ -126,7 +135,33 @@ pub struct ServiceImage {
     pub ring: Arc<[u32]>,
 }
 
+/// One prefix of sources and what it means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceRange {
+    /// The prefix's first address.
+    pub address: Address,
+    /// Bits of it that count, of 128.
+    pub bits: u32,
+    /// What becomes of who lies in it.
+    pub access: Access,
+}
+
+impl SourceRange {
+    /// Its key in a set.
+    pub const fn key(&self, set: u32) -> sources::Key {
+        sources::Key::new(set, self.address, self.bits)
+    }
+}
+
 impl ServiceImage {
+    /// Number of the set of `source_ranges` that its packets are to be held against, in one of its halves; 0: none.
+    pub fn source_set(&self, service: u32, half: u8) -> u32 {
+        match self.sources.is_empty() {
+            true => 0,
+            false => sources::set(service, half),
+        }
+    }
+
     /// The family whose tunnels its packets need, if they need one.
     pub fn tunnel(&self) -> Option<Family> {
         let ipip = self.forwarding == Forwarding::Ipip as u8;
@@ -153,6 +188,10 @@ pub struct Actual {
     pub generation: u8,
     /// Per service index, which half of its ring pair is live (0 or 1).
     pub live_half: BTreeMap<u32, u8>,
+    /// Per service index with sources, which of its two sets is in use (0 or 1).
+    pub source_half: BTreeMap<u32, u8>,
+    /// Sets with entries that no service names: what an interrupted plan left.
+    pub stray_sources: BTreeSet<u32>,
     /// The header as it stands.
     pub header: Header,
 }
@@ -186,7 +225,7 @@ pub enum MapOp {
         length: u32,
     },
     /// Writes a service that no live endpoint leads to yet, or rewrites what packets do not mind
-    /// (`idle_epochs`, the ring when its pair moves). The ring slice, one store, included.
+    /// (`idle_epochs`, `mid_stream`, the set of sources, the ring when its pair moves). The ring slice, one store, included.
     WriteService {
         /// Service index.
         service: u32,
@@ -194,6 +233,20 @@ pub enum MapOp {
         image: Box<ServiceImage>,
         /// Live half of its ring pair.
         half: u8,
+        /// Which of its two sets of sources is in use.
+        source_half: u8,
+    },
+    /// Writes a set of sources that no service names. What it held before goes.
+    WriteSources {
+        /// Number of the set.
+        set: u32,
+        /// All of it.
+        ranges: Arc<[SourceRange]>,
+    },
+    /// Removes a set of sources, after no service names it any more.
+    ClearSources {
+        /// Number of the set.
+        set: u32,
     },
     /// Marks a service unused, after no endpoint leads to it any more.
     ClearService {

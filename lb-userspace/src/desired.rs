@@ -8,13 +8,14 @@ use std::time::Duration;
 use lb_common::flow::{EPOCH_SHIFT, IDLE_AFTER};
 use lb_common::{
     Address, BackendEntry, EndpointKey, EndpointKind, Family, Forwarding, NextHop, Protocol,
+    sources::{Access, V4_BITS},
 };
 
-use crate::dataplane::{Controls, EndpointTarget, Image, ServiceImage};
+use crate::dataplane::{Controls, EndpointTarget, Image, ServiceImage, SourceRange};
 use crate::ids::hops::NOWHERE;
 use crate::ids::{Ids, ServiceId, ring_size};
 use crate::maglev::{self, Member};
-use crate::model::{Backend, BackendKey, Config, DaemonConfig, Name, Service};
+use crate::model::{Backend, BackendKey, Config, DaemonConfig, Name, Prefix, Service, Sources};
 use crate::state::{Dirty, State, Word};
 
 /// Rings as last filled. A ring is filled again only when its members, weights or size changed.
@@ -85,6 +86,7 @@ fn controls(daemon: &DaemonConfig) -> Controls {
         echo_per_second: daemon.echo_per_second,
         new_flows_per_second: daemon.new_flows_per_second,
         icmp_errors_per_second: daemon.icmp_errors_per_second,
+        resets_per_second: daemon.resets_per_second,
         ..Controls::default()
     };
     for source in &daemon.tunnel_source {
@@ -237,10 +239,38 @@ fn service_image(service: &Service, numbers: &ServiceId, ring: Arc<[u32]>) -> Se
             Protocol::Tcp => 0,
             Protocol::Udp => idle_epochs(service.udp_idle),
         },
+        mid_stream: service.mid_stream as u8,
+        sources: ranges(&service.sources),
         ring_base: numbers.ring_base,
         ring_capacity: numbers.ring_capacity,
         ring,
     }
+}
+
+/// The entries of a service's set. Where somebody is allowed, nobody else is, by an entry of no bits.
+fn ranges(sources: &Sources) -> Arc<[SourceRange]> {
+    let range = |prefix: &Prefix, access| SourceRange {
+        address: address(prefix.address()),
+        bits: u32::from(prefix.length()).saturating_add(match prefix.family() {
+            Family::V4 => V4_BITS,
+            Family::V6 => 0,
+        }),
+        access,
+    };
+    let others = SourceRange {
+        address: Address([0; 16]),
+        bits: 0,
+        access: Access::Deny,
+    };
+    let allowed = sources.allow.iter().map(|p| range(p, Access::Allow));
+    let denied = sources.deny.iter().map(|p| range(p, Access::Deny));
+    let mut ranges: Vec<SourceRange> = allowed.chain(denied).collect();
+    let all = ranges.iter().any(|range| range.bits == 0);
+    if !sources.allow.is_empty() && !all {
+        ranges.push(others);
+    }
+    ranges.sort_unstable();
+    ranges.into()
 }
 
 /// Whole epochs that cover the time: at least one, at most what the flow table can tell.

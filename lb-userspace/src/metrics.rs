@@ -189,6 +189,11 @@ fn data_plane(page: &mut Page<'_>, status: &Status) {
         d.too_big_answers,
     );
     page.one(
+        "resets",
+        "Clients told by a reset that their connection is not known",
+        d.resets,
+    );
+    page.one(
         "evicted_flows",
         "Unproven flow entries evicted for new flows",
         d.evicted,

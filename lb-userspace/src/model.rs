@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use lb_common::{Family, Forwarding, Protocol};
+pub use lb_common::{Family, Forwarding, MidStream, Protocol};
 pub use prefix::{Prefix, PrefixError};
 
 /// Name of a service or a backend: 1 to 63 of `[a-z0-9-]`, beginning and ending alphanumerical. Shared,
@@ -139,6 +139,8 @@ pub struct DaemonConfig {
     pub new_flows_per_second: u32,
     /// ICMP errors that each CPU may send or relay per second.
     pub icmp_errors_per_second: u32,
+    /// Resets that each CPU may send per second.
+    pub resets_per_second: u32,
     /// Sources of the outer headers of `ipip`: at most one of each family, IPv4 first. Host bits are filled
     /// from the flow's hash.
     pub tunnel_source: Vec<Prefix>,
@@ -173,6 +175,8 @@ pub struct Limits {
     pub ring_slots: u32,
     /// Next hops.
     pub next_hops: u32,
+    /// Ranges of sources.
+    pub source_ranges: u32,
 }
 
 /// What the operator configures as one unit: an address and port, and who serves it.
@@ -194,6 +198,10 @@ pub struct Service {
     pub ring_size: Option<u32>,
     /// UDP flows idle for this long are scheduled anew.
     pub udp_idle: Duration,
+    /// TCP segments in the middle of nothing.
+    pub mid_stream: MidStream,
+    /// Who may come.
+    pub sources: Sources,
     /// The checks.
     pub health: HealthPolicy,
     /// What becomes of a drained backend's flows at the deadline.
@@ -218,6 +226,23 @@ impl Service {
             };
             (key, backend)
         })
+    }
+}
+
+/// Clients that a service serves: the longest prefix that holds a client's address decides; a client in none is
+/// served unless there are prefixes to allow. Sorted, without doubles; no prefix is in both.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// Served.
+    pub allow: Vec<Prefix>,
+    /// Not served.
+    pub deny: Vec<Prefix>,
+}
+
+impl Sources {
+    /// True when everybody is served.
+    pub fn is_empty(&self) -> bool {
+        self.allow.is_empty() && self.deny.is_empty()
     }
 }
 

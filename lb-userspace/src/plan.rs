@@ -7,6 +7,7 @@
 //! 2. interfaces and next hops, then the words of backends that use them or are given more;
 //! 3. limits and tunnel sources, before anybody can need them; new backends: nothing leads to them yet;
 //! 4. rings, each into the half of its pair that is not live, then one store that switches;
+//!    a service's changed sources go into its set that is not in use, before the store that names it;
 //! 5. new services with their rings: no endpoint leads to them yet;
 //! 6. endpoints into the generation that is not live, then one store that switches;
 //! 7. what nothing leads to any more is cleared, then tunnel sources that nobody uses any more;
@@ -19,6 +20,7 @@
 //! else takes two plans with a rest between, which `ids` sees to; here it is an error.
 
 pub mod endpoints;
+mod sources;
 #[cfg(test)]
 #[expect(clippy::arithmetic_side_effects, reason = "figures of tests are small")]
 mod tests;
@@ -29,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::backend::DEVICES;
 use lb_common::{Device, NextHop};
 
-use crate::dataplane::{Actual, Image, MapOp, ServiceImage};
+use crate::dataplane::{Actual, Image, MapOp, ServiceImage, SourceRange};
 use crate::state::Word;
 use endpoints::PlacementError;
 pub use words::{plan_words, take_words};
@@ -116,7 +118,9 @@ pub fn plan(actual: &Actual, desired: &Image) -> Result<Vec<MapOp>, PlanError> {
     for (index, service) in &desired.services {
         if let Some(before) = from.services.get(index) {
             let half = actual.live_half.get(index).copied().unwrap_or(0);
-            change_service(*index, before, half, service, &mut live, &mut ops)?;
+            let source_half = sources::write(actual, *index, service, &mut ops);
+            let halves = (half, source_half);
+            change_service(*index, before, halves, service, &mut live, &mut ops)?;
         }
     }
     // Losses that waited for their rings. What was written above is not written again.
@@ -125,7 +129,8 @@ pub fn plan(actual: &Actual, desired: &Image) -> Result<Vec<MapOp>, PlanError> {
         if !from.services.contains_key(index) {
             let half = live.free_half(*index, service)?;
             write_ring(service, half, &mut ops);
-            ops.push(write_service(*index, service, half));
+            let source_half = sources::write(actual, *index, service, &mut ops);
+            ops.push(write_service(*index, service, (half, source_half)));
             live.set(*index, service.live_slice(half));
         }
     }
@@ -141,6 +146,7 @@ pub fn plan(actual: &Actual, desired: &Image) -> Result<Vec<MapOp>, PlanError> {
         ops.push(MapOp::SwitchEndpoints { generation });
     }
     clears(from, desired, &mut ops);
+    sources::clear(actual, desired, &mut ops);
     if controls != desired.controls {
         ops.push(MapOp::SetControls {
             controls: desired.controls,
@@ -174,7 +180,9 @@ pub fn plan_rings(
             check_ring(*index, service, from)?;
         }
         let half = actual.live_half.get(index).copied().unwrap_or(0);
-        change_service(*index, before, half, service, &mut live, &mut ops)?;
+        let source_half = sources::write(actual, *index, service, &mut ops);
+        let halves = (half, source_half);
+        change_service(*index, before, halves, service, &mut live, &mut ops)?;
     }
     ops.extend(words::late(from, wanted));
     Ok(ops)
@@ -189,6 +197,7 @@ pub fn take_rings(actual: &mut Actual, services: BTreeMap<u32, ServiceImage>, op
         }
     }
     take_halves(&mut actual.live_half, &actual.image, ops);
+    sources::take_halves(actual, ops);
 }
 
 /// What the maps hold after all of `ops`, which are `plan(actual, desired)`.
@@ -201,6 +210,7 @@ pub fn after(actual: &Actual, desired: &Image, ops: &[MapOp]) -> Actual {
         .live_half
         .retain(|index, _| desired.services.contains_key(index));
     take_halves(&mut after.live_half, desired, ops);
+    sources::take_halves(&mut after, ops);
     for op in ops {
         if let MapOp::SwitchEndpoints { generation } = op {
             after.generation = *generation;
@@ -261,7 +271,7 @@ impl LiveRings {
 fn change_service(
     index: u32,
     before: &ServiceImage,
-    half: u8,
+    (half, source_half): (u8, u8),
     service: &ServiceImage,
     live: &mut LiveRings,
     ops: &mut Vec<MapOp>,
@@ -285,10 +295,15 @@ fn change_service(
         });
     }
     live.set(index, service.live_slice(now));
-    if moved || before.idle_epochs != service.idle_epochs {
-        ops.push(write_service(index, service, now));
+    if moved || rules(before) != rules(service) {
+        ops.push(write_service(index, service, (now, source_half)));
     }
     Ok(())
+}
+
+/// What a service says about its packets, besides who it is and its ring.
+fn rules(service: &ServiceImage) -> (u16, u8, &[SourceRange]) {
+    (service.idle_epochs, service.mid_stream, &service.sources)
 }
 
 fn write_ring(service: &ServiceImage, half: u8, ops: &mut Vec<MapOp>) {
@@ -300,11 +315,12 @@ fn write_ring(service: &ServiceImage, half: u8, ops: &mut Vec<MapOp>) {
     }
 }
 
-fn write_service(index: u32, service: &ServiceImage, half: u8) -> MapOp {
+fn write_service(index: u32, service: &ServiceImage, (half, source_half): (u8, u8)) -> MapOp {
     MapOp::WriteService {
         service: index,
         image: Box::new(service.clone()),
         half,
+        source_half,
     }
 }
 

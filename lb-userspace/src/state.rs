@@ -250,7 +250,10 @@ impl State {
     ) -> Option<Word> {
         let facts = self.facts(service, backend, key)?;
         Some(Word {
-            permissions: permissions(facts),
+            permissions: match service.sources.is_empty() {
+                true => permissions(facts),
+                false => permissions(facts).asking(),
+            },
             next_hop: self.way(backend.address).index,
         })
     }

@@ -88,6 +88,9 @@ pub struct DataPlane {
     /// "Packet too big" sent to clients.
     #[serde(default)]
     pub too_big_answers: u64,
+    /// Resets sent to clients.
+    #[serde(default)]
+    pub resets: u64,
     /// Entries evicted for new flows.
     pub evicted: u64,
     /// Live entries of the flow table at the last sweep.

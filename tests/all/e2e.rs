@@ -5,6 +5,7 @@ mod interfaces;
 mod lab;
 mod neighbours;
 mod patient;
+mod policies;
 mod restart;
 mod traffic;
 mod tunnel;

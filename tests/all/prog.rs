@@ -83,6 +83,7 @@ fn copy(tables: &MemTables) -> MemTables {
         backends: tables.backends.clone(),
         next_hops: tables.next_hops.clone(),
         devices: tables.devices.clone(),
+        source_ranges: tables.source_ranges.clone(),
         flows: lines(&tables.flows),
         return_hops: lines(&tables.return_hops),
         counters: lines(&tables.counters),

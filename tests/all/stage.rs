@@ -312,6 +312,7 @@ impl Stage {
                 backends: 16_384,
                 ring_slots: 1 << 22,
                 next_hops: 16_384,
+                source_ranges: 16_384,
             },
             flow_key: HashKey([word(&seeds["flow"][0]), word(&seeds["flow"][1])]),
             seed_id: word(&seeds["id"]),

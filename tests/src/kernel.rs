@@ -208,7 +208,7 @@ impl Kernel {
         for _ in 0..ATTEMPTS {
             let before = Moment::now()?;
             maps::write(
-                &self.ebpf,
+                &mut self.ebpf,
                 tables,
                 self.cpu,
                 self.cpus,
@@ -234,12 +234,12 @@ impl Kernel {
     /// Copies the tables into the maps.
     pub fn write(&mut self, tables: &MemTables, at: Nanos) -> Result<()> {
         let now = Moment::now()?.nanos;
-        maps::write(&self.ebpf, tables, self.cpu, self.cpus, at, now)
+        maps::write(&mut self.ebpf, tables, self.cpu, self.cpus, at, now)
     }
 
     /// Copies what the control plane writes; flows and counters stay as they are.
     pub fn configure(&mut self, tables: &MemTables) -> Result<()> {
-        maps::configure(&self.ebpf, tables)
+        maps::configure(&mut self.ebpf, tables)
     }
 
     /// Frees every entry of the flow table.

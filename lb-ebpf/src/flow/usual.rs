@@ -74,6 +74,9 @@ pub fn settle<'t, T: Tables>(
     control: &Control,
     seeker: &Seeker<'t>,
 ) -> Option<Assignment<'t>> {
+    if seeker.comes_too_late() {
+        return None;
+    }
     let line = tables.flows(seeker.sets.first)?;
     let way = free_way(line, seeker.sets.tag)?;
     if first_match(tables.flows(seeker.sets.second)?, seeker.sets.tag).is_some() {

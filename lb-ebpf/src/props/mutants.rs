@@ -230,6 +230,9 @@ fn holds(fixture: &Fixture, verdict: Verdict, before: &[u8], after: &[u8]) -> Re
         let inner = unwrapped(fixture, after)?;
         return holds(fixture, verdict, before, &inner);
     }
+    if is_reset(before, after) {
+        return Ok(());
+    }
     if before.len() > after.len() {
         let quote = if after[12..14] == [8, 0] { 42 } else { 62 };
         return match before[14..].starts_with(&after[quote..]) {
@@ -282,6 +285,46 @@ fn holds(fixture: &Fixture, verdict: Verdict, before: &[u8], after: &[u8]) -> Re
         return Err(format!("returned, but not as a VIP: {new:?}"));
     }
     Ok(())
+}
+
+/// A segment was answered with the reset that it asks for (RFC 9293 section 3.10.7.1).
+fn is_reset(before: &[u8], after: &[u8]) -> bool {
+    let (Ok(old), Ok(new)) = (read(before), read(after)) else {
+        return false;
+    };
+    let (Some([a, b]), Some([c, d])) = (old.ports, new.ports) else {
+        return false;
+    };
+    let is_tcp = |frame: &[u8]| frame[if frame[12..14] == [8, 0] { 23 } else { 20 }] == 6;
+    if !is_tcp(before) || !is_tcp(after) {
+        return false;
+    }
+    let word = |seen: &Seen, at: usize| {
+        u32::from_be_bytes(seen.rest[at..at + 4].try_into().expect("four bytes"))
+    };
+    // What stands behind the ports: numbers, offset, flags, window; urgent pointer and the rest.
+    let (flags, header) = (old.rest[9], usize::from(old.rest[8] >> 4) * 4);
+    let taken = old.rest.len() + 6 - header + usize::from(flags & 1) + usize::from(flags >> 1 & 1);
+    let numbers = match flags & 16 != 0 {
+        true => [word(&old, 4), 0],
+        false => [0, word(&old, 0).wrapping_add(taken as u32)],
+    };
+    let echoed = old.source == new.destination && old.destination == new.source;
+    let said = if flags & 16 != 0 { 4 } else { 20 };
+    echoed
+        && [a, b] == [d, c]
+        && flags & 4 == 0
+        && new.sum == Some(Sum::Right)
+        && new.rest
+            == [
+                &numbers[0].to_be_bytes()[..],
+                &numbers[1].to_be_bytes(),
+                &[0x50, said, 0, 0, 0, 0],
+            ]
+            .concat()
+        && new.ttl == 64
+        && after[..6] == before[6..12]
+        && after[6..12] == before[..6]
 }
 
 /// The frame without its tunnel's header, which is checked.

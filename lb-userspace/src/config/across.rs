@@ -11,7 +11,7 @@ use lb_common::limits;
 use super::codes::{self, Code};
 use super::notes::{At, Note, Notes};
 use super::service::{BackendDraft, ServiceDraft, family};
-use super::value;
+use super::{sources, value};
 use crate::maglev;
 use crate::model::{AdminState, Family, Forwarding, Limits, Name, Protocol};
 
@@ -32,6 +32,7 @@ pub(super) fn check(
         claim(draft, interfaces, notes);
         ring(draft, notes);
         pool(draft, notes);
+        sources::check(draft, notes);
         for backend in &draft.backends {
             against_service(draft, backend, notes);
             against_vips(backend, &vips, notes);
@@ -330,6 +331,9 @@ fn sizes(drafts: &[ServiceDraft], allowed: &Limits, notes: &mut Notes<'_>) {
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let pools = || drafts.iter().map(|d| count(d.backends.len()));
     let backends: u64 = pools().sum();
+    let largest = drafts.iter().map(|d| count(d.sources.entries())).max();
+    let ranges: u64 = drafts.iter().map(|d| count(d.sources.entries())).sum();
+    let ranges = ranges.saturating_add(largest.unwrap_or(0));
     // A service has two rings: one serves while the other is filled.
     let slots: u64 = drafts.iter().map(ring_capacity).fold(0, |sum: u64, ring| {
         sum.saturating_add(ring.saturating_mul(2))
@@ -347,6 +351,12 @@ fn sizes(drafts: &[ServiceDraft], allowed: &Limits, notes: &mut Notes<'_>) {
             slots,
             allowed.ring_slots,
             "slots in rings (two rings a service)",
+        ),
+        (
+            &limits::SOURCE_RANGES,
+            ranges,
+            allowed.source_ranges,
+            "ranges of sources (a changed list stands twice for a moment)",
         ),
     ];
     let Some(last) = drafts.last() else { return };

@@ -7,9 +7,11 @@ use std::fmt::Write;
 use sha2::{Digest, Sha256};
 
 use super::daemon::xdp_mode_word;
-use super::service::{ADMINS, ALL_DOWNS, DRAINS, FORWARDINGS, ON_DOWNS, PROTOCOLS, SCHEDULERS};
+use super::service::{
+    ADMINS, ALL_DOWNS, DRAINS, FORWARDINGS, MID_STREAMS, ON_DOWNS, PROTOCOLS, SCHEDULERS,
+};
 use super::value::duration;
-use crate::model::{Backend, Check, Config, HealthPolicy, HttpCheck, Protocol, Service};
+use crate::model::{Backend, Check, Config, HealthPolicy, HttpCheck, Prefix, Protocol, Service};
 
 /// The canonical form; parsing it gives an equal configuration.
 pub fn to_toml(config: &Config) -> String {
@@ -55,11 +57,8 @@ fn write_config(out: &mut String, config: &Config) -> std::fmt::Result {
     )?;
     let rate = daemon.icmp_errors_per_second;
     writeln!(out, "icmp-errors-per-second = {rate}")?;
-    if !daemon.tunnel_source.is_empty() {
-        let sources = daemon.tunnel_source.iter();
-        let sources: Vec<String> = sources.map(|s| text(&s.to_string())).collect();
-        writeln!(out, "tunnel-source = [{}]", sources.join(", "))?;
-    }
+    writeln!(out, "resets-per-second = {}", daemon.resets_per_second)?;
+    write_prefixes(out, "tunnel-source", &daemon.tunnel_source)?;
     writeln!(out, "velocity-percent = {}", daemon.velocity_percent)?;
     writeln!(
         out,
@@ -73,10 +72,20 @@ fn write_config(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "backends = {}", limits.backends)?;
     writeln!(out, "ring-slots = {}", limits.ring_slots)?;
     writeln!(out, "next-hops = {}", limits.next_hops)?;
+    writeln!(out, "source-ranges = {}", limits.source_ranges)?;
     for service in config.services.values() {
         write_service(out, service)?;
     }
     Ok(())
+}
+
+/// A list of prefixes, if there are any.
+fn write_prefixes(out: &mut String, key: &str, prefixes: &[Prefix]) -> std::fmt::Result {
+    if prefixes.is_empty() {
+        return Ok(());
+    }
+    let prefixes: Vec<String> = prefixes.iter().map(|p| text(&p.to_string())).collect();
+    writeln!(out, "{key} = [{}]", prefixes.join(", "))
 }
 
 fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
@@ -97,6 +106,15 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
     if service.protocol == Protocol::Udp {
         writeln!(out, "udp-idle = {}", text(&duration(service.udp_idle)))?;
     }
+    if service.protocol == Protocol::Tcp {
+        writeln!(
+            out,
+            "mid-stream = {}",
+            word(MID_STREAMS, service.mid_stream)
+        )?;
+    }
+    write_prefixes(out, "allow", &service.sources.allow)?;
+    write_prefixes(out, "deny", &service.sources.deny)?;
     writeln!(out, "drain-policy = {}", word(DRAINS, service.drain))?;
     writeln!(out, "on-down = {}", word(ON_DOWNS, service.on_down))?;
     writeln!(out, "all-down = {}", word(ALL_DOWNS, service.all_down))?;

@@ -42,6 +42,7 @@ pub(super) fn daemon(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> DaemonCo
     let echo_per_second = rate("echo-per-second", 10_000_000, 1000);
     let new_flows_per_second = rate("new-flows-per-second", u32::MAX.into(), 1_000_000);
     let icmp_errors_per_second = rate("icmp-errors-per-second", 10_000_000, 1000);
+    let resets_per_second = rate("resets-per-second", 10_000_000, 10_000);
     let percent = reader.integer("velocity-percent", 1..=100, notes);
     let window = Duration::from_millis(100)..=Duration::from_secs(86_400);
     let window = reader.duration("velocity-window", window, notes);
@@ -56,6 +57,7 @@ pub(super) fn daemon(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> DaemonCo
         echo_per_second,
         new_flows_per_second,
         icmp_errors_per_second,
+        resets_per_second,
         tunnel_source: tunnel::sources(reader, notes),
         velocity_percent: percent
             .and_then(|at| u8::try_from(at.value).ok())
@@ -208,6 +210,7 @@ pub(super) fn default_limits() -> Limits {
         backends: number(&limits::BACKENDS),
         ring_slots: number(&limits::RING_SLOTS),
         next_hops: number(&limits::NEXT_HOPS),
+        source_ranges: number(&limits::SOURCE_RANGES),
     }
 }
 
@@ -227,6 +230,7 @@ pub(super) fn limits(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Limits {
         services: read(&limits::SERVICES, default.services).0,
         backends: read(&limits::BACKENDS, default.backends).0,
         next_hops: read(&limits::NEXT_HOPS, default.next_hops).0,
+        source_ranges: read(&limits::SOURCE_RANGES, default.source_ranges).0,
     };
     if let Some(span) = flows_span.filter(|_| !flows.is_power_of_two()) {
         let next = flows.next_power_of_two();

@@ -101,6 +101,7 @@ pub static DAEMON: Section = Section {
             "1000000",
         ),
         key("icmp-errors-per-second", "a number such as 1000", "1000"),
+        key("resets-per-second", "a number such as 10000", "10000"),
         bare(
             "tunnel-source",
             "a list of an IPv4 and an IPv6 prefix such as [\"10.9.0.0/24\", \"fd00:9::/112\"]",
@@ -128,6 +129,7 @@ pub static LIMITS: Section = Section {
         key("backends", "a number such as 4096", "4096"),
         key("ring-slots", "an even number such as 5242880", "5242880"),
         key("next-hops", "a number such as 4096", "4096"),
+        key("source-ranges", "a number such as 16384", "16384"),
     ],
     synonyms: &[
         ("connections", "flows"),
@@ -153,6 +155,19 @@ pub static SERVICE: Section = Section {
         key("scheduler", "\"maglev\"", "\"maglev\""),
         bare("ring-size", "a number such as 65537"),
         key("udp-idle", "a duration such as \"60s\"", "\"60s\""),
+        key(
+            "mid-stream",
+            "\"schedule\", \"drop\" or \"reset\"",
+            "\"schedule\"",
+        ),
+        bare(
+            "allow",
+            "a list of prefixes of clients such as [\"10.0.0.0/8\", \"192.0.2.7\"]",
+        ),
+        bare(
+            "deny",
+            "a list of prefixes of clients such as [\"203.0.113.0/24\"]",
+        ),
         key("drain-policy", "\"keep\" or \"migrate\"", "\"keep\""),
         key(
             "on-down",
@@ -189,6 +204,11 @@ pub static SERVICE: Section = Section {
         ("healthcheck", "health"),
         ("health-check", "health"),
         ("interface", "claim"),
+        ("whitelist", "allow"),
+        ("allow-sources", "allow"),
+        ("loadbalancersourceranges", "allow"),
+        ("blacklist", "deny"),
+        ("deny-sources", "deny"),
     ],
 };
 

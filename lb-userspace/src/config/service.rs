@@ -16,10 +16,11 @@ use super::health;
 use super::keys;
 use super::notes::{At, Note, Notes};
 use super::reader::Reader;
+use super::sources::{self, SourcesDraft};
 use super::value;
 use crate::model::{
-    AdminState, AllDown, Check, DrainPolicy, Family, Forwarding, HealthPolicy, Name, OnDown,
-    Protocol, Scheduler,
+    AdminState, AllDown, Check, DrainPolicy, Family, Forwarding, HealthPolicy, MidStream, Name,
+    OnDown, Protocol, Scheduler,
 };
 
 pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
@@ -27,6 +28,11 @@ pub(super) const FORWARDINGS: &[(&str, Forwarding)] = &[
     ("dnat", Forwarding::Dnat),
     ("l2dsr", Forwarding::L2dsr),
     ("ipip", Forwarding::Ipip),
+];
+pub(super) const MID_STREAMS: &[(&str, MidStream)] = &[
+    ("schedule", MidStream::Schedule),
+    ("drop", MidStream::Drop),
+    ("reset", MidStream::Reset),
 ];
 pub(super) const SCHEDULERS: &[(&str, Scheduler)] = &[("maglev", Scheduler::Maglev)];
 pub(super) const DRAINS: &[(&str, DrainPolicy)] = &[
@@ -63,6 +69,8 @@ pub(super) struct ServiceDraft {
     pub(super) scheduler: Scheduler,
     pub(super) ring_size: Option<At<u32>>,
     pub(super) udp_idle: Duration,
+    pub(super) mid_stream: MidStream,
+    pub(super) sources: SourcesDraft,
     pub(super) health: HealthPolicy,
     pub(super) drain: DrainPolicy,
     pub(super) on_down: OnDown,
@@ -126,6 +134,10 @@ pub(super) fn service(
         let why = "the service's protocol is tcp";
         reader.without_effect(&["udp-idle"], why, "remove the key", notes);
     }
+    if protocol == Some(Protocol::Udp) {
+        let why = "the service's protocol is udp";
+        reader.without_effect(&["mid-stream"], why, "remove the key", notes);
+    }
     let on_down = match protocol {
         Some(Protocol::Udp) => OnDown::Migrate,
         _ => OnDown::Keep,
@@ -149,6 +161,14 @@ pub(super) fn service(
             })
         }),
         udp_idle: idle.map_or(Duration::from_secs(60), |at| at.value),
+        mid_stream: optional_word(
+            &reader,
+            "mid-stream",
+            MID_STREAMS,
+            MidStream::Schedule,
+            notes,
+        ),
+        sources: sources::read(&reader, notes),
         health,
         drain: optional_word(&reader, "drain-policy", DRAINS, DrainPolicy::Keep, notes),
         on_down: optional_word(&reader, "on-down", ON_DOWNS, on_down, notes),

@@ -24,6 +24,7 @@ mod place;
 mod program;
 mod reader;
 mod sys;
+mod trie;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

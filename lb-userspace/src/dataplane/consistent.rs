@@ -4,17 +4,66 @@
 //! else's writes, and must not plan from them (RELIABILITY.md K3). Values that are wrong by themselves are found
 //! by whoever reads them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use lb_common::EndpointKind;
+use lb_common::sources::{self, Access, SET_BITS};
+use lb_common::{Address, EndpointKind};
 
-use super::{Actual, DataplaneError};
+use super::{Actual, DataplaneError, SourceRange};
+
+/// What a set of sources holds, sorted.
+pub fn ranges(all: &BTreeMap<sources::Key, Access>, set: u32) -> Arc<[SourceRange]> {
+    if set == 0 {
+        return Arc::default();
+    }
+    let mut ranges: Vec<SourceRange> = all
+        .iter()
+        .filter(|(key, _)| key.set() == set)
+        .map(|(key, &access)| SourceRange {
+            address: Address(key.address),
+            bits: key.bits.saturating_sub(SET_BITS),
+            access,
+        })
+        .collect();
+    ranges.sort_unstable();
+    ranges.into()
+}
+
+/// Which of its two sets a service names; `None`: none. Another number is somebody else's.
+pub fn source_half(service: u32, set: u32) -> Result<Option<u8>, DataplaneError> {
+    if set == 0 {
+        return Ok(None);
+    }
+    let half = [0, 1]
+        .into_iter()
+        .find(|&half| sources::set(service, half) == set);
+    half.map(Some).ok_or_else(|| DataplaneError::Invalid {
+        map: "services",
+        index: service,
+        why: format!("it names the set of sources {set}, which is not one of its two"),
+    })
+}
+
+/// Sets with entries that no service names.
+pub fn strays(all: &BTreeMap<sources::Key, Access>, named: &BTreeMap<u32, u8>) -> BTreeSet<u32> {
+    let named: BTreeSet<u32> = named
+        .iter()
+        .map(|(&service, &half)| sources::set(service, half))
+        .collect();
+    let there = all.keys().map(sources::Key::set);
+    there.filter(|set| !named.contains(set)).collect()
+}
 
 /// The first place that contradicts another.
 pub fn check(actual: &Actual) -> Result<(), DataplaneError> {
     let image = &actual.image;
     let wrong = |map, index: u32, why: String| Err(DataplaneError::Invalid { map, index, why });
     for (index, service) in &image.services {
+        if actual.source_half.contains_key(index) == service.sources.is_empty() {
+            let why = "it names a set of sources that holds nothing".to_owned();
+            return wrong("services", *index, why);
+        }
         let ids: BTreeSet<u32> = service.ring.iter().copied().collect();
         for id in ids {
             let member = image.backends.get(&id);

@@ -11,10 +11,12 @@ use lb_common::header::{LAYOUT_VERSION, MAGIC};
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding,
     Header, NextHop, Protocol, ServiceEntry,
+    sources::{self, Access},
 };
 
 use super::{
     Actual, Controls, Dataplane, DataplaneError, EndpointTarget, Image, MapOp, ServiceImage,
+    consistent,
 };
 use crate::ids::Sizes;
 
@@ -37,6 +39,8 @@ pub struct Mem {
     pub next_hops: Vec<NextHop>,
     /// Map `devices`.
     pub devices: Vec<Device>,
+    /// Map `source_ranges`.
+    pub source_ranges: BTreeMap<sources::Key, Access>,
     /// The owner epoch of this handle; another one in the header fences it off.
     pub owner_epoch: u64,
     /// Operations until one is refused, once; `None`: never.
@@ -71,6 +75,7 @@ impl Mem {
             backends: vec![BackendEntry::zeroed(); sizes.backends as usize],
             next_hops: vec![NextHop::zeroed(); sizes.next_hops as usize],
             devices: vec![Device::zeroed(); DEVICES as usize],
+            source_ranges: BTreeMap::new(),
             owner_epoch: 1,
             fail_after: None,
         }
@@ -121,7 +126,19 @@ impl Mem {
                 service,
                 image,
                 half,
-            } => *get(&mut self.services, "services", *service)? = entry(image, *half),
+                source_half,
+            } => {
+                let set = image.source_set(*service, *source_half);
+                *get(&mut self.services, "services", *service)? = entry(image, *half, set);
+            }
+            MapOp::WriteSources { set, ranges } => {
+                self.source_ranges.retain(|key, _| key.set() != *set);
+                let ranges = ranges.iter().map(|range| (range.key(*set), range.access));
+                self.source_ranges.extend(ranges);
+            }
+            MapOp::ClearSources { set } => {
+                self.source_ranges.retain(|key, _| key.set() != *set);
+            }
             MapOp::ClearService { service } => {
                 *get(&mut self.services, "services", *service)? = ServiceEntry::zeroed();
             }
@@ -236,8 +253,7 @@ impl Mem {
         index: u32,
         entry: &ServiceEntry,
     ) -> Result<(ServiceImage, u8), DataplaneError> {
-        let [pair, ..] = entry.reserved;
-        let (ring_base, ring_capacity) = ServiceEntry::unslice(pair);
+        let (ring_base, ring_capacity) = ServiceEntry::unslice(entry.pair);
         let (base, _) = ServiceEntry::unslice(entry.ring);
         let known = Forwarding::from_u8(entry.forwarding).is_some()
             && Protocol::from_u8(entry.protocol).is_some();
@@ -260,6 +276,8 @@ impl Mem {
             forwarding: entry.forwarding,
             family: entry.family,
             idle_epochs: entry.idle_epochs,
+            mid_stream: entry.mid_stream,
+            sources: consistent::ranges(&self.source_ranges, entry.sources),
             ring_base,
             ring_capacity,
             ring: ring.into(),
@@ -277,10 +295,14 @@ impl Dataplane for Mem {
             ..Image::default()
         };
         let mut live_half = BTreeMap::new();
+        let mut source_half = BTreeMap::new();
         for (index, entry) in (0..).zip(&self.services).filter(|(_, s)| s.used != 0) {
             let (service, half) = self.read_service(index, entry)?;
             image.services.insert(index, service);
             live_half.insert(index, half);
+            if let Some(half) = consistent::source_half(index, entry.sources)? {
+                source_half.insert(index, half);
+            }
         }
         let used = (0..).zip(&self.backends).filter(|(_, b)| b.used != 0);
         image.backends = used.map(|(id, entry)| (id, *entry)).collect();
@@ -301,6 +323,8 @@ impl Dataplane for Mem {
             image,
             generation: self.control.generation(),
             live_half,
+            stray_sources: consistent::strays(&self.source_ranges, &source_half),
+            source_half,
             header: self.header,
         })
     }
@@ -332,7 +356,7 @@ fn invalid(map: &'static str, index: u32, why: &str) -> DataplaneError {
     }
 }
 
-fn entry(image: &ServiceImage, half: u8) -> ServiceEntry {
+fn entry(image: &ServiceImage, half: u8, sources: u32) -> ServiceEntry {
     let (base, length) = image.live_slice(half);
     ServiceEntry {
         ring: ServiceEntry::slice(base, length),
@@ -343,11 +367,10 @@ fn entry(image: &ServiceImage, half: u8) -> ServiceEntry {
         idle_epochs: image.idle_epochs,
         family: image.family,
         used: 1,
-        reserved: [
-            ServiceEntry::slice(image.ring_base, image.ring_capacity),
-            0,
-            0,
-            0,
-        ],
+        pair: ServiceEntry::slice(image.ring_base, image.ring_capacity),
+        sources,
+        mid_stream: image.mid_stream,
+        reserved: [0; 3],
+        reserved2: [0; 2],
     }
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::{BackendEntry, EndpointKey, EndpointKind, FlowHash, HashKey, ServiceEntry};
+use lb_common::sources::{Access, Key, SET_BITS};
+use lb_common::{
+    Address, BackendEntry, EndpointKey, EndpointKind, FlowHash, HashKey, ServiceEntry,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -88,6 +91,17 @@ fn run_checked(mem: &mut Mem, ops: &[MapOp], after: &Mem) -> Result<(), TestCase
         prop_assert!(wrong.is_empty(), "{at}: {wrong:?}");
         let kept = keepers(mem);
         prop_assert!(keep.iter().all(|k| kept.contains(k)), "{at}: a flow moves");
+        for (index, client) in served_clients() {
+            let says = |mem: &Mem| access(mem, index, client);
+            let allowed = [says(&before), says(after), None];
+            prop_assert!(
+                allowed.contains(&says(mem)),
+                "{at}: service {index} says {:?} of a client, before {:?}, then {:?}",
+                says(mem),
+                says(&before),
+                says(after)
+            );
+        }
         let serving = served(mem);
         prop_assert!(
             serve.iter().all(|s| serving.contains(s)),
@@ -117,6 +131,29 @@ fn run_checked(mem: &mut Mem, ops: &[MapOp], after: &Mem) -> Result<(), TestCase
     Ok(())
 }
 
+/// Clients whose access is asked for, of every service.
+fn served_clients() -> impl Iterator<Item = (u32, Address)> {
+    let clients = [[203, 0, 113, 7], [203, 0, 113, 8], [198, 51, 100, 1]].map(Address::v4);
+    (0..16).flat_map(move |index| clients.map(|client| (index, client)))
+}
+
+/// What a service in use says of a client: its longest prefix, or "served" where it has none.
+fn access(mem: &Mem, index: u32, client: Address) -> Option<Access> {
+    let service = mem.services.get(index as usize).filter(|s| s.used == 1)?;
+    let client = u128::from_be_bytes(client.0);
+    let holds = |key: &&Key| {
+        let bits = key.bits - SET_BITS;
+        let rest = |address: u128| address.checked_shr(128 - bits).unwrap_or(0);
+        key.set() == service.sources && rest(u128::from_be_bytes(key.address)) == rest(client)
+    };
+    let longest = mem
+        .source_ranges
+        .keys()
+        .filter(holds)
+        .max_by_key(|key| key.bits);
+    Some(longest.map_or(Access::Allow, |key| mem.source_ranges[key]))
+}
+
 /// The operation writes only what no packet reads, or what one store can change.
 fn allowed(mem: &Mem, op: &MapOp) -> bool {
     let services = || mem.services.iter().filter(|s| s.used == 1);
@@ -136,6 +173,9 @@ fn allowed(mem: &Mem, op: &MapOp) -> bool {
             there.used == 0 || there.ifindex == hop.ifindex
         }
         MapOp::WriteEndpoints { generation, .. } => mem.control.generation() != *generation,
+        MapOp::WriteSources { set, .. } | MapOp::ClearSources { set } => {
+            services().all(|service| service.sources != *set)
+        }
         MapOp::SetBackendWord { id, .. } => mem.backends[*id as usize].used == 1,
         _ => true,
     }

@@ -144,6 +144,8 @@ impl Sim {
             image: desired::image(&self.state, &mut desired::Rings::default()),
             generation: 0,
             live_half: BTreeMap::new(),
+            source_half: BTreeMap::new(),
+            stray_sources: BTreeSet::new(),
             header: bytemuck::Zeroable::zeroed(),
         });
         let file = crate::store::decode(&bytes).unwrap();

@@ -82,6 +82,7 @@ impl State {
             untracked: global(Global::Untracked),
             not_admitted: at(&counters.more, More::NotAdmitted as usize),
             too_big_answers: at(&counters.more, More::TooBigSent as usize),
+            resets: at(&counters.more, More::ResetSent as usize),
             evicted: global(Global::Evicted),
             flows: self.flows.values().fold(0, |sum, n| sum.saturating_add(*n)),
             flow_capacity,

@@ -56,6 +56,7 @@ fn a_dropped_data_plane_stays_and_is_adopted_as_it_stands() {
                 "return_hops",
                 "rings",
                 "services",
+                "source_ranges",
             ]
         );
         for epoch in before.header.owner_epoch + 1..before.header.owner_epoch + 4 {
@@ -330,7 +331,10 @@ fn a_bpffs_is_mounted_at_the_usual_place_if_there_is_none() {
         };
         let (bpf, _) = Bpf::open(&settings).unwrap();
         assert!(mounted());
-        assert_eq!(bpf.directory(), Path::new("/sys/fs/bpf/fairlead/v3"));
+        assert_eq!(
+            bpf.directory(),
+            Path::new("/sys/fs/bpf/fairlead").join(format!("v{LAYOUT_VERSION}"))
+        );
         drop(bpf);
         assert!(unload(&settings.bpffs, Some(&settings.run_dir), None).unwrap());
         assert!(!mounted());

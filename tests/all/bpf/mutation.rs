@@ -55,7 +55,7 @@ fn every_field_of_the_header_and_the_control_block_is_checked() {
             (offset_of!(Header, services), "counter lines"),
             (offset_of!(Header, ring_slots), "ring slots"),
             (offset_of!(Header, ring_slots) + 1, "rings"),
-            (offset_of!(Header, reserved0), "reserved"),
+            (offset_of!(Header, source_ranges), "source_ranges"),
             (offset_of!(Header, backends), "counter lines"),
             (offset_of!(Header, next_hops), "next_hops"),
             (offset_of!(Header, cpus), "counters"),
@@ -86,7 +86,7 @@ fn every_field_of_the_header_and_the_control_block_is_checked() {
             (offset_of!(Control, tunnel_v4_spread) + 1, "IPv4 tunnels"),
             (offset_of!(Control, tunnel_v6) + 15, "IPv6 tunnels"),
             (offset_of!(Control, tunnel_v6_spread), "IPv6 tunnels"),
-            (offset_of!(Control, reserved0), "reserved"),
+            (offset_of!(Control, reserved), "reserved"),
             (offset_of!(Control, reserved) + 23, "reserved"),
         ];
         for &(offset, words) in control {
@@ -228,10 +228,14 @@ fn values_that_we_never_write_are_refused() {
                 (offset_of!(ServiceEntry, family), 6),
                 (offset_of!(ServiceEntry, family), 5),
                 (offset_of!(ServiceEntry, used), 2),
+                (offset_of!(ServiceEntry, pair), 1),
+                (offset_of!(ServiceEntry, pair) + 3, 1),
+                (offset_of!(ServiceEntry, pair) + 5, 255),
+                (offset_of!(ServiceEntry, sources), 99),
+                (offset_of!(ServiceEntry, sources) + 3, 1),
+                (offset_of!(ServiceEntry, mid_stream), 3),
                 (offset_of!(ServiceEntry, reserved), 1),
-                (offset_of!(ServiceEntry, reserved) + 3, 1),
-                (offset_of!(ServiceEntry, reserved) + 5, 255),
-                (offset_of!(ServiceEntry, reserved) + 8, 1),
+                (offset_of!(ServiceEntry, reserved2) + 15, 1),
             ],
         );
         check_value::<64>(
@@ -241,7 +245,7 @@ fn values_that_we_never_write_are_refused() {
             &[
                 (offset_of!(BackendEntry, next_hop), 16),
                 (offset_of!(BackendEntry, next_hop) + 3, 128),
-                (offset_of!(BackendEntry, permissions), 4),
+                (offset_of!(BackendEntry, permissions), 8),
                 (offset_of!(BackendEntry, used), 2),
                 (offset_of!(BackendEntry, reserved), 1),
                 (offset_of!(BackendEntry, service), 8),

@@ -61,6 +61,7 @@ fn operations_beyond_a_map_or_against_its_rules_are_refused_and_change_nothing()
                 service: 1,
                 image: Box::new(large.clone()),
                 half: 0,
+                source_half: 0,
             },
             MapOp::WriteService {
                 service: 1,
@@ -69,6 +70,7 @@ fn operations_beyond_a_map_or_against_its_rules_are_refused_and_change_nothing()
                     large.clone()
                 }),
                 half: 2,
+                source_half: 0,
             },
             MapOp::WriteService {
                 service: 1,
@@ -77,6 +79,7 @@ fn operations_beyond_a_map_or_against_its_rules_are_refused_and_change_nothing()
                     large
                 }),
                 half: 0,
+                source_half: 0,
             },
             MapOp::ClearService {
                 service: LIMITS.services,

@@ -22,6 +22,7 @@ pub const LIMITS: Limits = Limits {
     backends: 32,
     ring_slots: 1 << 10,
     next_hops: 16,
+    source_ranges: 16,
 };
 
 /// Directories of rooms: this, the pid, and a number.

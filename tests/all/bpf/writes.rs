@@ -7,9 +7,12 @@ use std::sync::Arc;
 use lb_common::{
     Address, BackendEntry, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding, NextHop,
     Permissions,
+    sources::{self, Access},
 };
 use lb_userspace::dataplane::bpf::Geometry;
-use lb_userspace::dataplane::{Actual, Controls, Dataplane, Image, MapOp, ServiceImage};
+use lb_userspace::dataplane::{
+    Actual, Controls, Dataplane, Image, MapOp, ServiceImage, SourceRange,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -23,6 +26,22 @@ fn key(address: Address, port: u16, protocol: u8) -> EndpointKey {
     }
 }
 
+/// Ranges of every second service.
+fn ranges(index: u32) -> Arc<[SourceRange]> {
+    let range = |address, bits, access| SourceRange {
+        address,
+        bits,
+        access,
+    };
+    match index % 2 {
+        0 => Arc::default(),
+        _ => Arc::new([
+            range(Address([0; 16]), 0, Access::Deny),
+            range(Address::v4([10, 0, 0, 0]), 96 + 8, Access::Allow),
+        ]),
+    }
+}
+
 pub fn service_image(index: u32, ring: Vec<u32>) -> ServiceImage {
     ServiceImage {
         address: Address::v4([192, 0, 2, u8::try_from(index).unwrap()]).0,
@@ -31,6 +50,8 @@ pub fn service_image(index: u32, ring: Vec<u32>) -> ServiceImage {
         forwarding: 1,
         family: 4,
         idle_epochs: 0,
+        mid_stream: u8::try_from(index % 3).unwrap(),
+        sources: ranges(index),
         ring_base: index * 64,
         ring_capacity: 32,
         ring: ring.into(),
@@ -73,6 +94,7 @@ pub fn controls(n: u32) -> Controls {
         echo_per_second: n,
         new_flows_per_second: n + 1,
         icmp_errors_per_second: n + 2,
+        resets_per_second: n + 3,
         tunnel_v4: [10, a, b, 0],
         tunnel_v4_spread: 0xff,
         tunnel_v6: [0xfd, a, b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, 0, 0],
@@ -171,10 +193,18 @@ pub fn full_write(image: &Image, actual: &Actual, geometry: &Geometry) -> Vec<Ma
             base,
             ids: Arc::clone(&wanted.ring),
         });
+        let source_half = 1 - actual.source_half.get(&service).copied().unwrap_or(1);
+        if !wanted.sources.is_empty() {
+            ops.push(MapOp::WriteSources {
+                set: sources::set(service, source_half),
+                ranges: Arc::clone(&wanted.sources),
+            });
+        }
         ops.push(MapOp::WriteService {
             service,
             image: Box::new(wanted.clone()),
             half,
+            source_half,
         });
     }
     let generation = 1 - actual.generation;
@@ -189,6 +219,11 @@ pub fn full_write(image: &Image, actual: &Actual, geometry: &Geometry) -> Vec<Ma
         if !image.services.contains_key(&service) {
             ops.push(MapOp::ClearService { service });
         }
+    }
+    for (&service, &half) in &actual.source_half {
+        ops.push(MapOp::ClearSources {
+            set: sources::set(service, half),
+        });
     }
     for &id in actual.image.backends.keys() {
         if !image.backends.contains_key(&id) {
@@ -260,6 +295,7 @@ fn images_that_are_written_are_read_back() {
                 write(&mut *bpf, &geometry, &wanted);
                 let actual = bpf.actual().unwrap();
                 prop_assert_eq!(actual.image, wanted);
+                prop_assert!(actual.stray_sources.is_empty());
                 prop_assert_eq!(actual.header.complete, 1);
                 Ok(())
             })

@@ -46,6 +46,7 @@ const FAMILIES: &[(&str, Each)] = &[
     ("fairlead_untracked_packets_total", Each::Balancer),
     ("fairlead_not_admitted_packets_total", Each::Balancer),
     ("fairlead_too_big_answers_total", Each::Balancer),
+    ("fairlead_resets_total", Each::Balancer),
     ("fairlead_evicted_flows_total", Each::Balancer),
     ("fairlead_flow_entries", Each::Balancer),
     ("fairlead_flow_entries_limit", Each::Balancer),
@@ -144,7 +145,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
         .collect();
     assert_eq!(found, expected);
     let series: usize = found.values().sum();
-    let formula = 68 + interfaces + reasons + services * (26 + reasons) + 10 * backends;
+    let formula = 69 + interfaces + reasons + services * (26 + reasons) + 10 * backends;
     assert_eq!(series, formula, "the formula in README.md");
     let quiet = page.iter().filter(|(name, _)| {
         let counts =

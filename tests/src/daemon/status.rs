@@ -52,6 +52,9 @@ pub struct DataPlane {
     /// Packets forwarded without an entry in the flow table.
     #[serde(default)]
     pub untracked: u64,
+    /// Resets sent to clients.
+    #[serde(default)]
+    pub resets: u64,
     /// Entries evicted for new flows.
     #[serde(default)]
     pub evicted: u64,

@@ -1,12 +1,15 @@
 //! The kernel's maps as copies of [`MemTables`], both ways.
 
 use anyhow::{Context, Result, ensure};
-use aya::{Ebpf, maps::DevMap};
+use aya::{
+    Ebpf,
+    maps::{DevMap, LpmTrie, lpm_trie::Key},
+};
 use bytemuck::Pod;
 use lb_common::{
     Control, Epoch, FlowWord, Header, Nanos,
     backend::{DEVICES, device_slot},
-    counter::{LIMITER_LINE, Limiter},
+    counter::{LIMITER_LINE, Limiter, MORE_LIMITER_LINE},
 };
 use lb_ebpf::{
     fixture::world::{Ends, Side},
@@ -34,6 +37,7 @@ pub(super) fn sizes(tables: &MemTables, cpus: u32) -> Vec<(&'static str, u32)> {
         ("next_hops", of(tables.next_hops.len())),
         ("devices", DEVICES),
         ("redirects", DEVICES),
+        ("source_ranges", 64),
         ("flows", of(tables.flows.len())),
         ("return_hops", of(tables.return_hops.len())),
         ("counters", of(tables.counters.len()) * cpus),
@@ -62,7 +66,8 @@ pub(super) fn clear(ebpf: &Ebpf, name: &str) -> Result<()> {
 }
 
 /// Copies what the control plane writes.
-pub(super) fn configure(ebpf: &Ebpf, tables: &MemTables) -> Result<()> {
+pub(super) fn configure(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
+    write_sources(ebpf, tables)?;
     put::<{ size_of::<Header>() }, _>(ebpf, "header", &[tables.header])?;
     put::<{ size_of::<Control>() }, _>(ebpf, "control", &[tables.control])?;
     put::<32, _>(ebpf, "endpoints", &tables.endpoints)?;
@@ -73,9 +78,30 @@ pub(super) fn configure(ebpf: &Ebpf, tables: &MemTables) -> Result<()> {
     put::<16, _>(ebpf, "devices", &tables.devices)
 }
 
+/// Makes the trie hold what the tables hold.
+fn write_sources(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
+    let map = ebpf
+        .map_mut("source_ranges")
+        .context("the object has no map source_ranges")?;
+    let mut trie: LpmTrie<_, [u8; 20], u32> =
+        LpmTrie::try_from(map).context("use map source_ranges")?;
+    let old: Vec<Key<[u8; 20]>> = trie.keys().collect::<Result<_, _>>()?;
+    for key in old {
+        trie.remove(&key).context("remove a range of sources")?;
+    }
+    for (key, access) in &tables.source_ranges {
+        let mut data = [0; 20];
+        data[..4].copy_from_slice(&key.set);
+        data[4..].copy_from_slice(&key.address);
+        trie.insert(&Key::new(key.bits, data), *access as u32, 0)
+            .context("write a range of sources")?;
+    }
+    Ok(())
+}
+
 /// Copies everything, with flows and limiter as they would be if the time `at` were `now`.
 pub(super) fn write(
-    ebpf: &Ebpf,
+    ebpf: &mut Ebpf,
     tables: &MemTables,
     cpu: u32,
     cpus: u32,
@@ -104,6 +130,14 @@ pub(super) fn write(
             .wrapping_sub(at >> SECOND)
             .wrapping_add(now >> SECOND);
     }
+    let window = mine
+        .get_mut(MORE_LIMITER_LINE as usize)
+        .context("no second line for the limiter")?
+        .get_mut(Limiter::ResetWindow as usize & 7)
+        .context("a line of eight words")?;
+    *window = window
+        .wrapping_sub(at >> SECOND)
+        .wrapping_add(now >> SECOND);
     let all: Vec<Line> = (0..cpus)
         .flat_map(|number| match number == cpu {
             true => mine.clone(),

@@ -93,7 +93,7 @@ impl Kernel {
 
 fn data(map: &Map) -> Result<&MapData> {
     match map {
-        Map::Array(data) | Map::DevMap(data) | Map::RingBuf(data) => Ok(data),
+        Map::Array(data) | Map::DevMap(data) | Map::LpmTrie(data) | Map::RingBuf(data) => Ok(data),
         other => bail!("the data plane has a map of another kind: {other:?}"),
     }
 }

@@ -1,6 +1,6 @@
 //! Good files: examples, defaults, the canonical form and the revision (fault C5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
@@ -57,7 +57,14 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
         }
     }
     // Each line `# key = value` may be uncommented, and then changes nothing unless it is optional.
-    let optional = ["ring-size", "claim", "port", "tunnel-source"];
+    let optional = [
+        "ring-size",
+        "claim",
+        "port",
+        "tunnel-source",
+        "allow",
+        "deny",
+    ];
     let mut plain = String::new();
     for line in text.lines() {
         let shown = line.strip_prefix("# ").filter(|rest| {
@@ -292,6 +299,9 @@ prop_compose! {
         udp_idle in 1_u64..86_400,
         health in health(),
         words in any::<[bool; 3]>(),
+        mid_stream in 0..3_usize,
+        allow in proptest::collection::btree_set(0_u8..=16, 0..3),
+        deny in proptest::collection::btree_set(17_u8..=32, 0..3),
         claim in any::<bool>(),
         pool in proptest::collection::vec((1_u16.., 0_u16..=1000, 0..3_usize), 1..6),
     ) -> Service {
@@ -315,6 +325,12 @@ prop_compose! {
             scheduler: Scheduler::Maglev,
             ring_size,
             udp_idle: Duration::from_secs(if udp { udp_idle } else { 60 }),
+            mid_stream: match (udp, mid_stream) {
+                (true, _) | (_, 0) => MidStream::Schedule,
+                (_, 1) => MidStream::Drop,
+                _ => MidStream::Reset,
+            },
+            sources: Sources { allow: clients(v4, &allow), deny: clients(v4, &deny) },
             health,
             drain: if words[0] { DrainPolicy::Keep } else { DrainPolicy::Migrate },
             on_down: if words[1] { OnDown::Keep } else { OnDown::Migrate },
@@ -323,6 +339,18 @@ prop_compose! {
             backends: backends.collect(),
         }
     }
+}
+
+/// Prefixes of these lengths.
+fn clients(v4: bool, lengths: &BTreeSet<u8>) -> Vec<Prefix> {
+    let address = match v4 {
+        true => Ipv4Addr::UNSPECIFIED.into(),
+        false => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
+    let prefixes = lengths
+        .iter()
+        .map(|&length| Prefix::new(address, length).unwrap());
+    prefixes.collect()
 }
 
 /// A prefix of each family that needs one, and of IPv4 if its length is even.
@@ -345,6 +373,7 @@ prop_compose! {
         echo_per_second in 0_u32..=10_000_000,
         new_flows_per_second in any::<u32>(),
         icmp_errors_per_second in 0_u32..=10_000_000,
+        resets_per_second in 0_u32..=10_000_000,
         tunnel_lengths in (8..=32_u8, 96..=128_u8),
         velocity_percent in 1_u8..=100,
         window in 100_u64..86_400_000,
@@ -363,6 +392,7 @@ prop_compose! {
                 echo_per_second,
                 new_flows_per_second,
                 icmp_errors_per_second,
+                resets_per_second,
                 tunnel_source: tunnel_source(&services, tunnel_lengths),
                 velocity_percent,
                 velocity_window: Duration::from_millis(window),
@@ -373,6 +403,7 @@ prop_compose! {
                 backends: 200,
                 ring_slots: 1 << 22,
                 next_hops: 10,
+                source_ranges: 1000,
             },
             services: services.into_iter().map(|s| (s.name.clone(), s)).collect::<BTreeMap<_, _>>(),
             revision: 0,

@@ -12,14 +12,17 @@ use bytemuck::Pod;
 use lb_common::backend::device_slot;
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding,
-    Header, NextHop, Permissions, Protocol, ServiceEntry,
+    Header, MidStream, NextHop, Permissions, Protocol, ServiceEntry,
+    sources::{self, Access},
 };
 
 use super::geometry::is_consistent;
 use super::mapped::Mapped;
 use super::maps::Maps;
-use super::sys;
-use crate::dataplane::{Actual, Controls, DataplaneError, EndpointTarget, Image, ServiceImage};
+use super::{sys, trie};
+use crate::dataplane::{
+    Actual, Controls, DataplaneError, EndpointTarget, Image, ServiceImage, consistent,
+};
 
 fn invalid(map: &'static str, index: u32, why: &str) -> DataplaneError {
     DataplaneError::Invalid {
@@ -129,14 +132,21 @@ fn service(
     maps: &Maps,
     index: u32,
     entry: &ServiceEntry,
+    sources: &BTreeMap<sources::Key, Access>,
 ) -> Result<(ServiceImage, u8), DataplaneError> {
     let check = |good, why| require("services", index, good, why);
-    let [pair, rest @ ..] = entry.reserved;
     let (base, length) = ServiceEntry::unslice(entry.ring);
-    let (ring_base, ring_capacity) = ServiceEntry::unslice(pair);
+    let (ring_base, ring_capacity) = ServiceEntry::unslice(entry.pair);
     let pair_end = u64::from(ring_base).saturating_add(u64::from(ring_capacity).saturating_mul(2));
     check(entry.used == 1, "'used' is neither 0 nor 1")?;
-    check(rest == [0; 3], "reserved bytes are not zero")?;
+    check(
+        entry.reserved == [0; 3] && entry.reserved2 == [0; 2],
+        "reserved bytes are not zero",
+    )?;
+    check(
+        MidStream::from_u8(entry.mid_stream).is_some(),
+        "its policy for the middle of streams is unknown",
+    )?;
     check(
         pair_end <= u64::from(maps.geometry.ring_slots)
             && ring_base.is_multiple_of(2)
@@ -167,6 +177,8 @@ fn service(
         forwarding: entry.forwarding,
         family: entry.family,
         idle_epochs: entry.idle_epochs,
+        mid_stream: entry.mid_stream,
+        sources: consistent::ranges(sources, entry.sources),
         ring_base,
         ring_capacity,
         ring: ring(maps, base, length)?,
@@ -178,7 +190,7 @@ fn check_backend(maps: &Maps, id: u32, entry: &BackendEntry) -> Result<(), Datap
     let check = |good, why| require("backends", id, good, why);
     check(entry.used == 1, "'used' is neither 0 nor 1")?;
     check(
-        entry.permissions.0 & !Permissions::ALL.0 == 0,
+        entry.permissions.0 & !Permissions::KNOWN == 0,
         "it has unknown permissions",
     )?;
     check(
@@ -250,15 +262,20 @@ pub(crate) fn read(maps: &Maps) -> Result<Actual, DataplaneError> {
         "the live generation's seed is not that generation's",
     )?;
 
+    let ranges = trie::read(maps)?;
     let mut services = BTreeMap::new();
     let mut live_half = BTreeMap::new();
+    let mut source_half = BTreeMap::new();
     let range = 0..maps.services.entries();
     for (index, entry) in entries("services", &maps.services, range, |s: &ServiceEntry| {
         s.used != 0
     })? {
-        let (image, half) = service(maps, index, &entry)?;
+        let (image, half) = service(maps, index, &entry, &ranges)?;
         services.insert(index, image);
         live_half.insert(index, half);
+        if let Some(half) = consistent::source_half(index, entry.sources)? {
+            source_half.insert(index, half);
+        }
     }
     let range = 0..maps.backends.entries();
     let backends = entries("backends", &maps.backends, range, |b: &BackendEntry| {
@@ -286,6 +303,8 @@ pub(crate) fn read(maps: &Maps) -> Result<Actual, DataplaneError> {
         },
         generation: control.generation(),
         live_half,
+        stray_sources: consistent::strays(&ranges, &source_half),
+        source_half,
         header,
     })
 }

@@ -19,7 +19,7 @@ use tracing::warn;
 use super::Bpf;
 use super::mapped::Mapped;
 use super::maps::Maps;
-use super::{actual, sys};
+use super::{actual, sys, trie};
 use crate::dataplane::{Actual, Dataplane, DataplaneError, MapOp, ServiceImage};
 
 /// Words of the header that are written alone.
@@ -124,7 +124,7 @@ fn write_ring(maps: &Maps, base: u32, ids: &[u32]) -> Result<(), DataplaneError>
 }
 
 /// The entry of a service whose ring is `half` of its pair.
-fn service_entry(image: &ServiceImage, half: u8) -> Option<ServiceEntry> {
+fn service_entry(image: &ServiceImage, half: u8, sources: u32) -> Option<ServiceEntry> {
     let offset = if half == 0 { 0 } else { image.ring_capacity };
     let base = image.ring_base.checked_add(offset)?;
     let length = u32::try_from(image.ring.len()).ok()?;
@@ -137,12 +137,11 @@ fn service_entry(image: &ServiceImage, half: u8) -> Option<ServiceEntry> {
         idle_epochs: image.idle_epochs,
         family: image.family,
         used: 1,
-        reserved: [
-            ServiceEntry::slice(image.ring_base, image.ring_capacity),
-            0,
-            0,
-            0,
-        ],
+        pair: ServiceEntry::slice(image.ring_base, image.ring_capacity),
+        sources,
+        mid_stream: image.mid_stream,
+        reserved: [0; 3],
+        reserved2: [0; 2],
     })
 }
 
@@ -151,8 +150,9 @@ fn write_service(
     index: u32,
     image: &ServiceImage,
     half: u8,
+    source_half: u8,
 ) -> Result<(), DataplaneError> {
-    let entry = service_entry(image, half)
+    let entry = service_entry(image, half, image.source_set(index, source_half))
         .filter(|_| half <= 1 && image.ring.len() as u64 <= u64::from(image.ring_capacity))
         .ok_or_else(|| invalid("services", index, "its ring does not fit its half"))?;
     check_slice(maps, image.ring_base, image.ring_capacity.saturating_mul(2))?;
@@ -302,7 +302,10 @@ fn run(maps: &Maps, op: &MapOp) -> Result<(), DataplaneError> {
             service,
             image,
             half,
-        } => write_service(maps, *service, image, *half),
+            source_half,
+        } => write_service(maps, *service, image, *half, *source_half),
+        MapOp::WriteSources { set, ranges } => trie::write(maps, *set, ranges),
+        MapOp::ClearSources { set } => trie::clear(maps, *set),
         MapOp::ClearService { service } => set(
             "services",
             &maps.services,

@@ -12,14 +12,18 @@ use lb_common::flow::{MAX_BACKENDS, WAYS};
 use lb_common::header::{LAYOUT_VERSION, MAGIC};
 use lb_common::{
     BackendEntry, Control, CounterLine, Device, EndpointSlot, FlowWord, HashKey, Header, NextHop,
-    ReturnHop, ServiceEntry, limits,
+    ReturnHop, ServiceEntry, limits, sources,
 };
 
-use super::sys::{F_MMAPABLE, MAP_TYPE_ARRAY, MAP_TYPE_DEVMAP, MapInfo};
+use super::sys::{
+    F_MMAPABLE, F_NO_PREALLOC, MAP_TYPE_ARRAY, MAP_TYPE_DEVMAP, MAP_TYPE_LPM_TRIE, MapInfo,
+};
 use crate::model::Limits;
 
-/// The devmap's name; all other maps are arrays.
+/// The devmap's name.
 pub(crate) const REDIRECTS: &str = "redirects";
+/// The trie's name; all other maps are arrays.
+pub(crate) const SOURCE_RANGES: &str = "source_ranges";
 
 /// Slots of one endpoint generation per key it may have to hold. At one key in eight slots about four
 /// seeds of five place every key within `MAX_PROBES` slots of its home; at one in four,
@@ -43,6 +47,8 @@ pub struct Geometry {
     pub backends: u32,
     /// As `Header::next_hops`.
     pub next_hops: u32,
+    /// As `Header::source_ranges`.
+    pub source_ranges: u32,
     /// As `Header::cpus`.
     pub cpus: u32,
 }
@@ -74,6 +80,7 @@ impl Geometry {
             ring_slots: limits.ring_slots,
             backends: limits.backends,
             next_hops: limits.next_hops,
+            source_ranges: limits.source_ranges,
             cpus,
         }
     }
@@ -87,6 +94,7 @@ impl Geometry {
             ring_slots: header.ring_slots,
             backends: header.backends,
             next_hops: header.next_hops,
+            source_ranges: header.source_ranges,
             cpus: header.cpus,
         }
     }
@@ -100,6 +108,7 @@ impl Geometry {
             backends: self.backends,
             ring_slots: self.ring_slots,
             next_hops: self.next_hops,
+            source_ranges: self.source_ranges,
         }
     }
 
@@ -114,7 +123,7 @@ impl Geometry {
             endpoint_slots: self.endpoint_slots,
             services: self.services,
             ring_slots: self.ring_slots,
-            reserved0: 0,
+            source_ranges: self.source_ranges,
             backends: self.backends,
             next_hops: self.next_hops,
             cpus: self.cpus,
@@ -143,7 +152,7 @@ impl Geometry {
         }
     }
 
-    /// All maps but `redirects`.
+    /// All maps but `redirects` and `source_ranges`.
     pub(crate) fn arrays(&self) -> [Shape; 11] {
         let shape = |name, value_size, entries| Shape {
             name,
@@ -196,6 +205,7 @@ pub fn limit_differences(live: &Limits, wanted: &Limits) -> Vec<String> {
         ("backends", live.backends, wanted.backends),
         ("ring-slots", live.ring_slots, wanted.ring_slots),
         ("next-hops", live.next_hops, wanted.next_hops),
+        ("source-ranges", live.source_ranges, wanted.source_ranges),
     ]
     .into_iter()
     .filter(|(_, live, wanted)| live != wanted)
@@ -270,6 +280,7 @@ pub fn check_header(header: &Header) -> Vec<String> {
         "header: more backends than a flow entry can name",
     );
     found.within(&limits::NEXT_HOPS, header.next_hops);
+    found.within(&limits::SOURCE_RANGES, header.source_ranges);
     found.holds(header.cpus > 0, "header: no CPUs");
     found.equal(
         "header: counter lines per CPU",
@@ -282,7 +293,7 @@ pub fn check_header(header: &Header) -> Vec<String> {
         "header: 'complete' is neither 0 nor 1",
     );
     found.holds(
-        header.reserved0 == 0 && header.reserved == [0; 4],
+        header.reserved == [0; 4],
         "header: reserved bytes are not zero",
     );
     found.0
@@ -338,7 +349,7 @@ pub fn check_control(control: &Control, header: &Header) -> Vec<String> {
         "control: the source of IPv6 tunnels is not a prefix",
     );
     found.holds(
-        control.reserved0 == 0 && control.reserved == [0; 3],
+        control.reserved == [0; 3],
         "control: reserved bytes are not zero",
     );
     found.0
@@ -382,6 +393,25 @@ pub(crate) fn check_redirects(info: &MapInfo) -> Vec<String> {
     found.0
 }
 
+/// Judges the trie.
+pub(crate) fn check_source_ranges(geometry: &Geometry, info: &MapInfo) -> Vec<String> {
+    let mut found = Findings(Vec::new());
+    found.equal("map source_ranges: type", info.map_type, MAP_TYPE_LPM_TRIE);
+    found.equal(
+        "map source_ranges: key size",
+        info.key_size as usize,
+        size_of::<sources::Key>(),
+    );
+    found.equal("map source_ranges: value size", info.value_size, 4);
+    found.equal(
+        "map source_ranges: entries",
+        info.max_entries,
+        geometry.source_ranges,
+    );
+    found.equal("map source_ranges: flags", info.flags, F_NO_PREALLOC);
+    found.0
+}
+
 /// Judges every map; a map that is missing is a finding too.
 pub(crate) fn check_maps(
     geometry: &Geometry,
@@ -399,6 +429,10 @@ pub(crate) fn check_maps(
     found.extend(match infos.get(REDIRECTS) {
         Some(info) => check_redirects(info),
         None => missing(REDIRECTS),
+    });
+    found.extend(match infos.get(SOURCE_RANGES) {
+        Some(info) => check_source_ranges(geometry, info),
+        None => missing(SOURCE_RANGES),
     });
     found
 }

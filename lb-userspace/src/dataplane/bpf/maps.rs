@@ -9,7 +9,9 @@ use lb_common::Header;
 use lb_common::header::{LAYOUT_VERSION, MAGIC};
 
 use super::error::BpfError;
-use super::geometry::{self, Geometry, REDIRECTS, check_control, check_header, check_maps};
+use super::geometry::{
+    self, Geometry, REDIRECTS, SOURCE_RANGES, check_control, check_header, check_maps,
+};
 use super::mapped::Mapped;
 use super::sys::{self, MapInfo};
 
@@ -29,6 +31,7 @@ pub(crate) struct Maps {
     pub(crate) return_hops: Mapped,
     pub(crate) counters: Mapped,
     pub(crate) redirects: OwnedFd,
+    pub(crate) source_ranges: OwnedFd,
 }
 
 fn unusable(directory: &Path, differences: Vec<String>) -> BpfError {
@@ -111,7 +114,7 @@ impl Maps {
             .arrays()
             .iter()
             .map(|shape| shape.name)
-            .chain([REDIRECTS])
+            .chain([REDIRECTS, SOURCE_RANGES])
         {
             if let Some((fd, info)) = open_map(directory, name)? {
                 infos.insert(name, info);
@@ -143,11 +146,14 @@ impl Maps {
             return_hops: mapped("return_hops")?,
             counters: mapped("counters")?,
             redirects: fds.remove(REDIRECTS).ok_or_else(|| short(REDIRECTS))?,
+            source_ranges: fds
+                .remove(SOURCE_RANGES)
+                .ok_or_else(|| short(SOURCE_RANGES))?,
         })
     }
 
     /// Every map with its name, for pinning anew.
-    pub(crate) fn named(&self) -> [(&'static str, std::os::fd::BorrowedFd<'_>); 12] {
+    pub(crate) fn named(&self) -> [(&'static str, std::os::fd::BorrowedFd<'_>); 13] {
         [
             ("header", self.header.fd()),
             ("control", self.control.fd()),
@@ -161,6 +167,7 @@ impl Maps {
             ("return_hops", self.return_hops.fd()),
             ("counters", self.counters.fd()),
             (REDIRECTS, self.redirects.as_fd()),
+            (SOURCE_RANGES, self.source_ranges.as_fd()),
         ]
     }
 }

@@ -12,7 +12,7 @@ use lb_common::backend::DEVICES;
 use sha2::{Digest, Sha256};
 
 use super::error::BpfError;
-use super::geometry::{Geometry, REDIRECTS};
+use super::geometry::{Geometry, REDIRECTS, SOURCE_RANGES};
 use super::sys::{self, ProgramInfo};
 
 /// The name of the XDP program in the object.
@@ -101,7 +101,9 @@ pub(crate) fn load(
     }
     loader
         .map_max_entries(REDIRECTS, DEVICES)
-        .map_pin_path(REDIRECTS, directory.join(REDIRECTS));
+        .map_pin_path(REDIRECTS, directory.join(REDIRECTS))
+        .map_max_entries(SOURCE_RANGES, geometry.source_ranges)
+        .map_pin_path(SOURCE_RANGES, directory.join(SOURCE_RANGES));
     // Only set what is on: an object that was built without logging has no such global.
     if options.read_only {
         loader.override_global("READ_ONLY", &1_u8, true);

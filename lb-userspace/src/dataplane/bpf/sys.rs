@@ -12,11 +12,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use bytemuck::{Pod, Zeroable};
+use lb_common::sources::{self, Access};
 
 /// `BPF_MAP_TYPE_ARRAY`.
 pub(crate) const MAP_TYPE_ARRAY: u32 = 2;
 /// `BPF_MAP_TYPE_DEVMAP`.
 pub(crate) const MAP_TYPE_DEVMAP: u32 = 14;
+/// `BPF_MAP_TYPE_LPM_TRIE`.
+pub(crate) const MAP_TYPE_LPM_TRIE: u32 = 11;
+/// `BPF_F_NO_PREALLOC`.
+pub(crate) const F_NO_PREALLOC: u32 = 1;
 /// `BPF_F_MMAPABLE`.
 pub(crate) const F_MMAPABLE: u32 = 1 << 10;
 /// `XDP_FLAGS_SKB_MODE`.
@@ -27,6 +32,7 @@ pub(crate) const XDP_DRV: u32 = 1 << 2;
 const MAP_LOOKUP: libc::c_int = 1;
 const MAP_UPDATE: libc::c_int = 2;
 const MAP_DELETE: libc::c_int = 3;
+const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
 const PROG_TEST_RUN: libc::c_int = 10;
@@ -254,7 +260,7 @@ struct Element {
 }
 
 impl Element {
-    fn new(map: BorrowedFd<'_>, key: &u32, value: *const [u32; 2]) -> Self {
+    fn new<K, V>(map: BorrowedFd<'_>, key: *const K, value: *const V) -> Self {
         Self {
             fd: number(map),
             padding: 0,
@@ -262,6 +268,43 @@ impl Element {
             value: address(value),
             flags: 0,
         }
+    }
+}
+
+/// Writes a range of sources.
+pub(crate) fn source_set(
+    map: BorrowedFd<'_>,
+    key: &sources::Key,
+    access: Access,
+) -> io::Result<()> {
+    let value = access as u32;
+    bpf(MAP_UPDATE, &mut Element::new(map, key, &raw const value)).map(drop)
+}
+
+/// Removes a range of sources.
+pub(crate) fn source_clear(map: BorrowedFd<'_>, key: &sources::Key) -> io::Result<()> {
+    let nothing = std::ptr::null::<u32>();
+    bpf(MAP_DELETE, &mut Element::new(map, key, nothing)).map(drop)
+}
+
+/// What a range of sources says, as the number in the map.
+pub(crate) fn source_get(map: BorrowedFd<'_>, key: &sources::Key) -> io::Result<u32> {
+    let mut value = 0_u32;
+    bpf(MAP_LOOKUP, &mut Element::new(map, key, &raw mut value))?;
+    Ok(value)
+}
+
+/// The range that follows one; `None` for the first. `Ok(None)`: there is no more.
+pub(crate) fn source_after(
+    map: BorrowedFd<'_>,
+    key: Option<&sources::Key>,
+) -> io::Result<Option<sources::Key>> {
+    let mut next = sources::Key::zeroed();
+    let key = key.map_or(std::ptr::null(), std::ptr::from_ref);
+    match bpf(MAP_GET_NEXT_KEY, &mut Element::new(map, key, &raw mut next)) {
+        Ok(_) => Ok(Some(next)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -285,7 +328,10 @@ pub(crate) fn devmap_get(map: BorrowedFd<'_>, slot: u32) -> io::Result<u32> {
 
 /// Empties a slot of a devmap.
 pub(crate) fn devmap_clear(map: BorrowedFd<'_>, slot: u32) -> io::Result<()> {
-    match bpf(MAP_DELETE, &mut Element::new(map, &slot, std::ptr::null())) {
+    match bpf(
+        MAP_DELETE,
+        &mut Element::new(map, &slot, std::ptr::null::<u32>()),
+    ) {
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
         _ => Ok(()),
     }

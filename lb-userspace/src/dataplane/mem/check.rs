@@ -47,6 +47,10 @@ pub fn violations(mem: &Mem) -> Vec<String> {
             wrong.push(format!("services[{index}]: its ring leads out of the map"));
             continue;
         };
+        let set = service.sources;
+        if set != 0 && !mem.source_ranges.keys().any(|key| key.set() == set) {
+            wrong.push(format!("services[{index}]: its set of sources is empty"));
+        }
         let ids: BTreeSet<u32> = ring.iter().copied().collect();
         for id in ids {
             let member = mem.backends.get(id as usize);

@@ -9,6 +9,7 @@ const LIMITS: Limits = Limits {
     backends: 64,
     ring_slots: 1 << 14,
     next_hops: 32,
+    source_ranges: 64,
 };
 
 fn geometry() -> Geometry {
@@ -45,6 +46,7 @@ fn what_we_write_we_take() {
             backends: 1,
             ring_slots: 1 << 10,
             next_hops: 1,
+            source_ranges: 64,
         },
         Limits {
             flows: 1 << 27,
@@ -52,6 +54,7 @@ fn what_we_write_we_take() {
             backends: 1 << 17,
             ring_slots: 1 << 30,
             next_hops: 1 << 20,
+            source_ranges: 64,
         },
     ];
     for limits in limits {
@@ -88,7 +91,7 @@ fn every_changed_field_of_a_header_is_noticed() {
         ("lines per CPU", |h| h.lines_per_cpu ^= 8),
         ("owner epoch", |h| h.owner_epoch = 0),
         ("complete", |h| h.complete = 2),
-        ("reserved", |h| h.reserved0 = 1),
+        ("source-ranges", |h| h.source_ranges = 1),
         ("reserved", |h| h.reserved[3] = 1),
     ];
     for (words, change) in changes {
@@ -146,6 +149,15 @@ fn infos() -> BTreeMap<&'static str, MapInfo> {
         flags: 0,
     };
     infos.insert(REDIRECTS, redirects);
+    let source_ranges = MapInfo {
+        map_type: MAP_TYPE_LPM_TRIE,
+        id: 3,
+        key_size: 24,
+        value_size: 4,
+        max_entries: LIMITS.source_ranges,
+        flags: F_NO_PREALLOC,
+    };
+    infos.insert(SOURCE_RANGES, source_ranges);
     infos
 }
 
