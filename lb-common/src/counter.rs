@@ -198,6 +198,8 @@ drop_reasons! {
     MidStream = 19, "mid_stream";
     /// The service does not serve this source (`allow`, `deny`).
     SourceDenied = 20, "source_denied";
+    /// The control plane has given no sign of life for `dead-after`, and `when-dead` is drop.
+    ControlPlaneDead = 21, "control_plane_dead";
 }
 
 const _: () = assert!(DropReason::ALL.len() <= 8 * DROP_LINES as usize);

@@ -98,8 +98,11 @@ pub struct Control {
     pub icmp_errors_per_second: u32,
     /// Resets that each CPU may send per second; 0: none.
     pub resets_per_second: u32,
+    /// The control plane has proven until when it lives: kernel clock, in nanoseconds, but for bit 0, which is
+    /// [`Self::DROP_WHEN_DEAD`]. [`Self::ALWAYS_ALIVE`]: forwarding goes on whatever becomes of it. One store.
+    pub alive_until: u64,
     /// Zero.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 2],
 }
 
 const _: () = assert!(size_of::<Control>() == 256);
@@ -110,6 +113,11 @@ impl Control {
     pub const fn live(seed: u64, generation: u8) -> u64 {
         seed << 1 | (generation & 1) as u64
     }
+
+    /// `alive_until` for who forwards in any case.
+    pub const ALWAYS_ALIVE: u64 = u64::MAX;
+    /// In `alive_until`: once that time has passed, packets to services are dropped. Without it they are the kernel's.
+    pub const DROP_WHEN_DEAD: u64 = 1;
 
     /// The live generation of `endpoints`: 0 or 1.
     #[inline(always)]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytemuck::Zeroable;
 use lb_common::{
     Address, BackendEntry, Control, Device, DropReason, EndpointKey, EndpointKind, EndpointSlot,
-    Epoch, FlowWord, HashKey, Header, NextHop, ReturnHop, ServiceEntry,
+    Epoch, FlowWord, HashKey, Header, Nanos, NextHop, ReturnHop, ServiceEntry,
     backend::{DEVICES, device_slot},
     counter::{self, CounterLine, Global, Totals},
     endpoint::MAX_PROBES,
@@ -183,6 +183,7 @@ impl MemTables {
                 new_flows_per_second: u32::MAX,
                 icmp_errors_per_second: u32::MAX,
                 resets_per_second: u32::MAX,
+                alive_until: Control::ALWAYS_ALIVE,
                 ..Control::zeroed()
             },
             endpoints: zeroed(geometry.endpoint_slots.wrapping_mul(2)),
@@ -276,6 +277,17 @@ impl MemTables {
             .into_iter()
             .map(|line| line.map(moved))
             .collect()
+    }
+
+    /// `Control::alive_until` as it would be if the clock read `to` where it reads `from`.
+    pub fn alive_until_at(&self, from: Nanos, to: Nanos) -> u64 {
+        match self.control.alive_until {
+            Control::ALWAYS_ALIVE => Control::ALWAYS_ALIVE,
+            until => {
+                let moved = until.wrapping_sub(from).wrapping_add(to);
+                moved & !Control::DROP_WHEN_DEAD | until & Control::DROP_WHEN_DEAD
+            }
+        }
     }
 
     /// Global counters and drops, by name.

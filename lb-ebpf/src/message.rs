@@ -18,7 +18,7 @@ use crate::{
     service::{self, Backend},
     tables::{PackedKey, Tables},
     tunnel,
-    verdict::{Account, Outcome, PackedOutcome, Verdict},
+    verdict::{Account, Action, Outcome, PackedOutcome, Verdict},
 };
 
 /// Handles a message of one family. Each way on is a call, so that each has its own share of BPF's 512
@@ -49,6 +49,7 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
             OPTIONS => DropReason::IpOptions,
             EXTENSION => DropReason::ExtensionHeader,
             MALFORMED => DropReason::Malformed,
+            DEAD => DropReason::ControlPlaneDead,
             _ => DropReason::Truncated,
         }),
     }
@@ -64,6 +65,8 @@ const FRAGMENT: u32 = 5;
 const OPTIONS: u32 = 6;
 const EXTENSION: u32 = 7;
 const MALFORMED: u32 = 8;
+/// A message to a VIP, and the control plane is dead.
+const DEAD: u32 = 9;
 
 /// What a message is, in one word.
 #[cfg_attr(target_arch = "bpf", inline(never))]
@@ -87,7 +90,14 @@ fn classify<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_,
     if matches!(kind, Some(Kind::Other)) {
         return OTHER;
     }
-    match (kind, service::is_vip(cx.tables, packet.destination)) {
+    let to_vip = service::is_vip(cx.tables, packet.destination);
+    if let Some(outcome) = cx.dead(|| to_vip) {
+        return match outcome.verdict.action {
+            Action::Pass => OTHER,
+            _ => DEAD,
+        };
+    }
+    match (kind, to_vip) {
         (Some(Kind::EchoRequest), true) => ECHO,
         (Some(Kind::Error), true) => ERROR_TO_VIP,
         (Some(Kind::Error), false) => ERROR_TO_OTHERS,

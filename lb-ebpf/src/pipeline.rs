@@ -18,7 +18,7 @@ use crate::{
     reply::{self, NO_FLOW, Owner},
     segment,
     service::{self, Service},
-    tables::{CacheLine, PackedKey, Tables},
+    tables::{CacheLine, PackedKey, Tables, load},
     verdict::{self, Account, Outcome, PackedOutcome, Verdict},
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, protocol},
 };
@@ -121,6 +121,27 @@ fn route<F: Frame, T: Tables, C: Clock>(frame: &mut F, lane: &Lane<'_, T, C>) ->
     }
 }
 
+/// What becomes of packets to services when the control plane has been silent for too long.
+#[inline(always)]
+pub(crate) fn passes_when_dead(control: &Control) -> bool {
+    load(&control.alive_until) & Control::DROP_WHEN_DEAD == 0
+}
+
+impl<T: Tables> Context<'_, T> {
+    /// What becomes of a packet because the control plane is dead; `None`: it lives. `ours`: a packet to a service, or
+    /// of one.
+    #[inline(always)]
+    pub(crate) fn dead(&self, ours: impl FnOnce() -> bool) -> Option<Outcome> {
+        if self.now <= load(&self.control.alive_until) {
+            return None;
+        }
+        Some(match passes_when_dead(self.control) || !ours() {
+            true => Outcome::PASS,
+            false => Outcome::drop(DropReason::ControlPlaneDead),
+        })
+    }
+}
+
 /// A packet that is no whole segment or datagram: [`PackedOutcome::MESSAGE`] for one of ICMP.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(crate) fn rest<F: Frame, T: Tables, const V4: bool>(
@@ -133,6 +154,9 @@ pub(crate) fn rest<F: Frame, T: Tables, const V4: bool>(
     };
     if packet.is_icmp() {
         return PackedOutcome::MESSAGE;
+    }
+    if let Some(outcome) = cx.dead(|| service::is_vip(cx.tables, packet.destination)) {
+        return outcome.into();
     }
     let Some(reason) = packet.oddity else {
         if !matches!(packet.protocol, protocol::TCP | protocol::UDP) {
@@ -211,6 +235,9 @@ pub(crate) fn from_backend<F: Frame, T: Tables, const V4: bool>(
     let Some((owner, service)) = owner_of(cx, &packet, owner) else {
         return Outcome::PASS.into();
     };
+    if let Some(outcome) = cx.dead(|| true) {
+        return outcome.into();
+    }
     match to_client(frame, cx, &packet, owner, service.entry) {
         Ok(verdict) => Outcome::of(verdict, Account::Returned, owner.backend).into(),
         Err(reason) => Outcome::service_drop(reason, service.index).into(),

@@ -18,7 +18,7 @@ use crate::{
     pipeline::{self, Clock, Lane},
     reply::NO_FLOW,
     service::{self, NOWHERE},
-    tables::Tables,
+    tables::{Tables, load},
     tunnel,
     verdict::{self, PackedOutcome, Sent, Verdict},
     wire::{FrontV4, FrontV6, Ports, protocol},
@@ -98,6 +98,7 @@ fn route<F: Frame, T: Tables, C: Clock, const V4: bool>(
     }
     match to_backend::<F, T, C, V4>(frame, lane, packet, ports, service) {
         Ok(verdict) => PackedOutcome::counted(verdict),
+        Err(Refusal(DEAD)) if pipeline::passes_when_dead(lane.control) => PackedOutcome::PASS,
         Err(Refusal(MID_STREAM)) => lane.aside(frame, |frame, cx| {
             message::mid_stream::<F, T, V4>(frame, cx, service)
         }),
@@ -137,6 +138,7 @@ fn from_others<F: Frame, T: Tables, C: Clock, const V4: bool>(
 struct Refusal(u32);
 
 const MID_STREAM: u32 = DropReason::MidStream as u32;
+const DEAD: u32 = DropReason::ControlPlaneDead as u32;
 
 impl From<DropReason> for Refusal {
     #[inline(always)]
@@ -224,6 +226,9 @@ fn assign<'t, T: Tables, C: Clock>(
     let now = lane.now();
     let epoch = Epoch::at(now);
     let (tables, control) = (lane.tables, lane.control);
+    if now > load(&control.alive_until) {
+        return Err(DropReason::ControlPlaneDead);
+    }
     if let Some(known) = flow::young(tables, control, service, hash, arrival, epoch) {
         return Ok(known);
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use lb_common::flow::{EPOCH_SHIFT, IDLE_AFTER};
 use lb_common::{
-    Address, BackendEntry, EndpointKey, EndpointKind, Family, Forwarding, NextHop, Protocol,
+    Address, BackendEntry, Control, EndpointKey, EndpointKind, Family, Forwarding, NextHop,
+    Protocol,
     sources::{Access, V4_BITS},
 };
 
@@ -15,7 +16,9 @@ use crate::dataplane::{Controls, EndpointTarget, Image, ServiceImage, SourceRang
 use crate::ids::hops::NOWHERE;
 use crate::ids::{Ids, ServiceId, ring_size};
 use crate::maglev::{self, Member};
-use crate::model::{Backend, BackendKey, Config, DaemonConfig, Name, Prefix, Service, Sources};
+use crate::model::{
+    Backend, BackendKey, Config, DaemonConfig, Name, Prefix, Service, Sources, WhenDead,
+};
 use crate::state::{Dirty, State, Word};
 
 /// Rings as last filled. A ring is filled again only when its members, weights or size changed.
@@ -101,6 +104,17 @@ fn controls(daemon: &DaemonConfig) -> Controls {
         }
     }
     controls
+}
+
+/// What `Control::alive_until` is to be while the daemon lives.
+pub fn alive_until(daemon: &DaemonConfig, now: u64) -> u64 {
+    let after = u64::try_from(daemon.dead_after.as_nanos()).unwrap_or(u64::MAX);
+    let until = now.saturating_add(after);
+    match daemon.when_dead {
+        WhenDead::Forward => Control::ALWAYS_ALIVE,
+        WhenDead::Pass => until & !Control::DROP_WHEN_DEAD,
+        WhenDead::Drop => until | Control::DROP_WHEN_DEAD,
+    }
 }
 
 /// The services whose rings may have changed, by index.

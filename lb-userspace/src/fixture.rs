@@ -110,6 +110,8 @@ pub(crate) fn with_services(services: BTreeMap<Name, Service>) -> Arc<Config> {
             icmp_errors_per_second: 1000,
             resets_per_second: 1000,
             tunnel_source: tunnel_source(&services),
+            when_dead: WhenDead::Forward,
+            dead_after: Duration::from_secs(10),
             velocity_percent: 50,
             velocity_window: Duration::from_secs(10),
         },

@@ -144,10 +144,26 @@ pub struct DaemonConfig {
     /// Sources of the outer headers of `ipip`: at most one of each family, IPv4 first. Host bits are filled
     /// from the flow's hash.
     pub tunnel_source: Vec<Prefix>,
+    /// What becomes of forwarding without a daemon ...
+    pub when_dead: WhenDead,
+    /// ... that has been silent for this long.
+    pub dead_after: Duration,
     /// At most this share (percent) of a pool's backends is taken out for health reasons ...
     pub velocity_percent: u8,
     /// ... within this time.
     pub velocity_window: Duration,
+}
+
+/// What the data plane does when the daemon has given no sign of life for `dead_after`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenDead {
+    /// It goes on by the last word that the daemon wrote.
+    Forward,
+    /// It leaves packets to services to the kernel.
+    Pass,
+    /// It drops them.
+    Drop,
 }
 
 /// How XDP is attached.

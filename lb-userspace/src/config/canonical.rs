@@ -6,12 +6,14 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-use super::daemon::xdp_mode_word;
+use super::daemon::{WHEN_DEADS, xdp_mode_word};
 use super::service::{
     ADMINS, ALL_DOWNS, DRAINS, FORWARDINGS, MID_STREAMS, ON_DOWNS, PROTOCOLS, SCHEDULERS,
 };
 use super::value::duration;
-use crate::model::{Backend, Check, Config, HealthPolicy, HttpCheck, Prefix, Protocol, Service};
+use crate::model::{
+    Backend, Check, Config, HealthPolicy, HttpCheck, Prefix, Protocol, Service, WhenDead,
+};
 
 /// The canonical form; parsing it gives an equal configuration.
 pub fn to_toml(config: &Config) -> String {
@@ -59,6 +61,10 @@ fn write_config(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "icmp-errors-per-second = {rate}")?;
     writeln!(out, "resets-per-second = {}", daemon.resets_per_second)?;
     write_prefixes(out, "tunnel-source", &daemon.tunnel_source)?;
+    writeln!(out, "when-dead = {}", word(WHEN_DEADS, daemon.when_dead))?;
+    if daemon.when_dead != WhenDead::Forward {
+        writeln!(out, "dead-after = {}", text(&duration(daemon.dead_after)))?;
+    }
     writeln!(out, "velocity-percent = {}", daemon.velocity_percent)?;
     writeln!(
         out,

@@ -12,7 +12,7 @@ use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::tunnel;
 use super::value;
-use crate::model::{DaemonConfig, Limits, XdpMode};
+use crate::model::{DaemonConfig, Limits, WhenDead, XdpMode};
 
 /// More than any machine has that forwards; with far more, two would have one slot of `redirects`.
 const INTERFACES: usize = 256;
@@ -21,6 +21,12 @@ const XDP_MODES: &[(&str, XdpMode)] = &[
     ("native", XdpMode::Native),
     ("generic", XdpMode::Generic),
     ("native-or-generic", XdpMode::NativeOrGeneric),
+];
+
+pub(super) const WHEN_DEADS: &[(&str, WhenDead)] = &[
+    ("forward", WhenDead::Forward),
+    ("pass", WhenDead::Pass),
+    ("drop", WhenDead::Drop),
 ];
 
 /// The word for a mode.
@@ -47,6 +53,14 @@ pub(super) fn daemon(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> DaemonCo
     let window = Duration::from_millis(100)..=Duration::from_secs(86_400);
     let window = reader.duration("velocity-window", window, notes);
     let mode = reader.word("xdp-mode", XDP_MODES, notes);
+    let when_dead = reader.word("when-dead", WHEN_DEADS, notes);
+    let when_dead = when_dead.map_or(WhenDead::Forward, |at| at.value);
+    if when_dead == WhenDead::Forward {
+        let why = "forwarding goes on without a daemon (`when-dead`)";
+        reader.without_effect(&["dead-after"], why, "remove the key", notes);
+    }
+    let dead_after = Duration::from_secs(2)..=Duration::from_secs(86_400);
+    let dead_after = reader.duration("dead-after", dead_after, notes);
     DaemonConfig {
         state_dir: directory(reader, "state-dir", "/var/lib/fairlead", notes),
         run_dir: directory(reader, "run-dir", "/run/fairlead", notes),
@@ -59,6 +73,8 @@ pub(super) fn daemon(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> DaemonCo
         icmp_errors_per_second,
         resets_per_second,
         tunnel_source: tunnel::sources(reader, notes),
+        when_dead,
+        dead_after: dead_after.map_or(Duration::from_secs(10), |at| at.value),
         velocity_percent: percent
             .and_then(|at| u8::try_from(at.value).ok())
             .unwrap_or(50),

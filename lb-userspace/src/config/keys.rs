@@ -106,6 +106,12 @@ pub static DAEMON: Section = Section {
             "tunnel-source",
             "a list of an IPv4 and an IPv6 prefix such as [\"10.9.0.0/24\", \"fd00:9::/112\"]",
         ),
+        key(
+            "when-dead",
+            "\"forward\", \"pass\" or \"drop\"",
+            "\"forward\"",
+        ),
+        key("dead-after", "a duration such as \"10s\"", "\"10s\""),
         key("velocity-percent", "a number from 1 to 100", "50"),
         key("velocity-window", "a duration such as \"10s\"", "\"10s\""),
     ],

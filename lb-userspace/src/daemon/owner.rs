@@ -21,6 +21,7 @@ use crate::api::server::Request;
 use crate::api::{Admin, Done, Refused, Reload};
 use crate::dataplane::DataplaneError;
 use crate::dataplane::bpf::{Bpf, Reader};
+use crate::desired;
 use crate::event::{Effect, Event};
 use crate::health::runner::{Runner, now_ns};
 use crate::metrics::Timings;
@@ -33,6 +34,8 @@ use crate::status;
 const BEAT: Duration = Duration::from_millis(50);
 /// Between two looks at whether pins are still there, in beats.
 const PIN_BEATS: u64 = 10;
+/// Between two signs of life for the data plane, in beats.
+const ALIVE_BEATS: u64 = 10;
 /// How long the end of the daemon waits for the last changes to be on disk.
 const LAST_SAVE: Duration = Duration::from_secs(2);
 /// Events taken in before their effects are written.
@@ -145,6 +148,7 @@ impl<'a> Owner<'a> {
             self.written,
             "the maps could not be written; nothing was attached or changed"
         );
+        self.show_life(now_ns())?;
         let claims = self.beginning.take().unwrap_or_default();
         self.attach_all();
         self.carry_out(claims);
@@ -195,10 +199,19 @@ impl<'a> Owner<'a> {
         Ok(())
     }
 
+    /// A sign of life for the data plane.
+    fn show_life(&mut self, now: u64) -> anyhow::Result<()> {
+        let until = desired::alive_until(&self.config().daemon, now);
+        Ok(self.parts.reconciler.dataplane().stay_alive(until)?)
+    }
+
     fn beat(&mut self) -> anyhow::Result<()> {
         let now = now_ns();
         self.beats = self.beats.wrapping_add(1);
         self.parts.reconciler.dataplane().check_owner()?;
+        if self.begun() && self.beats.is_multiple_of(ALIVE_BEATS) {
+            self.show_life(now)?;
+        }
         let ended = [
             ("netlink follower", self.parts.follower.is_finished()),
             ("VIP claimer", self.parts.claimer.is_finished()),

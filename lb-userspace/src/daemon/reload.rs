@@ -234,16 +234,19 @@ impl Owner<'_> {
     /// half of such a change would be worse than none.
     fn wanted(&self, file: &Config) -> Arc<Config> {
         let running = self.config();
+        let DaemonConfig {
+            state_dir,
+            run_dir,
+            bpffs,
+            metrics,
+            ..
+        } = running.daemon.clone();
         let daemon = DaemonConfig {
-            interfaces: file.daemon.interfaces.clone(),
-            xdp_mode: file.daemon.xdp_mode,
-            echo_per_second: file.daemon.echo_per_second,
-            new_flows_per_second: file.daemon.new_flows_per_second,
-            icmp_errors_per_second: file.daemon.icmp_errors_per_second,
-            tunnel_source: file.daemon.tunnel_source.clone(),
-            velocity_percent: file.daemon.velocity_percent,
-            velocity_window: file.daemon.velocity_window,
-            ..running.daemon.clone()
+            state_dir,
+            run_dir,
+            bpffs,
+            metrics,
+            ..file.daemon.clone()
         };
         Arc::new(Config {
             daemon,

@@ -63,6 +63,7 @@ impl Mem {
         };
         let control = Control {
             endpoint_mask: sizes.endpoint_slots.saturating_sub(1),
+            alive_until: Control::ALWAYS_ALIVE,
             ..Control::zeroed()
         };
         let slots = sizes.endpoint_slots.saturating_mul(2);

@@ -87,7 +87,7 @@ fn every_field_of_the_header_and_the_control_block_is_checked() {
             (offset_of!(Control, tunnel_v6) + 15, "IPv6 tunnels"),
             (offset_of!(Control, tunnel_v6_spread), "IPv6 tunnels"),
             (offset_of!(Control, reserved), "reserved"),
-            (offset_of!(Control, reserved) + 23, "reserved"),
+            (offset_of!(Control, reserved) + 15, "reserved"),
         ];
         for &(offset, words) in control {
             let flip = |room: &Room| {

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lb_tests::law::Excused;
 use lb_tests::server::{MESSAGE_BYTES, Server};
@@ -110,5 +110,43 @@ fn clients_are_denied_and_allowed_by_a_reload_also_on_connections_that_exist() {
         assert_eq!(say(&mut four), Ok(()));
         assert_eq!(denied(&stage), before);
         stage.end();
+    }
+}
+
+#[test]
+fn without_a_daemon_for_long_packets_are_dropped_or_passed_and_with_one_flows_go_on() {
+    for (policy, dropped) in [("drop", true), ("pass", false)] {
+        let mut stage = Stage::with(SHAPES[0], Server::threads, |mut config| {
+            config.extra += &format!("when-dead = \"{policy}\"\ndead-after = \"2s\"\n");
+            config
+        });
+        let mut stream = connect(&stage, "echo4");
+        stage.check_law();
+        stage.daemon.kill().unwrap();
+        let killed = Instant::now();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+        let mut failed = None;
+        while failed.is_none() && killed.elapsed() < Duration::from_secs(10) {
+            failed = say(&mut stream).err();
+        }
+        assert_eq!(failed, Some(ErrorKind::WouldBlock), "{policy}");
+        assert!(killed.elapsed() > Duration::from_millis(1500), "{policy}");
+        stage.daemon.restart().unwrap();
+        // What the client said last is said again, and heard.
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        hear(&mut stream).unwrap();
+        assert_eq!(say(&mut stream), Ok(()), "{policy}");
+        let drops = stage.daemon.status().unwrap().data_plane.drops;
+        assert_eq!(drops["control_plane_dead"] > 0, dropped, "{drops:?}");
+        drop(stream);
+        // What passed was the kernel's: some segments and their retransmissions.
+        stage.end_but(Excused {
+            kept: if dropped { 0 } else { 20 },
+            ..Excused::default()
+        });
     }
 }

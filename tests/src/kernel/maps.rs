@@ -109,6 +109,9 @@ pub(super) fn write(
     now: Nanos,
 ) -> Result<()> {
     configure(ebpf, tables)?;
+    let mut control = tables.control;
+    control.alive_until = tables.alive_until_at(at, now);
+    put::<{ size_of::<Control>() }, _>(ebpf, "control", &[control])?;
     put::<64, _>(
         ebpf,
         "flows",

@@ -64,6 +64,7 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
         "tunnel-source",
         "allow",
         "deny",
+        "dead-after",
     ];
     let mut plain = String::new();
     for line in text.lines() {
@@ -97,6 +98,7 @@ fn the_table_of_keys_tells_the_true_defaults() {
                 "path",
                 "host",
                 "expect-status",
+                "dead-after",
             ];
             if apart.contains(&key.name) {
                 continue;
@@ -375,6 +377,8 @@ prop_compose! {
         icmp_errors_per_second in 0_u32..=10_000_000,
         resets_per_second in 0_u32..=10_000_000,
         tunnel_lengths in (8..=32_u8, 96..=128_u8),
+        when_dead in 0..3_usize,
+        dead_after in 2_u64..=86_400,
         velocity_percent in 1_u8..=100,
         window in 100_u64..86_400_000,
         flows in 10_u32..=27,
@@ -394,6 +398,8 @@ prop_compose! {
                 icmp_errors_per_second,
                 resets_per_second,
                 tunnel_source: tunnel_source(&services, tunnel_lengths),
+                when_dead: [WhenDead::Forward, WhenDead::Pass, WhenDead::Drop][when_dead],
+                dead_after: Duration::from_secs(if when_dead == 0 { 10 } else { dead_after }),
                 velocity_percent,
                 velocity_window: Duration::from_millis(window),
             },

@@ -344,6 +344,12 @@ fn run(maps: &Maps, op: &MapOp) -> Result<(), DataplaneError> {
 }
 
 impl Bpf {
+    /// Says until when this daemon is to be taken for alive, as `Control::alive_until`. Only who has looked at
+    /// [`Self::check_owner`] may say it.
+    pub fn stay_alive(&self, until: u64) -> Result<(), DataplaneError> {
+        update_control(&self.maps, |control| control.alive_until = until)
+    }
+
     /// `Err`: a newer daemon has taken the maps over, and this one must write nothing more, anywhere.
     pub fn check_owner(&self) -> Result<(), DataplaneError> {
         let theirs = owner_epoch(&self.maps);

@@ -148,6 +148,7 @@ impl Geometry {
             lines_per_cpu: lines_per_cpu(self.backends, self.services),
             cpus: self.cpus,
             multipliers: flow_key.expand(),
+            alive_until: Control::ALWAYS_ALIVE,
             ..bytemuck::Zeroable::zeroed()
         }
     }
@@ -349,7 +350,7 @@ pub fn check_control(control: &Control, header: &Header) -> Vec<String> {
         "control: the source of IPv6 tunnels is not a prefix",
     );
     found.holds(
-        control.reserved == [0; 3],
+        control.reserved == [0; 2],
         "control: reserved bytes are not zero",
     );
     found.0
