@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{AdminState, BackendKey};
 
+pub(crate) mod aside;
 pub mod client;
 pub mod server;
 

@@ -166,8 +166,9 @@ struct FreedRing {
 /// All numbers in use or at rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ids {
-    services: BTreeMap<Name, ServiceId>,
-    /// Shared with the writes of the state that are under way: a copy is made only when ids change meanwhile.
+    /// Shared with the writes of the state that are under way, as `backends` are: a copy is made only when
+    /// ids change meanwhile.
+    services: Arc<BTreeMap<Name, ServiceId>>,
     backends: Arc<BTreeMap<BackendKey, BackendId>>,
     freed_services: BTreeMap<u32, Freed>,
     freed_backends: BTreeMap<u32, Freed>,

@@ -236,19 +236,21 @@ fn take_halves(live_half: &mut BTreeMap<u32, u8>, image: &Image, ops: &[MapOp]) 
 }
 
 /// Where live rings are, as the plan goes on.
-struct LiveRings(BTreeMap<u32, (u32, u32)>);
+struct LiveRings<'a> {
+    /// Before the plan.
+    actual: &'a Actual,
+    /// Those that the plan has put elsewhere.
+    moved: BTreeMap<u32, (u32, u32)>,
+}
 
-impl LiveRings {
-    fn of(actual: &Actual) -> Self {
-        let slices = actual.image.services.iter().map(|(index, service)| {
-            let half = actual.live_half.get(index).copied().unwrap_or(0);
-            (*index, service.live_slice(half))
-        });
-        Self(slices.collect())
+impl<'a> LiveRings<'a> {
+    fn of(actual: &'a Actual) -> Self {
+        let moved = BTreeMap::new();
+        Self { actual, moved }
     }
 
     fn set(&mut self, service: u32, slice: (u32, u32)) {
-        self.0.insert(service, slice);
+        self.moved.insert(service, slice);
     }
 
     /// A half of the service's pair where no live ring is; half 0 if both are free.
@@ -256,10 +258,20 @@ impl LiveRings {
         let free = |half: &u8| {
             let (base, _) = service.live_slice(*half);
             let end = base.saturating_add(service.ring_capacity);
-            !self
-                .0
-                .values()
-                .any(|&(start, length)| start < end && base < start.saturating_add(length))
+            let meets =
+                |(start, length): (u32, u32)| start < end && base < start.saturating_add(length);
+            let stays = |(index, other): (&u32, &ServiceImage)| {
+                // With 10,000 services, most of the work would be to look up which half is live.
+                let (last, length) = other.live_slice(1);
+                let longest = length.max(other.ring_capacity).saturating_add(last);
+                let pair = (other.ring_base, longest.saturating_sub(other.ring_base));
+                meets(pair) && !self.moved.contains_key(index) && {
+                    let half = self.actual.live_half.get(index).copied().unwrap_or(0);
+                    meets(other.live_slice(half))
+                }
+            };
+            !self.actual.image.services.iter().any(stays)
+                && !self.moved.values().copied().any(meets)
         };
         [0, 1].into_iter().find(free).ok_or(PlanError::RingBusy {
             service: index,
@@ -273,7 +285,7 @@ fn change_service(
     before: &ServiceImage,
     (half, source_half): (u8, u8),
     service: &ServiceImage,
-    live: &mut LiveRings,
+    live: &mut LiveRings<'_>,
     ops: &mut Vec<MapOp>,
 ) -> Result<(), PlanError> {
     let moved =

@@ -5,7 +5,7 @@
 //! 1. [`Reconciler::fold`]: effects for others, and what was refused;
 //! 2. [`Reconciler::write_fast`]: what backends may do and where they are reached, at once. These
 //!    words belong to ids that are on disk already, so nothing waits for a disk;
-//! 3. if [`Effect::Persist`] was among the effects: have [`Reconciler::persistent`] saved, and wait for nothing;
+//! 3. if [`Effect::Persist`] was among the effects: have [`Reconciler::take_changes`] saved, and wait for nothing;
 //! 4. [`Reconciler::write_full`]: rings, new services and backends, endpoints, clears.
 //!
 //! New ids come with a configuration, and must be on disk before a map holds them. So it is first
@@ -26,6 +26,7 @@ use crate::event::{Effect, Event};
 use crate::ids::Ids;
 use crate::model::{AdminState, BackendKey, Config};
 use crate::plan::{self, PlanError, plan, plan_words};
+use crate::state::changes::Changes;
 use crate::state::persistent::{Persistent, Start};
 use crate::state::{Dirty, State, StateError};
 
@@ -165,7 +166,7 @@ impl<D: Dataplane> Reconciler<D> {
     }
 
     /// Whether a configuration needs numbers that are to be on disk before it is folded in. Then they
-    /// are part of [`Self::persistent`] from now on, in place of those of an earlier reservation. On an
+    /// are part of [`Self::take_changes`] from now on, in place of those of an earlier reservation. On an
     /// error, folding it in would be refused for the same reason, and no reservation is left.
     pub fn reserve(&mut self, now: u64, config: &Config) -> Result<bool, StateError> {
         self.reserved = None;
@@ -205,13 +206,13 @@ impl<D: Dataplane> Reconciler<D> {
         self.unsaved |= !on_disk && !ids.same_numbers(before);
     }
 
-    /// The document to save.
-    pub fn persistent(&self, now: u64) -> Persistent {
-        let mut document = self.state.persistent(now);
+    /// What makes the document that was saved last the one to save now; see [`Persistent::take`].
+    pub fn take_changes(&mut self, now: u64) -> Changes {
+        let mut changes = self.state.take_changes(now);
         if let Some(reserved) = &self.reserved {
-            document.ids = reserved.ids.clone();
+            changes.ids = reserved.ids.clone();
         }
-        document
+        changes
     }
 
     /// A document with all numbers that are in use now is on disk.

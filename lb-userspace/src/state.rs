@@ -6,6 +6,7 @@
 //! `ids`'s, what a backend may do [`permission`]'s.
 
 pub mod admin;
+pub mod changes;
 mod configure;
 pub mod permission;
 pub mod persistent;
@@ -30,6 +31,7 @@ use crate::model::{AdminState, Backend, BackendKey, Config, Health, Link, Name, 
 use crate::plan::endpoints::PlacementError;
 use crate::velocity::Velocity;
 use admin::{AdminError, Drain};
+use changes::Unsaved;
 use permission::{Facts, fails_open, permissions};
 
 /// Why an event was refused. The state is as it was before.
@@ -102,6 +104,7 @@ pub struct State {
     at: BTreeMap<IpAddr, Vec<BackendKey>>,
     flows: BTreeMap<u32, u64>,
     dirty: Dirty,
+    unsaved: Unsaved,
 }
 
 /// What changed since the last look.

@@ -24,116 +24,18 @@
 //! is taken out, window by window; for what is out the service's all-down policy decides. Nothing
 //! is lost by that wait: there was nobody to send to.
 
+mod decision;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::health::{Evidence, nanos};
+use crate::health::Evidence;
 use crate::model::{BackendKey, Health, Name};
 use crate::pool::{Entry, Pool, Row, Rules, Settled, Witness};
 
-/// How much may be taken out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limit {
-    /// Percent of a pool's enabled backends.
-    pub percent: u8,
-    /// Nanoseconds.
-    pub window_ns: u64,
-}
-
-impl Limit {
-    /// As configured.
-    pub fn new(percent: u8, window: Duration) -> Self {
-        Self {
-            percent,
-            window_ns: nanos(window),
-        }
-    }
-
-    /// How many of `size` backends may leave within a window.
-    pub fn allowance(&self, size: usize) -> usize {
-        let share = size.saturating_mul(self.percent.into()) / 100;
-        share.max(1)
-    }
-}
-
-/// A backend as the pool sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    /// Where it is probed; targets at one address count as one witness.
-    pub address: IpAddr,
-    /// It may take new flows as far as people are concerned. What is draining or disabled is no
-    /// capacity: it is neither counted nor held.
-    pub enabled: bool,
-    /// It is probed. What is not, is up, and no witness.
-    pub probed: bool,
-}
-
-/// Why a change to down does not take effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "why")]
-pub enum Hold {
-    /// The pool has lost its share within the window. Another may go at `until`, or sooner if one
-    /// comes back.
-    Velocity {
-        /// Nanoseconds since boot.
-        until: u64,
-    },
-    /// No probe at all succeeds: perhaps the checker's fault. Believed at `until`.
-    CheckerSuspect {
-        /// Nanoseconds since boot.
-        until: u64,
-    },
-    /// The checker was suspect and works again; the backend's next probe decides.
-    Recheck,
-}
-
-impl std::fmt::Display for Hold {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Velocity { .. } => "velocity: the pool lost its share within the window",
-            Self::CheckerSuspect { .. } => "checker-suspect: no probe of any target succeeds",
-            Self::Recheck => "checker-suspect: over, the next probe decides",
-        })
-    }
-}
-
-/// What follows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// The health that counts changed.
-    Apply {
-        /// Of this backend.
-        backend: BackendKey,
-        /// Before.
-        from: Health,
-        /// After.
-        to: Health,
-    },
-    /// A change to down is held, or is held for another reason than before.
-    Hold {
-        /// Of this backend.
-        backend: BackendKey,
-        /// Why.
-        why: Hold,
-    },
-    /// The probes withdrew what was held.
-    Release {
-        /// Of this backend.
-        backend: BackendKey,
-    },
-    /// Suspicion begins.
-    Suspect {
-        /// Targets that fail.
-        failing: usize,
-        /// Targets that are probed.
-        probed: usize,
-    },
-    /// Suspicion ends: a probe succeeded.
-    Trust,
-}
+pub use decision::{Decision, Hold, Limit, Member};
 
 /// The gate for all pools.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,14 +44,17 @@ pub struct Velocity {
     pools: BTreeMap<Name, Pool>,
     /// Pools that were set since the last tick.
     dirty: BTreeSet<Name>,
+    /// Pools with something in their queue. In no other is there anything to settle, and with
+    /// thousands of pools looking at all of them takes a millisecond.
+    queued: BTreeSet<Name>,
     /// Failing targets by address, none with 0.
     failing: BTreeMap<IpAddr, usize>,
     /// Their sum.
     failing_targets: usize,
     /// Targets that are probed.
     probed: usize,
-    /// Addresses at which a target has begun to fail since the last good probe of any.
-    fresh: BTreeSet<IpAddr>,
+    /// Targets by address that have begun to fail since the last good probe of any, none with 0.
+    fresh: BTreeMap<IpAddr, usize>,
     witness: Witness,
     suspect: bool,
 }
@@ -161,10 +66,11 @@ impl Velocity {
             limit,
             pools: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            queued: BTreeSet::new(),
             failing: BTreeMap::new(),
             failing_targets: 0,
             probed: 0,
-            fresh: BTreeSet::new(),
+            fresh: BTreeMap::new(),
             witness: Witness::default(),
             suspect: false,
         }
@@ -208,10 +114,11 @@ impl Velocity {
             pool.taken.extend(entry.taken.map(|at| (at, name.clone())));
             pool.size = pool.size.saturating_add(member.enabled.into());
             self.probed = self.probed.saturating_add(member.probed.into());
-            self.count(member.address, entry.bad.is_some(), usize::saturating_add);
+            self.count(member.address, entry.bad, usize::saturating_add);
             pool.entries.insert(name.clone(), entry);
         }
         self.pools.insert(service.clone(), pool);
+        self.note_queue(service);
         self.dirty.insert(service.clone());
     }
 
@@ -252,8 +159,8 @@ impl Velocity {
         match evidence {
             Evidence::Void(_) => {}
             Evidence::Good => {
-                entry.bad = None;
-                self.count(address, was_bad, usize::saturating_sub);
+                let row = entry.bad.take();
+                self.count(address, row, usize::saturating_sub);
                 self.heard_good(now_ns, &mut decisions);
             }
             Evidence::Bad(_) => {
@@ -262,10 +169,8 @@ impl Velocity {
                     last_started: started_ns,
                 });
                 row.last_started = row.last_started.max(started_ns);
-                if !was_bad {
-                    self.fresh.insert(address);
-                }
-                self.count(address, !was_bad, usize::saturating_add);
+                let begun = Some(*row).filter(|_| !was_bad);
+                self.count(address, begun, usize::saturating_add);
                 self.heard_bad(now_ns, &mut decisions);
             }
         }
@@ -282,6 +187,7 @@ impl Velocity {
             Some(pool) if pending => pool.settle_one(backend, &rules, now_ns, &mut decisions),
             _ => Settled::Sure,
         };
+        self.note_queue(&backend.service);
         self.conclude(settled, &mut decisions);
         decisions
     }
@@ -289,18 +195,9 @@ impl Velocity {
     /// Time passed, or pools were set: what is held is looked at again.
     pub fn tick(&mut self, now_ns: u64) -> Vec<Decision> {
         let mut decisions = Vec::new();
-        if !self.dirty.is_empty() {
-            self.fresh.clear();
-            // Nobody fails most of the time, and looking at everybody takes long.
-            if !self.failing.is_empty() {
-                let entries = self.pools.values().flat_map(|pool| pool.entries.values());
-                let unheard = |e: &&Entry| e.bad.is_some_and(|row| !self.witness.heard_since(row));
-                self.fresh = entries.filter(unheard).map(|e| e.member.address).collect();
-            }
-            // Whoever failed is gone: nobody is left to end the suspicion by a good probe.
-            if self.failing.is_empty() && std::mem::take(&mut self.suspect) {
-                decisions.push(Decision::Trust);
-            }
+        // Whoever failed is gone: nobody is left to end the suspicion by a good probe.
+        if !self.dirty.is_empty() && self.failing.is_empty() && std::mem::take(&mut self.suspect) {
+            decisions.push(Decision::Trust);
         }
         for service in std::mem::take(&mut self.dirty) {
             let Some(pool) = self.pools.get_mut(&service) else {
@@ -311,6 +208,7 @@ impl Velocity {
                 let service = service.clone();
                 pool.turn(&BackendKey { service, backend }, now_ns, &mut decisions);
             }
+            self.note_queue(&service);
         }
         self.settle_all(now_ns, &mut decisions);
         decisions
@@ -341,7 +239,9 @@ impl Velocity {
 
     /// What is held, and why.
     pub fn held(&self) -> impl Iterator<Item = (BackendKey, Hold)> {
-        self.pools.iter().flat_map(|(service, pool)| {
+        let queued = |service| self.pools.get_key_value(service);
+        let pools = self.queued.iter().filter_map(queued);
+        pools.flat_map(|(service, pool)| {
             pool.queue.iter().filter_map(|(_, name)| {
                 let why = pool.entries.get(name)?.pending?.1?;
                 let (service, backend) = (service.clone(), name.clone());
@@ -371,24 +271,38 @@ impl Velocity {
         let pool = self.pools.remove(service).unwrap_or_default();
         for entry in pool.entries.values() {
             self.probed = self.probed.saturating_sub(entry.member.probed.into());
-            self.count(
-                entry.member.address,
-                entry.bad.is_some(),
-                usize::saturating_sub,
-            );
+            self.count(entry.member.address, entry.bad, usize::saturating_sub);
         }
+        self.queued.remove(service);
         pool
     }
 
-    /// One failing target at `address` more or less, if `changed`.
-    fn count(&mut self, address: IpAddr, changed: bool, step: fn(usize, usize) -> usize) {
-        if changed {
-            self.failing_targets = step(self.failing_targets, 1);
-            let targets = step(self.failing.get(&address).copied().unwrap_or(0), 1);
-            match targets {
-                0 => self.failing.remove(&address),
-                _ => self.failing.insert(address, targets),
+    /// A pool's queue may have become empty, or have got its first.
+    fn note_queue(&mut self, service: &Name) {
+        let pool = self.pools.get(service);
+        if pool.is_none_or(|pool| pool.queue.is_empty()) {
+            self.queued.remove(service);
+        } else if !self.queued.contains(service) {
+            self.queued.insert(service.clone());
+        }
+    }
+
+    /// One target at `address` with this row more or less, if there is one.
+    fn count(&mut self, address: IpAddr, row: Option<Row>, step: fn(usize, usize) -> usize) {
+        let Some(row) = row else {
+            return;
+        };
+        let change = |targets: &mut BTreeMap<IpAddr, usize>| {
+            let sum = step(targets.get(&address).copied().unwrap_or(0), 1);
+            match sum {
+                0 => targets.remove(&address),
+                _ => targets.insert(address, sum),
             };
+        };
+        self.failing_targets = step(self.failing_targets, 1);
+        change(&mut self.failing);
+        if !self.witness.heard_since(row) {
+            change(&mut self.fresh);
         }
     }
 
@@ -413,9 +327,14 @@ impl Velocity {
     fn settle_all(&mut self, now_ns: u64, decisions: &mut Vec<Decision>) {
         let rules = self.rules();
         let mut settled = Settled::Sure;
-        for (service, pool) in &mut self.pools {
+        let pools = &mut self.pools;
+        self.queued.retain(|service| {
+            let Some(pool) = pools.get_mut(service) else {
+                return false;
+            };
             settled = settled.max(pool.settle(service, &rules, now_ns, decisions));
-        }
+            !pool.queue.is_empty()
+        });
         self.conclude(settled, decisions);
     }
 

@@ -12,6 +12,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::aside::aside;
 use super::{Admin, Done, Refused, Reload};
 use crate::status::Status;
 
@@ -82,7 +83,9 @@ async fn status(State(owner): State<mpsc::Sender<Request>>) -> Response {
         return gone();
     }
     match answer.await {
-        Ok(status) => Json(*status).into_response(),
+        Ok(status) => aside(move || Json(*status).into_response())
+            .await
+            .unwrap_or_else(|_| gone()),
         Err(_) => gone(),
     }
 }

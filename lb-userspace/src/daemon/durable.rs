@@ -16,8 +16,8 @@ impl Owner<'_> {
 
     /// Begins the writes of files that are due.
     pub(super) fn save(&mut self) {
-        let reconciler = &self.parts.reconciler;
-        self.saver.begin(|now| reconciler.persistent(now));
+        let reconciler = &mut self.parts.reconciler;
+        self.saver.begin(|now| reconciler.take_changes(now));
     }
 
     /// A write of a file has ended: whoever waited for it goes on.

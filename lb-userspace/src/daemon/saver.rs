@@ -1,7 +1,7 @@
 //! Has the files saved, and says who waited for them. Nothing here waits for the disk.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -10,10 +10,12 @@ use super::startup;
 use crate::api::{Done, Refused};
 use crate::dataplane::bpf::Reader;
 use crate::health::runner::now_ns;
+use crate::ids::Ids;
 use crate::metrics::Timings;
 use crate::model::Config;
 use crate::saving::writer::{Owned, Writer};
 use crate::saving::{Ended, Saving};
+use crate::state::changes::Changes;
 use crate::state::persistent::Persistent;
 use crate::status::Storage;
 use crate::store::{self, disk::DiskError};
@@ -65,6 +67,8 @@ pub(super) struct Saver {
     pub(super) state: Saving<Waiter>,
     last_good: Saving<()>,
     good: Option<Arc<Config>>,
+    /// The state's document as it was last written, but for ids. Only the thread that writes looks at it.
+    document: Arc<Mutex<Persistent>>,
     told_late: bool,
     told_failed: bool,
 }
@@ -95,6 +99,7 @@ impl Saver {
             state: Saving::default(),
             last_good: Saving::default(),
             good: None,
+            document: Arc::default(),
             told_late: false,
             told_failed: false,
         };
@@ -107,12 +112,20 @@ impl Saver {
         self.last_good.changed(now_ns());
     }
 
-    /// Begins the writes that are due. `document` makes the state's document as it is now.
-    pub(super) fn begin(&mut self, document: impl FnOnce(u64) -> Persistent) {
+    /// Begins the writes that are due. `changes` gives what has changed of the state's document up to now.
+    pub(super) fn begin(&mut self, changes: impl FnOnce(u64) -> Changes) {
         let now = now_ns();
         if self.state.begin(now) {
-            let document = document(now);
-            let content = move || store::encode(&document);
+            let changes = changes(now);
+            let document = Arc::clone(&self.document);
+            let content = move || {
+                let mut document = document.lock().unwrap_or_else(PoisonError::into_inner);
+                document.take(changes);
+                let content = store::encode(&*document);
+                // Shared with the owner, who would have to copy them before the next change.
+                document.ids = Ids::default();
+                content
+            };
             let told = self.told(File::State);
             self.writer.write(&self.state_file, Box::new(content), told);
         }

@@ -90,7 +90,7 @@ impl Ids {
             ids.freed_services.remove(&index);
             let pair = (there.ring_base, there.ring_capacity);
             ids.freed_rings.retain(|ring| ring.base != pair.0);
-            ids.services
+            Arc::make_mut(&mut ids.services)
                 .insert(name.clone(), ServiceId::of(service, index, pair.0, pair.1));
             for backend in service.backends.values() {
                 let place = (backend.address, backend.port.get(), index);

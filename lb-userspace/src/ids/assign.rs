@@ -26,7 +26,7 @@ impl Ids {
             .map(|(name, _)| name.clone())
             .collect();
         for name in gone {
-            if let Some(id) = self.services.remove(&name) {
+            if let Some(id) = Arc::make_mut(&mut self.services).remove(&name) {
                 self.freed_services.insert(id.index, Freed::PENDING);
                 self.free_ring(id.ring_base, id.ring_capacity);
             }
@@ -87,7 +87,7 @@ impl Ids {
                 Some(id) => {
                     let (index, base, old) = (id.index, id.ring_base, id.ring_capacity);
                     self.free_ring(base, old);
-                    self.services.remove(name);
+                    Arc::make_mut(&mut self.services).remove(name);
                     index
                 }
                 None => free.next().ok_or_else(|| Exhausted {
@@ -102,7 +102,7 @@ impl Ids {
                 .take(wanted)
                 .ok_or_else(|| self.no_room(name, wanted, sizes))?;
             let id = ServiceId::of(service, index, ring_base, capacity);
-            self.services.insert(name.clone(), id);
+            Arc::make_mut(&mut self.services).insert(name.clone(), id);
         }
         Ok(())
     }

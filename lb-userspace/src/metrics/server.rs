@@ -12,7 +12,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{Timings, classic, openmetrics};
+use crate::api::aside::aside;
 use crate::api::server::Request;
+use crate::status::Status;
 
 /// Why metrics cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -63,13 +65,19 @@ async fn page(State(source): State<Source>, headers: HeaderMap) -> Response {
     let Ok(status) = answer.await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    let Ok(text) = openmetrics(&status, &source.timings) else {
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-    };
     let wants_openmetrics = headers
         .get(header::ACCEPT)
         .and_then(|v| v.to_str().ok())
         .is_some_and(|v| v.contains("application/openmetrics-text"));
+    aside(move || told(&status, &source.timings, wants_openmetrics))
+        .await
+        .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+fn told(status: &Status, timings: &Timings, wants_openmetrics: bool) -> Response {
+    let Ok(text) = openmetrics(status, timings) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
     if wants_openmetrics {
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         ([(header::CONTENT_TYPE, kind)], text).into_response()

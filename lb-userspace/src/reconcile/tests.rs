@@ -73,6 +73,15 @@ fn serving() -> Reconciler<Mem> {
     reconciler
 }
 
+/// The whole document, however much of it has changed.
+fn whole(reconciler: &mut Reconciler<Mem>, now: u64) -> Persistent {
+    let ids = reconciler.take_changes(now).ids;
+    Persistent {
+        ids,
+        ..reconciler.state().persistent(now)
+    }
+}
+
 fn maps(reconciler: &mut Reconciler<Mem>) -> Mem {
     reconciler.dataplane().clone()
 }
@@ -80,7 +89,7 @@ fn maps(reconciler: &mut Reconciler<Mem>) -> Mem {
 #[test]
 fn a_restart_writes_nothing_even_before_netlink_has_spoken() {
     let mut before = serving();
-    let disk = before.persistent(SECOND);
+    let disk = whole(&mut before, SECOND);
     let mem = maps(&mut before);
     let mut after = adopt(mem.clone(), unchecked(WEB), Some(disk));
     assert!(!after.is_unsaved(), "no new ids");
@@ -102,7 +111,7 @@ fn without_the_state_file_or_with_a_foreign_one_ids_are_taken_from_the_maps_and_
     let foreign = {
         let mut other = new(unchecked("web 192.0.2.1:80 zz=10.0.0.9:80 a=10.0.0.1:80"));
         feed(&mut other, []);
-        other.persistent(SECOND)
+        whole(&mut other, SECOND)
     };
     for disk in [None, Some(foreign)] {
         let mem = maps(&mut before);
@@ -163,7 +172,7 @@ fn a_configuration_with_new_ids_waits_for_the_disk_while_the_running_one_goes_on
     let mut reconciler = serving();
     let four = unchecked(&format!("{WEB} d=10.0.0.4:80"));
     assert!(reconciler.reserve(2 * SECOND, &four).unwrap());
-    let document = reconciler.persistent(2 * SECOND);
+    let document = whole(&mut reconciler, 2 * SECOND);
     assert_eq!(document.ids.backend(&key("web/d")).unwrap().id, 3);
     assert!(reconciler.state().ids().backend(&key("web/d")).is_none());
     // The ring of those that are there is rebuilt meanwhile, and nothing is lost of what was said.
@@ -188,7 +197,7 @@ fn a_configuration_with_new_ids_waits_for_the_disk_while_the_running_one_goes_on
     let five = unchecked(&format!("{WEB} d=10.0.0.4:80 e=10.0.0.5:80"));
     assert!(reconciler.reserve(2 * SECOND, &five).unwrap());
     reconciler.give_up_reservation();
-    let document = reconciler.persistent(2 * SECOND);
+    let document = whole(&mut reconciler, 2 * SECOND);
     assert!(document.ids.backend(&key("web/e")).is_none());
 }
 
@@ -216,7 +225,7 @@ fn an_id_that_comes_free_while_its_successors_are_being_saved_is_saved_too() {
     let c = 2;
     let three = unchecked(&format!("{two} d=10.0.0.4:80"));
     assert!(reconciler.reserve(3 * SECOND, &three).unwrap());
-    let reserved = reconciler.persistent(3 * SECOND).ids;
+    let reserved = whole(&mut reconciler, 3 * SECOND).ids;
     assert_ne!(reserved.backend(&key("web/d")).unwrap().id, c);
     let later = 3 * SECOND + crate::ids::BACKEND_GRACE;
     let swept = Event::FlowsCounted {
@@ -225,7 +234,7 @@ fn an_id_that_comes_free_while_its_successors_are_being_saved_is_saved_too() {
     };
     reconciler.fold([(later, swept)]);
     assert!(!reconciler.reservation_saved(later, &three).unwrap());
-    let reserved = reconciler.persistent(later).ids;
+    let reserved = whole(&mut reconciler, later).ids;
     assert_eq!(reserved.backend(&key("web/d")).unwrap().id, c);
     assert!(reconciler.reservation_saved(later, &three).unwrap());
     reconciler.fold([(later, Event::Config(three))]);
@@ -377,7 +386,9 @@ proptest! {
     ) {
         let mut reconciler = new(world::first());
         let mut now = SECOND;
-        let mut disk = Some(reconciler.persistent(now));
+        // As the thread that writes has it.
+        let mut written = Persistent::default();
+        let mut disk = None;
         for (step, (fault, after)) in steps.iter().zip(faults) {
             now += SECOND / 5;
             if let Step::Pass(seconds) = step {
@@ -391,7 +402,9 @@ proptest! {
             reconciler.fold([(now, event)]);
             let fast = reconciler.write_fast(&|| 0);
             if fault % 3 == 0 {
-                disk = Some(reconciler.persistent(now));
+                written.take(reconciler.take_changes(now));
+                prop_assert_eq!(&written, &reconciler.state().persistent(now));
+                disk = Some(written.clone());
                 reconciler.saved();
             }
             let full = reconciler.write_full(&|| now);
@@ -408,6 +421,7 @@ proptest! {
             if fault == 6 || fault == 7 {
                 // A crash wherever it was; the second time the disk is lost as well.
                 disk = disk.filter(|_| fault == 6);
+                written = Persistent::default();
                 let config = Arc::clone(reconciler.state().config());
                 let mem = maps(&mut reconciler);
                 reconciler = Reconciler::adopt(now, mem, config, KEY, disk.clone()).unwrap().0;

@@ -124,6 +124,7 @@ impl State {
         let decisions = self.velocity.tick(now);
         self.decided(now, decisions, effects);
         self.dirty.backends.insert(key.clone());
+        self.unsaved.add(key);
         persist(effects);
         Ok(())
     }
@@ -190,6 +191,7 @@ impl State {
             if let Some(backend) = self.backends.get_mut(&key) {
                 backend.drain = Some(drain);
             }
+            self.unsaved.add(&key);
             self.dirty.backends.insert(key);
             persist(effects);
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::changes::Unsaved;
 use super::{BackendState, State, StateError, persist, record};
 use crate::desired;
 use crate::event::{Effect, Record};
@@ -26,6 +27,7 @@ impl State {
         let before = std::mem::replace(&mut self.config, Arc::clone(&config));
         let moved = moved(&self.ids, &ids);
         self.ids = ids;
+        self.unsaved = Unsaved::All;
         self.keep_backends(now, &moved);
         self.keep_ways();
         self.set_pools(&before);

@@ -12,6 +12,7 @@ use lb_common::HashKey;
 use serde::{Deserialize, Serialize};
 
 use super::admin::Drain;
+use super::changes::Unsaved;
 use super::configure::numbered;
 use super::{Dirty, State, StateError, record};
 use crate::dataplane::Actual;
@@ -101,6 +102,7 @@ impl State {
             at: BTreeMap::new(),
             flows: BTreeMap::new(),
             dirty: Dirty::default(),
+            unsaved: Unsaved::All,
             config: start.config,
         };
         if let Some(actual) = actual {
@@ -123,33 +125,23 @@ impl State {
         Ok((state, effects))
     }
 
-    /// The document to save.
+    /// The whole document.
     pub fn persistent(&self, now: u64) -> Persistent {
-        let order = |backend: &super::BackendState| Order {
-            said: backend.said,
-            drain: backend.drain,
+        let order = |(key, backend): (&BackendKey, &super::BackendState)| {
+            Some((key.clone(), Order::of(backend)?))
         };
-        let spoken = self
-            .backends
-            .iter()
-            .filter(|(_, backend)| backend.said.is_some() || backend.drain.is_some());
         // Both are in the order of names, and know the same backends.
         let mut healths = self.velocity.all_applied().peekable();
         let verdict = |(key, backend): (&BackendKey, &super::BackendState)| {
             let name = (&key.service, &key.backend);
             while healths.next_if(|(known, _)| *known < name).is_some() {}
             let (_, health) = healths.next_if(|(known, _)| *known == name)?;
-            let verdict = Verdict {
-                health,
-                since: backend.since,
-                reason: Arc::clone(&backend.reason),
-            };
-            (health != Health::Unknown).then(|| (key.clone(), verdict))
+            Some((key.clone(), Verdict::of(backend, health)?))
         };
         Persistent {
             saved_at: now,
             ids: self.ids.clone(),
-            orders: spoken.map(|(key, b)| (key.clone(), order(b))).collect(),
+            orders: self.backends.iter().filter_map(order).collect(),
             verdicts: self.backends.iter().filter_map(verdict).collect(),
         }
     }

@@ -50,6 +50,7 @@ impl State {
                         known.reason = reason.as_str().into();
                     }
                     self.dirty.backends.insert(backend.clone());
+                    self.unsaved.add(&backend);
                     persist(effects);
                     // That somebody whom nobody checks is taken to be up is no news.
                     if !self.is_checked(&backend) {

@@ -1,5 +1,6 @@
 //! A state in a small world: what may each backend do after what happened?
 
+mod changes;
 mod orders;
 
 use std::collections::BTreeMap;
