@@ -166,7 +166,7 @@ drop_reasons! {
     IpOptions = 3, "ip_options";
     /// The IPv6 packet to a VIP carries extension headers before the transport header.
     ExtensionHeader = 4, "extension_header";
-    /// The packet to a VIP is a fragment: its ports are unknown or its rest will be.
+    /// The packet to a VIP is a later fragment, and the first one, which has the ports, has not been seen: it is lost, comes later, or was long ago. Or it is one of neither TCP nor UDP.
     Fragment = 5, "fragment";
     /// The source is one that no client can have: the VIP itself, loopback, multicast, broadcast or unspecified.
     MartianSource = 6, "martian_source";

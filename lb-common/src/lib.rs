@@ -18,6 +18,7 @@
 //! | `flows` | `[FlowWord; 8]`: one set | set | data plane (control plane ages, sweeps) |
 //! | `return_hops` | `[ReturnHop; 8]`: parallel to `flows` | set | data plane |
 //! | `source_ranges` | LPM trie of [`sources::Access`] | [`sources::Key`] | control plane |
+//! | `fragments` | four [`fragment::Entry`]: one set | set | data plane |
 //! | `counters` | [`CounterLine`] | cpu * lines per cpu + line | data plane |
 #![no_std]
 
@@ -26,6 +27,7 @@ pub mod counter;
 pub mod decap;
 pub mod endpoint;
 pub mod flow;
+pub mod fragment;
 pub mod hash;
 pub mod header;
 pub mod limits;

@@ -34,6 +34,7 @@ pub mod echo;
 pub mod errors;
 pub mod flows;
 pub mod forwarding;
+pub mod fragments;
 pub mod limits;
 pub mod odd;
 pub mod packet;
@@ -401,6 +402,7 @@ pub fn all() -> Vec<Fixture> {
         refused::all(),
         limits::all(),
         policies::all(),
+        fragments::all(),
     ]
     .concat()
 }

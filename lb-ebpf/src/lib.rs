@@ -19,6 +19,7 @@ pub mod eviction;
 pub mod fixture;
 pub mod flow;
 pub mod forward;
+pub mod fragment;
 pub mod frame;
 pub mod icmp;
 #[cfg(feature = "mem")]

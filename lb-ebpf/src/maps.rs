@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointSlot, Header, NextHop, ServiceEntry,
-    backend::DEVICES, counter::lines_per_cpu, hash::FlowTuple, limits, sources,
+    backend::DEVICES, counter::lines_per_cpu, fragment, hash::FlowTuple, limits, sources,
 };
 use lb_ebpf::tables::{CacheLine, PackedKey, Tables};
 
@@ -55,6 +55,8 @@ static SOURCE_RANGES: LpmTrie<SourceKey, u32, SOURCES> = LpmTrie::new();
 static FLOW_TABLE: Array<Line, FLOW_SETS, MMAPABLE> = Array::new();
 #[btf_map(name = "return_hops")]
 static RETURN_HOP_TABLE: Array<Line, FLOW_SETS, MMAPABLE> = Array::new();
+#[btf_map(name = "fragments")]
+static FRAGMENT_TABLE: Array<Line, { fragment::SETS as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "counters")]
 static COUNTER_TABLE: Array<Line, COUNTERS, MMAPABLE> = Array::new();
 
@@ -183,6 +185,20 @@ pub(crate) extern "C" fn reply_owner(b0: u64, b1: u64, tail: u64, c0: u64, c1: u
     lb_ebpf::reply::owner(&KernelTables, key, [c0, c1])
 }
 
+/// [`lb_ebpf::fragment::find`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_fragment(hash: u64, second: u32) -> u64 {
+    lb_ebpf::fragment::find(&KernelTables, hash, second)
+}
+
+/// [`lb_ebpf::fragment::learn`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn learn_fragment(hash: u64, payload: u64, second: u32) -> u32 {
+    lb_ebpf::fragment::learn(&KernelTables, hash, payload, second)
+}
+
 /// What map `source_ranges` says of an address; 0: nothing.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -248,6 +264,21 @@ impl Tables for KernelTables {
     fn reply_owner(&self, backend: PackedKey, client: [u64; 2]) -> u64 {
         let ([b0, b1], [c0, c1]) = (backend.address, client);
         unknown(reply_owner(b0, b1, backend.tail, c0, c1))
+    }
+
+    #[inline(always)]
+    fn find_fragment(&self, hash: u64, second: u32) -> u64 {
+        unknown(find_fragment(hash, second))
+    }
+
+    #[inline(always)]
+    fn learn_fragment(&self, hash: u64, payload: u64, second: u32) {
+        unknown(learn_fragment(hash, payload, second));
+    }
+
+    #[inline(always)]
+    fn fragments(&self, set: u32) -> Option<&CacheLine> {
+        line(&FRAGMENT_TABLE, set)
     }
 
     #[inline(always)]

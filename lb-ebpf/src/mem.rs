@@ -14,11 +14,13 @@ use lb_common::{
     counter::{self, CounterLine, Global, Totals},
     endpoint::MAX_PROBES,
     flow::FlowSets,
+    fragment,
     header::{LAYOUT_VERSION, MAGIC},
     sources,
 };
 
 use crate::{
+    admission,
     frame::{Frame, Header as OnWire, view, view_mut},
     tables::{CacheLine, Tables},
     wire::L3,
@@ -132,6 +134,8 @@ pub struct MemTables {
     pub flows: Vec<CacheLine>,
     /// Map `return_hops`.
     pub return_hops: Vec<CacheLine>,
+    /// Map `fragments`.
+    pub fragments: Vec<CacheLine>,
     /// Map `counters`, of one CPU.
     pub counters: Vec<CacheLine>,
     /// True: the data plane writes nothing.
@@ -195,6 +199,7 @@ impl MemTables {
             source_ranges: BTreeMap::new(),
             flows: lines(geometry.flow_sets),
             return_hops: lines(geometry.flow_sets),
+            fragments: lines(fragment::SETS),
             counters: lines(lines_per_cpu),
             read_only: false,
         }
@@ -279,6 +284,11 @@ impl MemTables {
             .collect()
     }
 
+    /// The map `fragments` as it would be if the clock read `to` where it reads `from`.
+    pub fn fragments_at(&self, from: Nanos, to: Nanos) -> Vec<[u64; 8]> {
+        moved_fragments(&words(&self.fragments), from, to)
+    }
+
     /// `Control::alive_until` as it would be if the clock read `to` where it reads `from`.
     pub fn alive_until_at(&self, from: Nanos, to: Nanos) -> u64 {
         match self.control.alive_until {
@@ -294,6 +304,20 @@ impl MemTables {
     pub fn totals(&self) -> Totals {
         totals(&words(&self.counters))
     }
+}
+
+/// Lines of `fragments` as they would be if the clock read `to` where it reads `from`.
+pub fn moved_fragments(lines: &[[u64; 8]], from: Nanos, to: Nanos) -> Vec<[u64; 8]> {
+    let by = admission::second(to).wrapping_sub(admission::second(from));
+    let moved = |line: &[u64; 8]| {
+        let mut line = *line;
+        for first in line.iter_mut().step_by(2).filter(|first| **first != 0) {
+            let second = (*first as u32).wrapping_add(by) & 0xff_ffff;
+            *first = *first >> 24 << 24 | u64::from(second);
+        }
+        line
+    };
+    lines.iter().map(moved).collect()
 }
 
 fn put(words: &mut [u64; 8], position: usize, value: u64) {
@@ -411,6 +435,10 @@ impl Tables for MemTables {
 
     fn return_hops(&self, set: u32) -> Option<&CacheLine> {
         self.return_hops.get(set as usize)
+    }
+
+    fn fragments(&self, set: u32) -> Option<&CacheLine> {
+        self.fragments.get(set as usize)
     }
 
     fn first_counter(&self, _lines_per_cpu: u32) -> u32 {

@@ -143,6 +143,57 @@ pub fn of_ipv6(ip: &Ipv6Hdr) -> Option<Packet> {
     })
 }
 
+/// What a packet says about itself as a piece of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// What all pieces of the datagram have in common; 16 bits for IPv4.
+    pub id: u32,
+    /// Where it stands in the datagram, in units of eight bytes.
+    pub offset: u16,
+    /// It is not the last.
+    pub more: bool,
+    /// What the datagram is: an IANA number.
+    pub protocol: u8,
+    /// Bytes between the IP header and what is a piece.
+    pub header: usize,
+}
+
+/// Reads what a fragment says about itself: in the IPv4 header, or in a fragment header that follows the IPv6 header at
+/// once. `None`: it ends before that.
+#[inline(always)]
+pub fn piece<F: Frame>(frame: &F, packet: &Packet) -> Option<Piece> {
+    match packet.family {
+        Family::V4 => {
+            let ip = frame.header::<Ipv4Hdr>(L3)?;
+            let fields = u16::from_be_bytes(ip.frags);
+            Some(Piece {
+                id: u16::from_be_bytes(ip.id) as u32,
+                offset: fields & 0x1fff,
+                more: fields & 0x2000 != 0,
+                protocol: packet.protocol,
+                header: 0,
+            })
+        }
+        Family::V6 => {
+            if !packet.holds(L4_V6, FRAGMENT_HEADER) {
+                return None;
+            }
+            let [[next, _, high, low], id] = *frame.header::<[[u8; 4]; 2]>(L4_V6)?;
+            let fields = u16::from_be_bytes([high, low]);
+            Some(Piece {
+                id: u32::from_be_bytes(id),
+                offset: fields >> 3,
+                more: fields & 1 != 0,
+                protocol: next,
+                header: FRAGMENT_HEADER,
+            })
+        }
+    }
+}
+
+/// Bytes of an IPv6 fragment header (RFC 8200 section 4.5).
+const FRAGMENT_HEADER: usize = 8;
+
 /// Reads an IP header of one family.
 #[inline(always)]
 pub fn ip<F: Frame, const V4: bool>(frame: &F) -> Option<Packet> {

@@ -142,7 +142,8 @@ impl<T: Tables> Context<'_, T> {
     }
 }
 
-/// A packet that is no whole segment or datagram: [`PackedOutcome::MESSAGE`] for one of ICMP.
+/// A packet that is no whole segment or datagram: [`PackedOutcome::MESSAGE`] for one of ICMP,
+/// [`PackedOutcome::FRAGMENT`] for a piece of another.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(crate) fn rest<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
@@ -154,6 +155,9 @@ pub(crate) fn rest<F: Frame, T: Tables, const V4: bool>(
     };
     if packet.is_icmp() {
         return PackedOutcome::MESSAGE;
+    }
+    if matches!(packet.oddity, Some(DropReason::Fragment)) {
+        return PackedOutcome::FRAGMENT;
     }
     if let Some(outcome) = cx.dead(|| service::is_vip(cx.tables, packet.destination)) {
         return outcome.into();

@@ -38,7 +38,7 @@ impl Owner {
     }
 
     #[inline(always)]
-    const fn pack(self) -> u64 {
+    pub(crate) const fn pack(self) -> u64 {
         self.set as u64 | (self.backend as u64) << 32 | (self.way as u64) << 49
     }
 }

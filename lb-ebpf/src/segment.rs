@@ -11,11 +11,11 @@ use lb_common::{
 use crate::{
     admission,
     flow::{self, Assigned, Assignment, Origin},
-    forward,
+    forward, fragment,
     frame::Frame,
     message,
     parse::{self, Arrival, Packet},
-    pipeline::{self, Clock, Lane},
+    pipeline::{self, Clock, Context, Lane},
     reply::NO_FLOW,
     service::{self, NOWHERE},
     tables::{Tables, load},
@@ -71,12 +71,26 @@ fn aside<F: Frame, T: Tables, C: Clock, const V4: bool>(
     frame: &mut F,
     lane: &Lane<'_, T, C>,
 ) -> PackedOutcome {
-    let outcome = lane.aside(frame, pipeline::rest::<F, T, V4>);
-    match outcome.is_message() {
-        true => lane.aside(frame, |frame, cx| {
-            message::route::<F, T, V4>(frame, cx).into()
-        }),
-        false => outcome,
+    lane.aside(frame, others::<F, T, V4>)
+}
+
+/// ICMP, pieces of datagrams, and what cannot be read.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn others<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+) -> PackedOutcome {
+    let outcome = pipeline::rest::<F, T, V4>(frame, cx);
+    if outcome.is_message() {
+        return message::route::<F, T, V4>(frame, cx).into();
+    }
+    if !outcome.is_fragment() {
+        return outcome;
+    }
+    let outcome = fragment::route::<F, T, V4>(frame, cx);
+    match outcome.what_fits() {
+        Some((mtu, service)) => message::too_big::<F, T, V4>(frame, cx, mtu, service),
+        None => outcome,
     }
 }
 

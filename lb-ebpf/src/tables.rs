@@ -130,6 +130,27 @@ pub trait Tables {
         crate::service::endpoint(self, key, kind)
     }
 
+    /// Map `fragments`: one set.
+    fn fragments(&self, set: u32) -> Option<&CacheLine>;
+
+    /// [`crate::fragment::find`].
+    #[inline(always)]
+    fn find_fragment(&self, hash: u64, second: u32) -> u64
+    where
+        Self: Sized,
+    {
+        crate::fragment::find(self, hash, second)
+    }
+
+    /// [`crate::fragment::learn`].
+    #[inline(always)]
+    fn learn_fragment(&self, hash: u64, payload: u64, second: u32)
+    where
+        Self: Sized,
+    {
+        crate::fragment::learn(self, hash, payload, second);
+    }
+
     /// Map `source_ranges`: what the longest prefix of a set that holds the address says; 0: none holds it.
     fn source_range(&self, set: u32, address: [u64; 2]) -> u32;
 
@@ -221,7 +242,7 @@ pub trait Tables {
         }
     }
 
-    /// Sets a word of this CPU's lines (limiters). Nothing in a read-only program.
+    /// Sets a word of this CPU's lines (limiters), or of `fragments`. Nothing in a read-only program.
     #[inline(always)]
     fn set(&self, line: &CacheLine, position: u32, value: u64) {
         if !self.read_only() {

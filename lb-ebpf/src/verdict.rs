@@ -155,6 +155,44 @@ impl PackedOutcome {
         self.0 == Self::MESSAGE.0
     }
 
+    /// No outcome yet: the packet is a piece of a datagram.
+    pub const FRAGMENT: Self = Self(1 << 62);
+    /// No outcome yet: the packet is too big. Bits 0 to 31: service; 32 to 60: what fits.
+    const TOO_BIG: u64 = 1 << 61;
+
+    /// From [`Self::word`].
+    #[inline(always)]
+    pub(crate) const fn of(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// The word.
+    #[inline(always)]
+    pub(crate) const fn word(self) -> u64 {
+        self.0
+    }
+
+    /// True for [`Self::FRAGMENT`].
+    #[inline(always)]
+    pub const fn is_fragment(self) -> bool {
+        self.0 == Self::FRAGMENT.0
+    }
+
+    /// A packet too big for the way to its service's backend, where `mtu` bytes of IP packet fit.
+    #[inline(always)]
+    pub const fn too_big(mtu: u32, service: u32) -> Self {
+        Self(Self::TOO_BIG | service as u64 | (mtu as u64 & 0xff_ffff) << 32)
+    }
+
+    /// What fits, and the service, of [`Self::too_big`].
+    #[inline(always)]
+    pub const fn what_fits(self) -> Option<(u32, u32)> {
+        match self.0 & Self::TOO_BIG {
+            0 => None,
+            _ => Some(((self.0 >> 32) as u32 & 0xff_ffff, self.0 as u32)),
+        }
+    }
+
     /// [`Outcome::service_drop`].
     #[inline(always)]
     pub const fn service_drop(reason: u8, service: u32) -> Self {

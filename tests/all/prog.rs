@@ -48,6 +48,16 @@ fn difference(host: &Observed, tables: &MemTables, ran: &Ran) -> Option<String> 
         format!("{hops:x?}"),
         format!("{:x?}", ran.return_hops),
     );
+    let used = |lines: Vec<[u64; 8]>| {
+        let used = lines.into_iter().enumerate();
+        used.filter(|(_, line)| *line != [0; 8]).collect::<Vec<_>>()
+    };
+    let fragments = used(mem::words(&tables.fragments));
+    compare(
+        "fragments",
+        format!("{fragments:x?}"),
+        format!("{:x?}", used(ran.fragments.clone())),
+    );
     (!differences.is_empty()).then(|| differences.join("\n"))
 }
 
@@ -86,6 +96,7 @@ fn copy(tables: &MemTables) -> MemTables {
         source_ranges: tables.source_ranges.clone(),
         flows: lines(&tables.flows),
         return_hops: lines(&tables.return_hops),
+        fragments: lines(&tables.fragments),
         counters: lines(&tables.counters),
         read_only: tables.read_only,
     }

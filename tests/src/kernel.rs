@@ -72,6 +72,8 @@ pub struct Ran {
     pub flows: Vec<[u64; 8]>,
     /// Map `return_hops` afterwards.
     pub return_hops: Vec<[u64; 8]>,
+    /// Map `fragments` afterwards.
+    pub fragments: Vec<[u64; 8]>,
 }
 
 /// Runs a closure on a thread of its own in a network namespace of its own with two interfaces. Both end
@@ -226,6 +228,11 @@ impl Kernel {
                 counters: changes(&mem::words(&tables.counters), &lines),
                 flows: maps::flows(&self.ebpf, before.epoch, Epoch::at(step.at))?,
                 return_hops: maps::lines(&self.ebpf, "return_hops")?,
+                fragments: mem::moved_fragments(
+                    &maps::lines(&self.ebpf, "fragments")?,
+                    before.nanos,
+                    step.at,
+                ),
             });
         }
         bail!("the kernel's clock stepped over an epoch or a second {ATTEMPTS} times in turn")

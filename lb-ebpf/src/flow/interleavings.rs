@@ -137,6 +137,10 @@ impl Tables for Cpu {
     fn first_counter(&self, _: u32) -> u32 {
         0
     }
+    fn fragments(&self, _set: u32) -> Option<&CacheLine> {
+        None
+    }
+
     fn source_range(&self, _set: u32, _address: [u64; 2]) -> u32 {
         0
     }

@@ -48,6 +48,7 @@ fn a_dropped_data_plane_stays_and_is_adopted_as_it_stands() {
                 "devices",
                 "endpoints",
                 "flows",
+                "fragments",
                 "header",
                 "link-v0",
                 "next_hops",

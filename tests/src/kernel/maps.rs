@@ -10,6 +10,7 @@ use lb_common::{
     Control, Epoch, FlowWord, Header, Nanos,
     backend::{DEVICES, device_slot},
     counter::{LIMITER_LINE, Limiter, MORE_LIMITER_LINE},
+    fragment,
 };
 use lb_ebpf::{
     fixture::world::{Ends, Side},
@@ -40,6 +41,7 @@ pub(super) fn sizes(tables: &MemTables, cpus: u32) -> Vec<(&'static str, u32)> {
         ("source_ranges", 64),
         ("flows", of(tables.flows.len())),
         ("return_hops", of(tables.return_hops.len())),
+        ("fragments", fragment::SETS),
         ("counters", of(tables.counters.len()) * cpus),
     ]
 }
@@ -118,6 +120,7 @@ pub(super) fn write(
         &tables.flows_at(Epoch::at(at), Epoch::at(now)),
     )?;
     put::<64, _>(ebpf, "return_hops", &mem::words(&tables.return_hops))?;
+    put::<64, _>(ebpf, "fragments", &tables.fragments_at(at, now))?;
     let mut mine = mem::words(&tables.counters);
     let limiter = mine
         .get_mut(LIMITER_LINE as usize)

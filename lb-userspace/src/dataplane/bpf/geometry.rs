@@ -12,7 +12,7 @@ use lb_common::flow::{MAX_BACKENDS, WAYS};
 use lb_common::header::{LAYOUT_VERSION, MAGIC};
 use lb_common::{
     BackendEntry, Control, CounterLine, Device, EndpointSlot, FlowWord, HashKey, Header, NextHop,
-    ReturnHop, ServiceEntry, limits, sources,
+    ReturnHop, ServiceEntry, fragment, limits, sources,
 };
 
 use super::sys::{
@@ -154,7 +154,7 @@ impl Geometry {
     }
 
     /// All maps but `redirects` and `source_ranges`.
-    pub(crate) fn arrays(&self) -> [Shape; 11] {
+    pub(crate) fn arrays(&self) -> [Shape; 12] {
         let shape = |name, value_size, entries| Shape {
             name,
             value_size,
@@ -180,6 +180,7 @@ impl Geometry {
                 size_of::<[ReturnHop; WAYS]>(),
                 self.flow_sets,
             ),
+            shape("fragments", size_of::<CounterLine>(), fragment::SETS),
             shape("counters", size_of::<CounterLine>(), lines),
         ]
     }

@@ -29,6 +29,7 @@ pub(crate) struct Maps {
     pub(crate) devices: Mapped,
     pub(crate) flows: Mapped,
     pub(crate) return_hops: Mapped,
+    pub(crate) fragments: Mapped,
     pub(crate) counters: Mapped,
     pub(crate) redirects: OwnedFd,
     pub(crate) source_ranges: OwnedFd,
@@ -144,6 +145,7 @@ impl Maps {
             devices: mapped("devices")?,
             flows: mapped("flows")?,
             return_hops: mapped("return_hops")?,
+            fragments: mapped("fragments")?,
             counters: mapped("counters")?,
             redirects: fds.remove(REDIRECTS).ok_or_else(|| short(REDIRECTS))?,
             source_ranges: fds
@@ -153,7 +155,7 @@ impl Maps {
     }
 
     /// Every map with its name, for pinning anew.
-    pub(crate) fn named(&self) -> [(&'static str, std::os::fd::BorrowedFd<'_>); 13] {
+    pub(crate) fn named(&self) -> [(&'static str, std::os::fd::BorrowedFd<'_>); 14] {
         [
             ("header", self.header.fd()),
             ("control", self.control.fd()),
@@ -165,6 +167,7 @@ impl Maps {
             ("devices", self.devices.fd()),
             ("flows", self.flows.fd()),
             ("return_hops", self.return_hops.fd()),
+            ("fragments", self.fragments.fd()),
             ("counters", self.counters.fd()),
             (REDIRECTS, self.redirects.as_fd()),
             (SOURCE_RANGES, self.source_ranges.as_fd()),

@@ -1,0 +1,303 @@
+//! Pieces of datagrams (RFC 791 section 3.2, RFC 8200 section 4.5). The first has the ports: it goes the way of its flow
+//! and leaves an entry, which the later ones of the same datagram follow. One that comes before the first, or long
+//! after it, is dropped as [`DropReason::Fragment`].
+//!
+//! All of this is aside: nobody else pays for it.
+
+mod back;
+mod first;
+mod send;
+
+use lb_common::{
+    Address, DropReason, EndpointKey, EndpointKind, FlowHash,
+    fragment::{self, Entry},
+    hash::FlowTuple,
+};
+use network_types::udp::UdpHdr;
+
+use crate::{
+    admission,
+    flow::Origin,
+    forward::{self, End},
+    frame::Frame,
+    parse::{self, Packet, Piece},
+    pipeline::{Context, opaque},
+    reply::NO_FLOW,
+    service::{self, NOWHERE},
+    tables::{PackedKey, Tables},
+    verdict::{Outcome, PackedOutcome},
+    wire::{Ports, Tcp, protocol},
+};
+
+/// No entry: what [`find`] gives then.
+pub const NONE: u64 = u64::MAX;
+/// In a payload: the datagram is a backend's reply.
+const REPLY: u64 = 1 << 52;
+
+/// The payload of a datagram's entry, or [`NONE`]. `hash` as of [`identity`].
+#[inline(always)]
+pub fn find<T: Tables>(tables: &T, hash: u64, second: u32) -> u64 {
+    let hash = FlowHash(hash);
+    let Some(line) = tables.fragments(fragment::set(hash)) else {
+        return NONE;
+    };
+    let mut way: u32 = 0;
+    while way < fragment::WAYS {
+        let at = way.wrapping_mul(2);
+        let entry = Entry {
+            first: line.word(at),
+            second: line.word(at | 1),
+        };
+        if let Some(payload) = entry.payload(hash, second) {
+            return payload;
+        }
+        way = way.wrapping_add(1);
+    }
+    NONE
+}
+
+/// Makes an entry: in place of the datagram's own, or of the oldest of its set. The word that is looked for goes last.
+#[inline(always)]
+pub fn learn<T: Tables>(tables: &T, hash: u64, payload: u64, second: u32) -> u32 {
+    let hash = FlowHash(hash);
+    let Some(line) = tables.fragments(fragment::set(hash)) else {
+        return 0;
+    };
+    let (mut chosen, mut oldest) = (0, 0);
+    let mut way: u32 = 0;
+    while way < fragment::WAYS {
+        let there = Entry {
+            first: line.word(way.wrapping_mul(2)),
+            second: 0,
+        };
+        let age = match there.is_of(hash) {
+            true => u32::MAX,
+            false => there.age(second),
+        };
+        if age >= oldest {
+            (chosen, oldest) = (way, age);
+        }
+        way = way.wrapping_add(1);
+    }
+    let entry = Entry::new(hash, payload, second);
+    let at = chosen.wrapping_mul(2);
+    tables.set(line, at | 1, entry.second);
+    tables.set(line, at, entry.first);
+    1
+}
+
+/// The hash of what the pieces of one datagram have in common.
+#[inline(always)]
+fn identity<T: Tables>(tables: &T, packet: &Packet, piece: &Piece) -> u64 {
+    let [a, b, c, d] = piece.id.to_be_bytes();
+    tables.hash_flow(&FlowTuple {
+        client: packet.source,
+        vip: packet.destination,
+        client_port: [a, b],
+        vip_port: [c, d],
+        protocol: piece.protocol,
+    })
+}
+
+/// What comes next, in the bits of a [`PackedOutcome`] that no outcome has, with what it needs below.
+mod next {
+    /// It is a first piece to a service: its index.
+    pub(super) const TO_SERVICE: u64 = 1 << 60;
+    /// It is a first piece to no service: perhaps a backend's reply.
+    pub(super) const FROM_OTHERS: u64 = 1 << 59;
+    /// It is a later piece: a payload.
+    pub(super) const FOLLOW: u64 = 1 << 58;
+    /// It goes to a backend: a [`super::Delivery`].
+    pub(super) const DELIVER: u64 = 1 << 57;
+    /// What it needs.
+    pub(super) const WORD: u64 = (1 << 53) - 1;
+}
+
+/// A piece of a datagram. Each step is a call by itself, so that their stacks do not lie in one another.
+#[inline(always)]
+pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+) -> PackedOutcome {
+    let mut step = classify::<F, T, V4>(frame, cx);
+    let word = step & next::WORD;
+    if step & next::FROM_OTHERS != 0 {
+        return match back::owner::<F, T, V4>(frame, cx) {
+            NO_FLOW => PackedOutcome::PASS,
+            owner => back::first_to_client::<F, T, V4>(frame, cx, owner),
+        };
+    }
+    if step & next::FOLLOW != 0 && word & REPLY != 0 {
+        return back::later_to_client::<F, T, V4>(frame, cx, word & !REPLY);
+    }
+    if step & next::FOLLOW != 0 {
+        step = send::following::<F, T, V4>(frame, cx, word);
+    } else if step & next::TO_SERVICE != 0 {
+        let service = word as u32;
+        let arrival = first::admit::<F, T, V4>(frame, cx, service);
+        if arrival & first::REFUSED != 0 {
+            return PackedOutcome::service_drop(arrival as u8, service);
+        }
+        let hash = first::flow_hash::<F, T, V4>(frame, cx);
+        let second = admission::second(cx.now);
+        let assigned = cx.tables.assign_flow(service, hash, arrival, second);
+        if assigned >> 52 == 0 {
+            return PackedOutcome::service_drop(assigned as u8, service);
+        }
+        step = first::first_to_backend::<F, T, V4>(frame, cx, assigned, arrival);
+    }
+    match step & next::DELIVER {
+        0 => PackedOutcome::of(step),
+        _ => send::deliver::<F, T, V4>(frame, cx, step),
+    }
+}
+
+/// A piece and its backend, in one word that travels between the steps. Bits 0 to 31: BackendId; 32 to 34: origin;
+/// 35: the piece opens a connection or has none; 36: it is a first piece.
+#[derive(Clone, Copy)]
+struct Delivery(u64);
+
+impl Delivery {
+    const OPENS: u64 = 1 << 35;
+    const FIRST: u64 = 1 << 36;
+
+    #[inline(always)]
+    const fn new(backend: u32, origin: Origin) -> Self {
+        Self(backend as u64 | (origin as u64) << 32)
+    }
+
+    #[inline(always)]
+    const fn with(self, flag: u64) -> Self {
+        Self(self.0 | flag)
+    }
+
+    #[inline(always)]
+    const fn backend(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline(always)]
+    const fn has(self, flag: u64) -> bool {
+        self.0 & flag != 0
+    }
+
+    #[inline(always)]
+    const fn origin(self) -> Origin {
+        match self.0 >> 32 & 7 {
+            0 => Origin::Known,
+            1 => Origin::New,
+            2 => Origin::NewEvicting,
+            3 => Origin::Moved,
+            4 => Origin::Untracked,
+            _ => Origin::NotAdmitted,
+        }
+    }
+}
+
+/// What a piece is: an outcome, or what comes next.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn classify<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, T>) -> u64 {
+    let frame = opaque(frame);
+    let Some(packet) = parse::ip::<F, V4>(frame) else {
+        return PackedOutcome::PASS.word();
+    };
+    let key = match begins(frame, &packet) {
+        Ok(Some(key)) => key,
+        Ok(None) => return follow(frame, cx, &packet),
+        Err(reason) => return refuse(cx, &packet, reason),
+    };
+    if let Some(outcome) = cx.dead(|| service::is_vip(cx.tables, packet.destination)) {
+        return PackedOutcome::from(outcome).word();
+    }
+    let service = cx
+        .tables
+        .find_endpoint(PackedKey::new(&key, [0, 0]), EndpointKind::Vip as u32);
+    if service != NOWHERE {
+        return next::TO_SERVICE | u64::from(service);
+    }
+    next::FROM_OTHERS
+}
+
+/// Where a first piece goes; `None`: it is a later one.
+#[inline(always)]
+fn begins<F: Frame>(frame: &F, packet: &Packet) -> Result<Option<EndpointKey>, DropReason> {
+    let piece = parse::piece(frame, packet).ok_or(DropReason::Truncated)?;
+    if !matches!(piece.protocol, protocol::TCP | protocol::UDP) {
+        return Err(DropReason::Fragment);
+    }
+    if piece.offset != 0 {
+        return Ok(None);
+    }
+    let l4 = packet.l4().wrapping_add(piece.header);
+    if !packet.holds(l4, size_of::<Ports>()) {
+        return Err(DropReason::Truncated);
+    }
+    let ports = frame.header::<Ports>(l4).ok_or(DropReason::Truncated)?;
+    Ok(Some(EndpointKey {
+        address: packet.destination,
+        port: ports.destination,
+        protocol: piece.protocol,
+    }))
+}
+
+/// A later piece: what its first one has left.
+#[inline(always)]
+fn follow<F: Frame, T: Tables>(frame: &F, cx: &Context<'_, T>, packet: &Packet) -> u64 {
+    let Some(piece) = parse::piece(frame, packet) else {
+        return PackedOutcome::PASS.word();
+    };
+    let identity = identity(cx.tables, packet, &piece);
+    match cx.tables.find_fragment(identity, admission::second(cx.now)) {
+        NONE => refuse(cx, packet, DropReason::Fragment),
+        payload => match cx.dead(|| true) {
+            Some(outcome) => PackedOutcome::from(outcome).word(),
+            None => next::FOLLOW | payload,
+        },
+    }
+}
+
+/// Dropped if it is to a VIP; not ours otherwise.
+#[inline(always)]
+fn refuse<T: Tables>(cx: &Context<'_, T>, packet: &Packet, reason: DropReason) -> u64 {
+    let to_vip = service::is_vip(cx.tables, packet.destination);
+    let outcome = match (cx.dead(|| to_vip), to_vip) {
+        (Some(outcome), _) => outcome,
+        (None, true) => Outcome::drop(reason),
+        (None, false) => Outcome::PASS,
+    };
+    PackedOutcome::from(outcome).word()
+}
+
+/// Gives one end of a piece a new address, a port if it has one, and the piece one hop less. The transport checksum
+/// covers the whole datagram and stands in its first piece.
+#[inline(always)]
+pub(super) fn translate<F: Frame>(
+    frame: &mut F,
+    packet: &Packet,
+    at: Option<(usize, u8)>,
+    end: End,
+    address: Address,
+    port: [u8; 2],
+) -> Result<(), DropReason> {
+    let old = match end {
+        End::Source => packet.source,
+        End::Destination => packet.destination,
+    };
+    let addresses = forward::address_delta(packet.family, old, address);
+    forward::age_and_patch(frame, packet, addresses)?;
+    forward::put_address(frame, crate::wire::L3, packet.family, end, address)?;
+    let Some((l4, transport)) = at else {
+        return Ok(());
+    };
+    let delta = addresses.plus(forward::put_port(frame, l4, end, port)?);
+    if transport == protocol::TCP {
+        let tcp = frame.header_mut::<Tcp>(l4).ok_or(DropReason::Truncated)?;
+        tcp.check = delta.apply(tcp.check);
+    } else {
+        let udp = frame
+            .header_mut::<UdpHdr>(l4)
+            .ok_or(DropReason::Truncated)?;
+        udp.check = delta.apply_udp(udp.check);
+    }
+    Ok(())
+}

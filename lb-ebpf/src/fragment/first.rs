@@ -1,0 +1,173 @@
+//! First pieces on their way to a backend.
+
+use lb_common::{DropReason, Forwarding, MidStream, hash::FlowTuple, sources::Access};
+use network_types::udp::UdpHdr;
+
+use super::{Delivery, identity, next};
+use crate::{
+    admission,
+    flow::{Assigned, Assignment, Origin},
+    forward,
+    frame::Frame,
+    parse::{self, Arrival, Packet, Piece},
+    pipeline::{Context, opaque},
+    reply::Owner,
+    service,
+    tables::Tables,
+    verdict::{Outcome, PackedOutcome},
+    wire::{Ports, Tcp, protocol},
+};
+
+/// What a first piece must be, and what it means for its flow. How long the whole will be is not known yet.
+#[inline(always)]
+fn check<F: Frame>(frame: &F, packet: &Packet, piece: &Piece) -> Result<Arrival, DropReason> {
+    packet.check_ip(frame)?;
+    if admission::is_martian(packet) {
+        return Err(DropReason::MartianSource);
+    }
+    let l4 = packet.l4().wrapping_add(piece.header);
+    let arrival = match piece.protocol {
+        protocol::TCP => {
+            let tcp = frame.header::<Tcp>(l4).ok_or(DropReason::Truncated)?;
+            if !packet.holds(l4, size_of::<Tcp>()) {
+                return Err(DropReason::Truncated);
+            }
+            Arrival::segment(tcp.flags)
+        }
+        _ => {
+            if !packet.holds(l4, UdpHdr::LEN) {
+                return Err(DropReason::Truncated);
+            }
+            Arrival::DATAGRAM
+        }
+    };
+    match packet.ttl <= 1 {
+        true => Err(DropReason::TtlExpired),
+        false => Ok(arrival),
+    }
+}
+
+/// In what [`admit`] gives: the piece is refused, and the low byte says why.
+pub(super) const REFUSED: u32 = 1 << 31;
+
+/// What a first piece means for its flow, as [`Arrival`], unless it is refused.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(super) fn admit<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    service: u32,
+) -> u32 {
+    let frame = opaque(frame);
+    let Some(packet) = parse::ip::<F, V4>(frame) else {
+        return REFUSED | DropReason::Truncated as u32;
+    };
+    match judge(frame, cx, &packet, service) {
+        Ok(arrival) => arrival.0,
+        Err(reason) => REFUSED | reason as u32,
+    }
+}
+
+#[inline(always)]
+fn judge<F: Frame, T: Tables>(
+    frame: &F,
+    cx: &Context<'_, T>,
+    packet: &Packet,
+    service: u32,
+) -> Result<Arrival, DropReason> {
+    let piece = parse::piece(frame, packet).ok_or(DropReason::Truncated)?;
+    let arrival = check(frame, packet, &piece)?;
+    let rules = service::by_index(cx.tables, service)?.entry;
+    if rules.sources != 0
+        && cx.tables.source_range(rules.sources, packet.source.words()) == Access::Deny as u32
+    {
+        return Err(DropReason::SourceDenied);
+    }
+    Ok(arrival)
+}
+
+/// The hash of a first piece's flow. Its ports have been seen to be there.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(super) fn flow_hash<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+) -> u64 {
+    let frame = opaque(frame);
+    let Some(packet) = parse::ip::<F, V4>(frame) else {
+        return 0;
+    };
+    let Some(piece) = parse::piece(frame, &packet) else {
+        return 0;
+    };
+    let Some(ports) = frame.header::<Ports>(packet.l4().wrapping_add(piece.header)) else {
+        return 0;
+    };
+    cx.tables.hash_flow(&FlowTuple {
+        client: packet.source,
+        vip: packet.destination,
+        client_port: ports.source,
+        vip_port: ports.destination,
+        protocol: piece.protocol,
+    })
+}
+
+/// A first piece to its backend: the entry for the others is made.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(super) fn first_to_backend<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    assigned: u64,
+    arrival: u32,
+) -> u64 {
+    let frame = opaque(frame);
+    let (Some(packet), Ok(assignment)) = (
+        parse::ip::<F, V4>(frame),
+        Assigned(assigned).assignment(cx.tables),
+    ) else {
+        return PackedOutcome::from(Outcome::drop(DropReason::MapInconsistent)).word();
+    };
+    let service = assignment.backend.entry.service;
+    match begin(frame, cx, &packet, &assignment, Arrival(arrival)) {
+        Ok(delivery) => next::DELIVER | delivery.0,
+        Err(reason) => PackedOutcome::service_drop(reason as u8, service).word(),
+    }
+}
+
+#[inline(always)]
+fn begin<F: Frame, T: Tables>(
+    frame: &F,
+    cx: &Context<'_, T>,
+    packet: &Packet,
+    assignment: &Assignment<'_>,
+    arrival: Arrival,
+) -> Result<Delivery, DropReason> {
+    let piece = parse::piece(frame, packet).ok_or(DropReason::Truncated)?;
+    let backend = assignment.backend;
+    let rules = service::by_index(cx.tables, backend.entry.service)?.entry;
+    let is_dnat = backend.entry.forwarding == Forwarding::Dnat as u8;
+    if is_dnat || rules.mid_stream != MidStream::Schedule as u8 {
+        match assignment.origin {
+            Origin::Untracked => return Err(DropReason::FlowTableFull),
+            Origin::NotAdmitted => return Err(DropReason::NotAdmitted),
+            _ => {}
+        }
+    }
+    forward::check_resolved(cx.tables, backend)?;
+    if is_dnat {
+        forward::learn_return_hop(frame, cx.tables, assignment.set, assignment.way)?;
+    }
+    if piece.more {
+        let owner = Owner {
+            backend: backend.id,
+            set: 0,
+            way: 0,
+        };
+        let identity = identity(cx.tables, packet, &piece);
+        let second = admission::second(cx.now);
+        cx.tables.learn_fragment(identity, owner.pack(), second);
+    }
+    let delivery = Delivery::new(backend.id, assignment.origin).with(Delivery::FIRST);
+    Ok(match arrival.is_opening() || arrival.is_datagram() {
+        false => delivery,
+        true => delivery.with(Delivery::OPENS),
+    })
+}
