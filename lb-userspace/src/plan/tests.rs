@@ -366,11 +366,11 @@ fn a_tunnel_has_a_source_before_anybody_needs_it_and_as_long_as_anybody_does() {
     world.converge(None).unwrap();
     assert_eq!(world.mem.control.tunnel_v4, [0; 4]);
 
-    // Without a source, nothing may lead to the service.
+    // Without a source, there may be no backend that needs one.
     world.feed(&Step::Config(IPIP));
     world.converge(None).unwrap();
     world.mem.control.tunnel_v4 = [0; 4];
-    assert_eq!(violations(&world.mem).len(), 1);
+    assert_eq!(violations(&world.mem).len(), 2);
     let actual = world.mem.actual().unwrap();
     let error = crate::dataplane::consistent::check(&actual).unwrap_err();
     assert!(error.to_string().contains("no source"), "{error}");

@@ -21,8 +21,8 @@ struct Figures {
 /// `cargo xtask test budget` and `cargo xtask test --kernel 6.1 budget` print.
 #[rustfmt::skip]
 const FIGURES: [Figures; 2] = [
-    Figures { kernel: "6.1", instructions: 71134, stack: 448 },
-    Figures { kernel: "6.18", instructions: 77992, stack: 448 },
+    Figures { kernel: "6.1", instructions: 92134, stack: 448 },
+    Figures { kernel: "6.18", instructions: 97989, stack: 448 },
 ];
 
 /// Of the kernel that runs, such as `6.18`.
