@@ -171,16 +171,16 @@ codes! {
     TUNNEL_OVERLAP = "FL0044", Error, "an address lies within the source of tunnels",
         "a backend drops a packet that seems to come from itself, and errors about tunnelled packets would go to a service",
         "use a prefix for `tunnel-source` that has no other use";
-    GUE_IN_GUE = "FL0060", Error, "the datagrams of a service look like tunnels",
-        "gue is known by its UDP port, so that backends drop the service's own datagrams to that port as a tunnel within the tunnel",
-        "give `gue-port` another number, here and to `fairlead decap --gue-port` on the backends";
-
     BAD_SOURCE = "FL0045", Error, "the text is not a prefix of clients",
         "`allow` and `deny` take addresses and prefixes of the service's family, such as 10.0.0.0/8, with no bits set beyond the length",
         "write addresses or prefixes such as \"192.0.2.7\" or \"10.0.0.0/8\"";
     SOURCE_CONFLICT = "FL0046", Error, "a prefix is both allowed and denied",
         "the longest prefix that holds a client decides, so one prefix cannot say both",
         "remove it from one of the lists";
+    GUE_IN_GUE = "FL0060", Error, "the datagrams of a service look like tunnels",
+        "gue is known by its UDP port, so that backends drop the service's own datagrams to that port as a tunnel within the tunnel",
+        "give `gue-port` another number, here and to `fairlead decap --gue-port` on the backends";
+
     WEIGHT_ZERO = "FL0101", Warning, "a backend of weight 0 takes no new flows",
         "the weight is its share of the new flows",
         "give it a weight, or say `admin = \"draining\"` so that status and metrics show that it is meant";
