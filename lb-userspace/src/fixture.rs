@@ -122,7 +122,7 @@ pub(crate) fn with_services(services: BTreeMap<Name, Service>) -> Arc<Config> {
         limits: Limits {
             flows: 1024,
             services: 16,
-            backends: 64,
+            backends: 256,
             ring_slots: 4096,
             next_hops: 64,
             source_ranges: 64,

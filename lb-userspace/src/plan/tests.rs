@@ -435,9 +435,9 @@ fn an_index_that_changes_hands_or_leads_out_of_a_map_is_refused() {
     check_refused(
         |i| {
             let backend = i.backends[&0];
-            i.backends.insert(64, backend);
+            i.backends.insert(256, backend);
         },
-        &out("backends", 64, 64),
+        &out("backends", 256, 256),
     );
     check_refused(
         |i| i.services.get_mut(&0).unwrap().ring_base = 4096 - 122,
