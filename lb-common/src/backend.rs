@@ -2,6 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::Tunnel;
+
 /// What a backend may do, independently. Changing it is one store, effective on the next packet.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -68,8 +70,10 @@ pub struct BackendEntry {
     pub port: [u8; 2],
     /// Zero.
     pub reserved2: [u8; 2],
+    /// How packets are put into others, where they are.
+    pub tunnel: Tunnel,
     /// Zero.
-    pub reserved3: [u64; 4],
+    pub reserved3: [u64; 3],
 }
 
 /// How a frame reaches a neighbour. Map `next_hops`. Shared by all backends behind one router.

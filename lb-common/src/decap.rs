@@ -1,7 +1,7 @@
 //! What a backend's decapsulator and its loader share: addresses, trusted sources, and what became of packets.
 //!
 //! Maps of the object `fairlead-decap`: `trusted` (array of [`TrustedSource`]), `addresses` (hash from an
-//! [`Address`] to a [`Standing`] as `u32`), `fates` (per-CPU array of `u64`, by [`Fate`]).
+//! [`Address`] to a [`Standing`] as `u32`), `gue_port` (array of one `u32`: the UDP port of `gue`, host order, 0 for none), `fates` (per-CPU array of `u64`, by [`Fate`]).
 
 use bytemuck::{Pod, Zeroable};
 
@@ -115,12 +115,18 @@ fates! {
     OwnSource = 10, "own_source";
     /// A tunnel within the tunnel.
     Nested = 11, "nested";
-    /// Inside is neither TCP nor UDP nor ICMP of the family.
+    /// Inside is neither IPv4 nor IPv6, or in that neither TCP nor UDP nor ICMP of the family.
     OtherProtocol = 12, "other_protocol";
     /// The inner TTL or hop limit is used up.
     TtlExpired = 13, "ttl_expired";
     /// A router marked congestion on a packet whose ends do not know of such marks (RFC 6040 section 4.2).
     Congestion = 14, "congestion";
+    /// A datagram to the port of GUE whose variant is neither 0 nor 1.
+    GueVariant = 15, "gue_variant";
+    /// A GUE control message.
+    GueControl = 16, "gue_control";
+    /// A GUE header with flags or options.
+    GueOptions = 17, "gue_options";
 }
 
 impl Fate {

@@ -6,6 +6,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::Family;
+
 /// Slots that a lookup looks at, from the key's home on.
 pub const MAX_PROBES: u32 = 4;
 
@@ -48,6 +50,15 @@ impl Address {
     pub fn is_v4(self) -> bool {
         let [high, low] = self.words();
         high == 0 && u64::from_be(low) >> 32 == 0xffff
+    }
+
+    /// Its family.
+    #[inline(always)]
+    pub fn family(self) -> Family {
+        match self.is_v4() {
+            true => Family::V4,
+            false => Family::V6,
+        }
     }
 }
 

@@ -83,7 +83,7 @@ pub struct Control {
     pub cpus: u32,
     /// [`crate::HashKey::expand`] of `flow_key`.
     pub multipliers: FlowKey,
-    /// Source of the outer header of `ipip` over IPv4, network order; all zero: none.
+    /// Source of tunnels' outer headers of IPv4, network order; all zero: none.
     pub tunnel_v4: [u8; 4],
     /// Bits of `tunnel_v4`'s host part, host order: replaced by bits of the flow's hash, so that backends
     /// spread a balancer's tunnel over their receive queues. 0: the address as it is.

@@ -33,6 +33,7 @@ pub mod header;
 pub mod limits;
 pub mod service;
 pub mod sources;
+pub mod tunnel;
 
 pub use backend::{BackendEntry, Device, NextHop, Permissions};
 pub use counter::{CounterLine, DropReason};
@@ -41,6 +42,7 @@ pub use flow::{Epoch, FlowRank, FlowWord, ReturnHop};
 pub use hash::{FlowHash, FlowKey, HashKey};
 pub use header::{Control, Header};
 pub use service::{Family, Forwarding, MidStream, Protocol, ServiceEntry};
+pub use tunnel::{GueVariant, OuterTtl, Tunnel};
 
 #[cfg(test)]
 mod tests;

@@ -10,12 +10,20 @@ pub enum Forwarding {
     Dnat = 1,
     /// Only MAC addresses rewritten; the backend owns the VIP and replies directly.
     L2dsr = 2,
-    /// The whole packet in another IP packet of the same family (RFC 2003, RFC 2473); the backend takes it
+    /// The whole packet in another IP packet (RFC 2003, RFC 2473, RFC 4213); the backend takes it
     /// out, owns the VIP and replies directly.
     Ipip = 3,
+    /// As `Ipip`, with UDP in between (draft-ietf-intarea-gue-09).
+    Gue = 4,
 }
 
 impl Forwarding {
+    /// Packets reach the backends inside of others.
+    #[inline(always)]
+    pub const fn is_tunnel(self) -> bool {
+        matches!(self, Self::Ipip | Self::Gue)
+    }
+
     /// From the byte in a map; `None` for a number that this version does not know.
     #[inline(always)]
     pub const fn from_u8(value: u8) -> Option<Self> {
@@ -23,12 +31,13 @@ impl Forwarding {
             1 => Some(Self::Dnat),
             2 => Some(Self::L2dsr),
             3 => Some(Self::Ipip),
+            4 => Some(Self::Gue),
             _ => None,
         }
     }
 }
 
-/// The address family of a service, its VIP and all its backends.
+/// An address family. A service, its VIP and all its backends have the same one, but where tunnels lead to the backends.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {

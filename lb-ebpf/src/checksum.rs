@@ -87,6 +87,20 @@ pub struct Sum(u64);
 impl Sum {
     /// Of nothing.
     pub const NONE: Self = Self(0);
+    /// Of words that sum up to zero without all being zero.
+    pub const ZERO: Self = Self(0xffff);
+
+    /// From [`Self::raw`].
+    #[inline(always)]
+    pub const fn of(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// As a number that travels in a register.
+    #[inline(always)]
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
 
     /// With these words. Far fewer than 2^32 of them in all.
     #[inline(always)]
@@ -94,6 +108,16 @@ impl Sum {
         let mut sum = self.0;
         for word in words {
             sum = sum.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
+        }
+        Self(sum)
+    }
+
+    /// Without these words: their complements are added. Never a sum of nothing.
+    #[inline(always)]
+    pub fn without<const N: usize>(self, words: &[[u8; 4]; N]) -> Self {
+        let mut sum = self.0;
+        for word in words {
+            sum = sum.wrapping_add(u64::from(!u32::from_ne_bytes(*word)));
         }
         Self(sum)
     }

@@ -1,4 +1,5 @@
-//! The backend's half of `ipip`: takes packets out of the tunnels of balancers that are known (RFC 2003, RFC 2473).
+//! The backend's half of `ipip` and `gue`: takes packets out of the tunnels of balancers that are known, whichever families
+//! are inside and out (RFC 2003, RFC 2473, RFC 4213, draft-ietf-intarea-gue-09).
 //!
 //! An open decapsulator lets anybody send packets with any source past the filters of a network (CVE-2020-10136,
 //! CVE-2024-7595), so everything that a balancer would not send is dropped: the outer source must be a
@@ -10,14 +11,17 @@ use lb_common::{
     Address, DropReason,
     decap::{Fate, Standing},
 };
-use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+use network_types::{
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    udp::UdpHdr,
+};
 
 use crate::{
     admission,
     checksum::Delta,
     frame::Frame,
     parse::{self, Packet},
-    wire::{Check, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, L3, L4_V4, L4_V6, protocol},
+    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Gue, L3, L4_V4, L4_V6, Ports, protocol},
 };
 
 #[cfg(feature = "mem")]
@@ -29,6 +33,8 @@ pub trait Rules {
     fn trusts(&self, source: Address) -> bool;
     /// What an address is to this machine.
     fn standing(&self, address: Address) -> Standing;
+    /// The UDP port of `gue`, network order; 0: it is not taken out.
+    fn gue_port(&self) -> [u8; 2];
     /// One more packet ended so.
     fn count(&self, fate: Fate);
 }
@@ -59,9 +65,9 @@ fn judge<F: Frame, R: Rules>(frame: &mut F, rules: &R) -> Fate {
     }
 }
 
-/// Where the packet inside begins.
+/// Where the headers of one family end.
 #[inline(always)]
-const fn inside<const V4: bool>() -> usize {
+const fn behind_ip<const V4: bool>() -> usize {
     match V4 {
         true => L4_V4,
         false => L4_V6,
@@ -71,8 +77,8 @@ const fn inside<const V4: bool>() -> usize {
 #[inline(always)]
 fn take_out<F: Frame, R: Rules, const V4: bool>(frame: &mut F, rules: &R) -> Result<(), Fate> {
     let outer = parse::ip::<F, V4>(frame).ok_or(Fate::Passed)?;
-    if !is_tunnel::<F, V4>(frame, &outer) || rules.standing(outer.destination) == Standing::Foreign
-    {
+    let kind = tunnel::<F, R, V4>(frame, rules, &outer);
+    if kind == protocol::NONE || rules.standing(outer.destination) == Standing::Foreign {
         return Err(Fate::Passed);
     }
     check(&outer)?;
@@ -80,52 +86,158 @@ fn take_out<F: Frame, R: Rules, const V4: bool>(frame: &mut F, rules: &R) -> Res
     if !rules.trusts(outer.source) {
         return Err(Fate::UnknownSource);
     }
-    let header = inside::<V4>().wrapping_sub(L3);
-    if !outer.holds(inside::<V4>(), header) {
+    let l4 = behind_ip::<V4>();
+    match kind {
+        protocol::UDP => {
+            let (at, end, inner) = gue(frame, &outer, l4)?;
+            match inner {
+                protocol::IPIP => take_out_at::<F, R, true>(frame, rules, at, end, outer.class),
+                _ => take_out_at::<F, R, false>(frame, rules, at, end, outer.class),
+            }
+        }
+        protocol::IPIP => take_out_at::<F, R, true>(frame, rules, l4, outer.end, outer.class),
+        _ => take_out_at::<F, R, false>(frame, rules, l4, outer.end, outer.class),
+    }
+}
+
+/// Takes out the packet at an offset, which is of IPv4 or not; what is around it ends at `end` and has a traffic class.
+#[inline(always)]
+fn take_out_at<F: Frame, R: Rules, const INNER_V4: bool>(
+    frame: &mut F,
+    rules: &R,
+    at: usize,
+    end: usize,
+    class: u8,
+) -> Result<(), Fate> {
+    let header = behind_ip::<INNER_V4>().wrapping_sub(L3);
+    if at.wrapping_add(header) > end {
         return Err(Fate::Truncated);
     }
     // In one piece for each family: an `Option` of a packet would stand on the stack at an odd place ("misaligned
     // stack access", Linux 6.18).
-    let inner_class = if V4 {
-        let ip = frame.header::<Ipv4Hdr>(L4_V4).ok_or(Fate::Truncated)?;
-        judge_inner(rules, &outer, &parse::of_ipv4(ip))?;
+    let inner_class = if INNER_V4 {
+        let ip = frame.header::<Ipv4Hdr>(at).ok_or(Fate::Truncated)?;
+        judge_inner(frame, rules, at, end, &parse::of_ipv4(ip))?;
         ip.tos
     } else {
-        let ip = frame.header::<Ipv6Hdr>(L4_V6).ok_or(Fate::Truncated)?;
+        let ip = frame.header::<Ipv6Hdr>(at).ok_or(Fate::Truncated)?;
         // `None`: a destination that no VIP has.
         let Some(inner) = parse::of_ipv6(ip) else {
             return Err(Fate::UnknownDestination);
         };
-        judge_inner(rules, &outer, &inner)?;
+        judge_inner(frame, rules, at, end, &inner)?;
         inner.class
     };
-    note_congestion::<F, V4>(frame, outer.class, inner_class)?;
-    let ethernet = *frame.header::<Ethernet>(0).ok_or(Fate::Truncated)?;
-    if !frame.shrink_head(header as u16) {
+    note_congestion::<F, INNER_V4>(frame, at, class, inner_class)?;
+    let mut ethernet = *frame.header::<Ethernet>(0).ok_or(Fate::Truncated)?;
+    ethernet.ether_type = match INNER_V4 {
+        true => ETHERTYPE_IPV4,
+        false => ETHERTYPE_IPV6,
+    };
+    if !frame.shrink_head(at.wrapping_sub(L3) as u16) {
         return Err(Fate::Truncated);
     }
     *frame.header_mut::<Ethernet>(0).ok_or(Fate::Truncated)? = ethernet;
     Ok(())
 }
 
-/// A packet in a packet of its own family, or behind one extension header: a fragment of one, or what Linux's
+/// What the packet brings: [`protocol::IPIP`], [`protocol::IPV6`], [`protocol::UDP`] for `gue`, or [`protocol::NONE`].
+///
+/// Behind one extension header they count too: a fragment of one, or what Linux's
 /// ip6tnl sends, with a destination option (RFC 2473 section 4.1.1). No balancer of ours sends them, but a kernel
 /// with a tunnel device would take them out. Behind several it is not looked for.
 #[inline(always)]
-fn is_tunnel<F: Frame, const V4: bool>(frame: &F, outer: &Packet) -> bool {
+fn tunnel<F: Frame, R: Rules, const V4: bool>(frame: &F, rules: &R, outer: &Packet) -> u8 {
     match (V4, outer.protocol) {
-        (true, number) => number == protocol::IPIP,
+        (_, number @ (protocol::IPIP | protocol::IPV6)) => number,
+        (true, protocol::UDP) => {
+            let Some(ip) = frame.header::<Ipv4Hdr>(L3) else {
+                return protocol::NONE;
+            };
+            // A later fragment has no ports.
+            if u16::from_be_bytes(ip.frags) & 0x1fff != 0 {
+                return protocol::NONE;
+            }
+            let options = usize::from(ip.vihl & 15).wrapping_sub(5) & 15;
+            is_gue(frame, rules, L4_V4.wrapping_add(options.wrapping_mul(4)))
+        }
+        (false, protocol::UDP) => is_gue(frame, rules, L4_V6),
         (
             false,
             protocol::FRAGMENT
             | protocol::HOP_BY_HOP
             | protocol::ROUTING
             | protocol::DESTINATION_OPTIONS,
-        ) => match frame.header::<Check>(L4_V6) {
-            Some(Check([next, _])) => *next == protocol::IPV6,
-            None => false,
+        ) => {
+            let Some([[next, length, offset, more], _]) = frame.header::<[[u8; 4]; 2]>(L4_V6)
+            else {
+                return protocol::NONE;
+            };
+            match (*next, outer.protocol) {
+                (protocol::IPIP | protocol::IPV6, _) => *next,
+                (protocol::UDP, protocol::FRAGMENT) => match (offset, more & 0xf8) {
+                    (0, 0) => is_gue(frame, rules, L4_V6.wrapping_add(8)),
+                    _ => protocol::NONE,
+                },
+                (protocol::UDP, _) => {
+                    let length = usize::from(*length).wrapping_add(1).wrapping_mul(8);
+                    is_gue(frame, rules, L4_V6.wrapping_add(length))
+                }
+                _ => protocol::NONE,
+            }
+        }
+        _ => protocol::NONE,
+    }
+}
+
+/// [`protocol::UDP`] if the datagram at an offset goes to the port of `gue`.
+#[inline(always)]
+fn is_gue<F: Frame, R: Rules>(frame: &F, rules: &R, at: usize) -> u8 {
+    let port = rules.gue_port();
+    match frame.header::<Ports>(at) {
+        Some(ports) if port != [0, 0] && ports.destination == port => protocol::UDP,
+        _ => protocol::NONE,
+    }
+}
+
+/// Where the packet in a datagram to the port of `gue` begins, where the datagram ends, and the packet's protocol number.
+///
+/// The checksum of the datagram is not looked at: it covers what the checksums inside cover, which the kernel
+/// looks at, and that over all the data costs more than all else here. It may be absent (RFC 6935, RFC 6936).
+#[inline(always)]
+fn gue<F: Frame>(frame: &F, outer: &Packet, l4: usize) -> Result<(usize, usize, u8), Fate> {
+    const HEADER: usize = UdpHdr::LEN + size_of::<Gue>();
+    let udp = frame.header::<UdpHdr>(l4).ok_or(Fate::Truncated)?;
+    let length = usize::from(u16::from_be_bytes(udp.len));
+    let end = l4.wrapping_add(length);
+    if length < UdpHdr::LEN {
+        return Err(Fate::Malformed);
+    }
+    if length < HEADER || end > outer.end {
+        return Err(Fate::Truncated);
+    }
+    let inside = l4.wrapping_add(UdpHdr::LEN);
+    let Gue([first, number, flags, more_flags]) =
+        *frame.header::<Gue>(inside).ok_or(Fate::Truncated)?;
+    match first >> 6 {
+        0 => {
+            if first & 0x20 != 0 {
+                return Err(Fate::GueControl);
+            }
+            if first & 0x1f != 0 || flags != 0 || more_flags != 0 {
+                return Err(Fate::GueOptions);
+            }
+            match number {
+                protocol::IPIP | protocol::IPV6 => Ok((l4.wrapping_add(HEADER), end, number)),
+                _ => Err(Fate::OtherProtocol),
+            }
+        }
+        1 => match first >> 4 {
+            4 => Ok((inside, end, protocol::IPIP)),
+            6 => Ok((inside, end, protocol::IPV6)),
+            _ => Err(Fate::OtherProtocol),
         },
-        (false, number) => number == protocol::IPV6,
+        _ => Err(Fate::GueVariant),
     }
 }
 
@@ -152,22 +264,37 @@ fn check(packet: &Packet) -> Result<(), Fate> {
 
 /// The packet inside: lies it within the one around it, and would a balancer send it?
 #[inline(always)]
-fn judge_inner<R: Rules>(rules: &R, outer: &Packet, inner: &Packet) -> Result<(), Fate> {
-    check(inner)?;
+fn judge_inner<F: Frame, R: Rules>(
+    frame: &F,
+    rules: &R,
+    at: usize,
+    end: usize,
+    inner: &Packet,
+) -> Result<(), Fate> {
+    let piece = matches!(inner.oddity, Some(DropReason::Fragment));
+    if !piece {
+        check(inner)?;
+    }
     // Its `end` is counted from where an outer header would begin.
-    if !outer.holds(outer.l4(), inner.end.wrapping_sub(L3)) {
+    if at.wrapping_add(inner.end).wrapping_sub(L3) > end {
         return Err(Fate::Truncated);
     }
     if rules.standing(inner.destination) != Standing::Vip {
         return Err(Fate::UnknownDestination);
     }
-    let served = matches!(inner.protocol, protocol::TCP | protocol::UDP) || inner.is_icmp();
+    let served = matches!(inner.protocol, protocol::TCP | protocol::UDP)
+        || inner.is_icmp()
+        || inner.protocol == protocol::FRAGMENT && is_served_piece(frame, at);
     if !served {
         let tunnel = matches!(inner.protocol, protocol::IPIP | protocol::IPV6);
         return Err(match tunnel {
             true => Fate::Nested,
             false => Fate::OtherProtocol,
         });
+    }
+    let l4 = at.wrapping_add(inner.l4()).wrapping_sub(L3);
+    if inner.protocol == protocol::UDP && is_gue(frame, rules, l4) == protocol::UDP {
+        return Err(Fate::Nested);
     }
     if admission::is_martian(inner) {
         return Err(Fate::MartianSource);
@@ -181,11 +308,22 @@ fn judge_inner<R: Rules>(rules: &R, outer: &Packet, inner: &Packet) -> Result<()
     }
 }
 
+/// The IPv6 packet at an offset is a piece of what is served: by the header behind its own. The host that puts it together
+/// sees whether it is a tunnel of its own; it has no device for one.
+#[inline(always)]
+fn is_served_piece<F: Frame>(frame: &F, at: usize) -> bool {
+    match frame.header::<[[u8; 4]; 2]>(at.wrapping_add(Ipv6Hdr::LEN)) {
+        Some([[next, ..], _]) => matches!(*next, protocol::TCP | protocol::UDP | protocol::ICMPV6),
+        None => false,
+    }
+}
+
 /// "Congestion experienced" on the outer header goes to the inner one (RFC 6040 section 4.2). The other codes
 /// are equal, since the balancer copies them.
 #[inline(always)]
 fn note_congestion<F: Frame, const V4: bool>(
     frame: &mut F,
+    at: usize,
     outer: u8,
     inner: u8,
 ) -> Result<(), Fate> {
@@ -197,14 +335,14 @@ fn note_congestion<F: Frame, const V4: bool>(
         return Err(Fate::Congestion);
     }
     if V4 {
-        let ip = frame.header_mut::<Ipv4Hdr>(L4_V4).ok_or(Fate::Truncated)?;
+        let ip = frame.header_mut::<Ipv4Hdr>(at).ok_or(Fate::Truncated)?;
         let marked = inner | EXPERIENCED;
         ip.check = Delta::NONE
             .swap2([ip.vihl, inner], [ip.vihl, marked])
             .apply(ip.check);
         ip.tos = marked;
     } else {
-        let ip = frame.header_mut::<Ipv6Hdr>(L4_V6).ok_or(Fate::Truncated)?;
+        let ip = frame.header_mut::<Ipv6Hdr>(at).ok_or(Fate::Truncated)?;
         let [first, second, third, fourth] = ip.vcf;
         // The class lies across both bytes.
         ip.vcf = [first, second | EXPERIENCED << 4, third, fourth];

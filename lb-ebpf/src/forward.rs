@@ -105,6 +105,21 @@ pub fn to_backend<F: Frame, T: Tables>(
     })
 }
 
+/// The same for a packet whose way is known to be open, without a verdict.
+#[inline(always)]
+pub fn line_to_backend<T: Tables>(tables: &T, backend: Backend<'_>) -> Result<Exit, DropReason> {
+    let hop = tables
+        .next_hop(backend.state.next_hop())
+        .ok_or(DropReason::MapInconsistent)?;
+    let [destination, source, ..]: &[u64; 4] = bytemuck::cast_ref(hop);
+    Ok(Exit {
+        destination: Mac::low(u64::from_le(load(destination))),
+        source: Mac::low(u64::from_le(load(source))),
+        verdict: Verdict::TX,
+        mtu: hop.mtu,
+    })
+}
+
 /// The way back to a client, as its own packets showed it.
 #[inline(always)]
 pub fn to_client<F: Frame, T: Tables>(

@@ -25,7 +25,8 @@ use crate::{
     reply::NO_FLOW,
     service::{self, NOWHERE},
     tables::{PackedKey, Tables},
-    verdict::{Outcome, PackedOutcome},
+    tunnel,
+    verdict::{Outcome, PackedOutcome, Parcel, Refusal},
     wire::{Ports, Tcp, protocol},
 };
 
@@ -109,6 +110,8 @@ mod next {
     pub(super) const FOLLOW: u64 = 1 << 58;
     /// It goes to a backend: a [`super::Delivery`].
     pub(super) const DELIVER: u64 = 1 << 57;
+    /// It goes there by a tunnel: a `Parcel`.
+    pub(super) const TUNNEL: u64 = 1 << 56;
     /// What it needs.
     pub(super) const WORD: u64 = (1 << 53) - 1;
 }
@@ -146,9 +149,23 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
         }
         step = first::first_to_backend::<F, T, V4>(frame, cx, assigned, arrival);
     }
-    match step & next::DELIVER {
-        0 => PackedOutcome::of(step),
-        _ => send::deliver::<F, T, V4>(frame, cx, step),
+    if step & next::DELIVER != 0 {
+        step = send::deliver::<F, T, V4>(frame, cx, step);
+    }
+    if step & next::TUNNEL == 0 {
+        return PackedOutcome::of(step);
+    }
+    let hash = send::datagram::<F, T, V4>(frame, cx);
+    let parcel = Parcel::open(step & next::WORD, 0);
+    let sending = tunnel::send::<F, T, V4>(frame, cx, parcel.seal(hash), hash);
+    let service = match service::backend(cx.tables, parcel.backend()) {
+        Some(backend) => backend.entry.service,
+        None => return Outcome::drop(DropReason::MapInconsistent).into(),
+    };
+    match Result::from(sending) {
+        Ok(verdict) => PackedOutcome::counted(verdict),
+        Err(Refusal(word)) if word >> 8 != 0 => PackedOutcome::too_big(word >> 8, service),
+        Err(refusal) => PackedOutcome::service_drop(refusal.reason(), service),
     }
 }
 

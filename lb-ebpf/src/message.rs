@@ -2,7 +2,7 @@
 //! client whose packet they quote, and everything else is the kernel's. Part of `pipeline`.
 
 use lb_common::{
-    Address, DropReason, EndpointKey, Family, FlowHash, Forwarding, MidStream, ServiceEntry,
+    Address, BackendEntry, DropReason, EndpointKey, Forwarding, MidStream, ServiceEntry,
     hash::FlowTuple,
 };
 
@@ -18,7 +18,7 @@ use crate::{
     service::{self, Backend},
     tables::{PackedKey, Tables},
     tunnel,
-    verdict::{Account, Action, Outcome, PackedOutcome, Verdict},
+    verdict::{Account, Action, Outcome, PackedOutcome, Parcel, Refusal, Verdict},
 };
 
 /// Handles a message of one family. Each way on is a call, so that each has its own share of BPF's 512
@@ -33,9 +33,7 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
         ERROR_TO_VIP => {
             let found: Outcome = quoted_holder::<F, T, V4>(frame, cx).into();
             match found.account {
-                Account::ErrorForwarded => {
-                    error_to_backend::<F, T, V4>(frame, cx, found.subject).into()
-                }
+                Account::ErrorForwarded => to_backend::<F, T, V4>(frame, cx, found.subject),
                 _ => found,
             }
         }
@@ -206,7 +204,33 @@ fn find_holder<F: Frame, T: Tables>(
     }
 }
 
-/// Relays the error to the backend.
+/// Relays the error to the backend, in a second call where that is by a tunnel: its stack does not fit in the other's.
+#[inline(always)]
+fn to_backend<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    backend: u32,
+) -> Outcome {
+    let outcome: Outcome = error_to_backend::<F, T, V4>(frame, cx, backend).into();
+    let tunnelled = |entry: &&BackendEntry| {
+        Forwarding::from_u8(entry.forwarding).is_some_and(Forwarding::is_tunnel)
+    };
+    let Some(entry) = cx.tables.backend(backend).filter(tunnelled) else {
+        return outcome;
+    };
+    if outcome.account != Account::ErrorForwarded {
+        return outcome;
+    }
+    // Of an error no flow is known.
+    let parcel = Parcel::uncounted(backend).seal(0);
+    match tunnel::send::<F, T, V4>(frame, cx, parcel, 0).into() {
+        Ok(_) => outcome,
+        // Nobody is told about an error that is too big (RFC 1122 section 3.2.2).
+        Err(refusal) => PackedOutcome::service_drop(Refusal::reason(refusal), entry.service).into(),
+    }
+}
+
+/// Relays the error to the backend, but for what tunnels do to it.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn error_to_backend<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
@@ -239,34 +263,12 @@ fn relay_to_backend<F: Frame, T: Tables>(
     let exit = forward::to_backend(frame, cx.tables, backend)?;
     match Forwarding::from_u8(backend.entry.forwarding) {
         Some(Forwarding::L2dsr) => forward::age_and_patch(frame, packet, Default::default())?,
-        Some(Forwarding::Ipip) => {
-            let room = exit
-                .mtu
-                .saturating_sub(tunnel::growth(packet.family) as u32);
-            if packet.size() > room {
-                // Nobody is told about an error (RFC 1122 section 3.2.2).
-                return Err(DropReason::PacketTooBig);
-            }
-            forward::age_and_patch(frame, packet, Default::default())?;
-            let hash = FlowHash(0);
-            match packet.family {
-                Family::V4 => tunnel::encapsulate::<F, true>(
-                    frame,
-                    cx.control,
-                    packet,
-                    backend,
-                    hash,
-                    exit.macs(),
-                )?,
-                Family::V6 => tunnel::encapsulate::<F, false>(
-                    frame,
-                    cx.control,
-                    packet,
-                    backend,
-                    hash,
-                    exit.macs(),
-                )?,
-            }
+        Some(Forwarding::Ipip | Forwarding::Gue) => {
+            return Ok(Outcome::of(
+                exit.verdict(),
+                Account::ErrorForwarded,
+                backend.id,
+            ));
         }
         None => return Err(DropReason::MapInconsistent),
         Some(Forwarding::Dnat) => {

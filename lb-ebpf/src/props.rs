@@ -8,6 +8,7 @@ mod lookup;
 mod model;
 mod mutants;
 mod table;
+mod tunnel;
 
 /// A generator of numbers that are the same in every run (splitmix64).
 pub(crate) struct Numbers(pub(crate) u64);

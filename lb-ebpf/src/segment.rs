@@ -4,14 +4,15 @@
 //! The order of the checks is the order of reasons: what is wrong with the packet before what is wrong with its flow.
 
 use lb_common::{
-    DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, MidStream, counter,
+    DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, MidStream, Tunnel, counter,
     hash::FlowTuple, sources::Access,
 };
 
 use crate::{
     admission,
     flow::{self, Assigned, Assignment, Origin},
-    forward, fragment,
+    forward::{self, Exit},
+    fragment,
     frame::Frame,
     message,
     parse::{self, Arrival, Packet},
@@ -20,7 +21,7 @@ use crate::{
     service::{self, NOWHERE},
     tables::{Tables, load},
     tunnel,
-    verdict::{self, PackedOutcome, Sent, Verdict},
+    verdict::{self, PackedOutcome, Parcel, Refusal, Sent, Verdict},
     wire::{FrontV4, FrontV6, Ports, protocol},
 };
 
@@ -147,19 +148,8 @@ fn from_others<F: Frame, T: Tables, C: Clock, const V4: bool>(
     }
 }
 
-/// Why a client's packet does not reach a backend, in one word: the reason, and from bit 8 on, where that is the
-/// reason, how many bytes of IP packet would fit.
-struct Refusal(u32);
-
 const MID_STREAM: u32 = DropReason::MidStream as u32;
 const DEAD: u32 = DropReason::ControlPlaneDead as u32;
-
-impl From<DropReason> for Refusal {
-    #[inline(always)]
-    fn from(reason: DropReason) -> Self {
-        Self(reason as u32)
-    }
-}
 
 /// What a packet to a service must be, and what it means for its flow. `length`: of the frame, in bytes.
 #[inline(always)]
@@ -211,8 +201,16 @@ fn to_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
         opens: arrival.is_opening() || arrival.is_datagram(),
         bytes: lane.bytes as u64,
     };
-    let verdict = match send::<F, T, C, V4>(frame, lane, packet, hash, &assignment) {
-        Ok(verdict) => verdict,
+    let exit = forward::to_backend(frame, lane.tables, assignment.backend)?;
+    match send::<F, T, C, V4>(frame, lane, packet, hash, &assignment, exit) {
+        Ok(()) => {}
+        Err(Refusal::ASIDE) => {
+            let parcel = Parcel::new(&sent, exit.verdict()).seal(hash.0);
+            let sending = lane.aside(frame, |frame, cx| {
+                tunnel::send::<F, T, V4>(frame, cx, parcel, hash.0)
+            });
+            return sending.into();
+        }
         Err(Refusal(word)) => {
             // The flow is in the table although its packet goes nowhere: its next one will not be new.
             let line = counter::BACKEND_LINE.wrapping_add(sent.backend);
@@ -223,9 +221,9 @@ fn to_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
             }
             return Err(Refusal(word));
         }
-    };
-    verdict::count_sent(lane.tables, lane.global, lane.first, &sent, verdict);
-    Ok(verdict)
+    }
+    verdict::count_sent(lane.tables, lane.global, lane.first, &sent, exit.verdict());
+    Ok(exit.verdict())
 }
 
 /// The flow's backend.
@@ -274,7 +272,7 @@ fn assign<'t, T: Tables, C: Clock>(
     Ok(assigned)
 }
 
-/// Rewrites the packet for its backend and sends it there.
+/// Rewrites the packet for its backend.
 #[inline(always)]
 fn send<F: Frame, T: Tables, C: Clock, const V4: bool>(
     frame: &mut F,
@@ -282,16 +280,16 @@ fn send<F: Frame, T: Tables, C: Clock, const V4: bool>(
     packet: &Packet,
     hash: FlowHash,
     assignment: &Assignment<'_>,
-) -> Result<Verdict, Refusal> {
+    exit: Exit,
+) -> Result<(), Refusal> {
     let backend = assignment.backend;
-    let exit = forward::to_backend(frame, lane.tables, backend)?;
     match Forwarding::from_u8(backend.entry.forwarding) {
         Some(Forwarding::L2dsr) => forward::age::<F, V4>(frame, Some(exit.macs()))?,
-        Some(Forwarding::Ipip) => {
+        Some(Forwarding::Ipip) if backend.entry.tunnel == Tunnel::USUAL => {
             let family = if V4 { Family::V4 } else { Family::V6 };
             let mtu = exit.mtu.saturating_sub(tunnel::growth(family) as u32);
             if packet.size() > mtu {
-                return Err(Refusal(mtu << 8 | DropReason::PacketTooBig as u32));
+                return Err(Refusal::too_big(mtu));
             }
             forward::age::<F, V4>(frame, None)?;
             tunnel::encapsulate::<F, V4>(frame, lane.control, packet, backend, hash, exit.macs())?;
@@ -305,8 +303,12 @@ fn send<F: Frame, T: Tables, C: Clock, const V4: bool>(
             forward::learn_return_hop(frame, lane.tables, assignment.set, assignment.way)?;
             forward::to_address::<F, V4>(frame, packet, backend, exit.macs())?;
         }
+        Some(Forwarding::Ipip | Forwarding::Gue) => {
+            core::hint::cold_path();
+            return Err(Refusal::ASIDE);
+        }
         // A number that this version does not know means maps of another one.
         None => return Err(DropReason::MapInconsistent.into()),
     }
-    Ok(exit.verdict())
+    Ok(())
 }

@@ -1,25 +1,37 @@
 //! Encapsulation: a client's packet inside another IP packet, addressed to its backend (RFC 2003 for IPv4 in IPv4,
-//! RFC 2473 for IPv6 in IPv6). The backend takes it out and answers the client directly.
+//! RFC 2473 for what is in IPv6, RFC 4213 for IPv6 in IPv4), with UDP in between where that is wanted. The backend
+//! takes it out and answers the client directly.
+//!
+//! The usual tunnel, whose headers are all of one family, is part of the usual packet's way. [`send`], a call of its
+//! own, makes them all.
 
-use lb_common::{Address, Control, DropReason, Family, FlowHash};
+use lb_common::{Address, Control, DropReason, Family, FlowHash, counter, tunnel::OuterTtl};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
-    checksum::Sum,
+    checksum::{Delta, Sum},
     forward,
     frame::Frame,
-    parse::Packet,
-    service::Backend,
+    parse::{self, Packet},
+    pipeline::Context,
+    service::{self, Backend},
+    tables::Tables,
+    verdict::{self, PackedSending, Parcel, Refusal, Sent, Verdict},
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacWords, OuterV4, OuterV6, protocol},
 };
 
-/// TTL and hop limit of the outer header.
-const TTL: u8 = 64;
+mod gue;
+
+/// TTL and hop limit of the usual outer header.
+const TTL: u8 = match OuterTtl::DEFAULT {
+    OuterTtl::Fixed(ttl) => ttl,
+    OuterTtl::Inherit => 0,
+};
 /// Don't fragment (RFC 791 section 3.1), set in every outer header: a datagram that is not fragmented needs no
 /// identification (RFC 6864 section 4.1).
 const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
 
-/// Bytes that the outer header adds to a packet of a family.
+/// Bytes that the usual tunnel adds to a packet of a family.
 #[inline(always)]
 pub const fn growth(family: Family) -> usize {
     match family {
@@ -28,7 +40,23 @@ pub const fn growth(family: Family) -> usize {
     }
 }
 
-/// Puts the outer header before the packet, and these Ethernet addresses before that. TTL and ECN bits are those
+/// What an outer header says besides its addresses.
+#[derive(Clone, Copy)]
+struct Head {
+    /// DSCP and ECN.
+    class: u8,
+    ttl: u8,
+    protocol: u8,
+    /// Bytes behind the outer header.
+    payload: u32,
+    /// Bytes that the frame grows by.
+    growth: u16,
+    /// What the wire may show of the flow's hash.
+    shown: u64,
+    macs: MacWords,
+}
+
+/// Puts the usual outer header before the packet, and these Ethernet addresses before that. TTL and ECN bits are those
 /// of RFC 2003 section 3.1 and RFC 6040 section 4.1: the inner header ages by its own rules, the traffic
 /// class is copied.
 #[inline(always)]
@@ -40,49 +68,181 @@ pub fn encapsulate<F: Frame, const V4: bool>(
     hash: FlowHash,
     macs: MacWords,
 ) -> Result<(), DropReason> {
+    let family = if V4 { Family::V4 } else { Family::V6 };
+    let head = Head {
+        class: packet.class,
+        ttl: TTL,
+        protocol: protocol_of(family),
+        payload: packet.size(),
+        growth: growth(family) as u16,
+        shown: hash.shown(&control.multipliers),
+        macs,
+    };
     match V4 {
-        true => ipv4(frame, control, packet, backend, hash, macs),
-        false => ipv6(frame, control, packet, backend, hash, macs),
+        true => ipv4(frame, &head, addresses_v4(control, backend, head.shown)),
+        false => ipv6(frame, &head, addresses_v6(control, backend, head.shown)),
     }
+}
+
+/// What the outer header says of a packet inside.
+#[inline(always)]
+const fn protocol_of(inner: Family) -> u8 {
+    match inner {
+        Family::V4 => protocol::IPIP,
+        Family::V6 => protocol::IPV6,
+    }
+}
+
+/// Sends a [`Parcel`] by any tunnel, and counts what is to be counted: a client's packet, or an ICMP error for a backend with
+/// a hash of 0. Sealed with the hash. The way to the backend is known.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(crate) fn send<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    sealed: u64,
+    hash: u64,
+) -> PackedSending {
+    let parcel = Parcel::open(sealed, hash);
+    let bytes = frame.len() as u64;
+    let wrapped = wrap::<F, T, V4>(frame, cx, parcel.backend(), FlowHash(hash));
+    if let Some(sent) = parcel.sent(bytes) {
+        count(cx, &sent, parcel.verdict(), wrapped);
+    }
+    match wrapped {
+        Ok(()) => PackedSending::sent(parcel),
+        Err(refusal) => refusal.into(),
+    }
+}
+
+#[inline(always)]
+fn count<T: Tables>(
+    cx: &Context<'_, T>,
+    sent: &Sent,
+    verdict: Verdict,
+    wrapped: Result<(), Refusal>,
+) {
+    let first = cx.tables.first_counter(cx.control.lines_per_cpu);
+    let line = |line: u32| cx.tables.counter(first.wrapping_add(line));
+    let Some(global) = line(counter::GLOBAL_LINE) else {
+        return;
+    };
+    match wrapped {
+        Ok(()) => verdict::count_sent(cx.tables, global, first, sent, verdict),
+        // The flow is in the table although its packet goes nowhere: its next one will not be new.
+        Err(Refusal(word)) if word >> 8 != 0 => {
+            if let Some(line) = line(counter::BACKEND_LINE.wrapping_add(sent.backend)) {
+                verdict::count_origin(cx.tables, global, first, line, sent);
+            }
+        }
+        Err(_) => {}
+    }
+}
+
+#[inline(always)]
+fn wrap<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    backend: u32,
+    hash: FlowHash,
+) -> Result<(), Refusal> {
+    let packet = parse::ip::<F, V4>(frame).ok_or(DropReason::Truncated)?;
+    // It was in use when it was chosen.
+    let backend = service::backend(cx.tables, backend).ok_or(DropReason::NoBackend)?;
+    let exit = forward::line_to_backend(cx.tables, backend)?;
+    let (outer, tunnel) = (
+        Address(backend.entry.address).family(),
+        backend.entry.tunnel,
+    );
+    let growth = tunnel.growth(outer);
+    let room = exit.mtu.saturating_sub(growth);
+    if packet.size() > room {
+        return Err(Refusal::too_big(room));
+    }
+    forward::age_and_patch(frame, &packet, Delta::NONE)?;
+    let port = tunnel.gue_port();
+    let head = Head {
+        class: packet.class,
+        ttl: tunnel.ttl(packet.ttl.wrapping_sub(1)),
+        protocol: match port {
+            0 => protocol_of(packet.family),
+            _ => protocol::UDP,
+        },
+        payload: packet.size().wrapping_add(tunnel.between()),
+        growth: growth as u16,
+        shown: hash.shown(&cx.control.multipliers),
+        macs: exit.macs(),
+    };
+    match outer {
+        Family::V4 => {
+            let addresses = addresses_v4(cx.control, backend, head.shown);
+            ipv4(frame, &head, addresses)?;
+            if port != 0 {
+                gue::over_ipv4(frame, &head, tunnel, packet.family)?;
+            }
+        }
+        Family::V6 => {
+            let addresses = addresses_v6(cx.control, backend, head.shown);
+            let inside = match port {
+                0 => 0,
+                _ => gue::inner_sum::<F, V4>(frame, &packet),
+            };
+            ipv6(frame, &head, addresses)?;
+            if port != 0 {
+                gue::over_ipv6(frame, &head, tunnel, packet.family, addresses, inside)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Source and destination of an outer IPv4 header.
+#[inline(always)]
+fn addresses_v4(control: &Control, backend: Backend<'_>, shown: u64) -> [[u8; 4]; 2] {
+    let spread = (shown >> 32) as u32 & control.tunnel_v4_spread;
+    let source = u32::from_be_bytes(control.tunnel_v4) | spread;
+    [
+        source.to_be_bytes(),
+        forward::octets(Address(backend.entry.address)),
+    ]
+}
+
+/// Source and destination of an outer IPv6 header, two words each.
+#[inline(always)]
+fn addresses_v6(control: &Control, backend: Backend<'_>, shown: u64) -> [[u8; 8]; 4] {
+    let [a, b] = Address(control.tunnel_v6).words();
+    let spread = u64::from(control.tunnel_v6_spread);
+    let b = (u64::from_be(b) | shown >> 12 & spread).to_be();
+    let [c, d] = Address(backend.entry.address).words();
+    [a, b, c, d].map(u64::to_ne_bytes)
 }
 
 #[inline(always)]
 fn ipv4<F: Frame>(
     frame: &mut F,
-    control: &Control,
-    packet: &Packet,
-    backend: Backend<'_>,
-    hash: FlowHash,
-    macs: MacWords,
+    head: &Head,
+    [source, destination]: [[u8; 4]; 2],
 ) -> Result<(), DropReason> {
-    let length = packet.size().wrapping_add(Ipv4Hdr::LEN as u32);
-    let spread = control.tunnel_v4_spread;
-    let source = u32::from_be_bytes(control.tunnel_v4)
-        | (hash.shown(&control.multipliers) >> 32) as u32 & spread;
-    let (source, destination) = (
-        source.to_be_bytes(),
-        forward::octets(Address(backend.entry.address)),
-    );
+    let length = head.payload.wrapping_add(Ipv4Hdr::LEN as u32);
     let [high, low] = (length as u16).to_be_bytes();
     let [flags, offset] = DONT_FRAGMENT;
-    let first = [0x45, packet.class, high, low];
+    let first = [0x45, head.class, high, low];
     let second = [0, 0, flags, offset];
-    let third = [TTL, protocol::IPIP, 0, 0];
+    let third = [head.ttl, head.protocol, 0, 0];
     let [c, d] = Sum::NONE
         .words(&[first, second, third, source, destination])
         .check();
-    if !frame.grow_head(Ipv4Hdr::LEN as u16) {
+    if !frame.grow_head(head.growth) {
         return Err(DropReason::NoHeadroom);
     }
     let outer = frame
         .header_mut::<OuterV4>(0)
         .ok_or(DropReason::Truncated)?;
-    outer.macs = macs;
+    outer.macs = head.macs;
     outer.ether_type = ETHERTYPE_IPV4;
     outer.ip = [
         first,
         second,
-        [TTL, protocol::IPIP, c, d],
+        [head.ttl, head.protocol, c, d],
         source,
         destination,
     ];
@@ -90,34 +250,21 @@ fn ipv4<F: Frame>(
 }
 
 #[inline(always)]
-fn ipv6<F: Frame>(
-    frame: &mut F,
-    control: &Control,
-    packet: &Packet,
-    backend: Backend<'_>,
-    hash: FlowHash,
-    macs: MacWords,
-) -> Result<(), DropReason> {
-    let payload = packet.size();
-    let [a, b] = Address(control.tunnel_v6).words();
-    let spread = u64::from(control.tunnel_v6_spread);
-    let shown = hash.shown(&control.multipliers);
-    let b = (u64::from_be(b) | shown >> 12 & spread).to_be();
+fn ipv6<F: Frame>(frame: &mut F, head: &Head, addresses: [[u8; 8]; 4]) -> Result<(), DropReason> {
     // RFC 6438 section 3: the flow label carries the flow's entropy for routers that balance.
-    let label = (shown >> 44) as u32;
-    let first = 6 << 28 | u32::from(packet.class) << 20 | label;
-    let [high, low] = (payload as u16).to_be_bytes();
-    let [c, d] = Address(backend.entry.address).words();
-    if !frame.grow_head(Ipv6Hdr::LEN as u16) {
+    let label = (head.shown >> 44) as u32;
+    let first = 6 << 28 | u32::from(head.class) << 20 | label;
+    let [high, low] = (head.payload as u16).to_be_bytes();
+    if !frame.grow_head(head.growth) {
         return Err(DropReason::NoHeadroom);
     }
     let outer = frame
         .header_mut::<OuterV6>(0)
         .ok_or(DropReason::Truncated)?;
-    outer.macs = macs;
+    outer.macs = head.macs;
     outer.ether_type = ETHERTYPE_IPV6;
     outer.first = first.to_be_bytes();
-    outer.second = [high, low, protocol::IPV6, TTL];
-    outer.addresses = [a, b, c, d].map(u64::to_ne_bytes);
+    outer.second = [high, low, head.protocol, head.ttl];
+    outer.addresses = addresses;
     Ok(())
 }

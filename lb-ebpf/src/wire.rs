@@ -48,6 +48,8 @@ pub mod protocol {
     pub const DESTINATION_OPTIONS: u8 = 60;
     /// IPv6 mobility header.
     pub const MOBILITY: u8 = 135;
+    /// Reserved: none of them.
+    pub const NONE: u8 = 255;
 }
 
 /// An Ethernet header (IEEE 802.3 section 3.2). `network_types::eth::EthHdr` has alignment 2.
@@ -213,6 +215,12 @@ pub fn v4(octets: [u8; 4]) -> Address {
     Address::from_words([0, (low << 32 | 0xffff_0000).to_le()])
 }
 
+/// A GUE header of variant 0 without options (draft-ietf-intarea-gue-09): variant (two bits), control, length of the options in
+/// 32-bit words (five bits); protocol; flags.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Gue(pub [u8; 4]);
+
 /// One checksum field, wherever it stands.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -241,6 +249,7 @@ headers! {
     UdpHdr = 8,
     Icmpv4Hdr = 8,
     Check = 2,
+    Gue = 4,
     FrontV4 = 42,
     FrontV6 = 62,
     OuterV4 = 34,

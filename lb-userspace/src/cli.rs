@@ -55,7 +55,7 @@ pub enum Command {
     Reload(Reload),
     /// Take the data plane away: detach from all interfaces and remove all maps. The service stops.
     Unload(Unload),
-    /// On a backend of forwarding 'ipip': take packets out of the balancers' tunnels.
+    /// On a backend of forwarding 'ipip' or 'gue': take packets out of the balancers' tunnels.
     Decap(Decap),
     /// Print a completion script for a shell.
     Completions {
@@ -219,9 +219,9 @@ pub struct Unload {
 /// Arguments of `decap`.
 #[derive(Args, Debug)]
 #[command(
-    long_about = "On a backend of forwarding 'ipip': take packets out of the balancers' tunnels.\n\n\
-                  A program in the interface's XDP hook takes the outer header off packets that come from --source, are \
-                  for a --vip, and carry TCP, UDP or ICMP from somebody else than this machine; it drops other tunnels to this \
+    long_about = "On a backend of forwarding 'ipip' or 'gue': take packets out of the balancers' tunnels.\n\n\
+                  A program in the interface's XDP hook takes the outer headers off packets that come from --source, are \
+                  for a --vip, whichever families are inside and out, and carry TCP, UDP or ICMP from somebody else than this machine; it drops other tunnels to this \
                   machine and leaves everything else alone. Its link is pinned: it works on when this command has ended, \
                   and until --detach or a reboot. Give the command again to change the rules, or when this \
                   machine's addresses have changed."
@@ -236,17 +236,20 @@ pub struct Decap {
     /// A VIP that this machine serves; may be repeated.
     #[arg(long, value_name = "ADDRESS", required_unless_present_any = ["detach", "show"])]
     pub vip: Vec<IpAddr>,
+    /// The service's `gue-port`: take packets out of UDP datagrams to this port too. Without it, all UDP is left alone.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub gue_port: Option<u16>,
     /// In the driver, in the network stack, or the second where the first is refused.
     #[arg(long, value_enum, default_value_t = Mode::Native)]
     pub xdp_mode: Mode,
     /// Show state and counters. Exit status 1: it is not attached.
-    #[arg(long, conflicts_with_all = ["source", "vip", "detach"])]
+    #[arg(long, conflicts_with_all = ["source", "vip", "gue_port", "detach"])]
     pub show: bool,
     /// With --show: print one JSON object.
     #[arg(long, requires = "show")]
     pub json: bool,
     /// Take it away.
-    #[arg(long, conflicts_with_all = ["source", "vip"])]
+    #[arg(long, conflicts_with_all = ["source", "vip", "gue_port"])]
     pub detach: bool,
     /// Where its pins are.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/fairlead-decap")]

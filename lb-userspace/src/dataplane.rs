@@ -162,21 +162,18 @@ impl ServiceImage {
         }
     }
 
-    /// The family whose tunnels its packets need, if they need one.
-    pub fn tunnel(&self) -> Option<Family> {
-        let ipip = self.forwarding == Forwarding::Ipip as u8;
-        ipip.then_some(match self.family == Family::V4 as u8 {
-            true => Family::V4,
-            false => Family::V6,
-        })
-    }
-
     /// Base and length of the live ring when half `half` of the pair is live.
     pub fn live_slice(&self, half: u8) -> (u32, u32) {
         let offset = self.ring_capacity.saturating_mul(u32::from(half & 1));
         let length = u32::try_from(self.ring.len()).unwrap_or(u32::MAX);
         (self.ring_base.saturating_add(offset), length)
     }
+}
+
+/// The family whose tunnels a backend's packets need, if they need one.
+pub fn outer_family(backend: &BackendEntry) -> Option<Family> {
+    let tunnel = Forwarding::from_u8(backend.forwarding).is_some_and(Forwarding::is_tunnel);
+    tunnel.then(|| Address(backend.address).family())
 }
 
 /// What the maps hold now: the logical content and the physical switches.

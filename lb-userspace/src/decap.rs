@@ -19,6 +19,8 @@ pub struct Rules {
     pub trusted: Vec<TrustedSource>,
     /// The machine's addresses and its VIPs.
     pub addresses: BTreeMap<Address, Standing>,
+    /// The UDP port of `gue`; 0: it is not taken out.
+    pub gue_port: u16,
 }
 
 /// Why there are no rules.
@@ -48,9 +50,6 @@ pub enum RulesError {
     /// No client can connect to it.
     #[error("--vip {0}: it is not a unicast address that clients can reach")]
     BadVip(IpAddr),
-    /// A VIP whose packets no tunnel brings.
-    #[error("--vip {0}: no --source is of its family, so no packet for it would be let in")]
-    NoSource(IpAddr),
 }
 
 /// The shortest prefix that can be a group of balancers.
@@ -74,8 +73,13 @@ fn trusted(prefix: &Prefix) -> TrustedSource {
 }
 
 impl Rules {
-    /// For these balancers and VIPs on a machine with the addresses `own`.
-    pub fn new(sources: &[Prefix], vips: &[IpAddr], own: &[IpAddr]) -> Result<Self, RulesError> {
+    /// For these balancers and VIPs on a machine with the addresses `own`, and a UDP port of `gue` unless it is 0.
+    pub fn new(
+        sources: &[Prefix],
+        vips: &[IpAddr],
+        own: &[IpAddr],
+        gue_port: u16,
+    ) -> Result<Self, RulesError> {
         if sources.len() > TRUSTED_SOURCES as usize {
             return Err(RulesError::TooManySources(sources.len()));
         }
@@ -95,12 +99,6 @@ impl Rules {
             if vip.is_unspecified() || vip.is_loopback() || vip.is_multicast() || mapped {
                 return Err(RulesError::BadVip(*vip));
             }
-            if !sources
-                .iter()
-                .any(|s| s.address().is_ipv4() == vip.is_ipv4())
-            {
-                return Err(RulesError::NoSource(*vip));
-            }
         }
         let own = own.iter().map(|a| (address(*a), Standing::Own));
         let vips = vips.iter().map(|a| (address(*a), Standing::Vip));
@@ -112,6 +110,7 @@ impl Rules {
         Ok(Self {
             trusted: sources.iter().map(trusted).collect(),
             addresses,
+            gue_port,
         })
     }
 }
@@ -132,7 +131,7 @@ mod tests {
 
     fn rules(sources: &[&str], vips: &[&str], own: &[&str]) -> Result<Rules, RulesError> {
         let sources: Vec<Prefix> = sources.iter().map(|t| t.parse().unwrap()).collect();
-        Rules::new(&sources, &ips(vips), &ips(own))
+        Rules::new(&sources, &ips(vips), &ips(own), 6080)
     }
 
     #[test]
@@ -171,7 +170,6 @@ mod tests {
         assert!(error(&["fd00::/31"], &[], &[]).contains("anybody"));
         assert!(error(&["10.0.0.0/8"], vip, &[]).contains("covers 10.10.0.100"));
         assert!(error(&["192.0.2.0/24"], vip, &["192.0.2.9"]).contains("192.0.2.9"));
-        assert!(error(&["fd00:9::/112"], vip, &[]).contains("no --source"));
         assert!(error(&["10.9.0.0/24"], &["127.0.0.1"], &[]).contains("unicast"));
         let many: Vec<String> = (0..17).map(|n| format!("10.9.{n}.0/24")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();

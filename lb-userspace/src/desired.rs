@@ -74,7 +74,8 @@ pub fn image(state: &State, rings: &mut Rings) -> Image {
                 service: numbers.service,
                 port: backend.port.get().to_be_bytes(),
                 reserved2: [0; 2],
-                reserved3: [0; 4],
+                tunnel: service.tunnel(backend.address),
+                reserved3: [0; 3],
             };
             image.backends.insert(numbers.id, entry);
             image.next_hops.extend(state.next_hops(backend.address));

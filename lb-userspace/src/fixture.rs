@@ -45,6 +45,9 @@ pub(crate) fn service(text: &str) -> Service {
         port: NonZeroU16::new(vip.port()).unwrap(),
         protocol: Protocol::Tcp,
         forwarding: Forwarding::Dnat,
+        tunnel_ttl: OuterTtl::DEFAULT,
+        gue_port: NonZeroU16::new(6080).unwrap(),
+        gue_variant: GueVariant::Direct,
         scheduler: Scheduler::Maglev,
         ring_size: Some(61),
         udp_idle: Duration::from_secs(60),
@@ -86,8 +89,9 @@ fn tunnel_source(services: &BTreeMap<Name, Service>) -> Vec<Prefix> {
         .into_iter()
         .filter(|source| {
             services.values().any(|service| {
-                service.forwarding == Forwarding::Ipip
-                    && service.address.is_ipv4() == source.address().is_ipv4()
+                let mut backends = service.backends.values();
+                service.forwarding.is_tunnel()
+                    && backends.any(|b| b.address.is_ipv4() == source.address().is_ipv4())
             })
         })
         .collect()
@@ -118,7 +122,7 @@ pub(crate) fn with_services(services: BTreeMap<Name, Service>) -> Arc<Config> {
         limits: Limits {
             flows: 1024,
             services: 16,
-            backends: 64,
+            backends: 256,
             ring_slots: 4096,
             next_hops: 64,
             source_ranges: 64,

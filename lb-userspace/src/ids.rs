@@ -131,8 +131,18 @@ pub struct BackendId {
     pub address: IpAddr,
     /// The port.
     pub port: u16,
+    /// How packets are put into others for it, as `lb_common::Tunnel`.
+    #[serde(default)]
+    pub tunnel: u64,
     /// The id's counters when it was given, so that a new owner begins at 0; `None`: not read yet.
     pub origin: Option<CounterLine>,
+}
+
+impl BackendId {
+    /// What the maps must say of it.
+    fn place(&self) -> (IpAddr, u16, u32, u64) {
+        (self.address, self.port, self.service, self.tunnel)
+    }
 }
 
 /// Freed, and when the maps stopped leading there: nanoseconds since boot, `None` while they may still.

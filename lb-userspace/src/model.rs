@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use lb_common::{Family, Forwarding, MidStream, Protocol};
+pub use lb_common::{Family, Forwarding, GueVariant, MidStream, OuterTtl, Protocol, Tunnel};
 pub use prefix::{Prefix, PrefixError};
 
 /// Name of a service or a backend: 1 to 63 of `[a-z0-9-]`, beginning and ending alphanumerical. Shared,
@@ -141,7 +141,7 @@ pub struct DaemonConfig {
     pub icmp_errors_per_second: u32,
     /// Resets that each CPU may send per second.
     pub resets_per_second: u32,
-    /// Sources of the outer headers of `ipip`: at most one of each family, IPv4 first. Host bits are filled
+    /// Sources of the outer headers of tunnels: at most one of each family, IPv4 first. Host bits are filled
     /// from the flow's hash.
     pub tunnel_source: Vec<Prefix>,
     /// What becomes of forwarding without a daemon ...
@@ -208,6 +208,12 @@ pub struct Service {
     pub protocol: Protocol,
     /// How packets reach backends.
     pub forwarding: Forwarding,
+    /// The outer TTL of tunnels.
+    pub tunnel_ttl: OuterTtl,
+    /// UDP port of `gue`.
+    pub gue_port: NonZeroU16,
+    /// What stands behind UDP in `gue`.
+    pub gue_variant: GueVariant,
     /// How new flows spread.
     pub scheduler: Scheduler,
     /// Ring slots; `None`: by pool size (see `maglev::ring_size`).
@@ -232,7 +238,26 @@ pub struct Service {
     pub backends: BTreeMap<Name, Backend>,
 }
 
+/// The family of an address.
+pub const fn family(address: IpAddr) -> Family {
+    match address {
+        IpAddr::V4(_) => Family::V4,
+        IpAddr::V6(_) => Family::V6,
+    }
+}
+
 impl Service {
+    /// How its packets are put into others to a backend at an address; the usual way, if they are not.
+    pub const fn tunnel(&self, backend: IpAddr) -> Tunnel {
+        match self.forwarding {
+            Forwarding::Dnat | Forwarding::L2dsr => Tunnel::USUAL,
+            Forwarding::Ipip => {
+                Tunnel::ipip(family(self.address), family(backend), self.tunnel_ttl)
+            }
+            Forwarding::Gue => Tunnel::gue(self.gue_port.get(), self.gue_variant, self.tunnel_ttl),
+        }
+    }
+
     /// Its backends by their full names, in order.
     pub fn keyed_backends(&self) -> impl Iterator<Item = (BackendKey, &Backend)> {
         self.backends.values().map(|backend| {

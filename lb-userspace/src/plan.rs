@@ -396,8 +396,8 @@ fn check(actual: &Actual, desired: &Image) -> Result<(), PlanError> {
     }
     for (id, entry) in &desired.backends {
         if let Some(before) = from.backends.get(id)
-            && (before.address, before.port, before.service)
-                != (entry.address, entry.port, entry.service)
+            && (before.address, before.port, before.service, before.tunnel)
+                != (entry.address, entry.port, entry.service, entry.tunnel)
         {
             return Err(reused("backends", id));
         }

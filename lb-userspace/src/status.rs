@@ -110,7 +110,7 @@ pub struct Service {
     pub port: u16,
     /// `tcp` or `udp`.
     pub protocol: String,
-    /// `dnat`, `l2dsr` or `ipip`.
+    /// `dnat`, `l2dsr`, `ipip` or `gue`.
     pub forwarding: String,
     /// The largest client's packet, in bytes from its IP header on, that fits through the tunnels to all backends
     /// whose way is known; a client that sends a larger one is told. `null`: no tunnel, or no way is known.

@@ -49,6 +49,8 @@ pub struct Case {
     pub name: String,
     /// IPv4 or IPv6.
     pub family: Family,
+    /// Of the backends' addresses.
+    pub outer: Family,
     /// TCP or UDP.
     pub protocol: Protocol,
     /// How packets reach the backends.
@@ -125,7 +127,7 @@ const MANY: u64 = 1 << 20;
 /// Every row, in the order in which they are shown.
 pub fn cases() -> Vec<Case> {
     use Family::{V4, V6};
-    use Forwarding::{Dnat, Ipip, L2dsr};
+    use Forwarding::{Dnat, Gue, Ipip, L2dsr};
     use Protocol::{Tcp, Udp};
     use Traffic::{Known, New, NotOurs};
     vec![
@@ -151,6 +153,9 @@ pub fn cases() -> Vec<Case> {
         row(Dnat, V4, Udp, Known, 1, None),
         row(Dnat, V6, Tcp, Known, 1, Some(1.0)),
         row(Dnat, V4, Tcp, Known, MANY, None),
+        over(V6, row(Ipip, V4, Tcp, Known, 1, None)),
+        row(Gue, V4, Tcp, Known, 1, None),
+        row(Gue, V6, Tcp, Known, 1, None),
         row(L2dsr, V4, Tcp, NotOurs, 1, Some(0.4)),
     ]
 }
@@ -166,6 +171,19 @@ fn in_default_table(case: Case) -> Case {
     Case {
         name: format!("{}, default table", case.name),
         default_table: true,
+        ..case
+    }
+}
+
+/// The same with the other family outside.
+fn over(outer: Family, case: Case) -> Case {
+    let version = match outer {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    };
+    Case {
+        name: format!("{} over {version}", case.name),
+        outer,
         ..case
     }
 }
@@ -186,6 +204,7 @@ fn row(
             Forwarding::Dnat => "dnat",
             Forwarding::L2dsr => "l2dsr",
             Forwarding::Ipip => "ipip",
+            Forwarding::Gue => "gue",
         },
     };
     let family_name = match family {
@@ -208,6 +227,7 @@ fn row(
     Case {
         name: format!("{way} {family_name} {what}{in_turn}"),
         family,
+        outer: family,
         protocol,
         forwarding,
         traffic,

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
+use lb_common::tunnel::GUE_PORT;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
@@ -268,11 +269,18 @@ fn packet_of(ether_type: &[u8], packet: &[u8], at: Instant) -> Option<Frame> {
         ),
         _ => return None,
     };
-    if matches!(
-        (ether_type, protocol),
-        ([0x08, 0x00], 4) | ([0x86, 0xdd], 41)
-    ) {
-        return packet_of(ether_type, rest, at);
+    match protocol {
+        4 => return packet_of(&[0x08, 0x00], rest, at),
+        41 => return packet_of(&[0x86, 0xdd], rest, at),
+        17 if rest.get(2..4)? == GUE_PORT.to_be_bytes() => {
+            return match (rest.get(8)? >> 4, rest.get(9)?) {
+                (4, _) => packet_of(&[0x08, 0x00], rest.get(8..)?, at),
+                (6, _) => packet_of(&[0x86, 0xdd], rest.get(8..)?, at),
+                (_, 4) => packet_of(&[0x08, 0x00], rest.get(12..)?, at),
+                _ => packet_of(&[0x86, 0xdd], rest.get(12..)?, at),
+            };
+        }
+        _ => {}
     }
     let tcp_flags = if protocol == 6 { *rest.get(13)? } else { 0 };
     Some(Frame {

@@ -217,7 +217,7 @@ impl Config {
         writeln!(out, "xdp-mode = \"{}\"", self.xdp_mode)?;
         writeln!(out, "metrics = \"127.0.0.1:9460\"\n{}", self.extra)?;
         let mut forwardings = self.services.iter().map(|service| service.forwarding);
-        if forwardings.any(|forwarding| forwarding == Forwarding::Ipip) {
+        if forwardings.any(Forwarding::is_tunnel) {
             writeln!(out, "tunnel-source = {TUNNEL_SOURCES:?}")?;
         }
         writeln!(out, "[limits]\nflows = {}", self.flows)?;
@@ -239,6 +239,7 @@ impl Service {
             Forwarding::Dnat => "dnat",
             Forwarding::L2dsr => "l2dsr",
             Forwarding::Ipip => "ipip",
+            Forwarding::Gue => "gue",
         };
         writeln!(
             out,

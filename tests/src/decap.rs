@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use lb_common::tunnel::GUE_PORT;
 use lb_userspace::dataplane::bpf;
 use serde::Deserialize;
 
 use crate::daemon::fairlead_binary;
-use crate::topology::{FAMILIES, Forwarding, Topology, VIPS, vip};
+use crate::topology::{FAMILIES, Topology, VIPS, vip};
 
 /// Where the lab's tunnels come from.
 pub const TUNNEL_SOURCES: [&str; 2] = ["10.9.0.0/24", "fd00:9::/112"];
@@ -48,7 +49,7 @@ pub fn command(topology: &Topology, host: &str, arguments: &[&str]) -> Result<St
 
 /// Puts the decapsulator on every backend, if packets reach them in tunnels.
 pub fn attach_if_tunnelled(topology: &Topology) -> Result<()> {
-    if topology.shape().forwarding != Forwarding::Ipip {
+    if !topology.shape().forwarding.is_tunnel() {
         return Ok(());
     }
     (1..=topology.shape().backends).try_for_each(|n| attach(topology, &format!("b{n}")))
@@ -65,7 +66,8 @@ pub fn attach_in(topology: &Topology, host: &str, mode: &str) -> Result<String> 
         .into_iter()
         .flat_map(|family| (0..VIPS).map(move |n| vip(family, n).to_string()))
         .collect();
-    let mut arguments = vec!["--xdp-mode", mode];
+    let port = GUE_PORT.to_string();
+    let mut arguments = vec!["--xdp-mode", mode, "--gue-port", &port];
     for source in TUNNEL_SOURCES {
         arguments.extend(["--source", source]);
     }

@@ -295,7 +295,7 @@ impl Shape {
                     via: balancer_back(f),
                 })
                 .to_vec(),
-            Forwarding::L2dsr | Forwarding::Ipip => vec![],
+            Forwarding::L2dsr | Forwarding::Ipip | Forwarding::Gue => vec![],
         };
         let mut addresses = FAMILIES.map(|f| (backend(f, n), front_length(f))).to_vec();
         if self.returns_directly() && self.arms == Arms::One {

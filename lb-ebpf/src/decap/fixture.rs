@@ -18,7 +18,7 @@ use lb_common::{
 
 use super::{Rules, process};
 use crate::mem::MemFrame;
-use cast::{CASTS, Cast};
+use cast::{Cast, casts};
 
 mod cast;
 mod refused;
@@ -43,6 +43,8 @@ pub struct MemRules {
     pub trusted: Vec<TrustedSource>,
     /// The machine's own addresses and VIPs.
     pub addresses: BTreeMap<Address, Standing>,
+    /// UDP port of `gue`, host order; 0: none.
+    pub gue_port: u16,
     /// Packets by [`Fate`].
     pub fates: [Cell<u64>; 32],
 }
@@ -57,6 +59,10 @@ impl Rules for MemRules {
         known.copied().unwrap_or(Standing::Foreign)
     }
 
+    fn gue_port(&self) -> [u8; 2] {
+        self.gue_port.to_be_bytes()
+    }
+
     fn count(&self, fate: Fate) {
         let counter = &self.fates[fate as usize];
         counter.set(counter.get() + 1);
@@ -69,6 +75,9 @@ fn address(text: &str) -> Address {
         IpAddr::V6(a) => Address::v6(a.octets()),
     }
 }
+
+/// UDP port of `gue`.
+pub const GUE_PORT: u16 = 6_180;
 
 /// The rules that the fixtures are made for.
 pub fn rules() -> MemRules {
@@ -99,6 +108,7 @@ pub fn rules() -> MemRules {
             },
         ],
         addresses: standings.map(|(a, standing)| (address(a), standing)).into(),
+        gue_port: GUE_PORT,
         fates: Default::default(),
     }
 }
@@ -114,7 +124,7 @@ pub fn run_host(rules: &MemRules, packet: &[u8]) -> (Fate, Vec<u8>) {
 
 /// Every fixture.
 pub fn all() -> Vec<Fixture> {
-    CASTS.iter().flat_map(Cast::all).collect()
+    casts().iter().flat_map(Cast::all).collect()
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ use context::KernelFrame;
 static TRUSTED: Array<TrustedSource, { TRUSTED_SOURCES as usize }> = Array::new();
 #[btf_map(name = "addresses")]
 static ADDRESS_TABLE: HashMap<Key, u32, { ADDRESSES as usize }> = HashMap::new();
+#[btf_map(name = "gue_port")]
+static GUE_PORT: Array<u32, 1> = Array::new();
 #[btf_map(name = "fates")]
 static FATES: PerCpuArray<u64, 32> = PerCpuArray::new();
 
@@ -49,6 +51,13 @@ impl Rules for KernelRules {
     fn standing(&self, address: Address) -> Standing {
         let [low, high] = address.words();
         Standing::from_u32(standing(low, high))
+    }
+
+    #[inline(always)]
+    fn gue_port(&self) -> [u8; 2] {
+        GUE_PORT
+            .get(0)
+            .map_or([0; 2], |port| (*port as u16).to_be_bytes())
     }
 
     #[inline(always)]

@@ -22,6 +22,12 @@ use crate::{
     verdict::{Action, Verdict},
 };
 
+mod piece;
+mod tunnel;
+
+use piece::{piece, piece_holds};
+use tunnel::unwrapped;
+
 static FIXTURES: LazyLock<Vec<Fixture>> = LazyLock::new(fixture::all);
 
 /// One change of a frame.
@@ -290,47 +296,6 @@ fn holds(fixture: &Fixture, verdict: Verdict, before: &[u8], after: &[u8]) -> Re
     Ok(())
 }
 
-/// Of a piece of a datagram: where what must not change begins. Before that stand headers, and, in a first one, ports.
-fn piece(frame: &[u8]) -> Option<usize> {
-    let four = frame[12..14] == [8, 0];
-    let (l4, first) = match four {
-        true if frame[20] & 0x3f == 0 && frame[21] == 0 => return None,
-        true => (34, frame[20] & 0x1f == 0 && frame[21] == 0),
-        false if frame[20] != 44 => return None,
-        false => (62, frame[56] == 0 && frame[57] & 0xf8 == 0),
-    };
-    Some(if first { l4 + 4 } else { l4 })
-}
-
-/// A piece stays the piece that it is: nothing changes but addresses, ports, their checksums and TTL.
-fn piece_holds(before: &[u8], after: &[u8], rest: usize) -> Result<(), String> {
-    let four = before[12..14] == [8, 0];
-    let (ttl, fixed, l4) = if four {
-        (22, 14..22, 34)
-    } else {
-        (21, 14..21, 62)
-    };
-    let protocol = before[if four { 23 } else { 54 }];
-    let check = l4 + if protocol == 6 { 16 } else { 6 };
-    let has_check = rest > l4;
-    let same = |at: usize| {
-        before.get(at) == after.get(at) || has_check && (check..check + 2).contains(&at)
-    };
-    if before[fixed.clone()] != after[fixed] || !(rest..before.len()).all(same) {
-        return Err("what makes a piece the piece that it is changed".into());
-    }
-    if !four && before[54..62] != after[54..62] {
-        return Err("the fragment header changed".into());
-    }
-    if four && with_ip_sum(after.to_vec()) != after {
-        return Err("the IP checksum of a piece is wrong".into());
-    }
-    match after[ttl] == before[ttl] - 1 {
-        true => Ok(()),
-        false => Err("the TTL of a piece".into()),
-    }
-}
-
 /// A segment was answered with the reset that it asks for (RFC 9293 section 3.10.7.1).
 fn is_reset(before: &[u8], after: &[u8]) -> bool {
     let (Ok(old), Ok(new)) = (read(before), read(after)) else {
@@ -369,29 +334,6 @@ fn is_reset(before: &[u8], after: &[u8]) -> bool {
         && new.ttl == 64
         && after[..6] == before[6..12]
         && after[6..12] == before[..6]
-}
-
-/// The frame without its tunnel's header, which is checked.
-fn unwrapped(fixture: &Fixture, frame: &[u8]) -> Result<Vec<u8>, String> {
-    let (growth, protocol, destination, ttl) = match frame.get(12..14) {
-        Some([8, 0]) => (20, frame[23], &frame[30..34], frame[22]),
-        _ => (40, frame[20], &frame[38..54], frame[21]),
-    };
-    let (inner_version, outer_version) = (frame[14 + growth] >> 4, frame[14] >> 4);
-    if outer_version == 4 && with_ip_sum(frame.to_vec()) != frame {
-        return Err("the outer header's checksum is wrong".into());
-    }
-    if inner_version != outer_version || ![4, 41].contains(&protocol) || ttl != 64 {
-        return Err("the outer header is not a tunnel's".into());
-    }
-    let backends = fixture.world.backends.iter();
-    let known = backends
-        .map(|backend| address(backend.address))
-        .any(|backend| backend.0.ends_with(destination));
-    match known {
-        true => Ok([&frame[..14], &frame[14 + growth..]].concat()),
-        false => Err("sent to nobody's backend".into()),
-    }
 }
 
 proptest! {

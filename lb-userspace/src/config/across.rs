@@ -10,10 +10,10 @@ use lb_common::limits;
 
 use super::codes::{self, Code};
 use super::notes::{At, Note, Notes};
-use super::service::{BackendDraft, ServiceDraft, family};
+use super::service::{BackendDraft, ServiceDraft};
 use super::{sources, value};
 use crate::maglev;
-use crate::model::{AdminState, Family, Forwarding, Limits, Name, Protocol};
+use crate::model::{AdminState, Family, Forwarding, Limits, Name, Protocol, family};
 
 /// Checks all services against each other, the daemon's interfaces and the limits.
 pub(super) fn check(
@@ -230,7 +230,10 @@ fn against_service(draft: &ServiceDraft, backend: &BackendDraft, notes: &mut Not
         Family::V4 => "IPv4",
         Family::V6 => "IPv6",
     };
-    if let (Some(vip), Some(own)) = (&draft.address, &backend.address) {
+    let forwarding = draft.forwarding.as_ref().map(|at| at.value);
+    if let (Some(vip), Some(own)) = (&draft.address, &backend.address)
+        && forwarding.is_none_or(|forwarding| !forwarding.is_tunnel())
+    {
         let (theirs, ours) = (family(vip.value), family(own.value));
         if theirs != ours {
             let message = format!(
@@ -241,6 +244,8 @@ fn against_service(draft: &ServiceDraft, backend: &BackendDraft, notes: &mut Not
             );
             let key = format!("{}address", backend.path);
             let note = Note::new(&codes::MIXED_FAMILIES, &own.span, &key, message);
+            let note =
+                note.help("only forwarding \"ipip\" and \"gue\" lead from one family to the other");
             notes.add(note.label(&vip.span, "the service's address"));
         }
     }

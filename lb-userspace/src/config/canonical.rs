@@ -12,7 +12,8 @@ use super::service::{
 };
 use super::value::duration;
 use crate::model::{
-    Backend, Check, Config, HealthPolicy, HttpCheck, Prefix, Protocol, Service, WhenDead,
+    Backend, Check, Config, Forwarding, HealthPolicy, HttpCheck, OuterTtl, Prefix, Protocol,
+    Service, WhenDead,
 };
 
 /// The canonical form; parsing it gives an equal configuration.
@@ -105,6 +106,16 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
         "forwarding = {}",
         word(FORWARDINGS, service.forwarding)
     )?;
+    if service.forwarding.is_tunnel() {
+        match service.tunnel_ttl {
+            OuterTtl::Fixed(ttl) => writeln!(out, "tunnel-ttl = {ttl}")?,
+            OuterTtl::Inherit => writeln!(out, "tunnel-ttl = \"inherit\"")?,
+        }
+    }
+    if service.forwarding == Forwarding::Gue {
+        writeln!(out, "gue-port = {}", service.gue_port)?;
+        writeln!(out, "gue-variant = {}", service.gue_variant as u8)?;
+    }
     writeln!(out, "scheduler = {}", word(SCHEDULERS, service.scheduler))?;
     if let Some(size) = service.ring_size {
         writeln!(out, "ring-size = {size}")?;

@@ -93,8 +93,8 @@ codes! {
     DUPLICATE_ENDPOINT = "FL0018", Error, "two backends of a service have the same address and port",
         "one server would be checked and counted twice, and drained only by half",
         "remove one of them; to give a server a larger share, raise its weight";
-    L2DSR_PORT = "FL0019", Error, "an l2dsr or ipip backend has another port than its service",
-        "l2dsr changes MAC addresses only and ipip nothing in the packet, so that the backend gets it with the service's port",
+    L2DSR_PORT = "FL0019", Error, "a backend of l2dsr, ipip or gue has another port than its service",
+        "l2dsr changes MAC addresses only, ipip and gue nothing in the packet, so that the backend gets it with the service's port",
         "leave the backend's port out, or use forwarding \"dnat\"";
     NO_WEIGHT = "FL0020", Error, "all backends of a service have weight 0",
         "a backend of weight 0 takes no new flows, so that no flow could begin",
@@ -166,18 +166,21 @@ codes! {
         "the source is a unicast address, or a prefix without host bits of 8 to 32 bits (IPv4) or 96 to 128 bits (IPv6), and there is at most one of each family",
         "write a prefix such as \"10.9.0.0/24\" or \"fd00:9::/112\"; it need not be an address of this machine, but backends must let it in and nobody else may have it";
     NO_TUNNEL_SOURCE = "FL0043", Error, "a service needs a tunnel, and there is no source for it",
-        "ipip puts each packet into another one, which needs a source address of the same family",
-        "add `tunnel-source` in [daemon], with a prefix of the service's family";
+        "ipip and gue put each packet into another one, which needs a source address of the backend's family",
+        "add `tunnel-source` in [daemon], with a prefix of the family of the service's backends";
     TUNNEL_OVERLAP = "FL0044", Error, "an address lies within the source of tunnels",
         "a backend drops a packet that seems to come from itself, and errors about tunnelled packets would go to a service",
         "use a prefix for `tunnel-source` that has no other use";
-
     BAD_SOURCE = "FL0045", Error, "the text is not a prefix of clients",
         "`allow` and `deny` take addresses and prefixes of the service's family, such as 10.0.0.0/8, with no bits set beyond the length",
         "write addresses or prefixes such as \"192.0.2.7\" or \"10.0.0.0/8\"";
     SOURCE_CONFLICT = "FL0046", Error, "a prefix is both allowed and denied",
         "the longest prefix that holds a client decides, so one prefix cannot say both",
         "remove it from one of the lists";
+    GUE_IN_GUE = "FL0060", Error, "the datagrams of a service look like tunnels",
+        "gue is known by its UDP port, so that backends drop the service's own datagrams to that port as a tunnel within the tunnel",
+        "give `gue-port` another number, here and to `fairlead decap --gue-port` on the backends";
+
     WEIGHT_ZERO = "FL0101", Warning, "a backend of weight 0 takes no new flows",
         "the weight is its share of the new flows",
         "give it a weight, or say `admin = \"draining\"` so that status and metrics show that it is meant";

@@ -17,10 +17,11 @@ use super::keys;
 use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::sources::{self, SourcesDraft};
+use super::tunnel::{self, TunnelDraft};
 use super::value;
 use crate::model::{
-    AdminState, AllDown, Check, DrainPolicy, Family, Forwarding, HealthPolicy, MidStream, Name,
-    OnDown, Protocol, Scheduler,
+    AdminState, AllDown, Check, DrainPolicy, Forwarding, HealthPolicy, MidStream, Name, OnDown,
+    Protocol, Scheduler,
 };
 
 pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
@@ -28,6 +29,7 @@ pub(super) const FORWARDINGS: &[(&str, Forwarding)] = &[
     ("dnat", Forwarding::Dnat),
     ("l2dsr", Forwarding::L2dsr),
     ("ipip", Forwarding::Ipip),
+    ("gue", Forwarding::Gue),
 ];
 pub(super) const MID_STREAMS: &[(&str, MidStream)] = &[
     ("schedule", MidStream::Schedule),
@@ -66,6 +68,7 @@ pub(super) struct ServiceDraft {
     pub(super) port: Option<At<NonZeroU16>>,
     pub(super) protocol: Option<Protocol>,
     pub(super) forwarding: Option<At<Forwarding>>,
+    pub(super) tunnel: TunnelDraft,
     pub(super) scheduler: Scheduler,
     pub(super) ring_size: Option<At<u32>>,
     pub(super) udp_idle: Duration,
@@ -102,14 +105,6 @@ pub(super) fn forwarding_word(forwarding: Forwarding) -> &'static str {
     found.map_or("", |(word, _)| word)
 }
 
-/// The family of an address.
-pub(super) fn family(address: IpAddr) -> Family {
-    match address {
-        IpAddr::V4(_) => Family::V4,
-        IpAddr::V6(_) => Family::V6,
-    }
-}
-
 /// The name in a table if it is fit to be shown in a path, or the place in the list.
 fn label(table: &DeTable<'_>, index: usize) -> String {
     match table.get("name").map(|v| v.get_ref()) {
@@ -142,6 +137,8 @@ pub(super) fn service(
         Some(Protocol::Udp) => OnDown::Migrate,
         _ => OnDown::Keep,
     };
+    let forwarding = required_word(&reader, "forwarding", FORWARDINGS, notes);
+    let tunnel = tunnel::of_service(&reader, forwarding.as_ref(), notes);
     let ring_size = reader.integer("ring-size", 1..=LARGEST_RING, notes);
     let health = health_policy(&reader, notes);
     let mut draft = ServiceDraft {
@@ -152,7 +149,8 @@ pub(super) fn service(
             health::port(&reader, notes)
         },
         protocol,
-        forwarding: required_word(&reader, "forwarding", FORWARDINGS, notes),
+        forwarding,
+        tunnel,
         scheduler: optional_word(&reader, "scheduler", SCHEDULERS, Scheduler::Maglev, notes),
         ring_size: ring_size.and_then(|at| {
             u32::try_from(at.value).ok().map(|value| At {

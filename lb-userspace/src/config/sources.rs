@@ -5,9 +5,9 @@ use toml::de::DeValue;
 use super::codes;
 use super::notes::{At, Note, Notes};
 use super::reader::Reader;
-use super::service::{ServiceDraft, family};
+use super::service::ServiceDraft;
 use super::value;
-use crate::model::{Family, Prefix, PrefixError, Sources};
+use crate::model::{Family, Prefix, PrefixError, Sources, family};
 
 /// Both lists as far as they could be read.
 #[derive(Debug, Default)]

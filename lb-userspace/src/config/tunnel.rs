@@ -1,15 +1,96 @@
-//! Reads `tunnel-source` and checks it against the services that need one. Pure.
+//! Reads `tunnel-source` and checks it against the services that need one; reads what a service says of its tunnels. Pure.
+
+use std::num::NonZeroU16;
 
 use toml::de::DeValue;
 
 use super::codes;
 use super::notes::{At, Note, Notes};
 use super::reader::Reader;
-use super::service::{ServiceDraft, family};
+use super::service::{ServiceDraft, forwarding_word};
 use super::value;
-use crate::model::{Family, Forwarding, Prefix, PrefixError};
+use crate::model::{
+    Family, Forwarding, GueVariant, OuterTtl, Prefix, PrefixError, Protocol, family,
+};
 
 const KEY: &str = "tunnel-source";
+
+/// What a service says of its tunnels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TunnelDraft {
+    pub(super) ttl: OuterTtl,
+    pub(super) port: NonZeroU16,
+    pub(super) variant: GueVariant,
+}
+
+/// The port of `gue` if nothing is said.
+const GUE_PORT: NonZeroU16 = match NonZeroU16::new(lb_common::tunnel::GUE_PORT) {
+    Some(port) => port,
+    None => NonZeroU16::MIN,
+};
+
+/// Reads it, and notes what is without effect.
+pub(super) fn of_service(
+    reader: &Reader<'_, '_>,
+    forwarding: Option<&At<Forwarding>>,
+    notes: &mut Notes<'_>,
+) -> TunnelDraft {
+    let port = reader.integer("gue-port", 1..=65_535, notes);
+    let port = port.and_then(|at| NonZeroU16::new(u16::try_from(at.value).ok()?));
+    let variant = reader.integer("gue-variant", 0..=1, notes);
+    let draft = TunnelDraft {
+        ttl: ttl(reader, notes).unwrap_or(OuterTtl::DEFAULT),
+        port: port.unwrap_or(GUE_PORT),
+        variant: match variant.map(|at| at.value) {
+            Some(0) => GueVariant::Header,
+            _ => GueVariant::Direct,
+        },
+    };
+    if let Some(forwarding) = forwarding {
+        let word = forwarding_word(forwarding.value);
+        let why = format!("the service's forwarding is {word}");
+        let mut idle: &[&str] = match forwarding.value {
+            Forwarding::Gue => &[],
+            Forwarding::Ipip => &["gue-port", "gue-variant"],
+            Forwarding::Dnat | Forwarding::L2dsr => &["tunnel-ttl", "gue-port", "gue-variant"],
+        };
+        while let [key, rest @ ..] = idle {
+            let wanted = if *key == "tunnel-ttl" {
+                "\"ipip\" or \"gue\""
+            } else {
+                "\"gue\""
+            };
+            let help = format!("remove the key, or use forwarding {wanted}");
+            reader.without_effect(&[key], &why, &help, notes);
+            idle = rest;
+        }
+    }
+    draft
+}
+
+fn ttl(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Option<OuterTtl> {
+    const KEY: &str = "tunnel-ttl";
+    match reader.get(KEY)?.get_ref() {
+        DeValue::String(text) if text == "inherit" => Some(OuterTtl::Inherit),
+        DeValue::String(text) => {
+            let message = format!(
+                "`{KEY}` is {}, and must be a number from 1 to 255, or \"inherit\"",
+                value::quote_text(text)
+            );
+            let span = reader.get(KEY)?.span();
+            let note = Note::new(&codes::UNKNOWN_WORD, &span, &reader.name(KEY), message);
+            notes.add(match text.parse::<u8>() {
+                Ok(number @ 1..) => note.suggest(number.to_string()),
+                _ => note.suggest("\"inherit\"".to_owned()),
+            });
+            None
+        }
+        _ => {
+            let at = reader.integer(KEY, 1..=255, notes)?;
+            u8::try_from(at.value).ok().map(OuterTtl::Fixed)
+        }
+    }
+}
 
 /// The prefixes that could be read, IPv4 first.
 pub(super) fn sources(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Vec<Prefix> {
@@ -89,10 +170,11 @@ fn usable(prefix: Prefix) -> Result<(), String> {
 pub(super) fn check(sources: &[Prefix], drafts: &[ServiceDraft], notes: &mut Notes<'_>) {
     let needed = drafts.iter().filter(|draft| {
         let forwarding = draft.forwarding.as_ref();
-        forwarding.is_some_and(|at| at.value == Forwarding::Ipip)
+        forwarding.is_some_and(|at| at.value.is_tunnel())
     });
     for draft in needed {
         missing(sources, draft, notes);
+        nested(draft, notes);
         let vip = draft.address.iter().map(|at| (at, &draft.path));
         let backends = draft
             .backends
@@ -113,25 +195,51 @@ pub(super) fn check(sources: &[Prefix], drafts: &[ServiceDraft], notes: &mut Not
     }
 }
 
+/// One note for each family of backends that has no source.
 fn missing(sources: &[Prefix], draft: &ServiceDraft, notes: &mut Notes<'_>) {
-    let (Some(address), Some(forwarding)) = (&draft.address, &draft.forwarding) else {
+    let Some(forwarding) = &draft.forwarding else {
         return;
     };
-    let family = family(address.value);
-    if sources.iter().any(|source| source.family() == family) || is_wrong(notes) {
+    let addresses = || draft.backends.iter().filter_map(|b| b.address.as_ref());
+    for (which, version, such) in [
+        (Family::V4, "IPv4", "10.9.0.0/24"),
+        (Family::V6, "IPv6", "fd00:9::/112"),
+    ] {
+        let Some(address) = addresses().find(|at| family(at.value) == which) else {
+            continue;
+        };
+        if sources.iter().any(|source| source.family() == which) || is_wrong(notes) {
+            continue;
+        }
+        let word = forwarding_word(forwarding.value);
+        let message = format!("{word} needs a source of {version} tunnels, and [daemon] has none");
+        let key = format!("{}forwarding", draft.path);
+        let note = Note::new(&codes::NO_TUNNEL_SOURCE, &forwarding.span, &key, message);
+        let note = note.help(format!(
+            "add `tunnel-source = [\"{such}\"]` (an unused prefix of yours) to [daemon], beside another family's if there is one"
+        ));
+        notes.add(note.label(&address.span, format!("an {version} address")));
+    }
+}
+
+/// The datagrams of a service must not look like tunnels themselves.
+fn nested(draft: &ServiceDraft, notes: &mut Notes<'_>) {
+    let (Some(forwarding), Some(port)) = (&draft.forwarding, &draft.port) else {
+        return;
+    };
+    if forwarding.value != Forwarding::Gue
+        || draft.protocol != Some(Protocol::Udp)
+        || port.value != draft.tunnel.port
+    {
         return;
     }
-    let (version, such) = match family {
-        Family::V4 => ("IPv4", "10.9.0.0/24"),
-        Family::V6 => ("IPv6", "fd00:9::/112"),
-    };
-    let message = format!("ipip needs a source of {version} tunnels, and [daemon] has none");
-    let key = format!("{}forwarding", draft.path);
-    let note = Note::new(&codes::NO_TUNNEL_SOURCE, &forwarding.span, &key, message);
-    let note = note.help(format!(
-        "add `tunnel-source = [\"{such}\"]` (an unused prefix of yours) to [daemon], beside another family's if there is one"
-    ));
-    notes.add(note.label(&address.span, format!("an {version} address")));
+    let message = format!(
+        "UDP port {} is that of the service and of its tunnels",
+        port.value
+    );
+    let key = format!("{}port", draft.path);
+    let note = Note::new(&codes::GUE_IN_GUE, &port.span, &key, message);
+    notes.add(note.help("give another `gue-port`, here and to `fairlead decap --gue-port`"));
 }
 
 /// A source that could not be read, or whose key is misspelt: it has been noted, and nothing is missing besides.

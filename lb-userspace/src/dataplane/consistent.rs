@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lb_common::sources::{self, Access, SET_BITS};
-use lb_common::{Address, EndpointKind};
+use lb_common::{Address, EndpointKind, Tunnel};
 
-use super::{Actual, DataplaneError, SourceRange};
+use super::{Actual, DataplaneError, SourceRange, outer_family};
 
 /// What a set of sources holds, sorted.
 pub fn ranges(all: &BTreeMap<sources::Key, Access>, set: u32) -> Arc<[SourceRange]> {
@@ -79,19 +79,27 @@ pub fn check(actual: &Actual) -> Result<(), DataplaneError> {
             let why = format!("its next hop {} is not in use", backend.next_hop);
             return wrong("backends", *id, why);
         }
+        let Some(outer) = outer_family(backend) else {
+            continue;
+        };
+        if !image.controls.has_tunnel(outer) {
+            let why = "its packets need a tunnel, and there is no source for it".to_owned();
+            return wrong("backends", *id, why);
+        }
+        let service = image.services.get(&backend.service);
+        if backend.tunnel == Tunnel::USUAL
+            && service.is_some_and(|service| service.family != outer as u8)
+        {
+            let why = "its tunnel is one within a family, and its service is of another".to_owned();
+            return wrong("backends", *id, why);
+        }
     }
     for targets in image.endpoints.values() {
         for (kind, index) in targets {
             match kind {
                 EndpointKind::Vip => {
-                    let Some(service) = image.services.get(index) else {
+                    if !image.services.contains_key(index) {
                         let why = "an endpoint leads here, and it is not in use".to_owned();
-                        return wrong("services", *index, why);
-                    };
-                    let tunnel = service.tunnel();
-                    if tunnel.is_some_and(|family| !image.controls.has_tunnel(family)) {
-                        let why =
-                            "its packets need a tunnel, and there is no source for it".to_owned();
                         return wrong("services", *index, why);
                     }
                 }

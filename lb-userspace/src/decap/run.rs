@@ -34,7 +34,7 @@ pub fn run(args: &Decap) -> anyhow::Result<ExitCode> {
         return tell(interface, &shown, args.json);
     }
     let own = own_addresses().context("list the addresses of this machine")?;
-    let rules = Rules::new(&args.source, &args.vip, &own)?;
+    let rules = Rules::new(&args.source, &args.vip, &own, args.gue_port.unwrap_or(0))?;
     let attached = attach(
         embedded::DECAPSULATOR,
         &args.bpffs,

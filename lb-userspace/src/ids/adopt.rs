@@ -42,9 +42,10 @@ impl Ids {
                 desired::ip(lb_common::Address(entry.address)),
                 u16::from_be_bytes(entry.port),
                 entry.service,
+                entry.tunnel.0,
             );
             match backends.get(id) {
-                Some((key, known)) if (known.address, known.port, known.service) != place => {
+                Some((key, known)) if known.place() != place => {
                     return Some(format!("backends[{id}] is not '{key}'"));
                 }
                 None if !self.freed_backends.contains_key(id) => {
@@ -65,12 +66,13 @@ impl Ids {
             ids.freed_services.insert(*index, Freed::PENDING);
             ids.free_ring(service.ring_base, service.ring_capacity);
         }
-        let places: BTreeMap<(IpAddr, u16, u32), u32> = image
+        let places: BTreeMap<(IpAddr, u16, u32, u64), u32> = image
             .backends
             .iter()
             .map(|(id, entry)| {
                 let ip = desired::ip(lb_common::Address(entry.address));
-                ((ip, u16::from_be_bytes(entry.port), entry.service), *id)
+                let port = u16::from_be_bytes(entry.port);
+                ((ip, port, entry.service, entry.tunnel.0), *id)
             })
             .collect();
         let last = image.backends.keys().next_back().copied();
@@ -93,7 +95,8 @@ impl Ids {
             Arc::make_mut(&mut ids.services)
                 .insert(name.clone(), ServiceId::of(service, index, pair.0, pair.1));
             for backend in service.backends.values() {
-                let place = (backend.address, backend.port.get(), index);
+                let tunnel = service.tunnel(backend.address).0;
+                let place = (backend.address, backend.port.get(), index, tunnel);
                 let Some(&id) = places.get(&place) else {
                     continue;
                 };
@@ -105,12 +108,13 @@ impl Ids {
                     service: name.clone(),
                     backend: backend.name.clone(),
                 };
-                let (address, port, service) = place;
+                let (address, port, service, tunnel) = place;
                 let known = BackendId {
                     id,
                     service,
                     address,
                     port,
+                    tunnel,
                     origin: Some([0; 8]),
                 };
                 Arc::make_mut(&mut ids.backends).insert(key, known);

@@ -45,13 +45,11 @@ impl Ids {
     }
 
     fn still_there(&self, config: &Config, key: &BackendKey, id: &BackendId) -> bool {
-        let configured = config
-            .services
-            .get(&key.service)
-            .and_then(|service| service.backends.get(&key.backend));
         let service = self.services.get(&key.service);
-        configured.is_some_and(|b| b.address == id.address && b.port.get() == id.port)
-            && service.is_some_and(|service| service.index == id.service)
+        config.backend(key).is_some_and(|(service, backend)| {
+            (backend.address, backend.port.get()) == (id.address, id.port)
+                && service.tunnel(backend.address).0 == id.tunnel
+        }) && service.is_some_and(|service| service.index == id.service)
     }
 
     pub(super) fn free_ring(&mut self, base: u32, capacity: u32) {
@@ -139,7 +137,11 @@ impl Ids {
             .collect();
         let size = sizes.backends.min(lb_common::flow::MAX_BACKENDS);
         let mut free = (0..size).filter(|id| !taken.contains(id));
-        for (key, backend) in config.keyed_backends() {
+        let backends = config.services.values().flat_map(|service| {
+            let keyed = service.keyed_backends();
+            keyed.map(|(key, backend)| (key, backend, service.tunnel(backend.address)))
+        });
+        for (key, backend, tunnel) in backends {
             let Some(service) = self.services.get(&key.service).map(|id| id.index) else {
                 continue;
             };
@@ -157,6 +159,7 @@ impl Ids {
                 service,
                 address: backend.address,
                 port: backend.port.get(),
+                tunnel: tunnel.0,
                 origin: None,
             };
             Arc::make_mut(&mut self.backends).insert(key, backend);

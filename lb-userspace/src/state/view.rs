@@ -1,7 +1,6 @@
 //! The state as people see it: [`Status`], from what is known and from counters that others read.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use lb_common::DropReason;
 use lb_common::counter::{Global, More, PerBackend};
@@ -111,6 +110,7 @@ impl State {
                 Forwarding::Dnat => "dnat",
                 Forwarding::L2dsr => "l2dsr",
                 Forwarding::Ipip => "ipip",
+                Forwarding::Gue => "gue",
             }
             .to_owned(),
             largest_packet: self.largest_packet(service),
@@ -131,16 +131,19 @@ impl State {
 
     /// What fits through the tunnels to all of a service's backends.
     fn largest_packet(&self, service: &model::Service) -> Option<u32> {
-        let outer = match (service.forwarding, service.address) {
-            (Forwarding::Ipip, IpAddr::V4(_)) => 20,
-            (Forwarding::Ipip, IpAddr::V6(_)) => 40,
-            (Forwarding::Dnat | Forwarding::L2dsr, _) => return None,
-        };
+        if !service.forwarding.is_tunnel() {
+            return None;
+        }
         let backends = service.backends.values();
         backends
-            .flat_map(|backend| self.next_hops(backend.address))
-            .filter(|(_, hop)| hop.resolved == 1)
-            .map(|(_, hop)| hop.mtu.saturating_sub(outer))
+            .flat_map(|backend| {
+                let tunnel = service.tunnel(backend.address);
+                let growth = tunnel.growth(model::family(backend.address));
+                let hops = self.next_hops(backend.address);
+                hops.into_iter().map(move |(_, hop)| (hop, growth))
+            })
+            .filter(|(hop, _)| hop.resolved == 1)
+            .map(|(hop, growth)| hop.mtu.saturating_sub(growth))
             .min()
     }
 

@@ -251,7 +251,9 @@ fn values_that_we_never_write_are_refused() {
                 (offset_of!(BackendEntry, service), 8),
                 (offset_of!(BackendEntry, service) + 3, 1),
                 (offset_of!(BackendEntry, reserved2), 1),
-                (offset_of!(BackendEntry, reserved3) + 31, 1),
+                (offset_of!(BackendEntry, tunnel) + 2, 1),
+                (offset_of!(BackendEntry, tunnel) + 7, 128),
+                (offset_of!(BackendEntry, reserved3) + 23, 1),
             ],
         );
         check_value::<32>(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use lb_common::{
     Address, BackendEntry, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding, NextHop,
-    Permissions,
+    Permissions, Tunnel,
     sources::{self, Access},
 };
 use lb_userspace::dataplane::bpf::Geometry;
@@ -69,7 +69,8 @@ pub fn backend_entry(id: u32, service: u32, next_hop: u32) -> BackendEntry {
         service,
         port: 8080_u16.to_be_bytes(),
         reserved2: [0; 2],
-        reserved3: [0; 4],
+        tunnel: Tunnel::USUAL,
+        reserved3: [0; 3],
     }
 }
 

@@ -29,7 +29,7 @@ fn timeouts(stage: &Stage) -> u64 {
 }
 
 /// Sends bytes to a TCP echo service and compares what comes back, except for the names in it.
-fn upload(target: SocketAddr, bytes: usize) -> Duration {
+pub(super) fn upload(target: SocketAddr, bytes: usize) -> Duration {
     let begin = Instant::now();
     let mut stream = TcpStream::connect(target).unwrap();
     stream
@@ -71,7 +71,7 @@ fn large_uploads_go_on_after_the_client_was_told_what_fits() {
 }
 
 /// "Packet too big" sent by the balancer.
-fn answers(stage: &Stage) -> u64 {
+pub(super) fn answers(stage: &Stage) -> u64 {
     let output = stage.daemon.cli(&["status", "--json"]).unwrap();
     let status: serde_json::Value =
         serde_json::from_str(&output.succeeded().unwrap().stdout).unwrap();
@@ -231,6 +231,7 @@ fn forged(family: Family) -> Vec<(Vec<u8>, &'static str)> {
         ttl,
         body,
         sum: Sum::Right,
+        class: 0,
         padding: vec![],
     };
     let datagram = || Body::Udp {

@@ -80,6 +80,7 @@ fn case(protocol: Protocol) -> Case {
     Case {
         name: format!("flood of {protocol:?}"),
         family: Family::V4,
+        outer: Family::V4,
         protocol,
         forwarding: Forwarding::L2dsr,
         traffic: Traffic::Known,

@@ -56,6 +56,7 @@ impl Axis {
         Case {
             name: format!("{}, {value} {self}", traffic.label()),
             family: Family::V4,
+            outer: Family::V4,
             protocol: Protocol::Tcp,
             forwarding: Forwarding::Ipip,
             traffic,

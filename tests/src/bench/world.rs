@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::{Context, Result};
 use bytemuck::Zeroable;
 use lb_common::{
-    BackendEntry, Device, EndpointKey, EndpointKind, Family, Forwarding, NextHop, Permissions,
-    Protocol, ServiceEntry,
+    BackendEntry, Device, EndpointKey, EndpointKind, Family, Forwarding, GueVariant, NextHop,
+    OuterTtl, Permissions, Protocol, ServiceEntry, Tunnel, tunnel::GUE_PORT,
 };
 use lb_ebpf::{
     bench::{self, Plan, Shape},
@@ -183,7 +183,7 @@ fn service_entry(case: &Case, index: u32, ring: u64) -> ServiceEntry {
 }
 
 fn backend_entry(case: &Case, id: u32) -> BackendEntry {
-    let at = backend(case.family, id);
+    let at = backend(case.outer, id);
     BackendEntry {
         address: address(at).0,
         next_hop: id,
@@ -192,6 +192,11 @@ fn backend_entry(case: &Case, id: u32) -> BackendEntry {
         service: id / case.backends,
         port: at.port().to_be_bytes(),
         forwarding: case.forwarding as u8,
+        tunnel: match case.forwarding {
+            Forwarding::Ipip => Tunnel::ipip(case.family, case.outer, OuterTtl::DEFAULT),
+            Forwarding::Gue => Tunnel::gue(GUE_PORT, GueVariant::Direct, OuterTtl::DEFAULT),
+            Forwarding::Dnat | Forwarding::L2dsr => Tunnel::USUAL,
+        },
         ..BackendEntry::zeroed()
     }
 }
@@ -237,6 +242,7 @@ pub fn frame(case: &Case, flow: u64) -> Vec<u8> {
         ttl: TTL,
         body,
         sum: Sum::Right,
+        class: 0,
         padding: Vec::new(),
     }
     .bytes()

@@ -71,6 +71,8 @@ enum ForwardingName {
     L2dsr,
     /// In another packet to the backend, which takes it out; replies straight to the client.
     Ipip,
+    /// The same, with UDP in between.
+    Gue,
 }
 
 /// A time such as `20s`, `2m` or `500ms`.
@@ -131,6 +133,7 @@ impl LabArguments {
             ForwardingName::Dnat => Forwarding::Dnat,
             ForwardingName::L2dsr => Forwarding::L2dsr,
             ForwardingName::Ipip => Forwarding::Ipip,
+            ForwardingName::Gue => Forwarding::Gue,
         };
         Shape {
             backends: self.backends,

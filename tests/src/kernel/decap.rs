@@ -33,6 +33,8 @@ impl Decapsulator {
         for (slot, source) in (0..).zip(&rules.trusted) {
             trusted.set(slot, bytemuck::cast::<TrustedSource, [u8; 32]>(*source), 0)?;
         }
+        let map = ebpf.map_mut("gue_port").context("no map of the port")?;
+        Array::<_, u32>::try_from(map)?.set(0, u32::from(rules.gue_port), 0)?;
         let map = ebpf.map_mut("addresses").context("no map of addresses")?;
         let mut addresses = HashMap::<_, [u8; 16], u32>::try_from(map)?;
         for (address, standing) in &rules.addresses {

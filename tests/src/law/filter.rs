@@ -6,6 +6,8 @@
 
 use std::net::IpAddr;
 
+use lb_common::tunnel::GUE_PORT;
+
 use crate::topology::{FAMILIES, Mac, balancer_back, client, vip};
 
 /// Where a frame is counted: packets out of the interface one place after those into it.
@@ -171,23 +173,44 @@ fn classify(code: &mut Code, register: u8, offset: i32, six: bool) {
 }
 
 /// Sets two registers to what source and destination of the frame are; of a packet in a tunnel (RFC
-/// 2003, RFC 2473), to what those of the inner one are. No tunnel here has options in its header.
+/// 2003, RFC 2473, GUE), to what those of the inner one are. No tunnel here has options in its header.
 fn ends(code: &mut Code, six: bool, source: u8, destination: u8) {
-    // Offsets in the frame, in the packet, and the number of the tunnel's protocol.
-    let (protocol, from, to, header, tunnel) = if six {
-        (20, 22, 38, 40, 41)
-    } else {
-        (23, 26, 30, 20, 4)
-    };
+    const IP_IN_IP: [(i32, bool); 2] = [(4, false), (41, true)];
+    // Offsets in the frame.
+    let (protocol, inside) = if six { (20, 54) } else { (23, 34) };
     let (plain, end) = (code.label(), code.label());
+    let at = |code: &mut Code, packet: i32, six: bool| {
+        let (from, to) = if six { (8, 24) } else { (12, 16) };
+        classify(code, source, packet + from, six);
+        classify(code, destination, packet + to, six);
+        code.jump(JUMP, 0, 0, end);
+    };
+    // Reads the byte and goes on with the inner packet at an offset, if it says that there is one.
+    let choose = |code: &mut Code, byte: i32, mask: i32, values: [(i32, bool); 2], packet| {
+        for (value, six) in values {
+            let next = code.label();
+            code.frame(LOAD_FRAME_BYTE, byte);
+            code.step(AND, 0, 0, 0, mask);
+            code.jump(NOT_EQUAL, 0, value, next);
+            at(code, packet, six);
+            code.place(next);
+        }
+    };
+    choose(code, protocol, 0xff, IP_IN_IP, inside);
     code.frame(LOAD_FRAME_BYTE, protocol);
-    code.jump(NOT_EQUAL, 0, tunnel, plain);
-    classify(code, source, from + header, six);
-    classify(code, destination, to + header, six);
-    code.jump(JUMP, 0, 0, end);
+    code.jump(NOT_EQUAL, 0, 17, plain);
+    code.frame(LOAD_FRAME_HALF, inside + 2);
+    code.jump(NOT_EQUAL, 0, i32::from(GUE_PORT), plain);
+    choose(
+        code,
+        inside + 8,
+        0xf0,
+        [(0x40, false), (0x60, true)],
+        inside + 8,
+    );
+    choose(code, inside + 9, 0xff, IP_IN_IP, inside + 12);
     code.place(plain);
-    classify(code, source, from, six);
-    classify(code, destination, to, six);
+    at(code, 14, six);
     code.place(end);
 }
 

@@ -89,6 +89,7 @@ fn frame(to: SocketAddr) -> Vec<u8> {
             data: vec![0x5a; Shape::V4Udp.bytes() - 14 - 20 - 8],
         },
         sum: Sum::Right,
+        class: 0,
         padding: Vec::new(),
     }
     .bytes()

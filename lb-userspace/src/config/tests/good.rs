@@ -65,6 +65,9 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
         "allow",
         "deny",
         "dead-after",
+        "tunnel-ttl",
+        "gue-port",
+        "gue-variant",
     ];
     let mut plain = String::new();
     for line in text.lines() {
@@ -84,7 +87,10 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
 fn the_table_of_keys_tells_the_true_defaults() {
     let canonical = to_toml(&good(&example("minimal.toml")));
     let udp = example("minimal.toml").replace("\"tcp\"", "\"udp\"");
-    let canonical = canonical + &to_toml(&good(&udp));
+    let gue = example("minimal.toml")
+        .replace("\"dnat\"", "\"gue\"")
+        .replace("[daemon]", "[daemon]\ntunnel-source = [\"10.9.0.0/24\"]");
+    let canonical = canonical + &to_toml(&good(&udp)) + &to_toml(&good(&gue));
     let mut checked = 0;
     for section in keys::ALL {
         for key in section.keys {
@@ -296,7 +302,8 @@ prop_compose! {
         v4 in any::<bool>(),
         port in 1_u16..,
         udp in any::<bool>(),
-        forwarding in 0..3_usize,
+        forwarding in 0..4_usize,
+        tunnel in (any::<u8>(), 1_u16.., any::<bool>(), any::<bool>()),
         ring_size in proptest::option::of(1000_u32..100_000),
         udp_idle in 1_u64..86_400,
         health in health(),
@@ -311,7 +318,7 @@ prop_compose! {
         let backends = pool.into_iter().enumerate().map(|(at, (port, weight, admin))| {
             let backend = Backend {
                 name: name("b", at),
-                address: address(v4, index, at + 1),
+                address: address(v4 ^ (forwarding > 1 && tunnel.3), index, at + 1),
                 port: if forwarding == 0 { NonZeroU16::new(port).unwrap() } else { own_port },
                 weight: if at == 0 { weight.max(1) } else { weight },
                 admin: [AdminState::Enabled, AdminState::Draining, AdminState::Disabled][admin],
@@ -323,7 +330,20 @@ prop_compose! {
             address: address(v4, index, 200),
             port: own_port,
             protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
-            forwarding: [Forwarding::Dnat, Forwarding::L2dsr, Forwarding::Ipip][forwarding],
+            forwarding: [Forwarding::Dnat, Forwarding::L2dsr, Forwarding::Ipip, Forwarding::Gue][forwarding],
+            tunnel_ttl: match (forwarding, tunnel.0) {
+                (0 | 1, _) => OuterTtl::DEFAULT,
+                (_, 0) => OuterTtl::Inherit,
+                (_, ttl) => OuterTtl::Fixed(ttl),
+            },
+            gue_port: match forwarding {
+                3 if !udp || tunnel.1 != port => NonZeroU16::new(tunnel.1).unwrap(),
+                _ => NonZeroU16::new(6080).unwrap(),
+            },
+            gue_variant: match forwarding == 3 && tunnel.2 {
+                true => GueVariant::Header,
+                false => GueVariant::Direct,
+            },
             scheduler: Scheduler::Maglev,
             ring_size,
             udp_idle: Duration::from_secs(if udp { udp_idle } else { 60 }),
@@ -358,8 +378,9 @@ fn clients(v4: bool, lengths: &BTreeSet<u8>) -> Vec<Prefix> {
 /// A prefix of each family that needs one, and of IPv4 if its length is even.
 fn tunnel_source(services: &[Service], (v4, v6): (u8, u8)) -> Vec<Prefix> {
     let needed = |v4: bool| {
-        let ipip = |s: &Service| s.forwarding == Forwarding::Ipip && s.address.is_ipv4() == v4;
-        services.iter().any(ipip)
+        let tunnels = services.iter().filter(|s| s.forwarding.is_tunnel());
+        let mut backends = tunnels.flat_map(|service| service.backends.values());
+        backends.any(|backend| backend.address.is_ipv4() == v4)
     };
     let four = (needed(true) || v4 % 2 == 0).then(|| (Ipv4Addr::new(100, 0, 0, 0).into(), v4));
     let six = needed(false).then(|| (Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 0).into(), v6));

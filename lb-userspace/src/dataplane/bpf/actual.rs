@@ -201,12 +201,14 @@ fn check_backend(maps: &Maps, id: u32, entry: &BackendEntry) -> Result<(), Datap
         entry.service < maps.geometry.services,
         "its service leads out of the map",
     )?;
+    let forwarding = Forwarding::from_u8(entry.forwarding);
+    check(forwarding.is_some(), "its forwarding is unknown")?;
     check(
-        Forwarding::from_u8(entry.forwarding).is_some(),
-        "its forwarding is unknown",
+        forwarding.is_some_and(|forwarding| entry.tunnel.is_known(forwarding)),
+        "its tunnel is unknown",
     )?;
     check(
-        entry.reserved == 0 && entry.reserved2 == [0; 2] && entry.reserved3 == [0; 4],
+        entry.reserved == 0 && entry.reserved2 == [0; 2] && entry.reserved3 == [0; 3],
         "reserved bytes are not zero",
     )
 }

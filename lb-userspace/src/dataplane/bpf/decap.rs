@@ -99,6 +99,10 @@ fn fill(object: &mut Ebpf, rules: &Rules) -> Result<(), MapError> {
         trusted.set(slot, bytemuck::cast::<TrustedSource, [u8; 32]>(*source), 0)?;
     }
     let map = object
+        .map_mut("gue_port")
+        .ok_or_else(|| missing("gue_port"))?;
+    Array::<_, u32>::try_from(map)?.set(0, u32::from(rules.gue_port), 0)?;
+    let map = object
         .map_mut("addresses")
         .ok_or_else(|| missing("addresses"))?;
     let mut addresses = HashMap::<_, [u8; 16], u32>::try_from(map)?;

@@ -66,6 +66,15 @@ pub fn violations(mem: &Mem) -> Vec<String> {
         if hop.is_none_or(|hop| hop.used != 1) {
             wrong.push(format!("backends[{id}]: its next hop is not in use"));
         }
+        let tunnelled = backend.forwarding == Forwarding::Ipip as u8
+            || backend.forwarding == Forwarding::Gue as u8;
+        let has_source = match Address(backend.address).is_v4() {
+            true => mem.control.tunnel_v4 != [0; 4],
+            false => mem.control.tunnel_v6 != [0; 16],
+        };
+        if tunnelled && !has_source {
+            wrong.push(format!("backends[{id}]: its tunnel has no source"));
+        }
     }
     wrong
 }
@@ -77,11 +86,6 @@ fn leads_somewhere(mem: &Mem, slot: &EndpointSlot) -> bool {
         1 => service.is_some_and(|s| {
             s.used == 1
                 && (s.address, s.port, s.protocol) == (slot.address, slot.port, slot.protocol)
-                && (s.forwarding != Forwarding::Ipip as u8
-                    || match s.family {
-                        4 => mem.control.tunnel_v4 != [0; 4],
-                        _ => mem.control.tunnel_v6 != [0; 16],
-                    })
         }),
         2 => slot.index == 0,
         3 => {
