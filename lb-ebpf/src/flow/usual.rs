@@ -1,7 +1,7 @@
 //! The short cuts: flows that most packets belong to, found or entered without a call. Where one of them answers, its
 //! answer is that of [`super::assign`].
 
-use lb_common::{Control, Epoch, FlowHash, FlowRank, FlowWord, flow::WAYS};
+use lb_common::{Control, Epoch, FlowHash, FlowRank, FlowWord, MidStream, flow::WAYS};
 
 use super::{Assignment, Origin, Seeker, fresh};
 use crate::{
@@ -91,6 +91,10 @@ pub fn settle<'t, T: Tables>(
         return None;
     }
     if !admission::admits(tables, control, Limited::NewFlow, seeker.second) {
+        if seeker.service.entry.mid_stream != MidStream::Schedule as u8 {
+            // Refused, and that is the long way's business.
+            return None;
+        }
         return Some(Assignment {
             backend,
             origin: Origin::NotAdmitted,
