@@ -124,6 +124,7 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
 ) -> PackedOutcome {
     let mut step = classify::<F, T, V4>(frame, cx);
     let word = step & next::WORD;
+    let later = step & next::FOLLOW != 0;
     if step & next::FROM_OTHERS != 0 {
         return match back::owner::<F, T, V4>(frame, cx) {
             NO_FLOW => PackedOutcome::PASS,
@@ -164,7 +165,10 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
     };
     match Result::from(sending) {
         Ok(verdict) => PackedOutcome::counted(verdict),
-        Err(Refusal(word)) if word >> 8 != 0 => PackedOutcome::too_big(word >> 8, service),
+        // Nobody is told about a later piece over IPv4 (RFC 1122 section 3.2.2).
+        Err(Refusal(word)) if word >> 8 != 0 && !(V4 && later) => {
+            PackedOutcome::too_big(word >> 8, service)
+        }
         Err(refusal) => PackedOutcome::service_drop(refusal.reason(), service),
     }
 }
@@ -223,16 +227,16 @@ fn classify<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_,
         Ok(None) => return follow(frame, cx, &packet),
         Err(reason) => return refuse(cx, &packet, reason),
     };
-    if let Some(outcome) = cx.dead(|| service::is_vip(cx.tables, packet.destination)) {
-        return PackedOutcome::from(outcome).word();
-    }
     let service = cx
         .tables
         .find_endpoint(PackedKey::new(&key, [0, 0]), EndpointKind::Vip as u32);
-    if service != NOWHERE {
-        return next::TO_SERVICE | u64::from(service);
+    if service == NOWHERE {
+        return next::FROM_OTHERS;
     }
-    next::FROM_OTHERS
+    match cx.dead(|| true) {
+        Some(outcome) => PackedOutcome::from(outcome).word(),
+        None => next::TO_SERVICE | u64::from(service),
+    }
 }
 
 /// Where a first piece goes; `None`: it is a later one.

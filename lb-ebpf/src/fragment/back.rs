@@ -50,6 +50,9 @@ pub(super) fn first_to_client<F: Frame, T: Tables, const V4: bool>(
     owner: u64,
 ) -> PackedOutcome {
     let frame = opaque(frame);
+    if let Some(outcome) = cx.dead(|| true) {
+        return outcome.into();
+    }
     let Some(packet) = parse::ip::<F, V4>(frame) else {
         return PackedOutcome::PASS;
     };

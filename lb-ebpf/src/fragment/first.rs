@@ -76,6 +76,10 @@ fn judge<F: Frame, T: Tables>(
 ) -> Result<Arrival, DropReason> {
     let piece = parse::piece(frame, packet).ok_or(DropReason::Truncated)?;
     let arrival = check(frame, packet, &piece)?;
+    // Two services would answer each other for ever.
+    if arrival.is_datagram() && service::is_vip(cx.tables, packet.source) {
+        return Err(DropReason::MartianSource);
+    }
     let rules = service::by_index(cx.tables, service)?.entry;
     if rules.sources != 0
         && cx.tables.source_range(rules.sources, packet.source.words()) == Access::Deny as u32
