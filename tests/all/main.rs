@@ -15,6 +15,7 @@ mod ops;
 mod prog;
 mod races;
 mod reflect;
+mod soak;
 mod stage;
 mod storm;
 mod topology_test;

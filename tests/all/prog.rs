@@ -8,6 +8,7 @@ use lb_ebpf::{
 use lb_tests::kernel::{self, Kernel, Ran, SHORTEST, in_namespace};
 
 mod budget;
+mod cases;
 mod decap;
 mod mutants;
 

@@ -5,6 +5,7 @@
 //! interfaces and goes with the thread. The kernel's clock cannot be set, so the flow table and the
 //! echo limiter travel between a fixture's time and the kernel's: `kernel/maps.rs`.
 
+pub mod cases;
 pub mod decap;
 mod mapped;
 mod maps;

@@ -14,5 +14,6 @@ pub mod law;
 pub mod load;
 pub mod netbench;
 pub mod server;
+pub mod soak;
 pub mod stalls;
 pub mod topology;

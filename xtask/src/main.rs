@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod fuzz;
 mod kernel;
 mod run;
 mod setup;
@@ -107,6 +108,28 @@ enum Command {
         )]
         options: Vec<OsString>,
     },
+    /// Sets up, builds, and sends random packets through the data plane and a slow second opinion.
+    ///
+    /// All options go to the program; `cargo xtask soak --help` shows them.
+    #[command(disable_help_flag = true)]
+    Soak {
+        /// Options of the program.
+        #[arg(
+            allow_hyphen_values = true,
+            trailing_var_arg = true,
+            value_name = "SOAK_OPTIONS"
+        )]
+        options: Vec<OsString>,
+    },
+    /// Sets up, builds, and runs the coverage-guided fuzzer of the data plane.
+    Fuzz {
+        /// How long.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        seconds: u32,
+        /// Then make fuzz/corpus.txt anew: of its inputs and those found, what reaches all that they reach.
+        #[arg(long)]
+        merge: bool,
+    },
     /// Checks the rules of the house: who may name aya, what a pure module may not do, and so on.
     Tidy,
 }
@@ -174,6 +197,19 @@ fn run_command(command: Command, fairlead: Option<&[OsString]>) -> anyhow::Resul
             let compiler = setup::run(&workspace, Purpose::Build, Consent::Withheld)?;
             let built = build::run(&workspace, &compiler, true)?;
             bench::replace_process(&built, &built.controlbench, &options)
+        }
+        Command::Soak { options } => {
+            let compiler = setup::run(&workspace, Purpose::Build, Consent::Withheld)?;
+            let built = build::run(&workspace, &compiler, false)?;
+            bench::replace_process(&built, &built.soak, &options)
+        }
+        Command::Fuzz { seconds, merge } => {
+            setup::run(&workspace, Purpose::Build, Consent::Withheld)?;
+            fuzz::run(&workspace, seconds)?;
+            if merge {
+                fuzz::merge(&workspace)?;
+            }
+            Ok(ExitCode::SUCCESS)
         }
         Command::Test { filter, kernel } => test::run(&workspace, filter.as_deref(), kernel),
         Command::Tidy => tidy::run(&workspace),

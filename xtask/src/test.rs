@@ -18,6 +18,7 @@ use anyhow::Context;
 
 use crate::{
     build::{self, Built},
+    fuzz,
     kernel::{self, KernelVersion},
     setup::{self, Consent, Purpose},
     shell::{self, cargo},
@@ -29,7 +30,17 @@ pub(crate) use totals::{Tally, Totals};
 
 /// The test binaries that must run at least one test each when no filter is given, by crate name.
 /// `all` is that of lb-tests: everything that needs root, namespaces and the BPF object.
-const MUST_RUN: [&str; 5] = ["lb_common", "lb_ebpf", "lb_userspace", "xtask", "all"];
+const MUST_RUN: [&str; 6] = [
+    "lb_common",
+    "lb_ebpf",
+    "lb_oracle",
+    "lb_userspace",
+    "xtask",
+    "all",
+];
+
+/// How long the fuzzer runs: its corpus is what matters here, and to see that it works.
+const FUZZED_SECONDS: u32 = 5;
 
 /// The module of the tests that are built with `--cfg loom`.
 const INTERLEAVINGS: &str = "interleavings";
@@ -115,6 +126,9 @@ fn run_all(workspace: &Workspace, filter: Option<&str>) -> anyhow::Result<Tally>
         let mut clippy = with_products(cargo(workspace), workspace, &built, "clippy");
         clippy.args(["--workspace", "--all-targets", "--", "-D", "warnings"]);
         tally.count_check("clippy", shell::run(&mut clippy));
+    }
+    if filter.is_none() {
+        tally.count_check("fuzz", fuzz::run(workspace, FUZZED_SECONDS));
     }
     // One call for all packages: they share one set of features, so nothing is compiled twice.
     let mut tests = with_products(cargo(workspace), workspace, &built, "test");

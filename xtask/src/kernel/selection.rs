@@ -20,7 +20,7 @@ const NO_KERNEL: &str = "is about the tests' own tools and asks nothing of a ker
 
 /// Tests that do not run there, by a prefix of their names, each with its reason. Tests that are not
 /// listed run.
-const LEFT_OUT: [(&str, &str); 25] = [
+const LEFT_OUT: [(&str, &str); 26] = [
     ("bench::", BENCH),
     (
         "bpf::attachment::a_device_that_is_deleted_and_made_again_is_attached_anew",
@@ -47,6 +47,7 @@ const LEFT_OUT: [(&str, &str); 25] = [
     ("netbench::", BENCH),
     ("ops::", SLOW),
     ("races::", LOAD),
+    ("soak::", NO_KERNEL),
     ("storm::", LOAD),
     ("topology_test::", NO_KERNEL),
 ];

@@ -1,0 +1,245 @@
+//! A case: what the maps hold, and what happens then; and its run through the library, beside the oracle.
+
+use std::fmt;
+
+use lb_common::{FlowWord, Nanos};
+use lb_ebpf::{
+    fixture::world::{Change, Ends, GEOMETRY, Side, World},
+    mem::{self, Geometry, MemFrame, MemTables},
+    pipeline,
+};
+
+use crate::{
+    frames,
+    oracle::{Opinion, Oracle},
+    shrink,
+};
+
+/// Sets of the flow table: room for every flow of a case, so that none is evicted.
+pub const FLOW_SETS: u32 = 128;
+
+/// What the maps hold, and what happens then.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What the maps hold at first.
+    pub world: World,
+    /// MTU of every next hop, in bytes.
+    pub mtu: u32,
+    /// What happens, in order.
+    pub scenes: Vec<Scene>,
+}
+
+/// Packets of one moment, after changes by the control plane.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    /// When; never earlier than the scene before.
+    pub at: Nanos,
+    /// What the control plane changes first.
+    pub changes: Vec<Change>,
+    /// The frames, and where they come in.
+    pub packets: Vec<Arrival>,
+}
+
+/// A frame on its way in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Arrival {
+    /// Where it comes in.
+    pub ingress: Side,
+    /// Its bytes.
+    pub frame: Vec<u8>,
+}
+
+impl fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} ", self.ingress)?;
+        self.frame
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Where the library and the oracle, or a sent frame and the rules, differ.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// Scene and packet; the number of packets: after the scene's last.
+    pub at: (usize, usize),
+    /// What differs.
+    pub what: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scene, packet) = self.at;
+        write!(f, "scene {scene}, packet {packet}: {}", self.what)
+    }
+}
+
+/// How packets ended: passed, sent, redirected, dropped; and of those sent on, into tunnels or made anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// All packets.
+    pub packets: u64,
+    /// By fate: passed, transmitted, redirected, dropped.
+    pub fates: [u64; 4],
+    /// By reason.
+    pub drops: [u64; 32],
+    /// Frames longer or shorter than what came.
+    pub resized: u64,
+    /// ICMP errors relayed, "packet too big" and resets sent, echo requests answered.
+    pub messages: u64,
+}
+
+impl Tally {
+    /// Adds another one.
+    pub fn add(&mut self, other: &Self) {
+        self.packets += other.packets;
+        self.resized += other.resized;
+        self.messages += other.messages;
+        let fates = self.fates.iter_mut().zip(other.fates);
+        fates.for_each(|(sum, by)| *sum += by);
+        let drops = self.drops.iter_mut().zip(other.drops);
+        drops.for_each(|(sum, by)| *sum += by);
+    }
+
+    fn note(&mut self, opinion: &Opinion, length: usize) {
+        use crate::oracle::Sent;
+        use lb_ebpf::fixture::Fate;
+        self.packets += 1;
+        let fate = match opinion.fate {
+            Fate::Pass => 0,
+            Fate::Tx => 1,
+            Fate::Redirect(_) => 2,
+            Fate::Drop(reason) => {
+                self.drops[reason as usize] += 1;
+                3
+            }
+        };
+        self.fates[fate] += 1;
+        let output = opinion.output.as_ref();
+        self.resized += u64::from(output.is_some_and(|output| output.len() != length));
+        let message = matches!(opinion.sent, Sent::Echoed | Sent::Relayed | Sent::Answered);
+        self.messages += u64::from(message);
+    }
+}
+
+impl Case {
+    /// The size of the maps.
+    pub const GEOMETRY: Geometry = Geometry {
+        flow_sets: FLOW_SETS,
+        ..GEOMETRY
+    };
+
+    /// The maps as they are at first.
+    pub fn tables(&self, ends: &Ends) -> MemTables {
+        let mut tables = self.world.tables_of(Self::GEOMETRY, ends);
+        for hop in &mut tables.next_hops {
+            hop.mtu = self.mtu;
+        }
+        tables
+    }
+
+    /// Packets in all scenes.
+    pub fn packets(&self) -> usize {
+        self.scenes.iter().map(|scene| scene.packets.len()).sum()
+    }
+}
+
+/// Runs a case through the library and asks the oracle about each packet: verdict, bytes and all counters after each,
+/// the flow table at the end, and what another parser makes of each sent frame.
+pub fn run(case: &Case) -> Result<Tally, Difference> {
+    let ends = &Ends::HOST;
+    let mut tables = case.tables(ends);
+    let mut oracle = Oracle::new(&case.world, case.mtu);
+    let mut tally = Tally::default();
+    for (number, scene) in case.scenes.iter().enumerate() {
+        for change in &scene.changes {
+            change.apply(&mut tables, ends);
+            oracle.change(change);
+        }
+        for (packet, arrival) in scene.packets.iter().enumerate() {
+            let opinion = oracle.process(&arrival.frame, arrival.ingress, scene.at);
+            compare(&tables, arrival, scene.at, &opinion, &oracle).map_err(|what| Difference {
+                at: (number, packet),
+                what,
+            })?;
+            tally.note(&opinion, arrival.frame.len());
+        }
+    }
+    let entries = live_words(&mem::words(&tables.flows));
+    if entries != oracle.flow_words() {
+        return Err(Difference {
+            at: (case.scenes.len(), 0),
+            what: format!(
+                "the flow table\n    library {entries:x?}\n    oracle  {:x?}",
+                oracle.flow_words()
+            ),
+        });
+    }
+    Ok(tally)
+}
+
+/// What is wrong with a case: the smallest one like it that fails.
+pub fn explain(case: &Case) -> String {
+    let small = shrink::shrink(case, &mut |case| run(case).is_err());
+    match run(&small) {
+        Ok(_) => "the case does not fail again".into(),
+        Err(difference) => format!("made smaller: {difference}\n{small:#?}"),
+    }
+}
+
+/// The entries in use of a flow table, sorted.
+pub fn live_words(lines: &[[u64; 8]]) -> Vec<u64> {
+    let words = lines.iter().flatten().copied();
+    let mut live: Vec<u64> = words.filter(|word| FlowWord(*word).is_live()).collect();
+    live.sort_unstable();
+    live
+}
+
+fn compare(
+    tables: &MemTables,
+    arrival: &Arrival,
+    at: Nanos,
+    opinion: &Opinion,
+    oracle: &Oracle,
+) -> Result<(), String> {
+    let ends = &Ends::HOST;
+    let mut frame = MemFrame {
+        bytes: arrival.frame.clone(),
+        ifindex: ends.ifindex(arrival.ingress),
+    };
+    let verdict = pipeline::process(&mut frame, tables, at);
+    let expected = opinion.fate.verdict(ends);
+    let output = opinion.output.as_ref().unwrap_or(&arrival.frame);
+    if verdict != expected {
+        let reasons = (verdict.reason(), expected.reason());
+        return Err(format!(
+            "verdict\n    library {verdict:?} {:?}\n    oracle  {expected:?} {:?}",
+            reasons.0, reasons.1
+        ));
+    }
+    if frame.bytes != *output {
+        return Err(format!(
+            "bytes\n    before  {:02x?}\n    library {:02x?}\n    oracle  {output:02x?}",
+            arrival.frame, frame.bytes
+        ));
+    }
+    let counters = oracle.ledger().lines();
+    let differs = counters
+        .iter()
+        .zip(&tables.counters)
+        .enumerate()
+        .find(|(number, (expected, line))| !is_limiter(*number) && **expected != line.words());
+    if let Some((number, (expected, line))) = differs {
+        return Err(format!(
+            "counters, line {number}\n    library {:?}\n    oracle  {expected:?}",
+            line.words()
+        ));
+    }
+    frames::check(&arrival.frame, opinion)
+}
+
+/// Lines of bookkeeping that are not counters.
+fn is_limiter(line: usize) -> bool {
+    use lb_common::counter::{LIMITER_LINE, MORE_LIMITER_LINE};
+    [LIMITER_LINE as usize, MORE_LIMITER_LINE as usize].contains(&line)
+}

@@ -1,0 +1,282 @@
+//! Packets to services, from backends, about both, and others.
+
+use std::net::SocketAddr;
+
+use lb_common::Protocol;
+use lb_ebpf::fixture::{
+    packet::{Body, Packet, Sum, with_ip_sum},
+    world::{CLIENT_MAC, Side, World, backend_mac, our_mac},
+};
+
+use super::{
+    Choices, mutation,
+    world::{ROUTERS, address, client},
+};
+use crate::case::Arrival;
+
+const FLAGS: [&str; 12] = [
+    "S", "A", "PA", "FA", "R", "RA", "SA", "", "SF", "F", "A", "A",
+];
+
+/// A frame that comes in.
+pub(super) fn arrival(choices: &mut Choices<'_>, world: &World, mtu: u32) -> Arrival {
+    let (side, packet) = packet(choices, world, mtu);
+    let ingress = match choices.one_in(12) {
+        true => *choices.of(&[Side::Client, Side::Backend]),
+        false => side,
+    };
+    let mut frame = packet.bytes();
+    if choices.one_in(8) {
+        frame = piece(choices, frame);
+    }
+    if choices.one_in(4) {
+        frame = mutation::mutate(choices, frame);
+        // Behind a right header checksum more is looked at.
+        if choices.below(4) != 0 && frame.len() >= 14 + 60 && frame[12..14] == [8, 0] {
+            frame = with_ip_sum(frame);
+        }
+    }
+    Arrival { ingress, frame }
+}
+
+fn packet(choices: &mut Choices<'_>, world: &World, mtu: u32) -> (Side, Packet) {
+    match choices.below(32) {
+        0..=15 => (Side::Client, request(choices, world, mtu)),
+        16..=21 => (Side::Backend, reply(choices, world)),
+        22 | 23 => (Side::Client, echo(choices, world)),
+        24..=26 => (Side::Client, error_to_vip(choices, world)),
+        27..=29 => (Side::Backend, error_to_client(choices, world)),
+        _ => (Side::Client, other(choices, world)),
+    }
+}
+
+fn sum(choices: &mut Choices<'_>) -> Sum {
+    match choices.below(12) {
+        10 => Sum::Absent,
+        11 => Sum::Off(choices.word() as u16),
+        _ => Sum::Right,
+    }
+}
+
+fn ttl(choices: &mut Choices<'_>) -> u8 {
+    match choices.below(24) {
+        22 => 1,
+        23 => choices.byte(),
+        _ => 61,
+    }
+}
+
+fn data(choices: &mut Choices<'_>, mtu: u32) -> Vec<u8> {
+    let length = match choices.below(32) {
+        // Around what fits through a tunnel.
+        28..=30 if mtu < 1000 => mtu as usize - 80 + choices.below(80),
+        31 => mtu as usize - 90 + choices.below(60),
+        _ => choices.below(20),
+    };
+    let first = choices.byte();
+    (0..length).map(|at| first.wrapping_add(at as u8)).collect()
+}
+
+fn body(choices: &mut Choices<'_>, protocol: Protocol, mtu: u32) -> Body {
+    let data = data(choices, mtu);
+    match protocol {
+        Protocol::Tcp => Body::Tcp {
+            flags: choices.of::<&str>(&FLAGS),
+            options: match choices.one_in(6) {
+                true => vec![1; 4 * choices.below(11)],
+                false => Vec::new(),
+            },
+            data,
+        },
+        Protocol::Udp => Body::Udp { data },
+    }
+}
+
+fn padding(choices: &mut Choices<'_>) -> Vec<u8> {
+    match choices.one_in(8) {
+        true => vec![choices.byte(); choices.below(24)],
+        false => Vec::new(),
+    }
+}
+
+fn from_client(
+    choices: &mut Choices<'_>,
+    source: SocketAddr,
+    destination: SocketAddr,
+    body: Body,
+) -> Packet {
+    Packet {
+        to: our_mac(Side::Client),
+        from: match choices.one_in(16) {
+            true => [2, 0, 0, 0xc1, 1, choices.byte()],
+            false => CLIENT_MAC,
+        },
+        source,
+        destination,
+        class: match choices.one_in(4) {
+            true => choices.byte(),
+            false => 0,
+        },
+        ttl: ttl(choices),
+        body,
+        sum: sum(choices),
+        padding: padding(choices),
+    }
+}
+
+/// A service's VIP and protocol.
+fn target(choices: &mut Choices<'_>, world: &World) -> (SocketAddr, Protocol) {
+    let service = choices.of(&world.services);
+    (service.vip, service.protocol)
+}
+
+fn request(choices: &mut Choices<'_>, world: &World, mtu: u32) -> Packet {
+    let (vip, protocol) = target(choices, world);
+    let source = client(choices, vip.is_ipv4());
+    let body = body(choices, protocol, mtu);
+    from_client(choices, source, vip, body)
+}
+
+/// A backend with its protocol; where there is none, a router.
+fn backend(choices: &mut Choices<'_>, world: &World) -> (SocketAddr, Protocol, u32) {
+    if world.backends.is_empty() {
+        return (
+            SocketAddr::new(address(true, ROUTERS, 0), 8080),
+            Protocol::Tcp,
+            0,
+        );
+    }
+    let id = choices.below(world.backends.len());
+    let spec = &world.backends[id];
+    let protocol = world.services[spec.service as usize].protocol;
+    (spec.address, protocol, id as u32)
+}
+
+fn reply(choices: &mut Choices<'_>, world: &World) -> Packet {
+    let (source, protocol, id) = backend(choices, world);
+    let destination = client(choices, source.is_ipv4());
+    let body = body(choices, protocol, 1500);
+    let packet = from_client(choices, source, destination, body);
+    Packet {
+        to: our_mac(Side::Backend),
+        from: backend_mac(id),
+        ..packet
+    }
+}
+
+fn echo(choices: &mut Choices<'_>, world: &World) -> Packet {
+    let (vip, _) = target(choices, world);
+    let source = client(choices, vip.is_ipv4());
+    let request = if vip.is_ipv4() { 8 } else { 128 };
+    let kind = match choices.one_in(6) {
+        true => [choices.byte(), choices.byte()],
+        false => [request, 0],
+    };
+    let body = Body::Icmp {
+        kind,
+        rest: [0, 1, 0, choices.byte()],
+        data: data(choices, 1500),
+    };
+    from_client(choices, source, vip, body)
+}
+
+/// An error about a packet, with so much of its inside.
+fn error(choices: &mut Choices<'_>, about: Packet) -> Body {
+    let kind = match about.source.is_ipv4() {
+        true => *choices.of(&[[3, 1], [3, 4], [11, 0], [12, 0]]),
+        false => *choices.of(&[[1, 4], [2, 0], [3, 0], [4, 1]]),
+    };
+    let keep = match choices.below(4) {
+        0 => 8,
+        1 => choices.below(40),
+        _ => 20 + choices.below(40),
+    };
+    Body::Error {
+        kind,
+        rest: [0, 0, choices.byte(), choices.byte()],
+        about: Box::new(about),
+        keep,
+    }
+}
+
+/// Somebody on the way.
+fn router(choices: &mut Choices<'_>, v4: bool) -> SocketAddr {
+    SocketAddr::new(address(v4, ROUTERS, choices.below(2) as u8), 0)
+}
+
+fn error_to_vip(choices: &mut Choices<'_>, world: &World) -> Packet {
+    let (vip, protocol) = target(choices, world);
+    let client = client(choices, vip.is_ipv4());
+    let body = body(choices, protocol, 1500);
+    let about = from_client(choices, vip, client, body);
+    let source = match choices.one_in(2) {
+        true => client,
+        false => router(choices, vip.is_ipv4()),
+    };
+    let body = error(choices, about);
+    from_client(choices, source, vip, body)
+}
+
+fn error_to_client(choices: &mut Choices<'_>, world: &World) -> Packet {
+    let (server, protocol, id) = backend(choices, world);
+    let client = client(choices, server.is_ipv4());
+    let inside = body(choices, protocol, 1500);
+    let about = from_client(choices, client, server, inside);
+    let source = match choices.one_in(2) {
+        true => router(choices, server.is_ipv4()),
+        false => server,
+    };
+    let body = error(choices, about);
+    let packet = from_client(choices, source, client, body);
+    Packet {
+        to: our_mac(Side::Backend),
+        from: backend_mac(id),
+        ..packet
+    }
+}
+
+/// Another protocol, or another port.
+fn other(choices: &mut Choices<'_>, world: &World) -> Packet {
+    let (vip, protocol) = target(choices, world);
+    let source = client(choices, vip.is_ipv4());
+    let (destination, body) = match choices.below(3) {
+        0 => (SocketAddr::new(vip.ip(), 81), body(choices, protocol, 1500)),
+        1 => (
+            client(choices, vip.is_ipv4()),
+            body(choices, protocol, 1500),
+        ),
+        _ => (
+            vip,
+            Body::Other {
+                protocol: choices.byte(),
+                data: data(choices, 1500),
+            },
+        ),
+    };
+    from_client(choices, source, destination, body)
+}
+
+/// The frame as a piece of a datagram: the first, or a later one of the same bytes.
+fn piece(choices: &mut Choices<'_>, mut frame: Vec<u8>) -> Vec<u8> {
+    let id = choices.below(2) as u8;
+    let later = choices.one_in(2);
+    let more = !choices.one_in(4);
+    let offset = match later {
+        true => 1 + choices.below(200) as u16,
+        false => 0,
+    };
+    if frame[12..14] == [8, 0] {
+        let field = offset | if more { 0x2000 } else { 0 };
+        frame[18..20].copy_from_slice(&[0, id]);
+        frame[20..22].copy_from_slice(&field.to_be_bytes());
+        return with_ip_sum(frame);
+    }
+    let field = offset << 3 | u16::from(more);
+    let [high, low] = field.to_be_bytes();
+    let next = frame[20];
+    let length = u16::from_be_bytes([frame[18], frame[19]]).wrapping_add(8);
+    frame[18..20].copy_from_slice(&length.to_be_bytes());
+    frame[20] = 44;
+    frame.splice(54..54, [next, 0, high, low, 0, 0, 0, id]);
+    frame
+}

@@ -1,0 +1,360 @@
+//! What the maps hold, and changes of it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use lb_common::{
+    Control, Family, FlowRank, Forwarding, GueVariant, MidStream, Permissions, Protocol, Tunnel,
+    flow::EPOCH_SHIFT,
+    sources::Access,
+    tunnel::{GUE_PORT, OuterTtl},
+};
+use lb_ebpf::fixture::{
+    START,
+    world::{BackendSpec, CLIENT_MAC, Change, Preset, ServiceSpec, Side, World},
+};
+
+use super::{Choices, MOST_AGE};
+
+/// Slots that a service has in `rings`.
+const RING: usize = 8;
+/// Endpoints that may stand under one key.
+const SAME_KEY: usize = 3;
+
+/// One of a few addresses of a family: clients, VIPs, backends, routers.
+pub(super) fn address(v4: bool, net: u8, host: u8) -> IpAddr {
+    match v4 {
+        true => Ipv4Addr::new(10, 10, net, host + 1).into(),
+        false => Ipv6Addr::new(0xfd00, 10, net.into(), 0, 0, 0, 0, u16::from(host) + 1).into(),
+    }
+}
+
+/// Hosts and ports of clients: some come often, so that replies and errors meet a flow.
+const HOSTS: [u8; 5] = [0, 0, 0, 1, 2];
+const PORTS: [u16; 6] = [40_000, 40_000, 40_000, 40_001, 8080, 53];
+
+const VIPS: u8 = 0;
+const BACKENDS: u8 = 1;
+const CLIENTS: u8 = 2;
+/// Where nobody is that the maps know.
+pub(super) const ROUTERS: u8 = 3;
+
+fn vip(choices: &mut Choices<'_>) -> SocketAddr {
+    let v4 = choices.below(2) == 0;
+    let host = choices.below(2) as u8;
+    SocketAddr::new(address(v4, VIPS, host), *choices.of(&[80, 53, 443]))
+}
+
+/// A client; seldom it is a VIP, or a backend.
+pub(super) fn client(choices: &mut Choices<'_>, v4: bool) -> SocketAddr {
+    let net = match choices.below(40) {
+        38 => VIPS,
+        39 => BACKENDS,
+        _ => CLIENTS,
+    };
+    SocketAddr::new(address(v4, net, *choices.of(&HOSTS)), *choices.of(&PORTS))
+}
+
+pub(super) fn world(choices: &mut Choices<'_>) -> World {
+    let mut world = World {
+        echo_per_second: *choices.of(&[100, 1, 0]),
+        new_flows_per_second: *choices.of(&[None, None, Some(3), Some(0)]),
+        icmp_errors_per_second: *choices.of(&[None, None, Some(1), Some(0)]),
+        resets_per_second: *choices.of(&[None, Some(1), Some(0)]),
+        ..World::default()
+    };
+    if choices.one_in(8) {
+        // Well between the moments of scenes: a kernel's clock goes on while it handles a scene's packets.
+        let until = START + ((choices.below(4) as u64) << EPOCH_SHIFT) + (1 << 29);
+        let drop = choices.below(2) as u64;
+        world.alive_until = Some(until & !Control::DROP_WHEN_DEAD | drop);
+    }
+    for _ in 0..1 + choices.below(4) {
+        service(choices, &mut world);
+    }
+    for index in 0..world.services.len() {
+        world.services[index].ring = ring(choices, &world, index);
+    }
+    for _ in 0..choices.below(6) {
+        preset(choices, &mut world);
+    }
+    world
+}
+
+/// A service and its backends; none where its place is taken.
+fn service(choices: &mut Choices<'_>, world: &mut World) {
+    let vip = vip(choices);
+    let protocol = *choices.of(&[Protocol::Tcp, Protocol::Udp]);
+    let mut others = world.services.iter();
+    if others.any(|other| other.vip == vip && other.protocol == protocol) {
+        return;
+    }
+    let index = world.services.len() as u32;
+    let forwarding = *choices.of(&[
+        Forwarding::Dnat,
+        Forwarding::L2dsr,
+        Forwarding::Ipip,
+        Forwarding::Gue,
+    ]);
+    let sources = match choices.one_in(4) {
+        true => ranges(choices, vip.is_ipv4()),
+        false => Vec::new(),
+    };
+    world.services.push(ServiceSpec {
+        vip,
+        protocol,
+        forwarding,
+        idle_epochs: match protocol {
+            Protocol::Udp => choices.below(5) as u16,
+            Protocol::Tcp => 0,
+        },
+        ring: Vec::new(),
+        mid_stream: *choices.of(&[
+            MidStream::Schedule,
+            MidStream::Schedule,
+            MidStream::Drop,
+            MidStream::Reset,
+        ]),
+        sources,
+    });
+    for _ in 0..1 + choices.below(4) {
+        let host = choices.below(3) as u8;
+        let port = match forwarding {
+            Forwarding::Dnat => *choices.of(&[8080, 8081]),
+            Forwarding::L2dsr | Forwarding::Ipip | Forwarding::Gue => vip.port(),
+        };
+        let v4 = match forwarding.is_tunnel() {
+            true => vip.is_ipv4() != choices.one_in(3),
+            false => vip.is_ipv4(),
+        };
+        let address = SocketAddr::new(address(v4, BACKENDS, host), port);
+        let tunnel = tunnel(choices, forwarding, vip.is_ipv4(), v4);
+        let same = world.backends.iter().filter(|b| b.address == address);
+        if same.count() < SAME_KEY {
+            let permissions = permissions(choices, world, index);
+            world.backends.push(BackendSpec {
+                address,
+                service: index,
+                permissions,
+                side: *choices.of(&[Side::Backend, Side::Client]),
+                tunnel,
+            });
+        }
+    }
+}
+
+fn tunnel(choices: &mut Choices<'_>, forwarding: Forwarding, inner: bool, outer: bool) -> Tunnel {
+    let family = |v4| if v4 { Family::V4 } else { Family::V6 };
+    let of = [OuterTtl::DEFAULT, OuterTtl::Inherit, OuterTtl::Fixed(7)];
+    match forwarding {
+        Forwarding::Dnat | Forwarding::L2dsr => Tunnel::USUAL,
+        Forwarding::Ipip => Tunnel::ipip(family(inner), family(outer), *choices.of(&of)),
+        Forwarding::Gue => {
+            let variant = *choices.of(&[GueVariant::Header, GueVariant::Direct]);
+            Tunnel::gue(*choices.of(&[GUE_PORT, 9]), variant, *choices.of(&of))
+        }
+    }
+}
+
+/// Mostly both. With sources a backend asks about every packet, as the control plane makes it.
+fn permissions(choices: &mut Choices<'_>, world: &World, service: u32) -> Permissions {
+    let all = Permissions::ALL;
+    let of = [
+        all,
+        all,
+        all,
+        Permissions(Permissions::KEEP),
+        Permissions::NONE,
+    ];
+    let permissions = *choices.of(&of);
+    match world.services[service as usize].sources.is_empty() {
+        true => permissions,
+        false => permissions.asking(),
+    }
+}
+
+fn ranges(choices: &mut Choices<'_>, v4: bool) -> Vec<(IpAddr, u32, Access)> {
+    let of = [Access::Deny, Access::Allow];
+    let everybody = first_of(client(choices, v4).ip(), 0);
+    let mut ranges = vec![(everybody, 0, *choices.of(&of))];
+    let longest = if v4 { 32 } else { 128 };
+    for _ in 0..choices.below(4) {
+        let bits = match choices.below(3) {
+            0 => longest,
+            1 => longest - 1 - choices.below(3) as u32,
+            _ => choices.below(longest as usize) as u32,
+        };
+        let prefix = first_of(client(choices, v4).ip(), bits);
+        ranges.push((prefix, bits, *choices.of(&of)));
+    }
+    ranges
+}
+
+/// The first address of the prefix of so many bits that an address is in: only those stand in the maps.
+fn first_of(address: IpAddr, bits: u32) -> IpAddr {
+    match address {
+        IpAddr::V4(a) => {
+            let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+            Ipv4Addr::from(u32::from(a) & mask).into()
+        }
+        IpAddr::V6(a) => {
+            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+            Ipv6Addr::from(u128::from(a) & mask).into()
+        }
+    }
+}
+
+/// Backends of the service; seldom another's, or nobody.
+fn ring(choices: &mut Choices<'_>, world: &World, service: usize) -> Vec<u32> {
+    let ids = (0..).zip(&world.backends);
+    let own: Vec<u32> = ids
+        .filter(|(_, backend)| backend.service as usize == service)
+        .map(|(id, _)| id)
+        .collect();
+    if own.is_empty() {
+        return Vec::new();
+    }
+    let slots = match choices.one_in(16) {
+        true => 0,
+        false => 1 + choices.below(RING),
+    };
+    let slot = |_| match choices.one_in(32) {
+        true => choices.below(world.backends.len()) as u32,
+        false => *choices.of(&own),
+    };
+    (0..slots).map(slot).collect()
+}
+
+fn preset(choices: &mut Choices<'_>, world: &mut World) {
+    if world.backends.is_empty() {
+        return;
+    }
+    let service = choices.below(world.services.len());
+    let spec = &world.services[service];
+    let address = address(spec.vip.is_ipv4(), CLIENTS, *choices.of(&HOSTS));
+    let client = SocketAddr::new(address, *choices.of(&PORTS));
+    let known = |preset: &Preset| preset.client == client && preset.service == service as u32;
+    if world.presets.iter().any(known) {
+        return;
+    }
+    let ids: Vec<usize> = (0..world.backends.len())
+        .filter(|id| world.backends[*id].service as usize == service)
+        .collect();
+    let backend = match ids.is_empty() || choices.one_in(16) {
+        true => choices.below(world.backends.len()),
+        false => *choices.of(&ids),
+    };
+    let hop = match (spec.forwarding, choices.one_in(8)) {
+        (Forwarding::Dnat, false) => Some((CLIENT_MAC, Side::Client)),
+        _ => None,
+    };
+    world.presets.push(Preset {
+        client,
+        service: service as u32,
+        backend: backend as u32,
+        rank: *choices.of(&[
+            FlowRank::Proven,
+            FlowRank::Probation,
+            FlowRank::Probation2,
+            FlowRank::ClosingProven,
+            FlowRank::ClosingProbation,
+            FlowRank::ClosingProbation2,
+            FlowRank::Idle,
+        ]),
+        age: choices.below(MOST_AGE as usize + 1) as u8,
+        hop,
+        second: choices.one_in(4),
+    });
+}
+
+/// Changes that the control plane may make of a world.
+pub(super) struct Changes {
+    world: World,
+    /// Services whose sources have changed: once, as each of two sets is written in full before it is named.
+    switched: Vec<u32>,
+}
+
+impl Changes {
+    pub(super) fn of(world: &World) -> Self {
+        Self {
+            world: world.clone(),
+            switched: Vec::new(),
+        }
+    }
+
+    /// One to three.
+    pub(super) fn some(&mut self, choices: &mut Choices<'_>) -> Vec<Change> {
+        if self.world.backends.is_empty() {
+            return Vec::new();
+        }
+        let count = 1 + choices.below(3);
+        (0..count).flat_map(|_| self.change(choices)).collect()
+    }
+
+    fn change(&mut self, choices: &mut Choices<'_>) -> Vec<Change> {
+        let service = choices.below(self.world.services.len()) as u32;
+        let id = choices.below(self.world.backends.len()) as u32;
+        let owner = self.world.backends[id as usize].service;
+        match choices.below(24) {
+            0..=9 => {
+                let permissions = permissions(choices, &self.world, owner);
+                vec![Change::Permissions(id, permissions)]
+            }
+            10..=13 => vec![Change::Ring(
+                service,
+                ring(choices, &self.world, service as usize),
+            )],
+            14 | 15 => vec![Change::Neighbour(id, [2, 0, 0, 0xbe, 1, choices.byte()])],
+            16 => vec![Change::Unresolved(id)],
+            17 => vec![Change::Retire(id)],
+            18 => vec![Change::NextHop(
+                id,
+                choices.below(self.world.backends.len() + 1) as u32,
+            )],
+            19 => vec![Change::NoDevice(
+                *choices.of(&[Side::Client, Side::Backend]),
+            )],
+            20 => self.other_forwarding(choices, service),
+            21 => self.reassign(choices, id, service),
+            _ => self.switch_sources(choices, service),
+        }
+    }
+
+    /// Another one, known or not, where backends have no tunnel of their own.
+    fn other_forwarding(&self, choices: &mut Choices<'_>, service: u32) -> Vec<Change> {
+        let backends = self.world.backends.iter();
+        let mut own = backends.filter(|backend| backend.service == service);
+        let number = *choices.of(&[0, 1, 2, 3, 9]);
+        match own.all(|backend| backend.tunnel == Tunnel::USUAL) {
+            true => vec![Change::Forwarding(service, number)],
+            false => Vec::new(),
+        }
+    }
+
+    /// Of the same family, as it must be.
+    fn reassign(&mut self, choices: &mut Choices<'_>, id: u32, service: u32) -> Vec<Change> {
+        let v4 = |world: &World, service: u32| world.services[service as usize].vip.is_ipv4();
+        let owner = self.world.backends[id as usize].service;
+        if v4(&self.world, owner) != v4(&self.world, service) {
+            return Vec::new();
+        }
+        self.world.backends[id as usize].service = service;
+        let permissions = permissions(choices, &self.world, service);
+        vec![
+            Change::Permissions(id, permissions),
+            Change::Reassign(id, service),
+        ]
+    }
+
+    fn switch_sources(&mut self, choices: &mut Choices<'_>, service: u32) -> Vec<Change> {
+        let spec = &self.world.services[service as usize];
+        if spec.sources.is_empty() || self.switched.contains(&service) {
+            return Vec::new();
+        }
+        self.switched.push(service);
+        let ranges = match choices.one_in(4) {
+            true => Vec::new(),
+            false => ranges(choices, spec.vip.is_ipv4()),
+        };
+        vec![Change::Sources(service, 1, ranges)]
+    }
+}

@@ -1,0 +1,467 @@
+//! What must become of a packet, by the documentation.
+//!
+//! What the oracle leaves to other tests: a flow table that is full or evicts (`lb-ebpf/src/props/model.rs`), a clock
+//! that wraps, and maps that contradict each other, but for what `DropReason::MapInconsistent` says about a packet.
+
+mod answer;
+mod checksum;
+mod flow;
+mod icmp;
+mod known;
+mod ledger;
+mod packet;
+mod piece;
+mod relay;
+mod tunnel;
+
+use std::collections::HashMap;
+
+use lb_common::{
+    Control, DropReason, FlowHash, Forwarding, MidStream, Nanos, Protocol, counter::More,
+    counter::PerBackend, flow::EPOCH_SHIFT,
+};
+use lb_ebpf::fixture::{
+    Fate,
+    world::{Change, Side, World},
+};
+
+pub use ledger::Ledger;
+
+use flow::{Origin, Tuple};
+use known::{Backend, Limit, Maps};
+use packet::{Ip, Mac, Meaning};
+
+/// What the data plane is about to do with packets, and what it has done.
+pub struct Oracle {
+    maps: Maps,
+    flows: flow::Flows,
+    limits: known::Limits,
+    ledger: Ledger,
+    /// Where first pieces of datagrams went, and in which second.
+    datagrams: HashMap<piece::Datagram, (u64, piece::Followed)>,
+}
+
+/// What a packet is when it is sent on: what [`crate::frames`] may expect of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It is not sent.
+    No,
+    /// To a backend, with its client's end as it was.
+    Forwarded,
+    /// To a client, with its client's end as it was.
+    Returned,
+    /// An echo request that became its reply.
+    Echoed,
+    /// An ICMP error.
+    Relayed,
+    /// A piece of a datagram, either way.
+    Piece,
+    /// A packet that was made anew.
+    Answered,
+}
+
+/// What must become of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opinion {
+    /// Its verdict.
+    pub fate: Fate,
+    /// Its bytes, where they change.
+    pub output: Option<Vec<u8>>,
+    /// How it is sent, if it is.
+    pub sent: Sent,
+    /// Bytes that a tunnel has put before it.
+    pub tunnel: usize,
+}
+
+impl Opinion {
+    const PASS: Self = Self {
+        fate: Fate::Pass,
+        output: None,
+        sent: Sent::No,
+        tunnel: 0,
+    };
+
+    fn sent(fate: Fate, output: Vec<u8>, sent: Sent) -> Self {
+        Self {
+            fate,
+            output: Some(output),
+            sent,
+            tunnel: 0,
+        }
+    }
+
+    /// The same to a backend, perhaps in a tunnel.
+    fn to(self, backend: &Backend) -> Self {
+        let tunnel = match backend.forwarding {
+            Some(Forwarding::Ipip | Forwarding::Gue) => tunnel::growth(backend),
+            _ => 0,
+        };
+        Self { tunnel, ..self }
+    }
+}
+
+/// Why a packet is not sent: it passes, or it is dropped, perhaps as a service's.
+enum Refusal {
+    Pass,
+    Drop(DropReason),
+    DropOf(usize, DropReason),
+}
+
+type Answer = Result<Opinion, Refusal>;
+
+/// A packet and its circumstances.
+struct Arrived<'a> {
+    frame: &'a [u8],
+    ip: Ip,
+    ingress: Side,
+    at: Nanos,
+}
+
+impl Arrived<'_> {
+    fn epoch(&self) -> u64 {
+        self.at >> EPOCH_SHIFT
+    }
+}
+
+impl Oracle {
+    /// About maps that hold this. `mtu`: of every next hop.
+    pub fn new(world: &World, mtu: u32) -> Self {
+        let maps = Maps::new(world, mtu);
+        let mut oracle = Self {
+            flows: flow::Flows::new(&maps, &world.presets),
+            limits: known::Limits::new(world),
+            ledger: Ledger::new(),
+            datagrams: HashMap::new(),
+            maps,
+        };
+        world
+            .changes
+            .iter()
+            .for_each(|change| oracle.change(change));
+        oracle
+    }
+
+    /// The control plane changes the maps.
+    pub fn change(&mut self, change: &Change) {
+        self.maps.change(change);
+    }
+
+    /// All counters so far.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The entries of the flow table, sorted.
+    pub fn flow_words(&self) -> Vec<u64> {
+        self.flows.words()
+    }
+
+    /// What must become of a packet. It is counted, and its flow is known from now on.
+    pub fn process(&mut self, frame: &[u8], ingress: Side, at: Nanos) -> Opinion {
+        self.ledger.received();
+        let opinion = match self.route(frame, ingress, at) {
+            Ok(opinion) => opinion,
+            Err(Refusal::Pass) => Opinion::PASS,
+            Err(Refusal::Drop(reason)) => dropped(reason),
+            Err(Refusal::DropOf(service, reason)) => {
+                self.ledger.dropped_of(service, reason);
+                dropped(reason)
+            }
+        };
+        self.ledger.ended(opinion.fate);
+        opinion
+    }
+
+    fn route(&mut self, frame: &[u8], ingress: Side, at: Nanos) -> Answer {
+        // Group addresses are the kernel's, and so is whatever is not IP.
+        if frame.len() < packet::ETHERNET || frame[0] & 1 == 1 {
+            return Err(Refusal::Pass);
+        }
+        let ip = packet::read(frame).ok_or(Refusal::Pass)?;
+        let arrived = Arrived {
+            frame,
+            ip,
+            ingress,
+            at,
+        };
+        match () {
+            () if ip.is_icmp() => self.icmp(&arrived),
+            () if ip.odd == Some(DropReason::Fragment) => self.piece(&arrived),
+            () if ip.has_ports(frame) => self.segment(&arrived),
+            () => self.unreadable(&arrived),
+        }
+    }
+
+    /// What the silence of the control plane means for a packet; `ours`: to a service or of one.
+    fn alive(&self, arrived: &Arrived<'_>, ours: bool) -> Result<(), Refusal> {
+        let until = self.maps.alive_until;
+        if arrived.at <= until {
+            return Ok(());
+        }
+        Err(match ours && until & Control::DROP_WHEN_DEAD != 0 {
+            true => Refusal::Drop(DropReason::ControlPlaneDead),
+            false => Refusal::Pass,
+        })
+    }
+
+    /// A packet whose ports cannot be read, or are all that can be read of its transport header.
+    fn unreadable(&mut self, arrived: &Arrived<'_>) -> Answer {
+        let Arrived { frame, ip, .. } = arrived;
+        let to_vip = self.maps.is_vip(ip.destination);
+        self.alive(arrived, to_vip)?;
+        if let Some(reason) = ip.odd {
+            return Err(match to_vip {
+                true => Refusal::Drop(reason),
+                false => Refusal::Pass,
+            });
+        }
+        if !ip.is_balanced() {
+            return Err(Refusal::Pass);
+        }
+        let Some(ports) = ip.ports(frame) else {
+            return Err(match to_vip {
+                true => Refusal::Drop(DropReason::Truncated),
+                false => Refusal::Pass,
+            });
+        };
+        let service = self
+            .maps
+            .service_at(ip.destination, ports[1], ip.protocol)
+            .ok_or(Refusal::Pass)?;
+        let reason = match check(frame, ip) {
+            Err(reason) => reason,
+            Ok(_) => DropReason::Truncated,
+        };
+        Err(Refusal::DropOf(service, reason))
+    }
+
+    /// A segment or datagram: a client's, a backend's, or nobody's.
+    fn segment(&mut self, arrived: &Arrived<'_>) -> Answer {
+        let ip = &arrived.ip;
+        let [from, to] = ip.ports(arrived.frame).ok_or(Refusal::Pass)?;
+        match self.maps.service_at(ip.destination, to, ip.protocol) {
+            Some(service) => {
+                let tuple = Tuple {
+                    client: (ip.source, from).into(),
+                    vip: (ip.destination, to).into(),
+                    protocol: ip.protocol,
+                };
+                self.serve(arrived, service, tuple)
+            }
+            None => {
+                let backend = (ip.source, from).into();
+                let client = (ip.destination, to).into();
+                let (tuple, id) = self
+                    .flows
+                    .behind(&self.maps, backend, client, ip.protocol)
+                    .ok_or(Refusal::Pass)?;
+                self.hand_back(arrived, tuple, id)
+            }
+        }
+    }
+
+    fn serve(&mut self, arrived: &Arrived<'_>, service: usize, tuple: Tuple) -> Answer {
+        let refuse = |reason| Refusal::DropOf(service, reason);
+        let meaning = check(arrived.frame, &arrived.ip).map_err(refuse)?;
+        self.alive(arrived, true).map_err(|refusal| match refusal {
+            Refusal::Drop(reason) => refuse(reason),
+            other => other,
+        })?;
+        if meaning == Meaning::Datagram && self.maps.is_vip(tuple.client.ip()) {
+            return Err(refuse(DropReason::MartianSource));
+        }
+        if self.maps.denies(service, tuple.client.ip()) {
+            return Err(refuse(DropReason::SourceDenied));
+        }
+        let hash = self.maps.hash(&tuple);
+        let assigned = self.assign(arrived, service, tuple, hash, meaning);
+        if let Err(DropReason::MidStream) = assigned {
+            return self.mid_stream(arrived, service);
+        }
+        let (id, origin) = assigned.map_err(refuse)?;
+        let policy = self.maps.services[service].mid_stream;
+        if origin == Origin::NotAdmitted && policy != MidStream::Schedule {
+            return Err(refuse(DropReason::NotAdmitted));
+        }
+        let counted = |ledger: &mut Ledger| {
+            let connection = matches!(meaning, Meaning::Datagram | Meaning::Opens);
+            ledger.came(id, origin, connection);
+        };
+        let backend = self.maps.backends[id];
+        let (fate, macs, mtu) = self.way_to(&backend, arrived.ingress).map_err(refuse)?;
+        let output = match backend.forwarding {
+            Some(Forwarding::L2dsr) => packet::aged(arrived.frame, &arrived.ip),
+            Some(Forwarding::Ipip | Forwarding::Gue) => {
+                let fits = tunnel::room(&backend, mtu);
+                if arrived.ip.size() > fits {
+                    counted(&mut self.ledger);
+                    return self.too_big(arrived, service, fits);
+                }
+                tunnel::into(&self.maps, arrived, &backend, hash)
+            }
+            Some(Forwarding::Dnat) => {
+                if origin == Origin::NotAdmitted {
+                    return Err(refuse(DropReason::NotAdmitted));
+                }
+                let hop = (packet::sender(arrived.frame), arrived.ingress);
+                self.flows.learn(&tuple, hop, &self.maps).map_err(refuse)?;
+                packet::readdressed(arrived.frame, &arrived.ip, packet::End::To, backend.address)
+            }
+            None => return Err(refuse(DropReason::MapInconsistent)),
+        };
+        counted(&mut self.ledger);
+        self.ledger.backend(id, PerBackend::Packets, 1);
+        let bytes = arrived.frame.len() as u64;
+        self.ledger.backend(id, PerBackend::Bytes, bytes);
+        Ok(Opinion::sent(fate, macs.on(output), Sent::Forwarded).to(&backend))
+    }
+
+    /// A segment in the middle of nothing.
+    fn mid_stream(&mut self, arrived: &Arrived<'_>, service: usize) -> Answer {
+        let refused = Refusal::DropOf(service, DropReason::MidStream);
+        let resets = self.maps.services[service].mid_stream == MidStream::Reset;
+        if !resets || !self.limits.admit(Limit::Reset, arrived.at) {
+            return Err(refused);
+        }
+        let reset = answer::reset(arrived.frame, &arrived.ip).ok_or(refused)?;
+        self.ledger.more(More::ResetSent);
+        Ok(Opinion::sent(Fate::Tx, reset, Sent::Answered))
+    }
+
+    /// A packet that does not fit through its tunnel; `fits`: bytes that would.
+    fn too_big(&mut self, arrived: &Arrived<'_>, service: usize, fits: u32) -> Answer {
+        let refused = Refusal::DropOf(service, DropReason::PacketTooBig);
+        if !self.limits.admit(Limit::TooBig, arrived.at) {
+            return Err(refused);
+        }
+        let told = answer::too_big(arrived.frame, &arrived.ip, fits).ok_or(refused)?;
+        self.ledger.more(More::TooBigSent);
+        Ok(Opinion::sent(Fate::Tx, told, Sent::Answered))
+    }
+
+    /// A reply in a flow.
+    fn hand_back(&mut self, arrived: &Arrived<'_>, tuple: Tuple, id: usize) -> Answer {
+        self.alive(arrived, true)?;
+        let service = self.maps.backends[id].service;
+        let refuse = |reason| Refusal::DropOf(service, reason);
+        let Arrived { frame, ip, .. } = arrived;
+        let meaning = whole(frame, ip)
+            .and_then(|()| packet::meaning(frame, ip))
+            .map_err(refuse)?;
+        if ip.ttl <= 1 {
+            return Err(refuse(DropReason::TtlExpired));
+        }
+        let (fate, macs) = self.way_back(&tuple, arrived.ingress).map_err(refuse)?;
+        self.flows
+            .see(&tuple, arrived.epoch(), meaning == Meaning::Closes);
+        let output = packet::readdressed(frame, ip, packet::End::From, tuple.vip);
+        self.ledger.backend(id, PerBackend::ReplyPackets, 1);
+        let bytes = frame.len() as u64;
+        self.ledger.backend(id, PerBackend::ReplyBytes, bytes);
+        Ok(Opinion::sent(fate, macs.on(output), Sent::Returned))
+    }
+
+    /// The way to a backend, and the MTU there.
+    fn way_to(&self, backend: &Backend, ingress: Side) -> Result<(Fate, Macs, u32), DropReason> {
+        let hop = self.maps.hop(backend.next_hop)?;
+        let macs = Macs {
+            to: hop.mac,
+            from: hop.our_mac(),
+        };
+        let fate = match hop.side == ingress {
+            true => Fate::Tx,
+            false if self.maps.has_device(hop.side) => Fate::Redirect(hop.side),
+            false => return Err(DropReason::MapInconsistent),
+        };
+        Ok((fate, macs, self.maps.mtu))
+    }
+
+    /// The way to the client of a flow.
+    fn way_back(&self, tuple: &Tuple, ingress: Side) -> Result<(Fate, Macs), DropReason> {
+        let hop = self.flows.hop(tuple);
+        let (mac, side) = hop.ok_or(DropReason::NoReturnHop)?;
+        if !self.maps.has_device(side) || mac == [0; 6] {
+            return Err(DropReason::NoReturnHop);
+        }
+        let macs = Macs {
+            to: mac,
+            from: lb_ebpf::fixture::world::our_mac(side),
+        };
+        let fate = match side == ingress {
+            true => Fate::Tx,
+            false => Fate::Redirect(side),
+        };
+        Ok((fate, macs))
+    }
+
+    fn assign(
+        &mut self,
+        arrived: &Arrived<'_>,
+        service: usize,
+        tuple: Tuple,
+        hash: FlowHash,
+        meaning: Meaning,
+    ) -> Result<(usize, Origin), DropReason> {
+        let seeker = flow::Seeker {
+            service,
+            tuple,
+            hash,
+            meaning,
+            epoch: arrived.epoch(),
+        };
+        let limits = &mut self.limits;
+        self.flows.assign(&self.maps, &seeker, || {
+            limits.admit(Limit::NewFlow, arrived.at)
+        })
+    }
+}
+
+/// New Ethernet addresses.
+struct Macs {
+    to: Mac,
+    from: Mac,
+}
+
+impl Macs {
+    fn on(&self, mut frame: Vec<u8>) -> Vec<u8> {
+        frame[..6].copy_from_slice(&self.to);
+        frame[6..12].copy_from_slice(&self.from);
+        frame
+    }
+}
+
+fn dropped(reason: DropReason) -> Opinion {
+    Opinion {
+        fate: Fate::Drop(reason),
+        ..Opinion::PASS
+    }
+}
+
+/// The frame holds the whole packet, and an IPv4 header's checksum is right.
+fn whole(frame: &[u8], ip: &Ip) -> Result<(), DropReason> {
+    if ip.end > frame.len() {
+        return Err(DropReason::Truncated);
+    }
+    match packet::header_is_right(frame, ip) {
+        true => Ok(()),
+        false => Err(DropReason::BadIpChecksum),
+    }
+}
+
+/// What a client's packet must be; the order of the checks is that of the reasons.
+fn check(frame: &[u8], ip: &Ip) -> Result<Meaning, DropReason> {
+    whole(frame, ip)?;
+    if ip.is_martian() {
+        return Err(DropReason::MartianSource);
+    }
+    let meaning = packet::meaning(frame, ip)?;
+    match ip.ttl {
+        0 | 1 => Err(DropReason::TtlExpired),
+        _ => Ok(meaning),
+    }
+}
+
+/// True for a protocol that services have.
+fn balanced(protocol: u8) -> bool {
+    Protocol::from_u8(protocol).is_some()
+}

@@ -1,0 +1,306 @@
+//! The flow table as a map from flows to what is known of them.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use lb_common::{
+    DropReason, Epoch, FlowHash, FlowRank, FlowWord, Forwarding, MidStream, flow::EPOCH_SHIFT,
+    flow::IDLE_AFTER,
+};
+use lb_ebpf::fixture::{
+    START,
+    world::{GEOMETRY, Preset, Side},
+};
+
+use super::{
+    known::Maps,
+    packet::{Mac, Meaning},
+};
+use crate::case::FLOW_SETS;
+
+/// Ring slots that are tried for a new flow.
+const ATTEMPTS: u32 = 8;
+/// Epochs for which a proven flow that closed is kept.
+const TIME_WAIT: u64 = 4;
+
+/// A flow as its client sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Tuple {
+    pub(super) client: SocketAddr,
+    pub(super) vip: SocketAddr,
+    pub(super) protocol: u8,
+}
+
+/// How a flow came to its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    Known,
+    New,
+    Moved,
+    NotAdmitted,
+}
+
+/// A packet that looks for its backend.
+pub(super) struct Seeker {
+    pub(super) service: usize,
+    pub(super) tuple: Tuple,
+    pub(super) hash: FlowHash,
+    pub(super) meaning: Meaning,
+    pub(super) epoch: u64,
+}
+
+/// What is known of a flow.
+#[derive(Clone, Copy)]
+struct Flow {
+    hash: FlowHash,
+    backend: usize,
+    /// Epochs that it was seen in: 1, 2, or 3 for more.
+    proof: u8,
+    /// FIN or RST was the last thing seen.
+    closing: bool,
+    /// It was written down as idle.
+    idle: bool,
+    /// The epoch in which it was last seen.
+    last: u64,
+    /// Where its client's packets come from.
+    hop: Option<(Mac, Side)>,
+}
+
+impl Flow {
+    fn see(&mut self, epoch: u64, closes: bool) {
+        let later = epoch > self.last;
+        // The last ACK of a close has no FIN: only a packet of a later epoch revives.
+        if self.closing && !closes && !later {
+            return;
+        }
+        if self.idle {
+            (self.idle, self.proof) = (false, 1);
+        }
+        self.proof = (self.proof + u8::from(later)).min(3);
+        self.closing = closes;
+        self.last = epoch;
+    }
+
+    fn rank(&self) -> FlowRank {
+        match (self.idle, self.proof, self.closing) {
+            (true, ..) => FlowRank::Idle,
+            (_, 1, false) => FlowRank::Probation,
+            (_, 2, false) => FlowRank::Probation2,
+            (_, _, false) => FlowRank::Proven,
+            (_, 1, true) => FlowRank::ClosingProbation,
+            (_, 2, true) => FlowRank::ClosingProbation2,
+            (_, _, true) => FlowRank::ClosingProven,
+        }
+    }
+
+    /// A connection that was seen to end, and that the table would let go by now.
+    fn has_ended(&self, epoch: u64) -> bool {
+        let age = epoch - self.last;
+        self.closing && (self.proof < 3 || age >= TIME_WAIT || age > IDLE_AFTER.into())
+    }
+}
+
+/// All flows.
+pub(super) struct Flows(HashMap<Tuple, Flow>);
+
+impl Flows {
+    pub(super) fn new(maps: &Maps, presets: &[Preset]) -> Self {
+        let now = START >> EPOCH_SHIFT;
+        let flows = presets.iter().map(|preset| {
+            let service = &maps.services[preset.service as usize];
+            let tuple = Tuple {
+                client: preset.client,
+                vip: service.vip,
+                protocol: service.protocol,
+            };
+            let (proof, closing, idle) = match preset.rank {
+                FlowRank::Free => panic!("a preset is no flow: {preset:?}"),
+                FlowRank::Probation => (1, false, false),
+                FlowRank::Probation2 => (2, false, false),
+                FlowRank::Proven => (3, false, false),
+                FlowRank::Idle => (1, false, true),
+                FlowRank::ClosingProbation => (1, true, false),
+                FlowRank::ClosingProbation2 => (2, true, false),
+                FlowRank::ClosingProven => (3, true, false),
+            };
+            let flow = Flow {
+                hash: maps.hash(&tuple),
+                backend: preset.backend as usize,
+                proof,
+                closing,
+                idle,
+                last: now - u64::from(preset.age),
+                hop: preset.hop,
+            };
+            (tuple, flow)
+        });
+        Self(flows.collect())
+    }
+
+    /// Every entry as it must stand, sorted.
+    pub(super) fn words(&self) -> Vec<u64> {
+        let word = |flow: &Flow| {
+            let sets = flow.hash.sets(FLOW_SETS - 1, FLOW_SETS.trailing_zeros());
+            let epoch = Epoch((flow.last % 16) as u8);
+            FlowWord::new(sets.tag, flow.backend as u32, flow.rank(), epoch).0
+        };
+        let mut words: Vec<u64> = self.0.values().map(word).collect();
+        words.sort_unstable();
+        words
+    }
+
+    /// The backend of a packet's flow, known or chosen. `admit` takes one from the allowance of new flows.
+    pub(super) fn assign(
+        &mut self,
+        maps: &Maps,
+        seeker: &Seeker,
+        admit: impl FnOnce() -> bool,
+    ) -> Result<(usize, Origin), DropReason> {
+        let service = &maps.services[seeker.service];
+        let middle = !matches!(seeker.meaning, Meaning::Opens | Meaning::Datagram);
+        let too_late = middle && service.mid_stream != MidStream::Schedule;
+        let closes = seeker.meaning == Meaning::Closes;
+        let fresh = |backend, proof, hop| Flow {
+            hash: seeker.hash,
+            backend,
+            proof,
+            closing: closes,
+            idle: false,
+            last: seeker.epoch,
+            hop,
+        };
+        let Some(flow) = self.0.get_mut(&seeker.tuple) else {
+            if too_late {
+                return Err(DropReason::MidStream);
+            }
+            let backend = choose(maps, seeker)?;
+            if !admit() {
+                return Ok((backend, Origin::NotAdmitted));
+            }
+            self.0.insert(seeker.tuple, fresh(backend, 1, None));
+            return Ok((backend, Origin::New));
+        };
+        let backend = &maps.backends[flow.backend];
+        let elsewhere = backend.used && backend.service != seeker.service;
+        if elsewhere && too_late {
+            return Err(DropReason::MidStream);
+        }
+        let keeps = backend.used && backend.permissions.may_keep();
+        let loses = !elsewhere && !keeps;
+        let age = seeker.epoch - flow.last;
+        let anew = match seeker.meaning {
+            Meaning::Opens => !backend.permissions.may_take_new() && flow.has_ended(seeker.epoch),
+            Meaning::Datagram => {
+                let limit = service.idle_epochs;
+                limit != 0 && (flow.idle || age > limit)
+            }
+            _ => false,
+        };
+        if !elsewhere && !loses && !anew {
+            flow.see(seeker.epoch, closes);
+            return Ok((flow.backend, Origin::Known));
+        }
+        let backend = choose(maps, seeker)?;
+        // A moved flow stays what it has proven to be.
+        let (origin, proof) = match loses {
+            true if flow.rank() == FlowRank::Proven => (Origin::Moved, 3),
+            true => (Origin::Moved, 1),
+            false => (Origin::New, 1),
+        };
+        *flow = fresh(backend, proof, flow.hop);
+        Ok((backend, origin))
+    }
+
+    /// Who has a flow, or would get it: for errors about it.
+    pub(super) fn holder(&self, maps: &Maps, service: usize, tuple: &Tuple) -> Option<usize> {
+        if let Some(flow) = self.0.get(tuple) {
+            let backend = &maps.backends[flow.backend];
+            if backend.used && backend.service == service && backend.permissions.may_keep() {
+                return Some(flow.backend);
+            }
+        }
+        from_ring(maps, service, maps.hash(tuple))
+    }
+
+    /// The flow that a backend's packet to a client belongs to, and the backend.
+    pub(super) fn behind(
+        &self,
+        maps: &Maps,
+        backend: SocketAddr,
+        client: SocketAddr,
+        protocol: u8,
+    ) -> Option<(Tuple, usize)> {
+        maps.senders(backend, protocol).find_map(|(id, sender)| {
+            let service = &maps.services[sender.service];
+            if service.protocol != protocol || service.forwarding != Some(Forwarding::Dnat) {
+                return None;
+            }
+            let tuple = Tuple {
+                client,
+                vip: service.vip,
+                protocol,
+            };
+            let flow = self.0.get(&tuple)?;
+            let same_family = service.vip.is_ipv4() == client.is_ipv4();
+            (flow.backend == id && same_family).then_some((tuple, id))
+        })
+    }
+
+    /// Notes that a flow was seen.
+    pub(super) fn see(&mut self, tuple: &Tuple, epoch: u64, closes: bool) {
+        if let Some(flow) = self.0.get_mut(tuple) {
+            flow.see(epoch, closes);
+        }
+    }
+
+    /// Notes where a client's packets come from.
+    pub(super) fn learn(
+        &mut self,
+        tuple: &Tuple,
+        hop: (Mac, Side),
+        maps: &Maps,
+    ) -> Result<(), DropReason> {
+        let Some(flow) = self.0.get_mut(tuple) else {
+            return Err(DropReason::FlowTableFull);
+        };
+        if flow.hop != Some(hop) {
+            if !maps.has_device(hop.1) {
+                return Err(DropReason::NoReturnHop);
+            }
+            flow.hop = Some(hop);
+        }
+        Ok(())
+    }
+
+    /// Who has a flow.
+    pub(super) fn backend(&self, tuple: &Tuple) -> Option<usize> {
+        Some(self.0.get(tuple)?.backend)
+    }
+
+    /// Where a client's packets come from.
+    pub(super) fn hop(&self, tuple: &Tuple) -> Option<(Mac, Side)> {
+        self.0.get(tuple)?.hop
+    }
+}
+
+/// Whom the ring names that may take new flows.
+fn from_ring(maps: &Maps, service: usize, hash: FlowHash) -> Option<usize> {
+    let ring = &maps.services[service].ring;
+    if ring.is_empty() {
+        return None;
+    }
+    (0..ATTEMPTS)
+        .map(|attempt| ring[hash.ring_slot(ring.len() as u32, attempt) as usize] as usize)
+        .find(|id| {
+            let backend = &maps.backends[*id];
+            backend.used && backend.service == service && backend.permissions.may_take_new()
+        })
+}
+
+/// The backend of a new flow: one that a packet can reach.
+fn choose(maps: &Maps, seeker: &Seeker) -> Result<usize, DropReason> {
+    let id = from_ring(maps, seeker.service, seeker.hash).ok_or(DropReason::NoBackend)?;
+    maps.hop(maps.backends[id].next_hop)?;
+    Ok(id)
+}
+
+const _: () = assert!(FLOW_SETS.is_power_of_two() && FLOW_SETS > GEOMETRY.flow_sets);

@@ -1,0 +1,212 @@
+//! ICMP to a VIP or about a flow: RFC 792, RFC 4443, RFC 5508.
+
+use std::net::{IpAddr, SocketAddr};
+
+use lb_common::{DropReason, Forwarding, counter::More, counter::PerBackend};
+use lb_ebpf::fixture::Fate;
+
+use super::{
+    Answer, Arrived, Opinion, Oracle, Refusal, Sent, balanced,
+    checksum::{field, sum},
+    flow::Tuple,
+    known::Limit,
+    packet::{End, Ip, aged, ip_address, octets, put_address, seal},
+    relay::{self, Relayed},
+    tunnel, whole,
+};
+
+/// The packet that an error is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quote {
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
+    pub(super) protocol: u8,
+}
+
+/// Reads the quote of an error: of TCP or UDP, with the ports.
+fn quote(frame: &[u8], ip: &Ip) -> Option<Quote> {
+    let at = ip.transport() + 8;
+    let header = ip.bytes(frame, at, ip.header() + 4)?;
+    let (addresses, protocol) = match ip.is_v4() {
+        true => {
+            let offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
+            if header[0] != 0x45 || offset != 0 {
+                return None;
+            }
+            (&header[12..20], header[9])
+        }
+        false if header[0] >> 4 == 6 => (&header[8..40], header[6]),
+        false => return None,
+    };
+    let (source, destination) = addresses.split_at(addresses.len() / 2);
+    let port = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    let ports = ip.header();
+    balanced(protocol).then(|| Quote {
+        source: (ip_address(source), port(ports)).into(),
+        destination: (ip_address(destination), port(ports + 2)).into(),
+        protocol,
+    })
+}
+
+impl Oracle {
+    pub(super) fn icmp(&mut self, arrived: &Arrived<'_>) -> Answer {
+        let Arrived { frame, ip, .. } = arrived;
+        let to_vip = self.maps.is_vip(ip.destination);
+        let header = match ip.odd {
+            None => ip.bytes(frame, ip.transport(), 8),
+            Some(_) => None,
+        };
+        let (echo, error) = match (header.map(|header| header[0]), ip.is_v4()) {
+            (Some(8), true) | (Some(128), false) => (true, false),
+            (Some(3 | 11 | 12), true) | (Some(1..=4), false) => (false, true),
+            (Some(_), _) => return Err(Refusal::Pass),
+            (None, _) => (false, false),
+        };
+        self.alive(arrived, to_vip)?;
+        match (echo, error) {
+            (true, _) if to_vip => self.echo(arrived),
+            (_, true) if to_vip => self.error_to_vip(arrived),
+            (_, true) => self.error_from_backend(arrived),
+            (false, false) if to_vip => Err(Refusal::Drop(ip.odd.unwrap_or(DropReason::Truncated))),
+            _ => Err(Refusal::Pass),
+        }
+    }
+
+    fn echo(&mut self, arrived: &Arrived<'_>) -> Answer {
+        let Arrived { frame, ip, .. } = arrived;
+        to_vip(frame, ip).map_err(Refusal::Drop)?;
+        if !self.limits.admit(Limit::Echo, arrived.at) {
+            return Err(Refusal::Drop(DropReason::EchoLimited));
+        }
+        self.ledger.more(More::EchoReplied);
+        let at = ip.transport();
+        let mut out = [&frame[6..12], &frame[..6], &frame[12..]].concat();
+        put_address(&mut out, ip, End::From, ip.destination);
+        put_address(&mut out, ip, End::To, ip.source);
+        out[if ip.is_v4() { 22 } else { 21 }] = 64;
+        seal(&mut out, ip);
+        // The pseudo-header of ICMPv6 has the same addresses, the other way round.
+        let before = sum(&frame[at..ip.end]);
+        out[at] = if ip.is_v4() { 0 } else { 129 };
+        out[at + 2..at + 4].fill(0);
+        let check = field(before, sum(&out[at..ip.end]));
+        out[at + 2..at + 4].copy_from_slice(&check);
+        Ok(Opinion::sent(Fate::Tx, out, Sent::Echoed))
+    }
+
+    /// An error about what a VIP sent: it goes to the backend that did.
+    fn error_to_vip(&mut self, arrived: &Arrived<'_>) -> Answer {
+        let Arrived { frame, ip, .. } = arrived;
+        to_vip(frame, ip).map_err(Refusal::Drop)?;
+        let nobody = || Refusal::Drop(DropReason::IcmpNoFlow);
+        let about = quote(frame, ip)
+            .filter(|quote| quote.source.ip() == ip.destination)
+            .ok_or_else(nobody)?;
+        let service = self
+            .maps
+            .service_at(about.source.ip(), about.source.port(), about.protocol)
+            .ok_or_else(nobody)?;
+        let refuse = |reason| Refusal::DropOf(service, reason);
+        if ip.ttl <= 1 {
+            return Err(refuse(DropReason::TtlExpired));
+        }
+        let tuple = Tuple {
+            client: about.destination,
+            vip: about.source,
+            protocol: about.protocol,
+        };
+        let id = self
+            .flows
+            .holder(&self.maps, service, &tuple)
+            .ok_or(refuse(DropReason::IcmpNoFlow))?;
+        let output = self.relay_to_backend(arrived, &about, id).map_err(refuse)?;
+        self.ledger.more(More::IcmpRelayed);
+        self.ledger.backend(id, PerBackend::IcmpErrors, 1);
+        Ok(output)
+    }
+
+    fn relay_to_backend(
+        &mut self,
+        arrived: &Arrived<'_>,
+        about: &Quote,
+        id: usize,
+    ) -> Result<Opinion, DropReason> {
+        let Arrived { frame, ip, .. } = arrived;
+        if !self.limits.admit(Limit::IcmpError, arrived.at) {
+            return Err(DropReason::IcmpLimited);
+        }
+        let backend = self.maps.backends[id];
+        let (fate, macs, mtu) = self.way_to(&backend, arrived.ingress)?;
+        let output = match backend.forwarding {
+            Some(Forwarding::L2dsr) => aged(frame, ip),
+            Some(Forwarding::Ipip | Forwarding::Gue) if ip.size() > tunnel::room(&backend, mtu) => {
+                return Err(DropReason::PacketTooBig);
+            }
+            // An error has no flow of its own, so it shows no hash.
+            Some(Forwarding::Ipip | Forwarding::Gue) => {
+                tunnel::into(&self.maps, arrived, &backend, lb_common::FlowHash(0))
+            }
+            Some(Forwarding::Dnat) => relay::translated(
+                frame,
+                ip,
+                about,
+                &Relayed {
+                    quoted: (End::From, backend.address),
+                    outer: (End::To, backend.address.ip()),
+                },
+            ),
+            None => return Err(DropReason::MapInconsistent),
+        };
+        Ok(Opinion::sent(fate, macs.on(output), Sent::Relayed).to(&backend))
+    }
+
+    /// An error about what a client sent to a backend: it goes to the client, if there is such a flow.
+    fn error_from_backend(&mut self, arrived: &Arrived<'_>) -> Answer {
+        let Arrived { frame, ip, .. } = arrived;
+        let about = quote(frame, ip)
+            .filter(|quote| quote.source.ip() == ip.destination)
+            .ok_or(Refusal::Pass)?;
+        let (tuple, id) = self
+            .flows
+            .behind(&self.maps, about.destination, about.source, about.protocol)
+            .ok_or(Refusal::Pass)?;
+        let service = self.maps.backends[id].service;
+        let refuse = |reason| Refusal::DropOf(service, reason);
+        whole(frame, ip).map_err(refuse)?;
+        if ip.ttl <= 1 {
+            return Err(refuse(DropReason::TtlExpired));
+        }
+        if !self.limits.admit(Limit::IcmpError, arrived.at) {
+            return Err(refuse(DropReason::IcmpLimited));
+        }
+        let (fate, macs) = self.way_back(&tuple, arrived.ingress).map_err(refuse)?;
+        // A backend speaks as the VIP, a router before it for itself.
+        let speaker: IpAddr = match ip.source == about.destination.ip() {
+            true => tuple.vip.ip(),
+            false => ip.source,
+        };
+        let relayed = Relayed {
+            quoted: (End::To, tuple.vip),
+            outer: (End::From, speaker),
+        };
+        let output = relay::translated(frame, ip, &about, &relayed);
+        self.ledger.more(More::IcmpRelayed);
+        Ok(Opinion::sent(fate, macs.on(output), Sent::Relayed))
+    }
+}
+
+/// What a message to a VIP must be.
+fn to_vip(frame: &[u8], ip: &Ip) -> Result<(), DropReason> {
+    whole(frame, ip)?;
+    match ip.is_martian() {
+        true => Err(DropReason::MartianSource),
+        false => Ok(()),
+    }
+}
+
+/// An address in bytes, at one end of a header of its family that begins at an offset.
+pub(super) fn address_at(ip: &Ip, header: usize, end: End) -> usize {
+    let size = octets(ip.source).len();
+    let first = if ip.is_v4() { 12 } else { 8 };
+    header + first + if end == End::To { size } else { 0 }
+}

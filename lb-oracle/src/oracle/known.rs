@@ -1,0 +1,271 @@
+//! What the maps hold, as plain values.
+
+use std::net::{IpAddr, SocketAddr};
+
+use lb_common::{
+    Address, Control, DropReason, FlowHash, FlowKey, Forwarding, HashKey, MidStream, Nanos,
+    Permissions, Tunnel, hash::FlowTuple, sources::Access,
+};
+use lb_ebpf::fixture::world::{Change, FLOW_KEY, Side, World, backend_mac, our_mac};
+
+use super::{
+    flow::Tuple,
+    packet::{Mac, octets},
+};
+
+/// A service.
+pub(super) struct Service {
+    pub(super) vip: SocketAddr,
+    pub(super) protocol: u8,
+    pub(super) forwarding: Option<Forwarding>,
+    pub(super) idle_epochs: u64,
+    pub(super) ring: Vec<u32>,
+    pub(super) mid_stream: MidStream,
+    sources: Vec<(IpAddr, u32, Access)>,
+}
+
+/// A backend.
+#[derive(Clone, Copy)]
+pub(super) struct Backend {
+    pub(super) address: SocketAddr,
+    pub(super) service: usize,
+    pub(super) permissions: Permissions,
+    pub(super) forwarding: Option<Forwarding>,
+    pub(super) tunnel: Tunnel,
+    pub(super) next_hop: usize,
+    pub(super) used: bool,
+    /// Its packets are looked for by (address, port, protocol): only where they are translated.
+    replies: Option<u8>,
+}
+
+/// A next hop.
+#[derive(Clone, Copy)]
+pub(super) struct Hop {
+    pub(super) mac: Mac,
+    pub(super) side: Side,
+    resolved: bool,
+}
+
+impl Hop {
+    pub(super) fn our_mac(&self) -> Mac {
+        our_mac(self.side)
+    }
+}
+
+/// All maps but flows and counters.
+pub(super) struct Maps {
+    pub(super) services: Vec<Service>,
+    pub(super) backends: Vec<Backend>,
+    pub(super) alive_until: Nanos,
+    pub(super) mtu: u32,
+    hops: Vec<Hop>,
+    no_device: Vec<Side>,
+    key: FlowKey,
+}
+
+impl Maps {
+    pub(super) fn new(world: &World, mtu: u32) -> Self {
+        let services = world.services.iter().map(|spec| Service {
+            vip: spec.vip,
+            protocol: spec.protocol as u8,
+            forwarding: Some(spec.forwarding),
+            idle_epochs: spec.idle_epochs.into(),
+            ring: spec.ring.clone(),
+            mid_stream: spec.mid_stream,
+            sources: spec.sources.clone(),
+        });
+        let backends = world.backends.iter().enumerate().map(|(id, spec)| {
+            let service = &world.services[spec.service as usize];
+            let translated = service.forwarding == Forwarding::Dnat;
+            Backend {
+                address: spec.address,
+                service: spec.service as usize,
+                permissions: spec.permissions,
+                forwarding: Some(service.forwarding),
+                tunnel: spec.tunnel,
+                next_hop: id,
+                used: true,
+                replies: translated.then_some(service.protocol as u8),
+            }
+        });
+        let hops = world.backends.iter().zip(0..).map(|(spec, id)| Hop {
+            mac: backend_mac(id),
+            side: spec.side,
+            resolved: true,
+        });
+        Self {
+            services: services.collect(),
+            backends: backends.collect(),
+            alive_until: world.alive_until.unwrap_or(Control::ALWAYS_ALIVE),
+            mtu,
+            hops: hops.collect(),
+            no_device: Vec::new(),
+            key: HashKey(FLOW_KEY).expand(),
+        }
+    }
+
+    pub(super) fn change(&mut self, change: &Change) {
+        match change {
+            Change::Permissions(id, permissions) => {
+                self.backends[*id as usize].permissions = *permissions;
+            }
+            Change::Ring(service, ring) => self.services[*service as usize].ring.clone_from(ring),
+            Change::Retire(id) => {
+                let backend = &mut self.backends[*id as usize];
+                backend.used = false;
+                backend.permissions = Permissions::NONE;
+            }
+            Change::Reassign(id, service) => {
+                self.backends[*id as usize].service = *service as usize;
+            }
+            Change::Unresolved(hop) => self.hops[*hop as usize].resolved = false,
+            Change::Neighbour(hop, mac) => self.hops[*hop as usize].mac = *mac,
+            Change::NextHop(id, hop) => self.backends[*id as usize].next_hop = *hop as usize,
+            Change::NoDevice(side) => self.no_device.push(*side),
+            Change::Sources(service, _, sources) => {
+                self.services[*service as usize].sources.clone_from(sources);
+            }
+            Change::Forwarding(service, number) => {
+                let forwarding = Forwarding::from_u8(*number);
+                let service = *service as usize;
+                self.services[service].forwarding = forwarding;
+                let backends = self.backends.iter_mut();
+                for backend in backends.filter(|backend| backend.service == service) {
+                    backend.forwarding = forwarding;
+                }
+            }
+            Change::Unused(_) => unimplemented_by_design(change),
+        }
+    }
+
+    pub(super) fn is_vip(&self, address: IpAddr) -> bool {
+        self.services
+            .iter()
+            .any(|service| service.vip.ip() == address)
+    }
+
+    pub(super) fn service_at(&self, address: IpAddr, port: u16, protocol: u8) -> Option<usize> {
+        let vip = SocketAddr::new(address, port);
+        self.services
+            .iter()
+            .position(|service| service.vip == vip && service.protocol == protocol)
+    }
+
+    /// The backends that may have sent a packet to be translated, by id.
+    pub(super) fn senders(
+        &self,
+        address: SocketAddr,
+        protocol: u8,
+    ) -> impl Iterator<Item = (usize, &Backend)> {
+        self.backends
+            .iter()
+            .enumerate()
+            .filter(move |(_, backend)| {
+                backend.used && backend.replies == Some(protocol) && backend.address == address
+            })
+    }
+
+    /// The next hop, if a packet can go there.
+    pub(super) fn hop(&self, index: usize) -> Result<&Hop, DropReason> {
+        let hop = self.hops.get(index).ok_or(DropReason::MapInconsistent)?;
+        match hop.resolved {
+            true => Ok(hop),
+            false => Err(DropReason::NextHopUnresolved),
+        }
+    }
+
+    pub(super) fn has_device(&self, side: Side) -> bool {
+        !self.no_device.contains(&side)
+    }
+
+    /// The longest prefix that holds the client says no.
+    pub(super) fn denies(&self, service: usize, client: IpAddr) -> bool {
+        let sources = self.services[service].sources.iter();
+        // Of the same prefix twice, the last counts.
+        let longest = sources
+            .filter(|(prefix, bits, _)| starts_alike(*prefix, client, *bits))
+            .max_by_key(|(_, bits, _)| *bits);
+        matches!(longest, Some((_, _, Access::Deny)))
+    }
+
+    pub(super) fn hash(&self, tuple: &Tuple) -> FlowHash {
+        let address = |address: IpAddr| match address {
+            IpAddr::V4(a) => Address::v4(a.octets()),
+            IpAddr::V6(a) => Address::v6(a.octets()),
+        };
+        self.hash_of(&FlowTuple {
+            client: address(tuple.client.ip()),
+            vip: address(tuple.vip.ip()),
+            client_port: tuple.client.port().to_be_bytes(),
+            vip_port: tuple.vip.port().to_be_bytes(),
+            protocol: tuple.protocol,
+        })
+    }
+
+    /// The documented hash, under the key of the maps.
+    pub(super) fn hash_of(&self, tuple: &FlowTuple) -> FlowHash {
+        tuple.hash(&self.key)
+    }
+
+    /// What of a hash may be shown.
+    pub(super) fn shown(&self, hash: FlowHash) -> u64 {
+        hash.shown(&self.key)
+    }
+}
+
+/// The maps never hold an endpoint of a service that is not in use; what the data plane makes of it is a fixture's.
+fn unimplemented_by_design(change: &Change) {
+    panic!("the oracle knows no {change:?}");
+}
+
+/// True when two addresses of a family have the same first bits.
+fn starts_alike(a: IpAddr, b: IpAddr, bits: u32) -> bool {
+    let (a, b) = (octets(a), octets(b));
+    a.len() == b.len()
+        && (0..bits as usize).all(|bit| {
+            let of = |bytes: &[u8]| bytes[bit / 8] >> (7 - bit % 8) & 1;
+            of(&a) == of(&b)
+        })
+}
+
+/// What is limited per second.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Limit {
+    Echo,
+    NewFlow,
+    IcmpError,
+    TooBig,
+    Reset,
+}
+
+/// Allowances: how many in which second.
+pub(super) struct Limits {
+    most: [u64; 5],
+    spent: [(u64, u64); 5],
+}
+
+impl Limits {
+    pub(super) fn new(world: &World) -> Self {
+        let any = |limit: Option<u32>| limit.unwrap_or(u32::MAX).into();
+        Self {
+            most: [
+                world.echo_per_second.into(),
+                any(world.new_flows_per_second),
+                any(world.icmp_errors_per_second),
+                any(world.icmp_errors_per_second),
+                any(world.resets_per_second),
+            ],
+            spent: [(0, 0); 5],
+        }
+    }
+
+    /// Takes one, if there is one left. A second is 2^30 ns.
+    pub(super) fn admit(&mut self, limit: Limit, at: Nanos) -> bool {
+        let (second, count) = &mut self.spent[limit as usize];
+        if *second != at >> 30 {
+            (*second, *count) = (at >> 30, 0);
+        }
+        *count += 1;
+        *count <= self.most[limit as usize]
+    }
+}

@@ -1,0 +1,69 @@
+//! The counters of one CPU, as they must stand.
+
+use lb_common::{
+    DropReason,
+    counter::{CounterLine, Global, More, PerBackend, lines_per_cpu},
+};
+use lb_ebpf::fixture::{Counter, Fate, world::GEOMETRY};
+
+use super::flow::Origin;
+
+/// Counters by line and position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ledger(Vec<CounterLine>);
+
+impl Ledger {
+    pub(super) fn new() -> Self {
+        let lines = lines_per_cpu(GEOMETRY.backends, GEOMETRY.services);
+        Self(vec![[0; 8]; lines as usize])
+    }
+
+    /// All lines.
+    pub fn lines(&self) -> &[CounterLine] {
+        &self.0
+    }
+
+    fn add(&mut self, Counter(line, position): Counter, by: u64) {
+        self.0[line as usize][position as usize] += by;
+    }
+
+    pub(super) fn received(&mut self) {
+        self.add(Counter::global(Global::Rx), 1);
+    }
+
+    pub(super) fn ended(&mut self, fate: Fate) {
+        let counter = match fate {
+            Fate::Pass => Counter::global(Global::Pass),
+            Fate::Tx => Counter::global(Global::Tx),
+            Fate::Redirect(_) => Counter::global(Global::Redirect),
+            Fate::Drop(reason) => Counter::drop(reason),
+        };
+        self.add(counter, 1);
+    }
+
+    pub(super) fn dropped_of(&mut self, service: usize, reason: DropReason) {
+        self.add(Counter::service(service as u32, reason), 1);
+    }
+
+    pub(super) fn backend(&mut self, id: usize, which: PerBackend, by: u64) {
+        self.add(Counter::backend(id as u32, which), by);
+    }
+
+    pub(super) fn more(&mut self, which: More) {
+        self.add(Counter::more(which), 1);
+    }
+
+    /// How a flow came to its backend; `connection`: the packet opens one, or has none.
+    pub(super) fn came(&mut self, id: usize, origin: Origin, connection: bool) {
+        match origin {
+            Origin::Known => {}
+            Origin::New => self.backend(id, PerBackend::NewFlows, 1),
+            Origin::Moved => self.backend(id, PerBackend::MovedIn, 1),
+            Origin::NotAdmitted => {
+                self.more(More::NotAdmitted);
+                self.add(Counter::global(Global::Untracked), 1);
+                self.backend(id, PerBackend::NewFlows, u64::from(connection));
+            }
+        }
+    }
+}

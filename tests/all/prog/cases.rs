@@ -1,0 +1,31 @@
+//! Random cases through library, oracle and compiled program.
+
+use std::time::Duration;
+
+use lb_tests::soak::{self, Soak};
+
+/// Packets, unless the environment says how many: an emulated machine runs fewer.
+const PACKETS: u64 = 300_000;
+/// The variable that says it.
+const VARIABLE: &str = "FAIRLEAD_SOAKED_PACKETS";
+
+#[test]
+fn random_packets_fare_alike_in_library_oracle_and_kernel() {
+    let packets = std::env::var(VARIABLE).map_or(PACKETS, |text| text.parse().unwrap());
+    let soak = Soak {
+        packets,
+        // Cases that the test of the library and the oracle does not get to.
+        first: 1 << 32,
+        kernel: true,
+        threads: 1,
+        progress: Duration::from_secs(10),
+    };
+    let report = soak::run(soak, &mut std::io::stdout()).unwrap();
+    println!("{}", report.text());
+    if let Some(failure) = report.failure {
+        panic!("{failure}");
+    }
+    assert!(report.tally.packets >= packets && packets > 0);
+    let seldom = report.tally.fates.iter().min().unwrap();
+    assert!(*seldom > packets / 100, "{:?}", report.tally);
+}
