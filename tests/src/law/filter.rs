@@ -24,11 +24,14 @@ pub(crate) enum Place {
 }
 
 // Fields of struct __sk_buff.
+const LEN: i16 = 0;
 const PKT_TYPE: i16 = 4;
 const GSO_SEGS: i16 = 164;
 // linux/if_packet.h
 const PACKET_OTHERHOST: i32 = 3;
 const PACKET_OUTGOING: i32 = 4;
+/// The register that loads from the frame want the context in.
+const CONTEXT: u8 = 6;
 /// Helper function `bpf_map_lookup_elem`.
 const LOOK_UP: i32 = 1;
 
@@ -48,6 +51,7 @@ const ATOMIC_ADD: u8 = 0xdb;
 // Of 32 bits: with 64, the value's sign would be extended.
 const EQUAL: u8 = 0x16;
 const NOT_EQUAL: u8 = 0x56;
+const LESS: u8 = 0xa5;
 /// Of a pointer, with 0.
 const IS_NULL: u8 = 0x15;
 const JUMP: u8 = 0x05;
@@ -199,6 +203,9 @@ fn ends(code: &mut Code, six: bool, source: u8, destination: u8) {
     choose(code, protocol, 0xff, IP_IN_IP, inside);
     code.frame(LOAD_FRAME_BYTE, protocol);
     code.jump(NOT_EQUAL, 0, 17, plain);
+    // A datagram may be cut off before its ports.
+    code.step(LOAD_WORD, 0, CONTEXT, LEN, 0);
+    code.jump(LESS, 0, inside + 12, plain);
     code.frame(LOAD_FRAME_HALF, inside + 2);
     code.jump(NOT_EQUAL, 0, i32::from(GUE_PORT), plain);
     choose(
@@ -216,7 +223,6 @@ fn ends(code: &mut Code, six: bool, source: u8, destination: u8) {
 
 /// The program that counts at a place into two slots of a map, from `first` on.
 pub(crate) fn program(place: Place, map: i32, first: u32) -> Vec<u64> {
-    const CONTEXT: u8 = 6;
     const SLOT: u8 = 7;
     const SOURCE: u8 = 8;
     const DESTINATION: u8 = 9;
