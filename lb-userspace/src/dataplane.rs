@@ -233,7 +233,7 @@ pub enum MapOp {
         /// Which of its two sets of sources is in use.
         source_half: u8,
     },
-    /// Writes a set of sources that no service names. What it held before goes.
+    /// Writes a set of sources that no service names and that holds nothing.
     WriteSources {
         /// Number of the set.
         set: u32,

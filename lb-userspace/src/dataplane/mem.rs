@@ -133,7 +133,6 @@ impl Mem {
                 *get(&mut self.services, "services", *service)? = entry(image, *half, set);
             }
             MapOp::WriteSources { set, ranges } => {
-                self.source_ranges.retain(|key, _| key.set() != *set);
                 let ranges = ranges.iter().map(|range| (range.key(*set), range.access));
                 self.source_ranges.extend(ranges);
             }

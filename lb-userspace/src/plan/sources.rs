@@ -23,8 +23,12 @@ pub(super) fn write(
     }
     let half = live.map_or(0, |half| 1_u8.saturating_sub(half));
     if !service.sources.is_empty() {
+        let set = sources::set(index, half);
+        if actual.stray_sources.contains(&set) {
+            ops.push(MapOp::ClearSources { set });
+        }
         ops.push(MapOp::WriteSources {
-            set: sources::set(index, half),
+            set,
             ranges: Arc::clone(&service.sources),
         });
     }

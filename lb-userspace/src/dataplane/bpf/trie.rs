@@ -54,9 +54,9 @@ pub(super) fn clear(maps: &Maps, set: u32) -> Result<(), DataplaneError> {
     Ok(())
 }
 
-/// Writes a set that no service names.
+/// Writes a set that holds nothing. It is not cleared first: that looks at all ranges, which for many services with
+/// ranges would take seconds.
 pub(super) fn write(maps: &Maps, set: u32, ranges: &[SourceRange]) -> Result<(), DataplaneError> {
-    clear(maps, set)?;
     let map = maps.source_ranges.as_fd();
     for range in ranges {
         match sys::source_set(map, &range.key(set), range.access) {
