@@ -395,10 +395,13 @@ pub(crate) fn mid_stream<F: Frame, T: Tables, const V4: bool>(
     let frame = opaque(frame);
     let resets = service::by_index(cx.tables, service)
         .is_ok_and(|service| service.entry.mid_stream == MidStream::Reset as u8);
-    let told = match parse::ip::<F, V4>(frame) {
-        Some(packet) if resets && admits(cx, Limited::Reset) => {
-            reset::answer_segment(frame, &packet)
-        }
+    let asked = match resets {
+        true => parse::ip::<F, V4>(frame).and_then(|packet| reset::to_segment(frame, &packet)),
+        false => None,
+    };
+    // What is not answered uses up nothing of what may be.
+    let told = match asked {
+        Some(asked) if admits(cx, Limited::Reset) => reset::answer::<F, V4>(frame, &asked),
         _ => Err(DropReason::MidStream),
     };
     match told {

@@ -159,16 +159,16 @@ pub(crate) fn rest<F: Frame, T: Tables, const V4: bool>(
     if matches!(packet.oddity, Some(DropReason::Fragment)) {
         return PackedOutcome::FRAGMENT;
     }
+    if packet.oddity.is_none() && !matches!(packet.protocol, protocol::TCP | protocol::UDP) {
+        return PackedOutcome::PASS;
+    }
     if let Some(outcome) = cx.dead(|| service::is_vip(cx.tables, packet.destination)) {
         return outcome.into();
     }
-    let Some(reason) = packet.oddity else {
-        if !matches!(packet.protocol, protocol::TCP | protocol::UDP) {
-            return PackedOutcome::PASS;
-        }
-        return truncated(frame, cx, &packet).into();
-    };
-    drop_if_vip(cx, &packet, reason).into()
+    match packet.oddity {
+        Some(reason) => drop_if_vip(cx, &packet, reason).into(),
+        None => truncated(frame, cx, &packet).into(),
+    }
 }
 
 /// A segment or datagram without a whole header.

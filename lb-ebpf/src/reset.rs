@@ -1,7 +1,7 @@
 //! A RST for a segment that belongs to no connection, as the host that has the VIP would send it (RFC 9293 section
 //! 3.10.7.1). Its sender ends the connection at once in place of waiting for an answer.
 
-use lb_common::{DropReason, Family};
+use lb_common::DropReason;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
@@ -20,16 +20,16 @@ const TTL: u8 = 64;
 const TCP: usize = size_of::<Tcp>();
 
 /// What the reset says.
-struct Answer {
+pub struct Reset {
     ports: [u8; 4],
     sequence: [u8; 4],
     acknowledgement: [u8; 4],
     flags: u8,
 }
 
-/// Reads the segment. `None`: it is a RST itself, which nobody answers, or not whole.
+/// The reset that a segment asks for. `None`: it is a RST itself, which nobody answers, or not whole.
 #[inline(always)]
-fn answer<F: Frame>(frame: &F, packet: &Packet) -> Option<Answer> {
+pub fn to_segment<F: Frame>(frame: &F, packet: &Packet) -> Option<Reset> {
     let tcp = frame.header::<Tcp>(packet.l4())?;
     let flags = tcp.flags;
     if flags & flag::RST != 0 {
@@ -39,7 +39,7 @@ fn answer<F: Frame>(frame: &F, packet: &Packet) -> Option<Answer> {
     let [s0, s1, s2, s3, a0, a1, a2, a3] = tcp.numbers;
     let ports = [c, d, a, b];
     if flags & flag::ACK != 0 {
-        return Some(Answer {
+        return Some(Reset {
             ports,
             sequence: [a0, a1, a2, a3],
             acknowledgement: [0; 4],
@@ -53,7 +53,7 @@ fn answer<F: Frame>(frame: &F, packet: &Packet) -> Option<Answer> {
         .wrapping_add(u32::from(flags & flag::SYN != 0))
         .wrapping_add(u32::from(flags & flag::FIN != 0));
     let end = u32::from_be_bytes([s0, s1, s2, s3]).wrapping_add(length);
-    Some(Answer {
+    Some(Reset {
         ports,
         sequence: [0; 4],
         acknowledgement: end.to_be_bytes(),
@@ -61,7 +61,7 @@ fn answer<F: Frame>(frame: &F, packet: &Packet) -> Option<Answer> {
     })
 }
 
-impl Answer {
+impl Reset {
     /// The header as words, without its checksum.
     #[inline(always)]
     const fn words(&self) -> [[u8; 4]; 5] {
@@ -76,26 +76,23 @@ impl Answer {
     }
 }
 
-/// Turns a TCP segment to a VIP into the reset that answers it, out of the interface it came from. It is never longer
-/// than the segment. `packet` was checked as [`Packet::check_transport`] does.
+/// Turns a TCP segment to a VIP into the reset that it asks for, out of the interface it came from. It is never longer
+/// than the segment, which was checked as [`crate::parse::Packet::check_transport`] does.
 #[inline(always)]
-pub fn answer_segment<F: Frame>(frame: &mut F, packet: &Packet) -> Result<Verdict, DropReason> {
-    let answer = answer(frame, packet).ok_or(DropReason::MidStream)?;
-    match packet.family {
-        Family::V4 => answer_v4(frame, &answer),
-        Family::V6 => answer_v6(frame, &answer),
+pub fn answer<F: Frame, const V4: bool>(
+    frame: &mut F,
+    reset: &Reset,
+) -> Result<Verdict, DropReason> {
+    match V4 {
+        true => answer_v4(frame, reset),
+        false => answer_v6(frame, reset),
     }
 }
 
 /// The TCP header with its checksum.
 #[inline(always)]
-fn write<F: Frame>(
-    frame: &mut F,
-    l4: usize,
-    answer: &Answer,
-    pseudo: Sum,
-) -> Result<(), DropReason> {
-    let mut words = answer.words();
+fn write<F: Frame>(frame: &mut F, l4: usize, reset: &Reset, pseudo: Sum) -> Result<(), DropReason> {
+    let mut words = reset.words();
     let check = pseudo.words(&words).check();
     let [.., last] = &mut words;
     let ([a, b], [_, _, c, d]) = (check, *last);
@@ -107,7 +104,7 @@ fn write<F: Frame>(
 }
 
 #[inline(always)]
-fn answer_v4<F: Frame>(frame: &mut F, answer: &Answer) -> Result<Verdict, DropReason> {
+fn answer_v4<F: Frame>(frame: &mut F, reset: &Reset) -> Result<Verdict, DropReason> {
     const SIZE: usize = Ipv4Hdr::LEN + TCP;
     if !frame.truncate((L3 + SIZE) as u16) {
         return Err(DropReason::Truncated);
@@ -133,12 +130,12 @@ fn answer_v4<F: Frame>(frame: &mut F, answer: &Answer) -> Result<Verdict, DropRe
     outer.ip = ip;
     // The pseudo-header (RFC 9293 section 3.1).
     let pseudo = Sum::NONE.words(&[vip, client, [0, protocol::TCP, 0, TCP as u8]]);
-    write(frame, L3 + Ipv4Hdr::LEN, answer, pseudo)?;
+    write(frame, L3 + Ipv4Hdr::LEN, reset, pseudo)?;
     Ok(Verdict::TX)
 }
 
 #[inline(always)]
-fn answer_v6<F: Frame>(frame: &mut F, answer: &Answer) -> Result<Verdict, DropReason> {
+fn answer_v6<F: Frame>(frame: &mut F, reset: &Reset) -> Result<Verdict, DropReason> {
     const SIZE: usize = Ipv6Hdr::LEN + TCP;
     if !frame.truncate((L3 + SIZE) as u16) {
         return Err(DropReason::Truncated);
@@ -158,6 +155,6 @@ fn answer_v6<F: Frame>(frame: &mut F, answer: &Answer) -> Result<Verdict, DropRe
     let pseudo = Sum::NONE
         .words(&addresses)
         .words(&[[0, 0, 0, TCP as u8], [0, 0, 0, protocol::TCP]]);
-    write(frame, L3 + Ipv6Hdr::LEN, answer, pseudo)?;
+    write(frame, L3 + Ipv6Hdr::LEN, reset, pseudo)?;
     Ok(Verdict::TX)
 }

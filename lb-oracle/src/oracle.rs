@@ -207,6 +207,9 @@ impl Oracle {
     /// A packet whose ports cannot be read, or are all that can be read of its transport header.
     fn unreadable(&mut self, arrived: &Arrived<'_>) -> Answer {
         let Arrived { frame, ip, .. } = arrived;
+        if ip.odd.is_none() && !ip.is_balanced() {
+            return Err(Refusal::Pass);
+        }
         let to_vip = self.maps.is_vip(ip.destination);
         self.alive(arrived, to_vip)?;
         if let Some(reason) = ip.odd {
@@ -214,9 +217,6 @@ impl Oracle {
                 true => Refusal::Drop(reason),
                 false => Refusal::Pass,
             });
-        }
-        if !ip.is_balanced() {
-            return Err(Refusal::Pass);
         }
         let Some(ports) = ip.ports(frame) else {
             return Err(match to_vip {
@@ -319,11 +319,15 @@ impl Oracle {
     /// A segment in the middle of nothing.
     fn mid_stream(&mut self, arrived: &Arrived<'_>, service: usize) -> Answer {
         let refused = Refusal::DropOf(service, DropReason::MidStream);
-        let resets = self.maps.services[service].mid_stream == MidStream::Reset;
-        if !resets || !self.limits.admit(Limit::Reset, arrived.at) {
+        if self.maps.services[service].mid_stream != MidStream::Reset {
             return Err(refused);
         }
-        let reset = answer::reset(arrived.frame, &arrived.ip).ok_or(refused)?;
+        let Some(reset) = answer::reset(arrived.frame, &arrived.ip) else {
+            return Err(refused);
+        };
+        if !self.limits.admit(Limit::Reset, arrived.at) {
+            return Err(refused);
+        }
         self.ledger.more(More::ResetSent);
         Ok(Opinion::sent(Fate::Tx, reset, Sent::Answered))
     }
