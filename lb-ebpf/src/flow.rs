@@ -81,6 +81,21 @@ pub enum Origin {
     NotAdmitted,
 }
 
+impl Origin {
+    /// From its number, which travels in words.
+    #[inline(always)]
+    pub const fn of(number: u64) -> Self {
+        match number {
+            0 => Self::Known,
+            1 => Self::New,
+            2 => Self::NewEvicting,
+            3 => Self::Moved,
+            4 => Self::Untracked,
+            _ => Self::NotAdmitted,
+        }
+    }
+}
+
 /// A flow's backend.
 #[derive(Clone, Copy)]
 pub struct Assignment<'t> {
@@ -131,12 +146,7 @@ impl Assigned {
                     _ => DropReason::MapInconsistent,
                 });
             }
-            1 => Origin::Known,
-            2 => Origin::New,
-            3 => Origin::NewEvicting,
-            4 => Origin::Moved,
-            5 => Origin::Untracked,
-            _ => Origin::NotAdmitted,
+            number => Origin::of(number.wrapping_sub(1)),
         };
         let backend = service::backend(tables, (self.0 >> 32) as u32 & 0x1_ffff)
             .ok_or(DropReason::MapInconsistent)?;

@@ -204,14 +204,7 @@ impl Delivery {
 
     #[inline(always)]
     const fn origin(self) -> Origin {
-        match self.0 >> 32 & 7 {
-            0 => Origin::Known,
-            1 => Origin::New,
-            2 => Origin::NewEvicting,
-            3 => Origin::Moved,
-            4 => Origin::Untracked,
-            _ => Origin::NotAdmitted,
-        }
+        Origin::of(self.0 >> 32 & 7)
     }
 }
 

@@ -101,14 +101,7 @@ impl Parcel {
         }
         Some(Sent {
             backend: self.backend(),
-            origin: match self.0 >> 17 & 7 {
-                0 => Origin::Known,
-                1 => Origin::New,
-                2 => Origin::NewEvicting,
-                3 => Origin::Moved,
-                4 => Origin::Untracked,
-                _ => Origin::NotAdmitted,
-            },
+            origin: Origin::of(self.0 >> 17 & 7),
             opens: self.0 & OPENS != 0,
             bytes,
         })
