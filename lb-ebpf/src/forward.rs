@@ -354,11 +354,14 @@ pub fn put_port<F: Frame>(
     Ok(delta)
 }
 
-/// Gives one end of a TCP or UDP packet a new address and port, and the packet one hop less.
+/// Gives one end of a packet a new address, a port if it has one, and the packet one hop less. `transport`: where its TCP
+/// or UDP header stands, and which of them it is; `None` for a later piece of a datagram, whose checksum covers
+/// the whole and stands in the first piece.
 #[inline(always)]
 pub fn translate<F: Frame>(
     frame: &mut F,
     packet: &Packet,
+    transport: Option<(usize, u8)>,
     end: End,
     address: Address,
     port: [u8; 2],
@@ -370,15 +373,16 @@ pub fn translate<F: Frame>(
     let addresses = address_delta(packet.family, old, address);
     age_and_patch(frame, packet, addresses)?;
     put_address(frame, L3, packet.family, end, address)?;
-    let delta = addresses.plus(put_port(frame, packet.l4(), end, port)?);
-    if packet.protocol == protocol::TCP {
-        let tcp = frame
-            .header_mut::<Tcp>(packet.l4())
-            .ok_or(DropReason::Truncated)?;
+    let Some((l4, protocol)) = transport else {
+        return Ok(());
+    };
+    let delta = addresses.plus(put_port(frame, l4, end, port)?);
+    if protocol == protocol::TCP {
+        let tcp = frame.header_mut::<Tcp>(l4).ok_or(DropReason::Truncated)?;
         tcp.check = delta.apply(tcp.check);
     } else {
         let udp = frame
-            .header_mut::<UdpHdr>(packet.l4())
+            .header_mut::<UdpHdr>(l4)
             .ok_or(DropReason::Truncated)?;
         udp.check = delta.apply_udp(udp.check);
     }

@@ -9,16 +9,14 @@ mod first;
 mod send;
 
 use lb_common::{
-    Address, DropReason, EndpointKey, EndpointKind, FlowHash,
+    DropReason, EndpointKey, EndpointKind, FlowHash,
     fragment::{self, Entry},
     hash::FlowTuple,
 };
-use network_types::udp::UdpHdr;
 
 use crate::{
     admission,
     flow::Origin,
-    forward::{self, End},
     frame::Frame,
     parse::{self, Packet, Piece},
     pipeline::{Context, opaque},
@@ -27,7 +25,7 @@ use crate::{
     tables::{PackedKey, Tables},
     tunnel,
     verdict::{Outcome, PackedOutcome, Parcel, Refusal},
-    wire::{Ports, Tcp, protocol},
+    wire::{Ports, protocol},
 };
 
 /// No entry: what [`find`] gives then.
@@ -280,38 +278,4 @@ fn refuse<T: Tables>(cx: &Context<'_, T>, packet: &Packet, reason: DropReason) -
         (None, false) => Outcome::PASS,
     };
     PackedOutcome::from(outcome).word()
-}
-
-/// Gives one end of a piece a new address, a port if it has one, and the piece one hop less. The transport checksum
-/// covers the whole datagram and stands in its first piece.
-#[inline(always)]
-pub(super) fn translate<F: Frame>(
-    frame: &mut F,
-    packet: &Packet,
-    at: Option<(usize, u8)>,
-    end: End,
-    address: Address,
-    port: [u8; 2],
-) -> Result<(), DropReason> {
-    let old = match end {
-        End::Source => packet.source,
-        End::Destination => packet.destination,
-    };
-    let addresses = forward::address_delta(packet.family, old, address);
-    forward::age_and_patch(frame, packet, addresses)?;
-    forward::put_address(frame, crate::wire::L3, packet.family, end, address)?;
-    let Some((l4, transport)) = at else {
-        return Ok(());
-    };
-    let delta = addresses.plus(forward::put_port(frame, l4, end, port)?);
-    if transport == protocol::TCP {
-        let tcp = frame.header_mut::<Tcp>(l4).ok_or(DropReason::Truncated)?;
-        tcp.check = delta.apply(tcp.check);
-    } else {
-        let udp = frame
-            .header_mut::<UdpHdr>(l4)
-            .ok_or(DropReason::Truncated)?;
-        udp.check = delta.apply_udp(udp.check);
-    }
-    Ok(())
 }

@@ -20,7 +20,7 @@ use crate::{
     service::{self, Service},
     tables::{CacheLine, PackedKey, Tables, load},
     verdict::{self, Account, Outcome, PackedOutcome, Verdict},
-    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, protocol},
+    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ports, protocol},
 };
 
 /// Where the time comes from: read only by those who need it. A number is its own clock.
@@ -214,13 +214,24 @@ pub(crate) fn returning<F: Frame, T: Tables, const V4: bool>(
     let Some(packet) = parse::ip::<F, V4>(frame) else {
         return NO_FLOW;
     };
-    let Some(ports) = packet.ports(frame) else {
-        return NO_FLOW;
-    };
+    match packet.ports(frame) {
+        Some(ports) => owner_at(cx, &packet, packet.protocol, ports),
+        None => NO_FLOW,
+    }
+}
+
+/// The flow that a packet with these ports is a reply in: an [`Owner`] in one word.
+#[inline(always)]
+pub(crate) fn owner_at<T: Tables>(
+    cx: &Context<'_, T>,
+    packet: &Packet,
+    protocol: u8,
+    ports: Ports,
+) -> u64 {
     let key = EndpointKey {
         address: packet.source,
         port: ports.source,
-        protocol: packet.protocol,
+        protocol,
     };
     let key = PackedKey::new(&key, ports.destination);
     cx.tables.reply_owner(key, packet.destination.words())
@@ -294,12 +305,8 @@ fn to_client<F: Frame, T: Tables>(
             closing,
         );
     }
-    forward::translate(
-        frame,
-        packet,
-        End::Source,
-        Address(service.address),
-        service.port,
-    )?;
+    let transport = Some((packet.l4(), packet.protocol));
+    let (vip, port) = (Address(service.address), service.port);
+    forward::translate(frame, packet, transport, End::Source, vip, port)?;
     forward::send(frame, exit)
 }

@@ -1,9 +1,9 @@
 //! Pieces of replies, back to the client.
 
-use lb_common::{Address, DropReason, EndpointKey, Epoch, ServiceEntry};
+use lb_common::{Address, DropReason, Epoch, ServiceEntry};
 use network_types::udp::UdpHdr;
 
-use super::{REPLY, identity, translate};
+use super::{REPLY, identity};
 use crate::{
     admission, flow,
     forward::{self, End},
@@ -11,7 +11,7 @@ use crate::{
     parse::{self, Packet},
     pipeline::{self, Context, opaque},
     reply::{self, NO_FLOW, Owner},
-    tables::{PackedKey, Tables},
+    tables::Tables,
     verdict::{Account, Outcome, PackedOutcome, Verdict},
     wire::{Ports, Tcp, protocol},
 };
@@ -30,16 +30,10 @@ pub(super) fn owner<F: Frame, T: Tables, const V4: bool>(
     let Some(piece) = parse::piece(frame, &packet) else {
         return NO_FLOW;
     };
-    let Some(ports) = frame.header::<Ports>(packet.l4().wrapping_add(piece.header)) else {
-        return NO_FLOW;
-    };
-    let key = EndpointKey {
-        address: packet.source,
-        port: ports.source,
-        protocol: piece.protocol,
-    };
-    let key = PackedKey::new(&key, ports.destination);
-    cx.tables.reply_owner(key, packet.destination.words())
+    match frame.header::<Ports>(packet.l4().wrapping_add(piece.header)) {
+        Some(&ports) => pipeline::owner_at(cx, &packet, piece.protocol, ports),
+        None => NO_FLOW,
+    }
 }
 
 /// The first piece of a backend's reply.
@@ -117,7 +111,7 @@ fn to_client<F: Frame, T: Tables>(
     let epoch = Epoch::at(cx.now);
     flow::refresh_at(cx.tables, owner.set, owner.way, word, epoch, false);
     let (vip, port) = (Address(service.address), service.port);
-    translate(frame, packet, at, End::Source, vip, port)?;
+    forward::translate(frame, packet, at, End::Source, vip, port)?;
     forward::send(frame, exit)
 }
 

@@ -2,7 +2,7 @@
 
 use lb_common::{Address, DropReason, Forwarding, counter::GLOBAL_LINE};
 
-use super::{Delivery, identity, next, translate};
+use super::{Delivery, identity, next};
 use crate::{
     flow::Origin,
     forward::{self, End},
@@ -88,7 +88,7 @@ fn send<F: Frame, T: Tables>(
             let at = delivery
                 .has(Delivery::FIRST)
                 .then_some((l4, piece.protocol));
-            translate(frame, packet, at, End::Destination, address, port)?;
+            forward::translate(frame, packet, at, End::Destination, address, port)?;
         }
         Some(Forwarding::Ipip | Forwarding::Gue) => {
             return Ok(next::TUNNEL | Parcel::new(&sent, exit.verdict()).word());
