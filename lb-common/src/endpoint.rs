@@ -69,11 +69,15 @@ pub enum EndpointKind {
     /// (VIP, port, protocol): `index` is a service index.
     Vip = 1,
     /// (VIP, 0, 0): the address is a VIP of some service; `index` is unused. For echo,
-    /// fragments and whatever else has no port.
+    /// fragments and whatever else has no port. Addresses of a prefix have none.
     VipAddress = 2,
     /// (backend address, port, protocol) of a `dnat` service: `index` is a BackendId. The only
-    /// kind that may stand several times under one key (a server in several services).
+    /// kind that may stand several times under one key (a server in several services). Port 0: one that keeps the
+    /// port that the client chose.
     Backend = 3,
+    /// (a prefix's first address, its length, 0): `index` is where its rules begin in `rules`, see
+    /// [`crate::rule`].
+    Prefix = 4,
 }
 
 /// What a frame is looked up by.
@@ -81,9 +85,9 @@ pub enum EndpointKind {
 pub struct EndpointKey {
     /// VIP or backend.
     pub address: Address,
-    /// Network order; `[0, 0]` for [`EndpointKind::VipAddress`].
+    /// Network order; `[0, 0]` for [`EndpointKind::VipAddress`]; a length in bits for [`EndpointKind::Prefix`].
     pub port: [u8; 2],
-    /// IANA protocol number; 0 for [`EndpointKind::VipAddress`].
+    /// IANA protocol number; 0 for [`EndpointKind::VipAddress`] and [`EndpointKind::Prefix`].
     pub protocol: u8,
 }
 
@@ -99,7 +103,7 @@ pub struct EndpointSlot {
     pub protocol: u8,
     /// An [`EndpointKind`]; 0: empty.
     pub kind: u8,
-    /// By kind: service index or BackendId. Host order.
+    /// By kind: service index, BackendId or index of a rule. Host order.
     pub index: u32,
     /// Zero.
     pub reserved: u64,

@@ -63,7 +63,8 @@ pub struct Header {
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Control {
-    /// The live generation of `endpoints` (0 or 1) in bit 0, and its seed's lower 63 bits above: [`Self::live`].
+    /// The live generation of `endpoints` and `rules` (0 or 1) in bit 0, and its seed's lower 63 bits above:
+    /// [`Self::live`]. The highest bit, which is the seed's [`RANGES`], says whether the generation has rules.
     pub live: u64,
     /// Seed of the endpoint hash of each generation; not secret.
     pub endpoint_seed: [u64; 2],
@@ -107,6 +108,10 @@ pub struct Control {
 
 const _: () = assert!(size_of::<Control>() == 256);
 
+/// The bit of a generation's seed that says that the generation has rules: the highest of `Control::live`, which
+/// every packet reads, so that without rules nobody looks for them.
+pub const RANGES: u64 = 1 << 62;
+
 impl Control {
     /// The word that makes a generation with this seed the live one.
     #[inline(always)]
@@ -119,7 +124,7 @@ impl Control {
     /// In `alive_until`: once that time has passed, packets to services are dropped. Without it they are the kernel's.
     pub const DROP_WHEN_DEAD: u64 = 1;
 
-    /// The live generation of `endpoints`: 0 or 1.
+    /// The live generation of `endpoints` and `rules`: 0 or 1.
     #[inline(always)]
     pub const fn generation(&self) -> u8 {
         (self.live & 1) as u8

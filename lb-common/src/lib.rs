@@ -10,6 +10,7 @@
 //! | `control` | [`Control`] | 0 | control plane |
 //! | `endpoints` | [`EndpointSlot`] | generation * per-generation slots + slot | control plane |
 //! | `services` | [`ServiceEntry`] | service index | control plane |
+//! | `rules` | [`Rule`], [`rule::Lengths`] | 2 * index + generation | control plane |
 //! | `rings` | `[u32; 2]`: two BackendIds | (ring base + slot) / 2 | control plane |
 //! | `backends` | [`BackendEntry`] | BackendId | control plane |
 //! | `next_hops` | [`NextHop`] | next-hop index | control plane |
@@ -31,6 +32,7 @@ pub mod fragment;
 pub mod hash;
 pub mod header;
 pub mod limits;
+pub mod rule;
 pub mod service;
 pub mod sources;
 pub mod tunnel;
@@ -41,7 +43,8 @@ pub use endpoint::{Address, EndpointKey, EndpointKind, EndpointSlot};
 pub use flow::{Epoch, FlowRank, FlowWord, ReturnHop};
 pub use hash::{FlowHash, FlowKey, HashKey};
 pub use header::{Control, Header};
-pub use service::{Family, Forwarding, MidStream, Protocol, ServiceEntry};
+pub use rule::Rule;
+pub use service::{Family, Forwarding, MidStream, Protocol, Reach, ServiceEntry};
 pub use tunnel::{GueVariant, OuterTtl, Tunnel};
 
 #[cfg(test)]

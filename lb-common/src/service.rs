@@ -47,14 +47,19 @@ pub enum Family {
     V6 = 6,
 }
 
-/// The transport protocols a service can have. Numbers: IANA protocol numbers.
+/// The protocols a service can have. Numbers: IANA protocol numbers.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
+    /// Every one: those with ports by their 5-tuple, all others by their two addresses. (0 is the number of IPv6's
+    /// hop-by-hop options, which no packet that is forwarded begins with.)
+    Any = 0,
     /// TCP.
     Tcp = 6,
     /// UDP.
     Udp = 17,
+    /// SCTP (RFC 9260).
+    Sctp = 132,
 }
 
 impl Protocol {
@@ -62,10 +67,18 @@ impl Protocol {
     #[inline(always)]
     pub const fn from_u8(value: u8) -> Option<Self> {
         match value {
+            0 => Some(Self::Any),
             6 => Some(Self::Tcp),
             17 => Some(Self::Udp),
+            132 => Some(Self::Sctp),
             _ => None,
         }
+    }
+
+    /// True where packets of this IANA number begin with two ports.
+    #[inline(always)]
+    pub const fn has_ports(number: u8) -> bool {
+        matches!(number, 6 | 17 | 132)
     }
 }
 
@@ -78,15 +91,15 @@ impl Protocol {
 pub struct ServiceEntry {
     /// [`Self::slice`] of `rings`, in slots; length 0: no backend may take new flows.
     pub ring: u64,
-    /// The VIP, as [`crate::Address`].
+    /// The VIP, or the first one of a prefix, as [`crate::Address`].
     pub address: [u8; 16],
-    /// The port of the service, network order.
+    /// The port of the service, network order; `[0, 0]` for a service with [`Reach`].
     pub port: [u8; 2],
     /// A [`Protocol`].
     pub protocol: u8,
     /// A [`Forwarding`].
     pub forwarding: u8,
-    /// UDP flows idle for this many epochs are scheduled anew; 0 for TCP.
+    /// Flows other than TCP's that are idle for this many epochs are scheduled anew; 0: none is.
     pub idle_epochs: u16,
     /// A [`Family`].
     pub family: u8,
@@ -101,8 +114,10 @@ pub struct ServiceEntry {
     pub mid_stream: u8,
     /// Zero.
     pub reserved: [u8; 3],
+    /// [`Reach::word`]; 0: one address and one port.
+    pub reach: u64,
     /// Zero.
-    pub reserved2: [u64; 2],
+    pub reserved2: u64,
 }
 
 /// What becomes of a TCP segment that opens no connection and belongs to no known flow.
@@ -141,5 +156,44 @@ impl ServiceEntry {
     #[inline(always)]
     pub const fn unslice(word: u64) -> (u32, u32) {
         (word as u32, (word >> 32) as u32)
+    }
+}
+
+/// What a service takes that is more than one address and one port, or any protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reach {
+    /// Bits of the address that count, of 128: an IPv4 prefix's length and 96. 1 to 128.
+    pub length: u8,
+    /// First port, host order; 0 with [`Self::high`] 65535: any, and packets without ports too.
+    pub low: u16,
+    /// Last port, host order.
+    pub high: u16,
+}
+
+impl Reach {
+    /// As [`ServiceEntry::reach`].
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        self.low as u64 | (self.high as u64) << 16 | (self.length as u64) << 32
+    }
+
+    /// From that word; `None`: one address and one port.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Option<Self> {
+        match word {
+            0 => None,
+            _ => Some(Self {
+                length: (word >> 32) as u8,
+                low: word as u16,
+                high: (word >> 16) as u16,
+            }),
+        }
+    }
+
+    /// The port is one of them. Network order.
+    #[inline(always)]
+    pub const fn has_port(self, port: [u8; 2]) -> bool {
+        let port = u16::from_be_bytes(port);
+        self.low <= port && port <= self.high
     }
 }

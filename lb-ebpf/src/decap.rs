@@ -282,15 +282,12 @@ fn judge_inner<F: Frame, R: Rules>(
     if rules.standing(inner.destination) != Standing::Vip {
         return Err(Fate::UnknownDestination);
     }
-    let served = matches!(inner.protocol, protocol::TCP | protocol::UDP)
-        || inner.is_icmp()
-        || inner.protocol == protocol::FRAGMENT && is_served_piece(frame, at);
-    if !served {
-        let tunnel = matches!(inner.protocol, protocol::IPIP | protocol::IPV6);
-        return Err(match tunnel {
-            true => Fate::Nested,
-            false => Fate::OtherProtocol,
-        });
+    // A balancer forwards every other protocol for a service with `protocol = "any"`.
+    match inner.protocol {
+        protocol::IPIP | protocol::IPV6 => return Err(Fate::Nested),
+        protocol::GRE => return Err(Fate::OtherProtocol),
+        protocol::FRAGMENT if !is_served_piece(frame, at) => return Err(Fate::OtherProtocol),
+        _ => {}
     }
     let l4 = at.wrapping_add(inner.l4()).wrapping_sub(L3);
     if inner.protocol == protocol::UDP && is_gue(frame, rules, l4) == protocol::UDP {

@@ -39,9 +39,11 @@ pub mod limits;
 pub mod odd;
 pub mod packet;
 pub mod policies;
+pub mod ranges;
 pub mod refused;
 mod reopening;
 pub mod room;
+pub mod sctp;
 pub mod world;
 
 use world::{Change, Ends, GEOMETRY, Side, World};
@@ -403,6 +405,8 @@ pub fn all() -> Vec<Fixture> {
         limits::all(),
         policies::all(),
         fragments::all(),
+        ranges::all(),
+        sctp::all(),
     ]
     .concat()
 }

@@ -123,8 +123,14 @@ const MID_STREAM: u64 = DropReason::MidStream as u64;
 
 impl Assigned {
     #[inline(always)]
-    const fn refused(reason: DropReason) -> Self {
+    pub(crate) const fn refused(reason: DropReason) -> Self {
         Self(reason as u64)
+    }
+
+    /// True for a refusal, whose reason is the whole word.
+    #[inline(always)]
+    pub(crate) const fn is_refused(self) -> bool {
+        self.0 >> 52 == 0
     }
 
     #[inline(always)]

@@ -212,7 +212,7 @@ pub(crate) fn age<F: Frame, const V4: bool>(
     Ok(())
 }
 
-/// Gives a client's packet its backend's address and port, one hop less to live, and new Ethernet addresses.
+/// Gives a client's packet its backend's address and port (a backend without one keeps the packet's), one hop less to live, and new Ethernet addresses.
 #[inline(always)]
 pub(crate) fn to_address<F: Frame, const V4: bool>(
     frame: &mut F,
@@ -220,7 +220,7 @@ pub(crate) fn to_address<F: Frame, const V4: bool>(
     backend: Backend<'_>,
     macs: MacWords,
 ) -> Result<(), DropReason> {
-    let (address, port) = (Address(backend.entry.address), backend.entry.port);
+    let address = Address(backend.entry.address);
     let delta = if V4 {
         let front = frame
             .header_mut::<FrontV4>(0)
@@ -230,6 +230,7 @@ pub(crate) fn to_address<F: Frame, const V4: bool>(
         front.ip.ttl = front.ip.ttl.wrapping_sub(1);
         front.ip.check = addresses.apply(checksum::after_one_hop(front.ip.check));
         front.ip.dst_addr = octets(address);
+        let port = port_or(backend.entry.port, front.ports.destination);
         let delta = addresses.swap2(front.ports.destination, port);
         front.ports.destination = port;
         if packet.protocol != protocol::TCP {
@@ -245,6 +246,7 @@ pub(crate) fn to_address<F: Frame, const V4: bool>(
         front.macs = macs;
         front.ip.hop_limit = front.ip.hop_limit.wrapping_sub(1);
         front.ip.dst_addr = address.0;
+        let port = port_or(backend.entry.port, front.ports.destination);
         let delta = Delta::NONE
             .swap16(old, address.words())
             .swap2(front.ports.destination, port);
@@ -261,6 +263,15 @@ pub(crate) fn to_address<F: Frame, const V4: bool>(
         tcp.check = delta.apply(tcp.check);
     }
     Ok(())
+}
+
+/// A port, or where there is none the one that stands there.
+#[inline(always)]
+const fn port_or(port: [u8; 2], there: [u8; 2]) -> [u8; 2] {
+    match port {
+        [0, 0] => there,
+        port => port,
+    }
 }
 
 /// Puts the new Ethernet addresses on the frame and gives its verdict.
@@ -334,7 +345,7 @@ pub fn put_address<F: Frame>(
     Ok(())
 }
 
-/// Writes a port into a transport header and gives the difference it makes.
+/// Writes a port into a transport header and gives the difference it makes; port 0 leaves it as it is.
 #[inline(always)]
 pub fn put_port<F: Frame>(
     frame: &mut F,
@@ -349,14 +360,16 @@ pub fn put_port<F: Frame>(
         End::Source => &mut ports.source,
         End::Destination => &mut ports.destination,
     };
+    let port = port_or(port, *field);
     let delta = Delta::NONE.swap2(*field, port);
     *field = port;
     Ok(delta)
 }
 
-/// Gives one end of a packet a new address, a port if it has one, and the packet one hop less. `transport`: where its TCP
-/// or UDP header stands, and which of them it is; `None` for a later piece of a datagram, whose checksum covers
-/// the whole and stands in the first piece.
+/// Gives one end of a packet a new address, a port if it has one (0: it keeps its own, as SCTP's always does), and the
+/// packet one hop less. `transport`: where its TCP, UDP or SCTP header stands, and which of them it is; `None` for a
+/// later piece of a datagram, whose checksum covers the whole and stands in the first piece, and for protocols without
+/// ports.
 #[inline(always)]
 pub fn translate<F: Frame>(
     frame: &mut F,
@@ -380,7 +393,7 @@ pub fn translate<F: Frame>(
     if protocol == protocol::TCP {
         let tcp = frame.header_mut::<Tcp>(l4).ok_or(DropReason::Truncated)?;
         tcp.check = delta.apply(tcp.check);
-    } else {
+    } else if protocol != protocol::SCTP {
         let udp = frame
             .header_mut::<UdpHdr>(l4)
             .ok_or(DropReason::Truncated)?;

@@ -21,10 +21,10 @@ use crate::{
     parse::{self, Packet, Piece},
     pipeline::{Context, opaque},
     reply::NO_FLOW,
-    service::{self, NOWHERE},
+    service::{self, Live, NOWHERE},
     tables::{PackedKey, Tables},
     tunnel,
-    verdict::{Outcome, PackedOutcome, Parcel, Refusal},
+    verdict::{Outcome, PackedOutcome, Parcel},
     wire::{Ports, protocol},
 };
 
@@ -121,14 +121,21 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
     cx: &Context<'_, T>,
 ) -> PackedOutcome {
     let mut step = classify::<F, T, V4>(frame, cx);
-    let word = step & next::WORD;
     let later = step & next::FOLLOW != 0;
     if step & next::FROM_OTHERS != 0 {
-        return match back::owner::<F, T, V4>(frame, cx) {
-            NO_FLOW => PackedOutcome::PASS,
-            owner => back::first_to_client::<F, T, V4>(frame, cx, owner),
-        };
+        match back::owner::<F, T, V4>(frame, cx) {
+            NO_FLOW => {}
+            owner => return back::first_to_client::<F, T, V4>(frame, cx, owner),
+        }
+        match first::range::<F, T, V4>(frame, cx) {
+            NOWHERE => return PackedOutcome::PASS,
+            service => step = next::TO_SERVICE | u64::from(service),
+        }
+        if let Some(outcome) = cx.dead(|| true) {
+            return outcome.into();
+        }
     }
+    let word = step & next::WORD;
     if step & next::FOLLOW != 0 && word & REPLY != 0 {
         return back::later_to_client::<F, T, V4>(frame, cx, word & !REPLY);
     }
@@ -156,18 +163,13 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
     }
     let hash = send::datagram::<F, T, V4>(frame, cx);
     let parcel = Parcel::open(step & next::WORD, 0);
-    let sending = tunnel::send::<F, T, V4>(frame, cx, parcel.seal(hash), hash);
-    let service = match service::backend(cx.tables, parcel.backend()) {
-        Some(backend) => backend.entry.service,
-        None => return Outcome::drop(DropReason::MapInconsistent).into(),
-    };
-    match Result::from(sending) {
-        Ok(verdict) => PackedOutcome::counted(verdict),
+    let outcome = tunnel::send_aside::<F, T, V4>(frame, cx, parcel, hash);
+    match outcome.what_fits() {
         // Nobody is told about a later piece over IPv4 (RFC 1122 section 3.2.2).
-        Err(Refusal(word)) if word >> 8 != 0 && !(V4 && later) => {
-            PackedOutcome::too_big(word >> 8, service)
+        Some((_, service)) if V4 && later => {
+            PackedOutcome::service_drop(DropReason::PacketTooBig as u8, service)
         }
-        Err(refusal) => PackedOutcome::service_drop(refusal.reason(), service),
+        _ => outcome,
     }
 }
 
@@ -218,9 +220,11 @@ fn classify<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_,
         Ok(None) => return follow(frame, cx, &packet),
         Err(reason) => return refuse(cx, &packet, reason),
     };
-    let service = cx
-        .tables
-        .find_endpoint(PackedKey::new(&key, [0, 0]), EndpointKind::Vip as u32);
+    let service = cx.tables.find_endpoint(
+        PackedKey::new(&key, [0, 0]),
+        EndpointKind::Vip as u32,
+        Live::of(cx.control).0,
+    );
     if service == NOWHERE {
         return next::FROM_OTHERS;
     }

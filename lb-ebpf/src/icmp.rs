@@ -3,9 +3,10 @@
 //! An error quotes the packet that it is about. One that comes to a VIP quotes what the VIP "sent" and
 //! goes to the backend that did; one that comes from a backend's side quotes what the
 //! client sent, as translated, and goes to the client with the quote translated back (RFC 5508
-//! section 4.2). Only quotes of TCP and UDP without IPv4 options or IPv6 extension headers count.
+//! section 4.2). Quotes with IPv4 options or IPv6 extension headers do not count; those of protocols without ports
+//! have port 0 at both ends.
 
-use lb_common::{Address, DropReason, Family};
+use lb_common::{Address, DropReason, Family, Protocol};
 use network_types::{
     icmp::Icmpv4Hdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -48,7 +49,7 @@ pub struct Quote {
     pub source: Address,
     /// Who should have received it.
     pub destination: Address,
-    /// TCP or UDP.
+    /// IANA number.
     pub protocol: u8,
     /// Its ports.
     pub ports: Ports,
@@ -116,7 +117,16 @@ pub fn quote<F: Frame>(frame: &F, packet: &Packet) -> Option<Quote> {
             }
         }
     };
-    matches!(quote.protocol, protocol::TCP | protocol::UDP).then_some(quote)
+    Some(match Protocol::has_ports(quote.protocol) {
+        true => quote,
+        false => Quote {
+            ports: Ports {
+                source: [0, 0],
+                destination: [0, 0],
+            },
+            ..quote
+        },
+    })
 }
 
 /// Turns an echo request into its reply, out of the interface it came from. The reply is exactly as
@@ -202,7 +212,9 @@ pub fn translate<F: Frame>(
         _ => UDP_CHECK,
     });
     // RFC 792 promises eight bytes of the quoted segment; TCP's checksum lies behind them.
-    if packet.holds(check_at, size_of::<Check>())
+    // SCTP's covers no address, and its ports stay.
+    if quote.protocol != protocol::SCTP
+        && packet.holds(check_at, size_of::<Check>())
         && let Some(Check(check)) = frame.header_mut::<Check>(check_at)
     {
         let old = *check;

@@ -25,10 +25,12 @@ pub mod icmp;
 #[cfg(feature = "mem")]
 pub mod mem;
 mod message;
+mod other;
 pub mod parse;
 pub mod pipeline;
 #[cfg(test)]
 mod props;
+pub mod ranges;
 pub mod reply;
 pub mod reset;
 pub mod schedule;

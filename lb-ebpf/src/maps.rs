@@ -10,8 +10,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use lb_common::{
-    Address, BackendEntry, Control, Device, EndpointSlot, Header, NextHop, ServiceEntry,
-    backend::DEVICES, counter::lines_per_cpu, fragment, hash::FlowTuple, limits, sources,
+    Address, BackendEntry, Control, Device, EndpointSlot, Header, NextHop, Rule, ServiceEntry,
+    backend::DEVICES, counter::lines_per_cpu, fragment, hash::FlowTuple, limits, rule, sources,
 };
 use lb_ebpf::tables::{CacheLine, PackedKey, Tables};
 
@@ -25,6 +25,7 @@ const NEXT_HOPS: usize = limits::NEXT_HOPS.default as usize;
 const SOURCES: usize = limits::SOURCE_RANGES.default as usize;
 const FLOW_SETS: usize = limits::FLOWS.default as usize / 8;
 const ENDPOINTS: usize = 2 * 65_536;
+const RULES: usize = rule::elements(SERVICES as u32) as usize;
 const COUNTERS: usize = lines_per_cpu(BACKENDS as u32, SERVICES as u32) as usize;
 
 /// 1: nothing is written, neither maps nor counters; for `explain`.
@@ -37,6 +38,8 @@ static HEADER: Array<Header, 1, MMAPABLE> = Array::new();
 static CONTROL: Array<Control, 1, MMAPABLE> = Array::new();
 #[btf_map(name = "endpoints")]
 static ENDPOINT_TABLE: Array<EndpointSlot, ENDPOINTS, MMAPABLE> = Array::new();
+#[btf_map(name = "rules")]
+static RULE_TABLE: Array<Rule, RULES, MMAPABLE> = Array::new();
 #[btf_map(name = "services")]
 static SERVICE_TABLE: Array<ServiceEntry, SERVICES, MMAPABLE> = Array::new();
 #[btf_map(name = "rings")]
@@ -113,12 +116,36 @@ impl KernelTables {
 /// [`lb_ebpf::service::endpoint`]; `tail` as in [`PackedKey`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn find_endpoint(low: u64, high: u64, tail: u64, kind: u32) -> u32 {
+pub(crate) extern "C" fn find_endpoint(
+    low: u64,
+    high: u64,
+    tail: u64,
+    kind: u32,
+    live: u64,
+) -> u32 {
     let key = PackedKey {
         address: [low, high],
         tail,
     };
-    lb_ebpf::service::endpoint(&KernelTables, key, kind)
+    lb_ebpf::service::endpoint(&KernelTables, key, kind, live)
+}
+
+/// [`lb_ebpf::ranges::find`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_range(low: u64, high: u64, tail: u64, live: u64) -> u32 {
+    let key = PackedKey {
+        address: [low, high],
+        tail,
+    };
+    lb_ebpf::ranges::find(&KernelTables, key, live)
+}
+
+/// [`lb_ebpf::ranges::find_rule`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_rule(first: u32, tail: u64, generation: u32) -> u32 {
+    lb_ebpf::ranges::find_rule(&KernelTables, first, tail, generation)
 }
 
 /// [`lb_ebpf::flow::hash`] of an IPv6 flow: client, VIP, then both ports (client's first) and the protocol.
@@ -185,6 +212,23 @@ pub(crate) extern "C" fn reply_owner(b0: u64, b1: u64, tail: u64, c0: u64, c1: u
     lb_ebpf::reply::owner(&KernelTables, key, [c0, c1])
 }
 
+/// [`lb_ebpf::reply::candidate`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_candidate(
+    b0: u64,
+    b1: u64,
+    tail: u64,
+    live: u64,
+    distance: u32,
+) -> u32 {
+    let key = PackedKey {
+        address: [b0, b1],
+        tail,
+    };
+    lb_ebpf::reply::candidate(&KernelTables, key, live, distance)
+}
+
 /// [`lb_ebpf::fragment::find`].
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -219,9 +263,20 @@ fn unknown<V>(value: V) -> V {
 
 impl Tables for KernelTables {
     #[inline(always)]
-    fn find_endpoint(&self, key: PackedKey, kind: u32) -> u32 {
+    fn find_endpoint(&self, key: PackedKey, kind: u32, live: u64) -> u32 {
         let [low, high] = key.address;
-        unknown(find_endpoint(low, high, key.tail, kind))
+        unknown(find_endpoint(low, high, key.tail, kind, live))
+    }
+
+    #[inline(always)]
+    fn find_range(&self, key: PackedKey, live: u64) -> u32 {
+        let [low, high] = key.address;
+        unknown(find_range(low, high, key.tail, live))
+    }
+
+    #[inline(always)]
+    fn find_rule(&self, first: u32, tail: u64, generation: u32) -> u32 {
+        unknown(find_rule(first, tail, generation))
     }
 
     #[inline(always)]
@@ -267,6 +322,12 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn find_candidate(&self, backend: PackedKey, live: u64, distance: u32) -> u32 {
+        let [b0, b1] = backend.address;
+        unknown(find_candidate(b0, b1, backend.tail, live, distance))
+    }
+
+    #[inline(always)]
     fn find_fragment(&self, hash: u64, second: u32) -> u64 {
         unknown(find_fragment(hash, second))
     }
@@ -304,6 +365,11 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn endpoint(&self, index: u32) -> Option<&EndpointSlot> {
         ENDPOINT_TABLE.get(index)
+    }
+
+    #[inline(always)]
+    fn rule(&self, index: u32) -> Option<&Rule> {
+        RULE_TABLE.get(index)
     }
 
     #[inline(always)]

@@ -4,19 +4,20 @@
 //! processed through `&MemTables`; whatever the control plane writes is plain data behind `&mut`.
 //! One CPU; a map that a test makes too small answers `None`, as the kernel's does.
 
+mod publish;
+
 use std::collections::BTreeMap;
 
 use bytemuck::Zeroable;
 use lb_common::{
-    Address, BackendEntry, Control, Device, DropReason, EndpointKey, EndpointKind, EndpointSlot,
-    Epoch, FlowWord, HashKey, Header, Nanos, NextHop, ReturnHop, ServiceEntry,
+    Address, BackendEntry, Control, Device, DropReason, EndpointSlot, Epoch, FlowWord, HashKey,
+    Header, Nanos, NextHop, ReturnHop, Rule, ServiceEntry,
     backend::{DEVICES, device_slot},
     counter::{self, CounterLine, Global, Totals},
-    endpoint::MAX_PROBES,
     flow::FlowSets,
     fragment,
     header::{LAYOUT_VERSION, MAGIC},
-    sources,
+    rule, sources,
 };
 
 use crate::{
@@ -25,6 +26,8 @@ use crate::{
     tables::{CacheLine, Tables},
     wire::L3,
 };
+
+pub use publish::{Endpoint, Unplaceable};
 
 /// A packet in a byte vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,21 +98,6 @@ pub struct Geometry {
     pub next_hops: u32,
 }
 
-/// An endpoint to be placed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// What it is found by.
-    pub key: EndpointKey,
-    /// What it leads to.
-    pub kind: EndpointKind,
-    /// Service index or BackendId.
-    pub index: u32,
-}
-
-/// No seed places every endpoint within [`MAX_PROBES`] slots of its home.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unplaceable;
-
 /// All maps of one CPU.
 pub struct MemTables {
     /// Map `header`.
@@ -118,6 +106,8 @@ pub struct MemTables {
     pub control: Control,
     /// Map `endpoints`: both generations.
     pub endpoints: Vec<EndpointSlot>,
+    /// Map `rules`: both generations.
+    pub rules: Vec<Rule>,
     /// Map `services`.
     pub services: Vec<ServiceEntry>,
     /// Map `rings`.
@@ -191,6 +181,7 @@ impl MemTables {
                 ..Control::zeroed()
             },
             endpoints: zeroed(geometry.endpoint_slots.wrapping_mul(2)),
+            rules: zeroed(rule::elements(geometry.services)),
             services: zeroed(geometry.services),
             rings: vec![[0; 2]; geometry.ring_slots as usize / 2],
             backends: zeroed(geometry.backends),
@@ -203,27 +194,6 @@ impl MemTables {
             counters: lines(lines_per_cpu),
             read_only: false,
         }
-    }
-
-    /// Fills the generation that is not live with these endpoints, under the first seed that
-    /// suits them all, and makes it the live one.
-    pub fn publish_endpoints(&mut self, endpoints: &[Endpoint]) -> Result<(), Unplaceable> {
-        let mask = self.control.endpoint_mask;
-        let (seed, slots) = (1..=4096_u64)
-            .find_map(|seed| place(endpoints, seed, mask).map(|slots| (seed, slots)))
-            .ok_or(Unplaceable)?;
-        let next = usize::from(self.control.generation() == 0);
-        let generation = self
-            .endpoints
-            .chunks_mut(slots.len())
-            .nth(next)
-            .ok_or(Unplaceable)?;
-        generation.copy_from_slice(&slots);
-        if let Some(place) = self.control.endpoint_seed.get_mut(next) {
-            *place = seed;
-        }
-        self.control.live = Control::live(seed, next as u8);
-        Ok(())
     }
 
     /// Writes BackendIds into consecutive slots of `rings`; slots outside the map are left out.
@@ -347,25 +317,6 @@ pub fn conserves(totals: &Totals) -> bool {
     rx == out.iter().chain(drops).sum::<u64>()
 }
 
-fn place(endpoints: &[Endpoint], seed: u64, mask: u32) -> Option<Vec<EndpointSlot>> {
-    let mut slots: Vec<EndpointSlot> = zeroed(mask.wrapping_add(1));
-    for endpoint in endpoints {
-        let home = endpoint.key.home(seed, mask);
-        let index = (0..MAX_PROBES)
-            .map(|distance| (home.wrapping_add(distance) & mask) as usize)
-            .find(|index| slots.get(*index).is_some_and(|slot| slot.kind == 0))?;
-        *slots.get_mut(index)? = EndpointSlot {
-            address: endpoint.key.address.0,
-            port: endpoint.key.port,
-            protocol: endpoint.key.protocol,
-            kind: endpoint.kind as u8,
-            index: endpoint.index,
-            reserved: 0,
-        };
-    }
-    Some(slots)
-}
-
 impl Tables for MemTables {
     fn read_only(&self) -> bool {
         self.read_only
@@ -381,6 +332,10 @@ impl Tables for MemTables {
 
     fn endpoint(&self, index: u32) -> Option<&EndpointSlot> {
         self.endpoints.get(index as usize)
+    }
+
+    fn rule(&self, index: u32) -> Option<&Rule> {
+        self.rules.get(index as usize)
     }
 
     fn service(&self, index: u32) -> Option<&ServiceEntry> {

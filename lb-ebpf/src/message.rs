@@ -13,7 +13,7 @@ use crate::{
     icmp::{self, Kind, Translation},
     parse::{self, Packet},
     pipeline::{self, Context, opaque},
-    reply::{NO_FLOW, Owner},
+    reply::{self, NO_FLOW, Owner},
     reset,
     service::{self, Backend},
     tables::{PackedKey, Tables},
@@ -309,7 +309,7 @@ fn quoted_owner<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context
         protocol: quote.protocol,
     };
     let key = PackedKey::new(&key, quote.ports.source);
-    cx.tables.reply_owner(key, quote.source.words())
+    reply::find(cx.tables, cx.control, key, quote.source.words())
 }
 
 /// Relays the error to the client of the flow.

@@ -1,7 +1,7 @@
 //! What the data plane knows of a packet: its addresses and protocol, and whether it is whole.
 //!
 //! Sources: RFC 791 section 3.1 (IPv4), RFC 8200 sections 3 and 4 (IPv6), RFC 9293 section 3.1
-//! (TCP), RFC 768 (UDP). All offsets are constants, because packets with IPv4 options or IPv6
+//! (TCP), RFC 768 (UDP), RFC 9260 section 3 (SCTP). All offsets are constants, because packets with IPv4 options or IPv6
 //! extension headers are not balanced.
 
 use lb_common::{Address, DropReason, Family};
@@ -13,7 +13,7 @@ use network_types::{
 use crate::{
     checksum,
     frame::Frame,
-    wire::{L3, L4_V4, L4_V6, Ports, Tcp, flag, protocol, v4},
+    wire::{L3, L4_V4, L4_V6, Ports, Sctp, Tcp, chunk, flag, protocol, v4},
 };
 
 /// An IP packet, by value.
@@ -43,7 +43,7 @@ pub struct Packet {
 pub struct Arrival(pub u32);
 
 impl Arrival {
-    /// UDP.
+    /// What is no part of a connection that we follow: UDP, and protocols without ports.
     pub const DATAGRAM: Self = Self(1 << 8);
     /// A TCP segment of a connection that has begun.
     pub const MIDDLE: Self = Self(flag::ACK as u32);
@@ -54,19 +54,31 @@ impl Arrival {
         Self((flags & (flag::FIN | flag::SYN | flag::RST | flag::ACK)) as u32)
     }
 
-    /// TCP with SYN and without ACK, FIN and RST.
+    /// An SCTP packet by its first chunk. An association that is silent for long is forgotten, as a datagram's flow.
+    #[inline(always)]
+    pub const fn chunk(kind: u8) -> Self {
+        match kind {
+            chunk::INIT => Self(flag::SYN as u32),
+            chunk::ABORT | chunk::SHUTDOWN_ACK | chunk::SHUTDOWN_COMPLETE => {
+                Self(Self::DATAGRAM.0 | flag::FIN as u32)
+            }
+            _ => Self::DATAGRAM,
+        }
+    }
+
+    /// TCP with SYN and without ACK, FIN and RST; SCTP's INIT.
     #[inline(always)]
     pub const fn is_opening(self) -> bool {
         self.0 == flag::SYN as u32
     }
 
-    /// TCP with FIN or RST.
+    /// TCP with FIN or RST; SCTP's end.
     #[inline(always)]
     pub const fn is_closing(self) -> bool {
         self.0 & (flag::FIN | flag::RST) as u32 != 0
     }
 
-    /// UDP.
+    /// As [`Self::DATAGRAM`].
     #[inline(always)]
     pub const fn is_datagram(self) -> bool {
         self.0 & Self::DATAGRAM.0 != 0
@@ -234,7 +246,7 @@ impl Packet {
         offset.wrapping_add(size) <= self.end
     }
 
-    /// The ports of a TCP or UDP packet; `None` when it ends before they do.
+    /// The ports of a packet that has some; `None` when it ends before they do.
     #[inline(always)]
     pub fn ports<F: Frame>(&self, frame: &F) -> Option<Ports> {
         if !self.holds(self.l4(), size_of::<Ports>()) {
@@ -267,15 +279,18 @@ impl Packet {
         Ok(())
     }
 
-    /// Checks the lengths in a TCP or UDP header and says what the packet means for its flow.
+    /// Checks the lengths in a TCP, UDP or SCTP header and says what the packet means for its flow.
     #[inline(always)]
     pub fn check_transport<F: Frame>(&self, frame: &F) -> Result<Arrival, DropReason> {
+        if self.protocol == protocol::SCTP {
+            return self.read_sctp(frame);
+        }
         let mut arrival = Arrival::MIDDLE;
         self.read_transport(frame, &mut arrival)?;
         Ok(arrival)
     }
 
-    /// The same with the answer in two places: an answer in one is a pair that the compiler packs and unpacks.
+    /// The same of TCP and UDP, with the answer in two places: an answer in one is a pair that the compiler packs and unpacks.
     #[inline(always)]
     pub(crate) fn read_transport<F: Frame>(
         &self,
@@ -305,6 +320,20 @@ impl Packet {
         }
         *arrival = Arrival::segment(tcp.flags);
         Ok(())
+    }
+
+    #[inline(always)]
+    fn read_sctp<F: Frame>(&self, frame: &F) -> Result<Arrival, DropReason> {
+        let sctp = frame
+            .header::<Sctp>(self.l4())
+            .ok_or(DropReason::Truncated)?;
+        if !self.holds(self.l4(), size_of::<Sctp>()) {
+            return Err(DropReason::Truncated);
+        }
+        match u16::from_be_bytes(sctp.length) {
+            0..4 => Err(DropReason::Malformed),
+            _ => Ok(Arrival::chunk(sctp.chunk)),
+        }
     }
 
     #[inline(always)]

@@ -1,12 +1,12 @@
 //! The path of a packet, from its first byte to its verdict.
 //!
 //! A segment or datagram to a VIP takes [`segment::route`], one piece without a call. Everything else is a call aside: a
-//! backend's reply (find its flow, forward to the client), ICMP (answer or relay), what cannot be read.
+//! backend's reply (find its flow, forward to the client), ICMP (answer or relay), other protocols, what cannot be read.
 //! Packets that are not ours pass unchanged, however odd. Both families run the same code, specialised
 //! by the compiler.
 
 use lb_common::{
-    Address, Control, DropReason, EndpointKey, EndpointKind, Epoch, Nanos, ServiceEntry,
+    Address, Control, DropReason, EndpointKey, Epoch, Nanos, ServiceEntry,
     counter::{GLOBAL_LINE, Global},
 };
 
@@ -17,7 +17,7 @@ use crate::{
     parse::{self, Arrival, Packet},
     reply::{self, NO_FLOW, Owner},
     segment,
-    service::{self, Service},
+    service::{self, Live, Service},
     tables::{CacheLine, PackedKey, Tables, load},
     verdict::{self, Account, Outcome, PackedOutcome, Verdict},
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ports, protocol},
@@ -143,7 +143,8 @@ impl<T: Tables> Context<'_, T> {
 }
 
 /// A packet that is no whole segment or datagram: [`PackedOutcome::MESSAGE`] for one of ICMP,
-/// [`PackedOutcome::FRAGMENT`] for a piece of another.
+/// [`PackedOutcome::FRAGMENT`] for a piece of another, and [`PackedOutcome::OTHER`] for one of another protocol that there
+/// may be a service for.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(crate) fn rest<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
@@ -159,8 +160,13 @@ pub(crate) fn rest<F: Frame, T: Tables, const V4: bool>(
     if matches!(packet.oddity, Some(DropReason::Fragment)) {
         return PackedOutcome::FRAGMENT;
     }
-    if packet.oddity.is_none() && !matches!(packet.protocol, protocol::TCP | protocol::UDP) {
-        return PackedOutcome::PASS;
+    if packet.oddity.is_none() {
+        match packet.protocol {
+            protocol::TCP | protocol::UDP => {}
+            protocol::SCTP => return PackedOutcome::OTHER,
+            _ if Live::of(cx.control).has_ranges() => return PackedOutcome::OTHER,
+            _ => return PackedOutcome::PASS,
+        }
     }
     if let Some(outcome) = cx.dead(|| service::is_vip(cx.tables, packet.destination)) {
         return outcome.into();
@@ -182,8 +188,7 @@ fn truncated<F: Frame, T: Tables>(frame: &F, cx: &Context<'_, T>, packet: &Packe
         port: ports.destination,
         protocol: packet.protocol,
     };
-    let key = PackedKey::new(&key, [0, 0]);
-    let service = cx.tables.find_endpoint(key, EndpointKind::Vip as u32);
+    let service = service::find(cx.tables, cx.control, &key);
     if service == service::NOWHERE {
         return Outcome::PASS;
     }
@@ -197,7 +202,11 @@ fn truncated<F: Frame, T: Tables>(frame: &F, cx: &Context<'_, T>, packet: &Packe
 
 /// A packet whose inside cannot be read: ours only by its address.
 #[inline(always)]
-fn drop_if_vip<T: Tables>(cx: &Context<'_, T>, packet: &Packet, reason: DropReason) -> Outcome {
+pub(crate) fn drop_if_vip<T: Tables>(
+    cx: &Context<'_, T>,
+    packet: &Packet,
+    reason: DropReason,
+) -> Outcome {
     match service::is_vip(cx.tables, packet.destination) {
         true => Outcome::drop(reason),
         false => Outcome::PASS,
@@ -234,7 +243,7 @@ pub(crate) fn owner_at<T: Tables>(
         protocol,
     };
     let key = PackedKey::new(&key, ports.destination);
-    cx.tables.reply_owner(key, packet.destination.words())
+    reply::find(cx.tables, cx.control, key, packet.destination.words())
 }
 
 /// A backend's reply to a client.

@@ -7,6 +7,7 @@ mod hashing;
 mod lookup;
 mod model;
 mod mutants;
+mod ranges;
 mod table;
 mod tunnel;
 

@@ -1,11 +1,14 @@
 //! Whose reply is it? A packet from a `dnat` backend is a reply when the flow table knows a flow between
 //! its destination and a VIP of the backend's service that this very backend has.
 
-use lb_common::{Address, FlowHash, FlowWord, Forwarding, endpoint::MAX_PROBES, hash::FlowTuple};
+use lb_common::{
+    Address, Control, EndpointKey, EndpointKind, FlowHash, FlowWord, Forwarding, Reach,
+    ServiceEntry, endpoint::MAX_PROBES, hash::FlowTuple,
+};
 
 use crate::{
     flow,
-    service::{self, Backend, EndOfSearch, Probe},
+    service::{self, Backend, Live, Probe},
     tables::{PackedKey, Tables},
 };
 
@@ -43,54 +46,116 @@ impl Owner {
     }
 }
 
-/// Looks for the flow in each service that the backend's endpoint stands in: [`Owner`] in one word, or
-/// [`NO_FLOW`]. The key's second port is the client's.
+/// In the byte of [`PackedKey::tail`] that is else zero: look under the key of a backend that keeps the client's port.
+const ANY_PORT: u64 = 1 << 24;
+
+/// The flow that a packet from `backend` to `client` is a reply in: [`Owner`] in one word, or [`NO_FLOW`]. The key's
+/// second port is the client's.
+#[inline(always)]
+pub fn find<T: Tables>(tables: &T, control: &Control, backend: PackedKey, client: [u64; 2]) -> u64 {
+    let found = tables.reply_owner(backend, client);
+    if found != NO_FLOW || !Live::of(control).has_ranges() {
+        return found;
+    }
+    let backend = PackedKey {
+        tail: backend.tail | ANY_PORT.to_le(),
+        ..backend
+    };
+    tables.reply_owner(backend, client)
+}
+
+/// The same under one key.
 #[inline(always)]
 pub fn owner<T: Tables>(tables: &T, backend: PackedKey, client: [u64; 2]) -> u64 {
     let Some(control) = tables.control() else {
         return NO_FLOW;
     };
-    let (key, client_port) = backend.unpack();
-    let client = Address::from_words(client);
-    let probe = Probe::new(control, &key);
+    let (own, client_port) = backend.unpack();
+    // What is known of the flow; the rest is each candidate's service's.
+    let mut tuple = FlowTuple {
+        client: Address::from_words(client),
+        vip: own.address,
+        client_port,
+        vip_port: own.port,
+        protocol: own.protocol,
+    };
+    let live = Live::of(control).0;
     let mut distance = 0;
     while distance < MAX_PROBES {
-        match service::candidate(tables, probe, &key, distance) {
-            Err(EndOfSearch) => return NO_FLOW,
-            Ok(Some(backend)) => {
-                let flow = flow_of(tables, backend, key.protocol, client, client_port);
-                if let Some(owner) = flow {
+        match tables.find_candidate(backend, live, distance) {
+            END_OF_SEARCH => return NO_FLOW,
+            SOMEBODY_ELSE => {}
+            id => {
+                let (own, _) = backend.unpack();
+                if let Some(candidate) = service::backend(tables, id)
+                    && let Some(owner) = flow_of(tables, candidate, &mut tuple, own.port)
+                {
                     return owner.pack();
                 }
             }
-            Ok(None) => {}
         }
         distance = distance.wrapping_add(1);
     }
     NO_FLOW
 }
 
+/// What [`candidate`] gives where no further slot can hold the key.
+pub const END_OF_SEARCH: u32 = u32::MAX;
+/// What [`candidate`] gives where another key stands.
+pub const SOMEBODY_ELSE: u32 = u32::MAX - 1;
+
+/// The backend that a reply may come from whose endpoint stands `distance` slots from home: its BackendId,
+/// [`END_OF_SEARCH`] or [`SOMEBODY_ELSE`]. `live`: a [`Live`].
+#[inline(always)]
+pub fn candidate<T: Tables>(tables: &T, backend: PackedKey, live: u64, distance: u32) -> u32 {
+    let Some(control) = tables.control() else {
+        return END_OF_SEARCH;
+    };
+    let key = looked_for(backend);
+    let probe = Probe::new(control, Live(live), &key);
+    match tables.endpoint(probe.index(distance)) {
+        None => END_OF_SEARCH,
+        Some(slot) if slot.kind == 0 => END_OF_SEARCH,
+        Some(slot) if slot.kind == EndpointKind::Backend as u8 && slot.matches(&key) => slot.index,
+        Some(_) => SOMEBODY_ELSE,
+    }
+}
+
+/// The key of a backend that a reply may come from: its own, or, with [`ANY_PORT`], that of one that keeps the client's
+/// port.
+#[inline(always)]
+fn looked_for(backend: PackedKey) -> EndpointKey {
+    let (own, _) = backend.unpack();
+    match u64::from_le(backend.tail) & ANY_PORT {
+        0 => own,
+        _ => service::any_port(&own),
+    }
+}
+
+/// The port that a client sent to, if its backend's reply has this port.
+#[inline(always)]
+fn vip_port(service: &ServiceEntry, port: [u8; 2]) -> Option<[u8; 2]> {
+    match Reach::from_word(service.reach) {
+        None => Some(service.port),
+        Some(reach) => reach.has_port(port).then_some(port),
+    }
+}
+
 #[inline(always)]
 fn flow_of<T: Tables>(
     tables: &T,
     backend: Backend<'_>,
-    protocol: u8,
-    client: Address,
-    client_port: [u8; 2],
+    tuple: &mut FlowTuple,
+    port: [u8; 2],
 ) -> Option<Owner> {
-    let control = tables.control()?;
-    let service = service::by_index(tables, backend.entry.service).ok()?;
-    if service.entry.protocol != protocol || service.entry.forwarding != Forwarding::Dnat as u8 {
+    let service = service::by_index(tables, backend.entry.service).ok()?.entry;
+    if service.protocol != tuple.protocol || service.forwarding != Forwarding::Dnat as u8 {
         return None;
     }
-    let tuple = FlowTuple {
-        client,
-        vip: Address(service.entry.address),
-        client_port,
-        vip_port: service.entry.port,
-        protocol,
-    };
-    let hash = FlowHash(tables.hash_flow(&tuple));
+    tuple.vip = Address(service.address);
+    tuple.vip_port = vip_port(service, port)?;
+    let hash = FlowHash(tables.hash_flow(tuple));
+    let control = tables.control()?;
     let sets = hash.sets(control.flow_mask, control.flow_base_bits);
     let entry = flow::find_backend(tables, sets, backend.id)?;
     Some(Owner {

@@ -14,11 +14,11 @@ use crate::{
     forward::{self, Exit},
     fragment,
     frame::Frame,
-    message,
+    message, other,
     parse::{self, Arrival, Packet},
     pipeline::{self, Clock, Context, Lane},
     reply::NO_FLOW,
-    service::{self, NOWHERE},
+    service::{self, Live, NOWHERE},
     tables::{Tables, load},
     tunnel,
     verdict::{self, PackedOutcome, Parcel, Refusal, Sent, Verdict},
@@ -75,7 +75,7 @@ fn aside<F: Frame, T: Tables, C: Clock, const V4: bool>(
     lane.aside(frame, others::<F, T, V4>)
 }
 
-/// ICMP, pieces of datagrams, and what cannot be read.
+/// ICMP, pieces of datagrams, other protocols, and what cannot be read.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn others<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
@@ -85,6 +85,9 @@ fn others<F: Frame, T: Tables, const V4: bool>(
     if outcome.is_message() {
         return message::route::<F, T, V4>(frame, cx).into();
     }
+    if outcome.is_other() {
+        return other::route::<F, T, V4>(frame, cx);
+    }
     if !outcome.is_fragment() {
         return outcome;
     }
@@ -92,6 +95,39 @@ fn others<F: Frame, T: Tables, const V4: bool>(
     match outcome.what_fits() {
         Some((mtu, service)) => message::too_big::<F, T, V4>(frame, cx, mtu, service),
         None => outcome,
+    }
+}
+
+/// A segment or datagram that no endpoint takes: perhaps a backend's reply, or to a service with a range.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn unclaimed<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    may_be_reply: u32,
+) -> PackedOutcome {
+    if may_be_reply != 0 {
+        match pipeline::returning::<F, T, V4>(frame, cx) {
+            NO_FLOW => {}
+            owner => return pipeline::from_backend::<F, T, V4>(frame, cx, owner),
+        }
+    }
+    match Live::of(cx.control).has_ranges() {
+        true => other::route::<F, T, V4>(frame, cx),
+        false => PackedOutcome::PASS,
+    }
+}
+
+/// A packet that does not reach its backend, for which there is more to do than to drop it.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn refused<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    word: u32,
+    service: u32,
+) -> PackedOutcome {
+    match word {
+        MID_STREAM => message::mid_stream::<F, T, V4>(frame, cx, service),
+        _ => message::too_big::<F, T, V4>(frame, cx, word >> 8, service),
     }
 }
 
@@ -107,44 +143,43 @@ fn route<F: Frame, T: Tables, C: Clock, const V4: bool>(
         port: ports.destination,
         protocol: packet.protocol,
     };
-    let service = service::vip(lane.tables, lane.control, &key);
+    let live = Live::of(lane.control);
+    let service = service::vip(lane.tables, lane.control, live, &key);
     if service == NOWHERE {
-        return from_others::<F, T, C, V4>(frame, lane, packet, ports);
+        return from_others::<F, T, C, V4>(frame, lane, packet, ports, live);
     }
     match to_backend::<F, T, C, V4>(frame, lane, packet, ports, service) {
         Ok(verdict) => PackedOutcome::counted(verdict),
         Err(Refusal(DEAD)) if pipeline::passes_when_dead(lane.control) => PackedOutcome::PASS,
-        Err(Refusal(MID_STREAM)) => lane.aside(frame, |frame, cx| {
-            message::mid_stream::<F, T, V4>(frame, cx, service)
-        }),
-        Err(Refusal(word)) if word >> 8 == 0 => PackedOutcome::service_drop(word as u8, service),
+        Err(Refusal(word)) if word >> 8 == 0 && word != MID_STREAM => {
+            PackedOutcome::service_drop(word as u8, service)
+        }
         Err(Refusal(word)) => lane.aside(frame, |frame, cx| {
-            message::too_big::<F, T, V4>(frame, cx, word >> 8, service)
+            refused::<F, T, V4>(frame, cx, word, service)
         }),
     }
 }
 
-/// A packet to no service: perhaps a backend's reply.
+/// A packet to no endpoint: perhaps a backend's reply, or to a service with a range.
 #[inline(always)]
 fn from_others<F: Frame, T: Tables, C: Clock, const V4: bool>(
     frame: &mut F,
     lane: &Lane<'_, T, C>,
     packet: &Packet,
     ports: Ports,
+    live: Live,
 ) -> PackedOutcome {
     let key = EndpointKey {
         address: packet.source,
         port: ports.source,
         protocol: packet.protocol,
     };
-    if !service::may_be_backend(lane.tables, lane.control, &key) {
-        return PackedOutcome::PASS;
-    }
-    match lane.aside(frame, pipeline::returning::<F, T, V4>) {
-        NO_FLOW => PackedOutcome::PASS,
-        owner => lane.aside(frame, |frame, cx| {
-            pipeline::from_backend::<F, T, V4>(frame, cx, owner)
+    let may_be_reply = service::may_be_backend(lane.tables, lane.control, live, &key);
+    match may_be_reply || live.has_ranges() {
+        true => lane.aside(frame, |frame, cx| {
+            unclaimed::<F, T, V4>(frame, cx, u32::from(may_be_reply))
         }),
+        false => PackedOutcome::PASS,
     }
 }
 

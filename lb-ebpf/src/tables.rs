@@ -7,7 +7,7 @@ use loom::sync::atomic::AtomicU64;
 
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointSlot, FlowWord, Header, NextHop,
-    Permissions, ReturnHop, ServiceEntry, hash::FlowTuple,
+    Permissions, ReturnHop, Rule, ServiceEntry, hash::FlowTuple,
 };
 
 /// A line of eight words that the data plane writes: a set of `flows` or `return_hops`, or a line
@@ -94,6 +94,8 @@ pub trait Tables {
     fn control(&self) -> Option<&Control>;
     /// Map `endpoints`.
     fn endpoint(&self, index: u32) -> Option<&EndpointSlot>;
+    /// Map `rules`: a rule, or [`lb_common::rule::Lengths`].
+    fn rule(&self, index: u32) -> Option<&Rule>;
     /// Map `services`.
     fn service(&self, index: u32) -> Option<&ServiceEntry>;
     /// Map `rings`: two BackendIds.
@@ -123,11 +125,29 @@ pub trait Tables {
     /// once and whose results it knows nothing about: inlined, each of the sixteen places of a
     /// flow is followed through the rest of the program ("BPF program is too large", Linux 6.18).
     #[inline(always)]
-    fn find_endpoint(&self, key: PackedKey, kind: u32) -> u32
+    fn find_endpoint(&self, key: PackedKey, kind: u32, live: u64) -> u32
     where
         Self: Sized,
     {
-        crate::service::endpoint(self, key, kind)
+        crate::service::endpoint(self, key, kind, live)
+    }
+
+    /// [`crate::ranges::find`].
+    #[inline(always)]
+    fn find_range(&self, key: PackedKey, live: u64) -> u32
+    where
+        Self: Sized,
+    {
+        crate::ranges::find(self, key, live)
+    }
+
+    /// [`crate::ranges::find_rule`].
+    #[inline(always)]
+    fn find_rule(&self, first: u32, tail: u64, generation: u32) -> u32
+    where
+        Self: Sized,
+    {
+        crate::ranges::find_rule(self, first, tail, generation)
     }
 
     /// Map `fragments`: one set.
@@ -206,6 +226,15 @@ pub trait Tables {
         Self: Sized,
     {
         crate::flow::holder(self, service, hash)
+    }
+
+    /// [`crate::reply::candidate`].
+    #[inline(always)]
+    fn find_candidate(&self, backend: PackedKey, live: u64, distance: u32) -> u32
+    where
+        Self: Sized,
+    {
+        crate::reply::candidate(self, backend, live, distance)
     }
 
     /// [`crate::reply::owner`].

@@ -16,7 +16,7 @@ use crate::{
     pipeline::Context,
     service::{self, Backend},
     tables::Tables,
-    verdict::{self, PackedSending, Parcel, Refusal, Sent, Verdict},
+    verdict::{self, Outcome, PackedOutcome, PackedSending, Parcel, Refusal, Sent, Verdict},
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacWords, OuterV4, OuterV6, protocol},
 };
 
@@ -111,6 +111,26 @@ pub(crate) fn send<F: Frame, T: Tables, const V4: bool>(
     match wrapped {
         Ok(()) => PackedSending::sent(parcel),
         Err(refusal) => refusal.into(),
+    }
+}
+
+/// [`send`] for those that are no part of the usual way: its outcome, or [`PackedOutcome::too_big`].
+#[inline(always)]
+pub(crate) fn send_aside<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    parcel: Parcel,
+    hash: u64,
+) -> PackedOutcome {
+    let sending = send::<F, T, V4>(frame, cx, parcel.seal(hash), hash);
+    let service = match service::backend(cx.tables, parcel.backend()) {
+        Some(backend) => backend.entry.service,
+        None => return Outcome::drop(DropReason::MapInconsistent).into(),
+    };
+    match Result::from(sending) {
+        Ok(verdict) => PackedOutcome::counted(verdict),
+        Err(Refusal(word)) if word >> 8 != 0 => PackedOutcome::too_big(word >> 8, service),
+        Err(refusal) => PackedOutcome::service_drop(refusal.reason(), service),
     }
 }
 

@@ -153,6 +153,15 @@ impl PackedOutcome {
     /// No outcome yet: the packet is an ICMP message.
     pub const MESSAGE: Self = Self(1 << 63);
 
+    /// No outcome yet: the packet is of a protocol that is perhaps somebody's.
+    pub const OTHER: Self = Self(1 << 55);
+
+    /// True for [`Self::OTHER`].
+    #[inline(always)]
+    pub const fn is_other(self) -> bool {
+        self.0 == Self::OTHER.0
+    }
+
     /// True for [`Self::MESSAGE`].
     #[inline(always)]
     pub const fn is_message(self) -> bool {

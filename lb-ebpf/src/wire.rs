@@ -40,12 +40,16 @@ pub mod protocol {
     pub const ROUTING: u8 = 43;
     /// IPv6 fragment header.
     pub const FRAGMENT: u8 = 44;
+    /// Generic routing encapsulation (RFC 2784).
+    pub const GRE: u8 = 47;
     /// Authentication header.
     pub const AUTHENTICATION: u8 = 51;
     /// ICMPv6.
     pub const ICMPV6: u8 = 58;
     /// IPv6 destination options.
     pub const DESTINATION_OPTIONS: u8 = 60;
+    /// SCTP (RFC 9260).
+    pub const SCTP: u8 = 132;
     /// IPv6 mobility header.
     pub const MOBILITY: u8 = 135;
     /// Reserved: none of them.
@@ -104,7 +108,7 @@ impl Mac {
     }
 }
 
-/// The first four bytes of TCP and UDP; network order.
+/// The first four bytes of TCP, UDP and SCTP; network order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
@@ -196,6 +200,36 @@ pub struct Tcp {
     pub urgent: [u8; 2],
 }
 
+/// An SCTP common header and the head of the first chunk behind it (RFC 9260 sections 3.1 and 3.2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Sctp {
+    /// Ports.
+    pub ports: Ports,
+    /// Verification tag.
+    pub tag: [u8; 4],
+    /// CRC32c of header and chunks, which covers no address: it stays right when only addresses change.
+    pub check: [u8; 4],
+    /// [`chunk`].
+    pub chunk: u8,
+    /// By type.
+    pub flags: u8,
+    /// Bytes of the chunk with its head, network order.
+    pub length: [u8; 2],
+}
+
+/// Types of SCTP chunks that begin or end an association (RFC 9260 section 3.2).
+pub mod chunk {
+    /// The association begins.
+    pub const INIT: u8 = 1;
+    /// It is cut.
+    pub const ABORT: u8 = 6;
+    /// It ends, and the sender has seen that the other side wants that.
+    pub const SHUTDOWN_ACK: u8 = 8;
+    /// It has ended.
+    pub const SHUTDOWN_COMPLETE: u8 = 14;
+}
+
 /// TCP flags.
 pub mod flag {
     /// The sender has no more to say.
@@ -246,6 +280,7 @@ headers! {
     Ipv6Hdr = 40,
     Ports = 4,
     Tcp = 20,
+    Sctp = 16,
     UdpHdr = 8,
     Icmpv4Hdr = 8,
     Check = 2,

@@ -207,7 +207,9 @@ impl Oracle {
     /// A packet whose ports cannot be read, or are all that can be read of its transport header.
     fn unreadable(&mut self, arrived: &Arrived<'_>) -> Answer {
         let Arrived { frame, ip, .. } = arrived;
-        if ip.odd.is_none() && !ip.is_balanced() {
+        // SCTP has ports where TCP has them; no service of the generated worlds has it.
+        let sctp_without_ports = ip.protocol == Protocol::Sctp as u8 && ip.ports(frame).is_none();
+        if ip.odd.is_none() && !ip.is_balanced() && !sctp_without_ports {
             return Err(Refusal::Pass);
         }
         let to_vip = self.maps.is_vip(ip.destination);
@@ -467,5 +469,8 @@ fn check(frame: &[u8], ip: &Ip) -> Result<Meaning, DropReason> {
 
 /// True for a protocol that services have.
 fn balanced(protocol: u8) -> bool {
-    Protocol::from_u8(protocol).is_some()
+    matches!(
+        Protocol::from_u8(protocol),
+        Some(Protocol::Tcp | Protocol::Udp)
+    )
 }

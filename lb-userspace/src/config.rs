@@ -15,6 +15,7 @@ pub mod file;
 mod health;
 pub mod keys;
 mod notes;
+mod ranges;
 mod reader;
 pub mod render;
 mod service;
@@ -23,6 +24,7 @@ mod sources;
 mod syntax;
 mod tunnel;
 mod value;
+mod vip;
 
 use std::collections::BTreeMap;
 
@@ -128,6 +130,7 @@ fn document(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Config> {
     let drafts = services(&file, notes);
     let interfaces = daemon.as_ref().map(|d| d.interfaces.as_slice());
     across::check(&drafts, interfaces.unwrap_or(&[]), &limits, notes);
+    ranges::check(&drafts, notes);
     if let Some(daemon) = &daemon {
         tunnel::check(&daemon.tunnel_source, &drafts, notes);
     }
@@ -202,7 +205,7 @@ fn finish(draft: ServiceDraft) -> Option<(Name, Service)> {
         let backend = Backend {
             name: name.clone(),
             address: b.address?.value,
-            port: b.port?.map_or(port, |own| own.value),
+            port: b.port?.map_or(port.single(), |own| Some(own.value)),
             weight: b.weight?.value,
             admin: b.admin?,
         };
@@ -214,7 +217,7 @@ fn finish(draft: ServiceDraft) -> Option<(Name, Service)> {
         name: name.clone(),
         address: draft.address?.value,
         port,
-        protocol: draft.protocol?,
+        protocol: draft.protocol?.value,
         forwarding: draft.forwarding?.value,
         tunnel_ttl: draft.tunnel.ttl,
         gue_port: draft.tunnel.port,

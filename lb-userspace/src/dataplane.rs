@@ -7,15 +7,18 @@
 pub mod bpf;
 pub mod consistent;
 pub mod mem;
+pub mod ranges;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Family,
-    Forwarding, Header, NextHop, Permissions,
+    Forwarding, Header, NextHop, Permissions, Rule,
     sources::{self, Access},
 };
+
+pub use ranges::Ranges;
 
 /// An endpoint and what it leads to. `VipAddress` has index 0.
 pub type EndpointTarget = (EndpointKind, u32);
@@ -25,6 +28,8 @@ pub type EndpointTarget = (EndpointKind, u32);
 pub struct Image {
     /// Who is ours. Several targets under one key only for `EndpointKind::Backend`; sorted.
     pub endpoints: BTreeMap<EndpointKey, Vec<EndpointTarget>>,
+    /// Who is ours beyond these: rules by first address and length of 128 bits, the most specific first.
+    pub ranges: Ranges,
     /// By service index.
     pub services: BTreeMap<u32, ServiceImage>,
     /// By BackendId.
@@ -111,10 +116,12 @@ impl Controls {
 /// A service's part of the maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceImage {
-    /// The VIP, as `lb_common::Address`.
+    /// As `ServiceEntry::address`.
     pub address: [u8; 16],
-    /// Host order.
+    /// Host order; 0 with `reach`.
     pub port: u16,
+    /// As `lb_common::Reach::word`; 0: none.
+    pub reach: u64,
     /// IANA number.
     pub protocol: u8,
     /// `lb_common::Forwarding`.
@@ -286,7 +293,7 @@ pub enum MapOp {
         /// Slot.
         slot: u32,
     },
-    /// Fills the generation of the endpoint table that is not live.
+    /// Fills the generation of endpoints and rules that is not live.
     WriteEndpoints {
         /// 0 or 1.
         generation: u8,
@@ -294,6 +301,8 @@ pub enum MapOp {
         seed: u64,
         /// All slots of the generation.
         slots: Arc<[EndpointSlot]>,
+        /// Its rules, from index 0 on, which are the lengths; none: it has no ranges.
+        rules: Arc<[Rule]>,
     },
     /// Makes a generation live: one store.
     SwitchEndpoints {

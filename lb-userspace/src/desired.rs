@@ -8,13 +8,14 @@ use std::time::Duration;
 use lb_common::flow::{EPOCH_SHIFT, IDLE_AFTER};
 use lb_common::{
     Address, BackendEntry, Control, EndpointKey, EndpointKind, Family, Forwarding, NextHop,
-    Protocol,
+    Protocol, Rule,
     sources::{Access, V4_BITS},
 };
 
-use crate::dataplane::{Controls, EndpointTarget, Image, ServiceImage, SourceRange};
+use crate::dataplane::ranges::rank;
+use crate::dataplane::{Controls, EndpointTarget, Image, Ranges, ServiceImage, SourceRange};
 use crate::ids::hops::NOWHERE;
-use crate::ids::{Ids, ServiceId, ring_size};
+use crate::ids::{Ids, ServiceId, backend_port, port_of, reach_of, ring_size};
 use crate::maglev::{self, Member};
 use crate::model::{
     Backend, BackendKey, Config, DaemonConfig, Name, Prefix, Service, Sources, WhenDead,
@@ -42,6 +43,7 @@ pub fn image(state: &State, rings: &mut Rings) -> Image {
         .retain(|name, _| config.services.contains_key(name));
     let mut image = Image {
         endpoints: endpoints(config, state.ids()),
+        ranges: rules(config, state.ids()),
         devices: state.devices().clone(),
         controls: controls(&config.daemon),
         config_revision: config.revision,
@@ -72,7 +74,7 @@ pub fn image(state: &State, rings: &mut Rings) -> Image {
                 forwarding: service.forwarding as u8,
                 reserved: 0,
                 service: numbers.service,
-                port: backend.port.get().to_be_bytes(),
+                port: backend_port(backend).to_be_bytes(),
                 reserved2: [0; 2],
                 tunnel: service.tunnel(backend.address),
                 reserved3: [0; 3],
@@ -157,6 +159,29 @@ pub fn next_hops<'a>(
         .collect()
 }
 
+/// The rules of a configuration.
+pub fn rules(config: &Config, ids: &Ids) -> Ranges {
+    let mut ranges = Ranges::new();
+    for service in config.services.values() {
+        let (Some(numbers), Some(reach)) = (ids.service(&service.name), service.reach()) else {
+            continue;
+        };
+        let prefix = (address(service.address.address()), reach.length);
+        ranges.entry(prefix).or_default().push(Rule {
+            service: numbers.index,
+            low: reach.low,
+            high: reach.high,
+            protocol: service.protocol as u8,
+            last: 0,
+            reserved: [0; 6],
+        });
+    }
+    for rules in ranges.values_mut() {
+        rules.sort_by_key(rank);
+    }
+    ranges
+}
+
 /// The endpoint table of a configuration.
 pub fn endpoints(config: &Config, ids: &Ids) -> BTreeMap<EndpointKey, Vec<EndpointTarget>> {
     let mut endpoints: BTreeMap<EndpointKey, Vec<EndpointTarget>> = BTreeMap::new();
@@ -170,25 +195,27 @@ pub fn endpoints(config: &Config, ids: &Ids) -> BTreeMap<EndpointKey, Vec<Endpoi
         let Some(numbers) = ids.service(&service.name) else {
             continue;
         };
-        let vip = address(service.address);
         let key = |address, port: u16, protocol| EndpointKey {
             address,
             port: port.to_be_bytes(),
             protocol,
         };
         let protocol = service.protocol as u8;
-        add(
-            key(vip, service.port.get(), protocol),
-            (EndpointKind::Vip, numbers.index),
-        );
-        add(key(vip, 0, 0), (EndpointKind::VipAddress, 0));
+        if service.reach().is_none() {
+            let vip = address(service.address.address());
+            add(
+                key(vip, port_of(service), protocol),
+                (EndpointKind::Vip, numbers.index),
+            );
+            add(key(vip, 0, 0), (EndpointKind::VipAddress, 0));
+        }
         if service.forwarding != Forwarding::Dnat {
             continue;
         }
         for (name, backend) in service.keyed_backends() {
             if let Some(numbers) = ids.backend(&name) {
                 add(
-                    key(address(backend.address), backend.port.get(), protocol),
+                    key(address(backend.address), backend_port(backend), protocol),
                     (EndpointKind::Backend, numbers.id),
                 );
             }
@@ -242,17 +269,15 @@ impl Rings {
 
 fn service_image(service: &Service, numbers: &ServiceId, ring: Arc<[u32]>) -> ServiceImage {
     ServiceImage {
-        address: address(service.address).0,
-        port: service.port.get(),
+        address: address(service.address.address()).0,
+        port: port_of(service),
+        reach: reach_of(service),
         protocol: service.protocol as u8,
         forwarding: service.forwarding as u8,
-        family: match service.address {
-            IpAddr::V4(_) => Family::V4,
-            IpAddr::V6(_) => Family::V6,
-        } as u8,
+        family: service.address.family() as u8,
         idle_epochs: match service.protocol {
             Protocol::Tcp => 0,
-            Protocol::Udp => idle_epochs(service.udp_idle),
+            Protocol::Udp | Protocol::Sctp | Protocol::Any => idle_epochs(service.udp_idle),
         },
         mid_stream: service.mid_stream as u8,
         sources: ranges(&service.sources),

@@ -33,7 +33,7 @@ pub(crate) fn service(text: &str) -> Service {
         let backend = Backend {
             name: name(backend),
             address: address.ip(),
-            port: NonZeroU16::new(address.port()).unwrap(),
+            port: NonZeroU16::new(address.port()),
             weight: weight.parse().unwrap(),
             admin: AdminState::Enabled,
         };
@@ -41,8 +41,8 @@ pub(crate) fn service(text: &str) -> Service {
     };
     Service {
         name: service,
-        address: vip.ip(),
-        port: NonZeroU16::new(vip.port()).unwrap(),
+        address: vip.ip().into(),
+        port: Ports::one(NonZeroU16::new(vip.port()).unwrap()),
         protocol: Protocol::Tcp,
         forwarding: Forwarding::Dnat,
         tunnel_ttl: OuterTtl::DEFAULT,

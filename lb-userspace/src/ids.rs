@@ -17,6 +17,7 @@ pub mod hops;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use lb_common::Header;
@@ -24,7 +25,7 @@ use lb_common::counter::CounterLine;
 use serde::{Deserialize, Serialize};
 
 use crate::maglev;
-use crate::model::{BackendKey, Config, Limits, Name, Service};
+use crate::model::{Backend, BackendKey, Config, Limits, Name, Reach, Service};
 
 /// A freed BackendId rests at least this long, in nanoseconds: 30 s.
 pub const BACKEND_GRACE: u64 = 30_000_000_000;
@@ -96,10 +97,13 @@ pub struct ServiceId {
     pub ring_base: u32,
     /// Slots of half of the pair, even.
     pub ring_capacity: u32,
-    /// The VIP.
+    /// The VIP, or the first of a prefix.
     pub address: IpAddr,
-    /// The port.
+    /// The port; 0 of a service with `reach`.
     pub port: u16,
+    /// As `lb_common::Reach::word`; 0: one address, one port and one protocol.
+    #[serde(default)]
+    pub reach: u64,
     /// IANA number.
     pub protocol: u8,
     /// `lb_common::Forwarding` as a number.
@@ -112,8 +116,9 @@ impl ServiceId {
             index,
             ring_base,
             ring_capacity,
-            address: service.address,
-            port: service.port.get(),
+            address: service.address.address(),
+            port: port_of(service),
+            reach: reach_of(service),
             protocol: service.protocol as u8,
             forwarding: service.forwarding as u8,
         }
@@ -129,7 +134,7 @@ pub struct BackendId {
     pub service: u32,
     /// Where it listens.
     pub address: IpAddr,
-    /// The port.
+    /// The port; 0: the one that the client chose.
     pub port: u16,
     /// How packets are put into others for it, as `lb_common::Tunnel`.
     #[serde(default)]
@@ -335,6 +340,22 @@ impl Ids {
             backend.origin = Some(CounterLine::default());
         }
     }
+}
+
+/// The port of a service as the maps have it: 0 of one with a range.
+pub fn port_of(service: &Service) -> u16 {
+    let port = service.port.single().filter(|_| service.reach().is_none());
+    port.map_or(0, NonZeroU16::get)
+}
+
+/// As [`ServiceId::reach`].
+pub fn reach_of(service: &Service) -> u64 {
+    service.reach().map_or(0, Reach::word)
+}
+
+/// The port of a backend as the maps have it.
+pub fn backend_port(backend: &Backend) -> u16 {
+    backend.port.map_or(0, NonZeroU16::get)
 }
 
 /// Slots of the ring of a service.

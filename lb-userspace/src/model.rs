@@ -1,6 +1,7 @@
 //! The nouns: what an operator configures, as it is after `config` has checked it, and what the
 //! world reports about it. Plain values; every wrong state that a type can exclude is excluded.
 
+mod ports;
 mod prefix;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use lb_common::{Family, Forwarding, GueVariant, MidStream, OuterTtl, Protocol, Tunnel};
+pub use lb_common::{Family, Forwarding, GueVariant, MidStream, OuterTtl, Protocol, Reach, Tunnel};
+pub use ports::{Ports, PortsError};
 pub use prefix::{Prefix, PrefixError};
 
 /// Name of a service or a backend: 1 to 63 of `[a-z0-9-]`, beginning and ending alphanumerical. Shared,
@@ -195,16 +197,16 @@ pub struct Limits {
     pub source_ranges: u32,
 }
 
-/// What the operator configures as one unit: an address and port, and who serves it.
+/// What the operator configures as one unit: addresses, ports and protocol, and who serves them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Its name.
     pub name: Name,
-    /// The VIP.
-    pub address: IpAddr,
-    /// The port.
-    pub port: NonZeroU16,
-    /// TCP or UDP.
+    /// The VIP, or a prefix of them.
+    pub address: Prefix,
+    /// The port, or a range of them.
+    pub port: Ports,
+    /// TCP, UDP, SCTP or any.
     pub protocol: Protocol,
     /// How packets reach backends.
     pub forwarding: Forwarding,
@@ -218,7 +220,7 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// Ring slots; `None`: by pool size (see `maglev::ring_size`).
     pub ring_size: Option<u32>,
-    /// UDP flows idle for this long are scheduled anew.
+    /// Flows other than TCP's that are idle for this long are scheduled anew.
     pub udp_idle: Duration,
     /// TCP segments in the middle of nothing.
     pub mid_stream: MidStream,
@@ -248,14 +250,31 @@ pub const fn family(address: IpAddr) -> Family {
 
 impl Service {
     /// How its packets are put into others to a backend at an address; the usual way, if they are not.
-    pub const fn tunnel(&self, backend: IpAddr) -> Tunnel {
+    pub fn tunnel(&self, backend: IpAddr) -> Tunnel {
         match self.forwarding {
             Forwarding::Dnat | Forwarding::L2dsr => Tunnel::USUAL,
             Forwarding::Ipip => {
-                Tunnel::ipip(family(self.address), family(backend), self.tunnel_ttl)
+                Tunnel::ipip(self.address.family(), family(backend), self.tunnel_ttl)
             }
             Forwarding::Gue => Tunnel::gue(self.gue_port.get(), self.gue_variant, self.tunnel_ttl),
         }
+    }
+
+    /// What it takes beyond one address, one port and one protocol; `None`: it has an endpoint of its own.
+    pub fn reach(&self) -> Option<Reach> {
+        let one = self.address.is_host()
+            && self.port.single().is_some()
+            && self.protocol != Protocol::Any;
+        (!one).then_some(Reach {
+            length: self.address.length_of_128(),
+            low: self.port.low(),
+            high: self.port.high(),
+        })
+    }
+
+    /// Address and ports as in a URL: `192.0.2.0/24:8000-8099`, `[2001:db8::1]:80`.
+    pub fn endpoint(&self) -> String {
+        endpoint(self.address, self.port)
     }
 
     /// Its backends by their full names, in order.
@@ -267,6 +286,14 @@ impl Service {
             };
             (key, backend)
         })
+    }
+}
+
+/// As [`Service::endpoint`].
+pub fn endpoint(address: Prefix, ports: Ports) -> String {
+    match address.family() {
+        Family::V4 => format!("{address}:{ports}"),
+        Family::V6 => format!("[{address}]:{ports}"),
     }
 }
 
@@ -302,8 +329,8 @@ pub struct Backend {
     pub name: Name,
     /// Where it listens (`dnat`) or where its MAC address is found (`l2dsr`).
     pub address: IpAddr,
-    /// The port; in `l2dsr` equal to the service's.
-    pub port: NonZeroU16,
+    /// The port; in `l2dsr` equal to the service's. `None`: the one that the client chose.
+    pub port: Option<NonZeroU16>,
     /// Relative share of new flows, 0 to 1000; 0: none.
     pub weight: u16,
     /// As configured; the command line may override it at run time.

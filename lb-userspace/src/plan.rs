@@ -9,7 +9,7 @@
 //! 4. rings, each into the half of its pair that is not live, then one store that switches;
 //!    a service's changed sources go into its set that is not in use, before the store that names it;
 //! 5. new services with their rings: no endpoint leads to them yet;
-//! 6. endpoints into the generation that is not live, then one store that switches;
+//! 6. endpoints and rules into the generation that is not live, then one store that switches;
 //! 7. what nothing leads to any more is cleared, then tunnel sources that nobody uses any more;
 //! 8. the revision, which says that all before it is done.
 //!
@@ -134,14 +134,15 @@ pub fn plan(actual: &Actual, desired: &Image) -> Result<Vec<MapOp>, PlanError> {
             live.set(*index, service.live_slice(half));
         }
     }
-    if from.endpoints != desired.endpoints {
+    if from.endpoints != desired.endpoints || from.ranges != desired.ranges {
         let slots = actual.header.endpoint_slots;
-        let placed = endpoints::place(&desired.endpoints, slots)?;
+        let placed = endpoints::place(&desired.endpoints, &desired.ranges, slots)?;
         let generation = 1_u8.saturating_sub(actual.generation);
         ops.push(MapOp::WriteEndpoints {
             generation,
             seed: placed.seed,
             slots: placed.slots.into(),
+            rules: placed.rules.into(),
         });
         ops.push(MapOp::SwitchEndpoints { generation });
     }
@@ -412,10 +413,11 @@ fn check(actual: &Actual, desired: &Image) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn identity(service: &ServiceImage) -> ([u8; 16], u16, u8, u8, u8) {
+fn identity(service: &ServiceImage) -> ([u8; 16], u16, u64, u8, u8, u8) {
     (
         service.address,
         service.port,
+        service.reach,
         service.protocol,
         service.forwarding,
         service.family,

@@ -44,18 +44,14 @@ pub enum StateError {
     #[error(transparent)]
     Placement(#[from] PlacementError),
     /// Two services with one address, port and protocol.
-    #[error(
-        "configure services '{first}' and '{second}': both are at {address} port {port} (change one)"
-    )]
+    #[error("configure services '{first}' and '{second}': both are at {endpoint} (change one)")]
     DuplicateVip {
         /// One.
         first: Name,
         /// The other.
         second: Name,
         /// Where both are.
-        address: IpAddr,
-        /// Where both are.
-        port: u16,
+        endpoint: String,
     },
     /// A person's order.
     #[error(transparent)]

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{AdminState, Health, ProbeResult};
+use crate::model::{AdminState, Health, Ports, Prefix, ProbeResult};
 
 /// The whole balancer at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -104,11 +104,11 @@ pub struct DataPlane {
 pub struct Service {
     /// Name.
     pub name: String,
-    /// VIP.
-    pub address: IpAddr,
-    /// Port.
-    pub port: u16,
-    /// `tcp` or `udp`.
+    /// VIP, or a prefix of them.
+    pub address: Prefix,
+    /// Port: a number; a range of them (`8000-8099`) and `any` are texts.
+    pub port: Ports,
+    /// `tcp`, `udp`, `sctp` or `any`.
     pub protocol: String,
     /// `dnat`, `l2dsr`, `ipip` or `gue`.
     pub forwarding: String,
@@ -158,8 +158,8 @@ pub struct Backend {
     pub id: u32,
     /// Address.
     pub address: IpAddr,
-    /// Port.
-    pub port: u16,
+    /// Port. `null`: the one that the client chose.
+    pub port: Option<u16>,
     /// Weight.
     pub weight: u16,
     /// What a person says.

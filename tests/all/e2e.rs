@@ -8,6 +8,7 @@ mod lab;
 mod neighbours;
 mod patient;
 mod policies;
+mod ranges;
 mod restart;
 mod traffic;
 mod tunnel;

@@ -89,6 +89,7 @@ fn copy(tables: &MemTables) -> MemTables {
         header: tables.header,
         control: tables.control,
         endpoints: tables.endpoints.clone(),
+        rules: tables.rules.clone(),
         services: tables.services.clone(),
         rings: tables.rings.clone(),
         backends: tables.backends.clone(),

@@ -81,9 +81,9 @@ impl Case {
     pub fn shape(&self) -> Shape {
         match (self.family, self.protocol) {
             (Family::V4, Protocol::Tcp) => Shape::V4Tcp,
-            (Family::V4, Protocol::Udp) => Shape::V4Udp,
+            (Family::V4, _) => Shape::V4Udp,
             (Family::V6, Protocol::Tcp) => Shape::V6Tcp,
-            (Family::V6, Protocol::Udp) => Shape::V6Udp,
+            (Family::V6, _) => Shape::V6Udp,
         }
     }
 
@@ -215,9 +215,9 @@ fn row(
         (Protocol::Tcp, Traffic::Known) => "TCP known",
         (Protocol::Tcp, Traffic::New) => "TCP SYN new",
         (Protocol::Tcp, Traffic::NotOurs) => "TCP not ours",
-        (Protocol::Udp, Traffic::Known) => "UDP known",
-        (Protocol::Udp, Traffic::New) => "UDP new",
-        (Protocol::Udp, Traffic::NotOurs) => "UDP not ours",
+        (_, Traffic::Known) => "UDP known",
+        (_, Traffic::New) => "UDP new",
+        (_, Traffic::NotOurs) => "UDP not ours",
     };
     let in_turn = match flows {
         1 => String::new(),

@@ -15,13 +15,17 @@ mod status;
 pub use handle::{Daemon, Output, fairlead_binary};
 pub use status::{Backend, DataPlane, Service as ServiceStatus, Status, Storage, Traffic};
 
-/// TCP or UDP.
+/// What a service takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// TCP.
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
+    /// All of them.
+    Any,
 }
 
 /// How a service finds out whether its backends work.
@@ -92,6 +96,8 @@ pub struct Service {
     pub health: Health,
     /// Backends.
     pub backends: Vec<BackendConfig>,
+    /// More than one address or port, as TOML values in place of both; backends then have no port.
+    pub reach: Option<(&'static str, &'static str)>,
     /// More lines of TOML for the table `[[service]]`.
     pub extra: String,
 }
@@ -131,6 +137,7 @@ impl Service {
             forwarding: shape.forwarding,
             health,
             backends: backends.collect(),
+            reach: None,
             extra: "on-down = \"migrate\"".to_owned(),
         }
     }
@@ -230,10 +237,15 @@ impl Config {
 impl Service {
     fn write(&self, out: &mut String) -> std::fmt::Result {
         writeln!(out, "\n[[service]]\nname = \"{}\"", self.name)?;
-        writeln!(out, "address = \"{}\"\nport = {}", self.address, self.port)?;
+        match self.reach {
+            Some((address, port)) => writeln!(out, "address = {address}\nport = {port}")?,
+            None => writeln!(out, "address = \"{}\"\nport = {}", self.address, self.port)?,
+        }
         let protocol = match self.protocol {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+            Protocol::Any => "any",
         };
         let forwarding = match self.forwarding {
             Forwarding::Dnat => "dnat",
@@ -260,11 +272,10 @@ impl Service {
         writeln!(out, "rise = {}\nfall = {}", health.rise, health.fall)?;
         for backend in &self.backends {
             writeln!(out, "\n[[service.backend]]\nname = \"{}\"", backend.name)?;
-            writeln!(
-                out,
-                "address = \"{}\"\nport = {}",
-                backend.address, backend.port
-            )?;
+            writeln!(out, "address = \"{}\"", backend.address)?;
+            if self.reach.is_none() {
+                writeln!(out, "port = {}", backend.port)?;
+            }
             writeln!(out, "weight = {}", backend.weight)?;
         }
         Ok(())

@@ -5,7 +5,7 @@
 
 use bytemuck::Zeroable;
 use lb_common::{
-    BackendEntry, Control, Device, EndpointSlot, Header, NextHop, Permissions, ServiceEntry,
+    BackendEntry, Control, Device, EndpointSlot, Header, NextHop, Permissions, Rule, ServiceEntry,
     flow::EPOCHS,
 };
 use loom::{sync::Arc, thread};
@@ -111,6 +111,9 @@ impl Tables for Cpu {
         Some(&self.shared.control)
     }
     fn endpoint(&self, _: u32) -> Option<&EndpointSlot> {
+        None
+    }
+    fn rule(&self, _: u32) -> Option<&Rule> {
         None
     }
     fn service(&self, index: u32) -> Option<&ServiceEntry> {

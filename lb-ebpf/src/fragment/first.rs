@@ -1,6 +1,6 @@
 //! First pieces on their way to a backend.
 
-use lb_common::{DropReason, Forwarding, MidStream, hash::FlowTuple, sources::Access};
+use lb_common::{DropReason, EndpointKey, Forwarding, MidStream, hash::FlowTuple, sources::Access};
 use network_types::udp::UdpHdr;
 
 use super::{Delivery, identity, next};
@@ -12,8 +12,8 @@ use crate::{
     parse::{self, Arrival, Packet, Piece},
     pipeline::{Context, opaque},
     reply::Owner,
-    service,
-    tables::Tables,
+    service::{self, Live, NOWHERE},
+    tables::{PackedKey, Tables},
     verdict::{Outcome, PackedOutcome},
     wire::{Ports, Tcp, protocol},
 };
@@ -174,4 +174,32 @@ fn begin<F: Frame, T: Tables>(
         false => delivery,
         true => delivery.with(Delivery::OPENS),
     })
+}
+
+/// The service with a range that a first piece goes to, or [`NOWHERE`]. Its ports have been seen to be there.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(super) fn range<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+) -> u32 {
+    let frame = opaque(frame);
+    let live = Live::of(cx.control);
+    if !live.has_ranges() {
+        return NOWHERE;
+    }
+    let Some(packet) = parse::ip::<F, V4>(frame) else {
+        return NOWHERE;
+    };
+    let Some(piece) = parse::piece(frame, &packet) else {
+        return NOWHERE;
+    };
+    let Some(ports) = frame.header::<Ports>(packet.l4().wrapping_add(piece.header)) else {
+        return NOWHERE;
+    };
+    let key = EndpointKey {
+        address: packet.destination,
+        port: ports.destination,
+        protocol: piece.protocol,
+    };
+    cx.tables.find_range(PackedKey::new(&key, [0, 0]), live.0)
 }

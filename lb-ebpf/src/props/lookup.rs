@@ -10,7 +10,9 @@ use proptest::{collection::vec, prelude::*};
 
 use crate::{
     mem::{Endpoint, Geometry, MemTables},
-    service::{self, Probe},
+    reply,
+    service::{self, Live},
+    tables::PackedKey,
 };
 
 const GEOMETRY: Geometry = Geometry {
@@ -83,11 +85,12 @@ fn tables() -> MemTables {
 }
 
 fn backends(tables: &MemTables, key: &EndpointKey) -> Vec<u32> {
-    let probe = Probe::new(&tables.control, key);
+    let live = Live::of(&tables.control).0;
+    let key = PackedKey::new(key, [0, 0]);
     let mut found: Vec<_> = (0..MAX_PROBES)
-        .map_while(|distance| service::candidate(tables, probe, key, distance).ok())
-        .flatten()
-        .map(|backend| backend.id)
+        .map(|distance| reply::candidate(tables, key, live, distance))
+        .take_while(|id| *id != reply::END_OF_SEARCH)
+        .filter(|id| *id != reply::SOMEBODY_ELSE)
         .collect();
     found.sort_unstable();
     found

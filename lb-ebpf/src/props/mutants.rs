@@ -195,7 +195,21 @@ fn read(frame: &[u8]) -> Result<Seen, String> {
         [&source[..], &destination, &length, &next].concat()
     };
     let bytes = payload.payload;
-    let (ports, sum, rest) = match packet.transport.ok_or("no transport layer")? {
+    let Some(transport) = packet.transport else {
+        return match payload.fragmented {
+            true => Err("a fragment".into()),
+            // Another protocol: its bytes must stay as they are.
+            false => Ok(Seen {
+                source: source.clone(),
+                destination: destination.clone(),
+                ports: None,
+                ttl,
+                sum: None,
+                rest: bytes.to_vec(),
+            }),
+        };
+    };
+    let (ports, sum, rest) = match transport {
         TransportSlice::Tcp(tcp) => {
             let ports = [tcp.source_port(), tcp.destination_port()];
             let sum = judge(&pseudo(bytes.len()), bytes);
@@ -276,12 +290,23 @@ fn holds(fixture: &Fixture, verdict: Verdict, before: &[u8], after: &[u8]) -> Re
     if new.ttl != old.ttl - 1 {
         return Err(format!("TTL {} became {}", old.ttl, new.ttl));
     }
-    let vips = fixture
-        .world
-        .services
-        .iter()
-        .map(|service| address(service.vip));
-    let is_vip = |bytes: &[u8]| vips.clone().any(|vip| vip.0.ends_with(bytes));
+    let is_vip = |bytes: &[u8]| {
+        let services = fixture.world.services.iter();
+        services.clone().any(|service| {
+            let vip = address(service.vip).0;
+            let length = service.reach.map_or(128, |reach| u32::from(reach.length));
+            let rest = |address: &[u8]| {
+                let mut whole = [0; 16];
+                whole[16 - address.len()..].copy_from_slice(address);
+                u128::from_be_bytes(whole)
+                    .checked_shr(128 - length)
+                    .unwrap_or(0)
+            };
+            let four = vip[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+            let own = if four { &vip[12..] } else { &vip[..] };
+            own.len() == bytes.len() && rest(own) == rest(bytes)
+        })
+    };
     let to_vip = is_vip(&old.destination);
     let client = |seen: &Seen| match to_vip {
         true => (seen.source.clone(), seen.ports.map(|[source, _]| source)),

@@ -88,7 +88,7 @@ fn body(choices: &mut Choices<'_>, protocol: Protocol, mtu: u32) -> Body {
             },
             data,
         },
-        Protocol::Udp => Body::Udp { data },
+        Protocol::Udp | Protocol::Sctp | Protocol::Any => Body::Udp { data },
     }
 }
 

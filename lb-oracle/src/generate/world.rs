@@ -105,8 +105,9 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
         forwarding,
         idle_epochs: match protocol {
             Protocol::Udp => choices.below(5) as u16,
-            Protocol::Tcp => 0,
+            Protocol::Tcp | Protocol::Sctp | Protocol::Any => 0,
         },
+        reach: None,
         ring: Vec::new(),
         mid_stream: *choices.of(&[
             MidStream::Schedule,

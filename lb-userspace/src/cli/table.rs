@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::columns::{self, Cell, shorten};
-use crate::model::{AdminState, Health};
+use crate::model::{AdminState, Health, endpoint};
 use crate::status::{Backend, Service, Status};
 
 /// Fewer columns than this leave no room for the weight, the time and the reason of each backend.
@@ -87,7 +87,7 @@ fn headline(status: &Status, width: usize) -> Vec<String> {
 }
 
 fn service_line(s: &Service) -> String {
-    let address = SocketAddr::from((s.address, s.port));
+    let address = endpoint(s.address, s.port);
     let takers = s.backends.iter().filter(|b| b.takes_new).count();
     let open = if s.fail_open {
         "  FAIL-OPEN: all backends are down"
@@ -155,7 +155,10 @@ impl Look<'_> {
         };
         let mut row = vec![
             Cell::text(&b.name),
-            Cell::text(SocketAddr::from((b.address, b.port)).to_string()),
+            Cell::text(match b.port {
+                Some(port) => SocketAddr::from((b.address, port)).to_string(),
+                None => b.address.to_string(),
+            }),
         ];
         row.extend(wide.then(|| Cell::number(b.weight)));
         row.push(Cell::text(admin(b)));

@@ -1,7 +1,8 @@
 //! What concerns several services, several backends, or a service and the daemon: duplicates,
 //! families, loops, limits. Pure.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::ops::Range;
@@ -10,10 +11,10 @@ use lb_common::limits;
 
 use super::codes::{self, Code};
 use super::notes::{At, Note, Notes};
-use super::service::{BackendDraft, ServiceDraft};
+use super::service::{BackendDraft, PROTOCOLS, ServiceDraft};
 use super::{sources, value};
 use crate::maglev;
-use crate::model::{AdminState, Family, Forwarding, Limits, Name, Protocol, family};
+use crate::model::{AdminState, Family, Forwarding, Limits, Name, Ports, Prefix, Protocol, family};
 
 /// Checks all services against each other, the daemon's interfaces and the limits.
 pub(super) fn check(
@@ -24,9 +25,10 @@ pub(super) fn check(
 ) {
     names(drafts, notes);
     endpoints(drafts, notes);
-    let mut vips: BTreeMap<IpAddr, &At<IpAddr>> = BTreeMap::new();
+    let mut vips = Vips::default();
     for at in drafts.iter().filter_map(|d| d.address.as_ref()) {
-        vips.entry(at.value).or_insert(at);
+        vips.first.entry(at.value).or_insert(at);
+        vips.lengths.insert(Reverse(at.value.length()));
     }
     for draft in drafts {
         claim(draft, interfaces, notes);
@@ -39,6 +41,24 @@ pub(super) fn check(
         }
     }
     sizes(drafts, limits, notes);
+}
+
+/// The addresses of services.
+#[derive(Default)]
+struct Vips<'a> {
+    /// Where each stands first.
+    first: BTreeMap<Prefix, &'a At<Prefix>>,
+    /// Their lengths, the longest first.
+    lengths: BTreeSet<Reverse<u8>>,
+}
+
+impl<'a> Vips<'a> {
+    /// The longest that an address lies in.
+    fn of(&self, address: IpAddr) -> Option<&'a At<Prefix>> {
+        let around = |length: &Reverse<u8>| Prefix::around(address, length.0);
+        let mut prefixes = self.lengths.iter().filter_map(around);
+        prefixes.find_map(|prefix| self.first.get(&prefix).copied())
+    }
 }
 
 fn duplicate(
@@ -97,28 +117,26 @@ fn names(drafts: &[ServiceDraft], notes: &mut Notes<'_>) {
 }
 
 fn protocol_word(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    }
+    let found = PROTOCOLS.iter().find(|(_, p)| *p == protocol);
+    found.map_or("", |(word, _)| word)
 }
 
 fn endpoints(drafts: &[ServiceDraft], notes: &mut Notes<'_>) {
-    let mut seen: BTreeMap<(IpAddr, NonZeroU16, u8), &Range<usize>> = BTreeMap::new();
+    let mut seen: BTreeMap<(Prefix, Ports, Protocol), &Range<usize>> = BTreeMap::new();
     for draft in drafts {
         let (Some(address), Some(port), Some(protocol)) =
-            (&draft.address, &draft.port, draft.protocol)
+            (&draft.address, &draft.port, &draft.protocol)
         else {
             continue;
         };
-        let endpoint = (address.value, port.value, protocol as u8);
+        let endpoint = (address.value, port.value, protocol.value);
         match seen.get(&endpoint) {
             Some(first) => {
                 let message = format!(
                     "a second service at {} port {} over {}",
                     address.value,
                     port.value,
-                    protocol_word(protocol)
+                    protocol_word(protocol.value)
                 );
                 let key = format!("{}address", draft.path);
                 notes.add(duplicate(
@@ -234,7 +252,7 @@ fn against_service(draft: &ServiceDraft, backend: &BackendDraft, notes: &mut Not
     if let (Some(vip), Some(own)) = (&draft.address, &backend.address)
         && forwarding.is_none_or(|forwarding| !forwarding.is_tunnel())
     {
-        let (theirs, ours) = (family(vip.value), family(own.value));
+        let (theirs, ours) = (vip.value.family(), family(own.value));
         if theirs != ours {
             let message = format!(
                 "{} is an {} address, and the service's is {}",
@@ -252,7 +270,7 @@ fn against_service(draft: &ServiceDraft, backend: &BackendDraft, notes: &mut Not
     if let (Some(forwarding), Some(port), Some(Some(own))) =
         (&draft.forwarding, &draft.port, &backend.port)
         && forwarding.value != Forwarding::Dnat
-        && own.value != port.value
+        && port.value.single().is_some_and(|port| port != own.value)
     {
         let word = super::service::forwarding_word(forwarding.value);
         let message = format!(
@@ -268,12 +286,17 @@ fn against_service(draft: &ServiceDraft, backend: &BackendDraft, notes: &mut Not
     same_endpoint(draft, backend, notes);
 }
 
-/// Address and port of a backend, as far as known.
-fn endpoint(draft: &ServiceDraft, backend: &BackendDraft) -> Option<(IpAddr, NonZeroU16)> {
+/// Address and port of a backend, as far as known; port 0: the one that the client chose.
+fn endpoint(draft: &ServiceDraft, backend: &BackendDraft) -> Option<(IpAddr, u16)> {
     let address = backend.address.as_ref()?.value;
     let port = match backend.port.as_ref()? {
-        Some(own) => own.value,
-        None => draft.port.as_ref()?.value,
+        Some(own) => own.value.get(),
+        None => draft
+            .port
+            .as_ref()?
+            .value
+            .single()
+            .map_or(0, NonZeroU16::get),
     };
     Some((address, port))
 }
@@ -287,10 +310,12 @@ fn same_endpoint(draft: &ServiceDraft, backend: &BackendDraft, notes: &mut Notes
         return;
     };
     if *first != at.span {
-        let message = format!(
-            "a second backend at {} port {} in this service",
-            own.0, own.1
-        );
+        let message = match own {
+            (address, 0) => format!("a second backend at {address} in this service"),
+            (address, port) => {
+                format!("a second backend at {address} port {port} in this service")
+            }
+        };
         let key = format!("{}address", backend.path);
         notes.add(duplicate(
             &codes::DUPLICATE_ENDPOINT,
@@ -303,9 +328,7 @@ fn same_endpoint(draft: &ServiceDraft, backend: &BackendDraft, notes: &mut Notes
 }
 
 /// Where each endpoint of a pool stands first.
-pub(super) fn first_endpoints(
-    draft: &ServiceDraft,
-) -> BTreeMap<(IpAddr, NonZeroU16), Range<usize>> {
+pub(super) fn first_endpoints(draft: &ServiceDraft) -> BTreeMap<(IpAddr, u16), Range<usize>> {
     let mut first = BTreeMap::new();
     for backend in &draft.backends {
         if let (Some(own), Some(at)) = (endpoint(draft, backend), &backend.address) {
@@ -315,17 +338,19 @@ pub(super) fn first_endpoints(
     first
 }
 
-fn against_vips(
-    backend: &BackendDraft,
-    vips: &BTreeMap<IpAddr, &At<IpAddr>>,
-    notes: &mut Notes<'_>,
-) {
+fn against_vips(backend: &BackendDraft, vips: &Vips<'_>, notes: &mut Notes<'_>) {
     let Some(own) = &backend.address else { return };
-    if let Some(vip) = vips.get(&own.value) {
-        let message = format!(
-            "{} is the address of a service: packets would loop",
-            own.value
-        );
+    if let Some(vip) = vips.of(own.value) {
+        let message = match vip.value.is_host() {
+            true => format!(
+                "{} is the address of a service: packets would loop",
+                own.value
+            ),
+            false => format!(
+                "{} is one of the addresses of a service, {}: packets would loop",
+                own.value, vip.value
+            ),
+        };
         let key = format!("{}address", backend.path);
         let note = Note::new(&codes::FORWARDING_LOOP, &own.span, &key, message);
         notes.add(note.label(&vip.span, "the service's address"));

@@ -99,7 +99,10 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
     writeln!(out, "\n[[service]]")?;
     writeln!(out, "name = {}", text(service.name.as_str()))?;
     writeln!(out, "address = {}", text(&service.address.to_string()))?;
-    writeln!(out, "port = {}", service.port)?;
+    match service.port.single() {
+        Some(port) => writeln!(out, "port = {port}")?,
+        None => writeln!(out, "port = {}", text(&service.port.to_string()))?,
+    }
     writeln!(out, "protocol = {}", word(PROTOCOLS, service.protocol))?;
     writeln!(
         out,
@@ -120,10 +123,10 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
     if let Some(size) = service.ring_size {
         writeln!(out, "ring-size = {size}")?;
     }
-    if service.protocol == Protocol::Udp {
+    if service.protocol != Protocol::Tcp {
         writeln!(out, "udp-idle = {}", text(&duration(service.udp_idle)))?;
     }
-    if service.protocol == Protocol::Tcp {
+    if matches!(service.protocol, Protocol::Tcp | Protocol::Any) {
         writeln!(
             out,
             "mid-stream = {}",
@@ -189,7 +192,9 @@ fn write_backend(out: &mut String, backend: &Backend) -> std::fmt::Result {
     writeln!(out, "\n[[service.backend]]")?;
     writeln!(out, "name = {}", text(backend.name.as_str()))?;
     writeln!(out, "address = {}", text(&backend.address.to_string()))?;
-    writeln!(out, "port = {}", backend.port)?;
+    if let Some(port) = backend.port {
+        writeln!(out, "port = {port}")?;
+    }
     writeln!(out, "weight = {}", backend.weight)?;
     writeln!(out, "admin = {}", word(ADMINS, backend.admin))
 }

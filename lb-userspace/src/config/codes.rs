@@ -177,6 +177,30 @@ codes! {
     SOURCE_CONFLICT = "FL0046", Error, "a prefix is both allowed and denied",
         "the longest prefix that holds a client decides, so one prefix cannot say both",
         "remove it from one of the lists";
+    BAD_PORT = "FL0050", Error, "the text names no ports",
+        "a port is a number from 1 to 65535, a range is two of them with a hyphen, the lower first, and \"any\" is all of them",
+        "write 80, \"8000-8099\" or \"any\"";
+    OVERLAP = "FL0051", Error, "two services overlap, and neither is more specific",
+        "the longest prefix takes a packet, then a protocol of its own before any, then the fewest ports; of two that are equal in all of that, it cannot be known",
+        "move the ports of one of them, or make one range smaller than the other if it is meant as an exception";
+    DNAT_RANGE = "FL0052", Error, "dnat cannot translate replies of such a service",
+        "a reply has the backend's address and port only; address, port and protocol that the client sent to must follow from these",
+        "use forwarding \"l2dsr\" or \"ipip\", or one address and one of tcp, udp and sctp; ports may be a range, which backends get as the client chose them";
+    RANGE_BACKEND_PORT = "FL0053", Error, "a backend of a service with more than one port has a port",
+        "its packets keep the port that the client chose, in all ways to forward",
+        "leave the backend's port out; the port of its health check is `port` in [service.health]";
+    RANGE_CHECK_PORT = "FL0054", Error, "a service with more than one port does not say which one is checked",
+        "a health check is a connection to one port",
+        "add `port = ...` to [service.health], or set its `type` to \"none\"";
+    CLAIM_PREFIX = "FL0055", Error, "a prefix cannot be claimed on an interface",
+        "each of its addresses would have to be added to the interface and announced by ARP or neighbour discovery, one after the other",
+        "leave `claim` out, and route the prefix to this machine on the router before it; single addresses can be claimed";
+    TOO_MANY_RANGES = "FL0056", Error, "there are too many services with ranges",
+        "a packet that no service with one address and port takes looks for one prefix length after the other, and then at one service after the other",
+        "join ranges or prefixes; services with one address, one port and one protocol do not count, and there may be any number of them";
+    SCTP_PORT = "FL0057", Error, "an SCTP backend has another port than its service",
+        "SCTP's CRC32c covers the ports and all data, not the addresses (RFC 9260 section 6.8): dnat changes the address only",
+        "leave the backend's port out";
     GUE_IN_GUE = "FL0060", Error, "the datagrams of a service look like tunnels",
         "gue is known by its UDP port, so that backends drop the service's own datagrams to that port as a tunnel within the tunnel",
         "give `gue-port` another number, here and to `fairlead decap --gue-port` on the backends";
@@ -208,6 +232,12 @@ codes! {
     RING_UNEVEN = "FL0109", Warning, "the ring is small for its backends",
         "with fewer than a hundred slots a backend, shares differ by more than a percent (Maglev, NSDI'16, section 5.3)",
         "leave `ring-size` out, or use a prime of a hundred slots a backend or more";
+    COVERED = "FL0110", Warning, "no packet reaches a service",
+        "services that are more specific (a longer prefix, a protocol of its own, fewer ports) take all that it would",
+        "remove it, or one of the others";
+    GUE_AMONG_PORTS = "FL0111", Warning, "some datagrams of a service look like tunnels",
+        "gue is known by its UDP port, and that is one of the service's: backends drop what clients send to it as a tunnel within the tunnel",
+        "give `gue-port` a number that no client uses, here and to `fairlead decap --gue-port` on the backends";
 }
 
 /// The code with this id, in any case.

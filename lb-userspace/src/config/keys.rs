@@ -154,9 +154,15 @@ pub static SERVICE: Section = Section {
     header: "[[service]]",
     keys: &[
         bare("name", "a name such as \"web\""),
-        bare("address", "an IP address such as \"192.0.2.1\""),
-        bare("port", "a number from 1 to 65535"),
-        bare("protocol", "\"tcp\" or \"udp\""),
+        bare(
+            "address",
+            "an IP address such as \"192.0.2.1\", or a prefix such as \"192.0.2.0/24\"",
+        ),
+        bare(
+            "port",
+            "a number from 1 to 65535, a range such as \"8000-8099\", or \"any\"",
+        ),
+        bare("protocol", "\"tcp\", \"udp\", \"sctp\" or \"any\""),
         bare("forwarding", "\"dnat\", \"l2dsr\", \"ipip\" or \"gue\""),
         key("tunnel-ttl", "a number from 1 to 255, or \"inherit\"", "64"),
         key("gue-port", "a number from 1 to 65535", "6080"),
@@ -181,7 +187,7 @@ pub static SERVICE: Section = Section {
         key(
             "on-down",
             "\"keep\" or \"migrate\"",
-            "\"keep\" for tcp, \"migrate\" for udp",
+            "\"keep\", \"migrate\" for udp",
         ),
         key(
             "all-down",
@@ -230,7 +236,11 @@ pub static HEALTH: Section = Section {
     header: "[service.health]",
     keys: &[
         key("type", "\"tcp\", \"http\" or \"none\"", "\"tcp\""),
-        key("port", "a number from 1 to 65535", "the backend's port"),
+        key(
+            "port",
+            "a number from 1 to 65535",
+            "the backend's port, if it has one",
+        ),
         key("interval", "a duration such as \"1s\"", "\"1s\""),
         key("timeout", "a duration such as \"500ms\"", "\"500ms\""),
         key(
@@ -280,7 +290,11 @@ pub static BACKEND: Section = Section {
     keys: &[
         bare("name", "a name such as \"b1\""),
         bare("address", "an IP address such as \"192.0.2.11\""),
-        key("port", "a number from 1 to 65535", "the service's port"),
+        key(
+            "port",
+            "a number from 1 to 65535",
+            "the service's port; the client's if that is a range",
+        ),
         key("weight", "a number from 0 to 1000", "1"),
         key(
             "admin",

@@ -18,13 +18,18 @@ use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::sources::{self, SourcesDraft};
 use super::tunnel::{self, TunnelDraft};
-use super::value;
+use super::{value, vip};
 use crate::model::{
     AdminState, AllDown, Check, DrainPolicy, Forwarding, HealthPolicy, MidStream, Name, OnDown,
-    Protocol, Scheduler,
+    Ports, Prefix, Protocol, Scheduler,
 };
 
-pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[
+    ("tcp", Protocol::Tcp),
+    ("udp", Protocol::Udp),
+    ("sctp", Protocol::Sctp),
+    ("any", Protocol::Any),
+];
 pub(super) const FORWARDINGS: &[(&str, Forwarding)] = &[
     ("dnat", Forwarding::Dnat),
     ("l2dsr", Forwarding::L2dsr),
@@ -64,9 +69,9 @@ pub(super) struct ServiceDraft {
     /// `service.web.`
     pub(super) path: String,
     pub(super) name: Option<At<Name>>,
-    pub(super) address: Option<At<IpAddr>>,
-    pub(super) port: Option<At<NonZeroU16>>,
-    pub(super) protocol: Option<Protocol>,
+    pub(super) address: Option<At<Prefix>>,
+    pub(super) port: Option<At<Ports>>,
+    pub(super) protocol: Option<At<Protocol>>,
     pub(super) forwarding: Option<At<Forwarding>>,
     pub(super) tunnel: TunnelDraft,
     pub(super) scheduler: Scheduler,
@@ -75,6 +80,8 @@ pub(super) struct ServiceDraft {
     pub(super) mid_stream: MidStream,
     pub(super) sources: SourcesDraft,
     pub(super) health: HealthPolicy,
+    /// `health.port` is there and could not be read; that has been noted.
+    pub(super) health_port_is_wrong: bool,
     pub(super) drain: DrainPolicy,
     pub(super) on_down: OnDown,
     pub(super) all_down: AllDown,
@@ -83,7 +90,7 @@ pub(super) struct ServiceDraft {
     /// There is a key for them; if none could be read, that has been noted.
     pub(super) has_backends: bool,
     /// Where each address and port of a backend stands first.
-    pub(super) endpoints: BTreeMap<(IpAddr, NonZeroU16), Range<usize>>,
+    pub(super) endpoints: BTreeMap<(IpAddr, u16), Range<usize>>,
 }
 
 /// A backend as far as it could be read.
@@ -122,18 +129,19 @@ pub(super) fn service(
 ) -> ServiceDraft {
     let path = format!("service.{}.", label(table, index));
     let reader = Reader::new(&keys::SERVICE, table, span.clone(), path.clone(), notes);
-    let protocol = required_word(&reader, "protocol", PROTOCOLS, notes).map(|at| at.value);
+    let protocol = required_word(&reader, "protocol", PROTOCOLS, notes);
+    let kind = protocol.as_ref().map(|at| at.value);
     let idle = Duration::from_secs(1)..=Duration::from_secs(86_400);
     let idle = reader.duration("udp-idle", idle, notes);
-    if protocol == Some(Protocol::Tcp) {
+    if kind == Some(Protocol::Tcp) {
         let why = "the service's protocol is tcp";
         reader.without_effect(&["udp-idle"], why, "remove the key", notes);
     }
-    if protocol == Some(Protocol::Udp) {
-        let why = "the service's protocol is udp";
+    if matches!(kind, Some(Protocol::Udp | Protocol::Sctp)) {
+        let why = "the service's protocol is not tcp";
         reader.without_effect(&["mid-stream"], why, "remove the key", notes);
     }
-    let on_down = match protocol {
+    let on_down = match kind {
         Some(Protocol::Udp) => OnDown::Migrate,
         _ => OnDown::Keep,
     };
@@ -141,13 +149,11 @@ pub(super) fn service(
     let tunnel = tunnel::of_service(&reader, forwarding.as_ref(), notes);
     let ring_size = reader.integer("ring-size", 1..=LARGEST_RING, notes);
     let health = health_policy(&reader, notes);
+    let health_port_is_wrong = health.port.is_none() && has_health_port(&reader);
     let mut draft = ServiceDraft {
         name: name(&reader, notes),
-        address: address(&reader, Role::Vip, notes),
-        port: {
-            reader.require("port", notes);
-            health::port(&reader, notes)
-        },
+        address: vip::address(&reader, notes),
+        port: vip::ports(&reader, notes),
         protocol,
         forwarding,
         tunnel,
@@ -168,6 +174,7 @@ pub(super) fn service(
         ),
         sources: sources::read(&reader, notes),
         health,
+        health_port_is_wrong,
         drain: optional_word(&reader, "drain-policy", DRAINS, DrainPolicy::Keep, notes),
         on_down: optional_word(&reader, "on-down", ON_DOWNS, on_down, notes),
         all_down: optional_word(&reader, "all-down", ALL_DOWNS, AllDown::FailOpen, notes),
@@ -227,7 +234,7 @@ fn name(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Option<At<Name>> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
+pub(super) enum Role {
     Vip,
     Backend,
 }
@@ -236,6 +243,17 @@ fn address(reader: &Reader<'_, '_>, role: Role, notes: &mut Notes<'_>) -> Option
     const KEY: &str = "address";
     reader.require(KEY, notes);
     let text = reader.string(KEY, notes)?;
+    one_address(reader, text, role, notes)
+}
+
+/// The address that a text is.
+pub(super) fn one_address(
+    reader: &Reader<'_, '_>,
+    text: At<&str>,
+    role: Role,
+    notes: &mut Notes<'_>,
+) -> Option<At<IpAddr>> {
+    const KEY: &str = "address";
     let span = text.span;
     match value::address(text.value) {
         Ok(found) => {
@@ -296,6 +314,14 @@ fn claim(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Option<At<String>> {
         value: text.value.to_owned(),
         span: text.span,
     })
+}
+
+/// The service's checks have a key for a port.
+fn has_health_port(reader: &Reader<'_, '_>) -> bool {
+    match reader.get("health").map(|found| found.get_ref()) {
+        Some(DeValue::Table(table)) => table.contains_key("port"),
+        _ => false,
+    }
 }
 
 fn health_policy(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> HealthPolicy {

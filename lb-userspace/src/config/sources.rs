@@ -7,7 +7,7 @@ use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::service::ServiceDraft;
 use super::value;
-use crate::model::{Family, Prefix, PrefixError, Sources, family};
+use crate::model::{Family, Prefix, PrefixError, Sources};
 
 /// Both lists as far as they could be read.
 #[derive(Debug, Default)]
@@ -85,7 +85,7 @@ pub(super) fn check(draft: &ServiceDraft, notes: &mut Notes<'_>) {
         let path = format!("{}{key}", draft.path);
         let Some(vip) = &draft.address else { continue };
         for prefix in list {
-            if prefix.value.family() == family(vip.value) {
+            if prefix.value.family() == vip.value.family() {
                 continue;
             }
             let version = match prefix.value.family() {

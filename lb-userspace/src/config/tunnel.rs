@@ -175,19 +175,26 @@ pub(super) fn check(sources: &[Prefix], drafts: &[ServiceDraft], notes: &mut Not
     for draft in needed {
         missing(sources, draft, notes);
         nested(draft, notes);
-        let vip = draft.address.iter().map(|at| (at, &draft.path));
-        let backends = draft
-            .backends
+        let vip = draft
+            .address
             .iter()
-            .filter_map(|backend| Some((backend.address.as_ref()?, &backend.path)));
-        for (at, path) in vip.chain(backends) {
-            let Some(source) = sources.iter().find(|source| source.contains(at.value)) else {
+            .map(|at| (at.value, &at.span, &draft.path));
+        let backends = draft.backends.iter().filter_map(|backend| {
+            let at = backend.address.as_ref()?;
+            Some((Prefix::from(at.value), &at.span, &backend.path))
+        });
+        for (address, span, path) in vip.chain(backends) {
+            let meets = |source: &&Prefix| source.covers(&address) || address.covers(source);
+            let Some(source) = sources.iter().find(meets) else {
                 continue;
             };
-            let message = format!("{} lies within the source of tunnels, {source}", at.value);
+            let message = match source.covers(&address) {
+                true => format!("{address} lies within the source of tunnels, {source}"),
+                false => format!("the source of tunnels, {source}, lies within {address}"),
+            };
             notes.add(Note::new(
                 &codes::TUNNEL_OVERLAP,
-                &at.span,
+                span,
                 &format!("{path}address"),
                 message,
             ));
@@ -224,21 +231,30 @@ fn missing(sources: &[Prefix], draft: &ServiceDraft, notes: &mut Notes<'_>) {
 
 /// The datagrams of a service must not look like tunnels themselves.
 fn nested(draft: &ServiceDraft, notes: &mut Notes<'_>) {
-    let (Some(forwarding), Some(port)) = (&draft.forwarding, &draft.port) else {
+    let (Some(forwarding), Some(port), Some(protocol)) =
+        (&draft.forwarding, &draft.port, &draft.protocol)
+    else {
         return;
     };
     if forwarding.value != Forwarding::Gue
-        || draft.protocol != Some(Protocol::Udp)
-        || port.value != draft.tunnel.port
+        || !matches!(protocol.value, Protocol::Udp | Protocol::Any)
+        || !(port.value.low()..=port.value.high()).contains(&draft.tunnel.port.get())
     {
         return;
     }
-    let message = format!(
-        "UDP port {} is that of the service and of its tunnels",
-        port.value
-    );
+    let gue = draft.tunnel.port;
+    let (code, message) = match port.value.single() {
+        Some(_) => (
+            &codes::GUE_IN_GUE,
+            format!("UDP port {gue} is that of the service and of its tunnels"),
+        ),
+        None => (
+            &codes::GUE_AMONG_PORTS,
+            format!("UDP port {gue} is one of the service and that of its tunnels"),
+        ),
+    };
     let key = format!("{}port", draft.path);
-    let note = Note::new(&codes::GUE_IN_GUE, &port.span, &key, message);
+    let note = Note::new(code, &port.span, &key, message);
     notes.add(note.help("give another `gue-port`, here and to `fairlead decap --gue-port`"));
 }
 

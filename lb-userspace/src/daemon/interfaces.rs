@@ -291,7 +291,7 @@ impl Owner<'_> {
         let config = self.config();
         let services = config.services.values();
         services
-            .filter_map(|service| Some((service.claim.clone()?, service.address)))
+            .filter_map(|service| Some((service.claim.clone()?, service.address.address())))
             .collect()
     }
 }

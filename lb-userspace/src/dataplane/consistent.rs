@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lb_common::sources::{self, Access, SET_BITS};
-use lb_common::{Address, EndpointKind, Tunnel};
+use lb_common::{Address, EndpointKind, Reach, Tunnel};
 
-use super::{Actual, DataplaneError, SourceRange, outer_family};
+use super::{Actual, DataplaneError, Image, ServiceImage, SourceRange, outer_family};
 
 /// What a set of sources holds, sorted.
 pub fn ranges(all: &BTreeMap<sources::Key, Access>, set: u32) -> Arc<[SourceRange]> {
@@ -97,19 +97,48 @@ pub fn check(actual: &Actual) -> Result<(), DataplaneError> {
     for targets in image.endpoints.values() {
         for (kind, index) in targets {
             match kind {
-                EndpointKind::Vip => {
-                    if !image.services.contains_key(index) {
-                        let why = "an endpoint leads here, and it is not in use".to_owned();
-                        return wrong("services", *index, why);
-                    }
-                }
+                EndpointKind::Vip => check_service(image, *index)?,
                 EndpointKind::Backend if !image.backends.contains_key(index) => {
                     let why = "an endpoint leads here, and it is not in use".to_owned();
                     return wrong("backends", *index, why);
                 }
-                EndpointKind::Backend | EndpointKind::VipAddress => {}
+                EndpointKind::Backend | EndpointKind::VipAddress | EndpointKind::Prefix => {}
+            }
+        }
+    }
+    for (prefix, rules) in &image.ranges {
+        for rule in rules {
+            check_service(image, rule.service)?;
+            let service = image.services.get(&rule.service);
+            let reach = Reach {
+                length: prefix.1,
+                low: rule.low,
+                high: rule.high,
+            };
+            let same = |service: &ServiceImage| {
+                (service.address, service.reach, service.protocol)
+                    == (prefix.0.0, reach.word(), rule.protocol)
+            };
+            if !service.is_some_and(same) {
+                let why = "a rule of other addresses, ports or protocol leads here".to_owned();
+                return wrong("services", rule.service, why);
             }
         }
     }
     Ok(())
+}
+
+/// Something leads to the service: it is in use, and has what its packets need.
+fn check_service(image: &Image, index: u32) -> Result<(), DataplaneError> {
+    let wrong = |why: &str| {
+        Err(DataplaneError::Invalid {
+            map: "services",
+            index,
+            why: why.to_owned(),
+        })
+    };
+    match image.services.contains_key(&index) {
+        true => Ok(()),
+        false => wrong("an endpoint leads here, and it is not in use"),
+    }
 }

@@ -10,13 +10,13 @@ use lb_common::backend::{DEVICES, device_slot};
 use lb_common::header::{LAYOUT_VERSION, MAGIC};
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding,
-    Header, NextHop, Protocol, ServiceEntry,
+    Header, NextHop, Protocol, Rule, ServiceEntry, rule,
     sources::{self, Access},
 };
 
 use super::{
-    Actual, Controls, Dataplane, DataplaneError, EndpointTarget, Image, MapOp, ServiceImage,
-    consistent,
+    Actual, Controls, Dataplane, DataplaneError, EndpointTarget, Image, MapOp, Ranges,
+    ServiceImage, consistent, ranges,
 };
 use crate::ids::Sizes;
 
@@ -29,6 +29,8 @@ pub struct Mem {
     pub control: Control,
     /// Map `endpoints`: both generations.
     pub endpoints: Vec<EndpointSlot>,
+    /// Map `rules`: both generations.
+    pub rules: Vec<Rule>,
     /// Map `services`.
     pub services: Vec<ServiceEntry>,
     /// Map `rings`, by slot.
@@ -71,6 +73,7 @@ impl Mem {
             header,
             control,
             endpoints: vec![EndpointSlot::zeroed(); slots as usize],
+            rules: vec![Rule::zeroed(); rule::elements(sizes.services) as usize],
             services: vec![ServiceEntry::zeroed(); sizes.services as usize],
             rings: vec![0; sizes.ring_slots as usize],
             backends: vec![BackendEntry::zeroed(); sizes.backends as usize],
@@ -164,7 +167,8 @@ impl Mem {
                 generation,
                 seed,
                 slots,
-            } => self.write_endpoints(*generation, *seed, slots)?,
+                rules,
+            } => self.write_endpoints(*generation, *seed, slots, rules)?,
             MapOp::SwitchEndpoints { generation } => {
                 let [first, second] = self.control.endpoint_seed;
                 let seed = if *generation == 0 { first } else { second };
@@ -184,6 +188,7 @@ impl Mem {
         generation: u8,
         seed: u64,
         slots: &[EndpointSlot],
+        rules: &[Rule],
     ) -> Result<(), DataplaneError> {
         if generation == self.control.generation() {
             return Err(invalid(
@@ -199,6 +204,10 @@ impl Mem {
         let base = size.saturating_mul(generation.into());
         for (index, slot) in (base..).zip(slots) {
             *get(&mut self.endpoints, "endpoints", index)? = *slot;
+        }
+        for (index, found) in (0..).zip(rules) {
+            let element = rule::element(index, generation.into());
+            *get(&mut self.rules, "rules", element)? = *found;
         }
         Ok(())
     }
@@ -225,7 +234,16 @@ impl Mem {
             .ok_or_else(|| invalid("services", index, "its ring leads out of 'rings'"))
     }
 
-    fn read_endpoints(&self) -> Result<BTreeMap<EndpointKey, Vec<EndpointTarget>>, DataplaneError> {
+    /// A rule of the live generation.
+    pub fn live_rule(&self, index: u32) -> Option<Rule> {
+        let element = rule::element(index, self.control.generation().into());
+        self.rules.get(element as usize).copied()
+    }
+
+    fn read_endpoints(
+        &self,
+    ) -> Result<(BTreeMap<EndpointKey, Vec<EndpointTarget>>, Ranges), DataplaneError> {
+        let mut firsts = Vec::new();
         let mut endpoints: BTreeMap<EndpointKey, Vec<EndpointTarget>> = BTreeMap::new();
         for (index, slot) in (0..).zip(self.live_endpoints()) {
             let kind = match slot.kind {
@@ -233,6 +251,7 @@ impl Mem {
                 1 => EndpointKind::Vip,
                 2 => EndpointKind::VipAddress,
                 3 => EndpointKind::Backend,
+                4 => EndpointKind::Prefix,
                 _ => return Err(invalid("endpoints", index, "its kind is unknown")),
             };
             let key = EndpointKey {
@@ -240,12 +259,17 @@ impl Mem {
                 port: slot.port,
                 protocol: slot.protocol,
             };
-            endpoints.entry(key).or_default().push((kind, slot.index));
+            match kind {
+                EndpointKind::Prefix => firsts.push((key, slot.index)),
+                _ => endpoints.entry(key).or_default().push((kind, slot.index)),
+            }
         }
         for targets in endpoints.values_mut() {
             targets.sort_unstable();
         }
-        Ok(endpoints)
+        let ranges = ranges::decode(&firsts, |index| self.live_rule(index))
+            .map_err(|(index, why)| invalid("rules", index, why))?;
+        Ok((endpoints, ranges))
     }
 
     fn read_service(
@@ -272,6 +296,7 @@ impl Mem {
         let image = ServiceImage {
             address: entry.address,
             port: u16::from_be_bytes(entry.port),
+            reach: entry.reach,
             protocol: entry.protocol,
             forwarding: entry.forwarding,
             family: entry.family,
@@ -288,8 +313,10 @@ impl Mem {
 
 impl Dataplane for Mem {
     fn actual(&mut self) -> Result<Actual, DataplaneError> {
+        let (endpoints, ranges) = self.read_endpoints()?;
         let mut image = Image {
-            endpoints: self.read_endpoints()?,
+            endpoints,
+            ranges,
             controls: Controls::of(&self.control),
             config_revision: self.header.config_revision,
             ..Image::default()
@@ -371,6 +398,7 @@ fn entry(image: &ServiceImage, half: u8, sources: u32) -> ServiceEntry {
         sources,
         mid_stream: image.mid_stream,
         reserved: [0; 3],
-        reserved2: [0; 2],
+        reach: image.reach,
+        reserved2: 0,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{BackendId, Freed, Ids, ServiceId};
+use super::{BackendId, Freed, Ids, ServiceId, backend_port};
 use crate::dataplane::{Image, ServiceImage};
 use crate::desired;
 use crate::model::{BackendKey, Config, Name};
@@ -96,7 +96,7 @@ impl Ids {
                 .insert(name.clone(), ServiceId::of(service, index, pair.0, pair.1));
             for backend in service.backends.values() {
                 let tunnel = service.tunnel(backend.address).0;
-                let place = (backend.address, backend.port.get(), index, tunnel);
+                let place = (backend.address, backend_port(backend), index, tunnel);
                 let Some(&id) = places.get(&place) else {
                     continue;
                 };
@@ -139,6 +139,7 @@ impl Ids {
 fn is_service(id: &ServiceId, image: &ServiceImage) -> bool {
     desired::address(id.address).0 == image.address
         && id.port == image.port
+        && id.reach == image.reach
         && id.protocol == image.protocol
         && id.forwarding == image.forwarding
 }

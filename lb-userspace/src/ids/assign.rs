@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use lb_common::{Forwarding, Protocol};
 
-use super::{BackendId, Exhausted, Freed, FreedRing, Ids, ServiceId, Sizes, ring_size};
+use super::{
+    BackendId, Exhausted, Freed, FreedRing, Ids, ServiceId, Sizes, backend_port, port_of, reach_of,
+    ring_size,
+};
 use crate::model::{BackendKey, Config, Name, Service};
 
 impl Ids {
@@ -47,7 +50,7 @@ impl Ids {
     fn still_there(&self, config: &Config, key: &BackendKey, id: &BackendId) -> bool {
         let service = self.services.get(&key.service);
         config.backend(key).is_some_and(|(service, backend)| {
-            (backend.address, backend.port.get()) == (id.address, id.port)
+            (backend.address, backend_port(backend)) == (id.address, id.port)
                 && service.tunnel(backend.address).0 == id.tunnel
         }) && service.is_some_and(|service| service.index == id.service)
     }
@@ -158,7 +161,7 @@ impl Ids {
                 id,
                 service,
                 address: backend.address,
-                port: backend.port.get(),
+                port: backend_port(backend),
                 tunnel: tunnel.0,
                 origin: None,
             };
@@ -208,8 +211,9 @@ fn ring_capacity(service: &Service) -> u32 {
 }
 
 fn same_service(id: &ServiceId, service: &Service) -> bool {
-    id.address == service.address
-        && id.port == service.port.get()
+    id.address == service.address.address()
+        && id.port == port_of(service)
+        && id.reach == reach_of(service)
         && Protocol::from_u8(id.protocol) == Some(service.protocol)
         && Forwarding::from_u8(id.forwarding) == Some(service.forwarding)
 }

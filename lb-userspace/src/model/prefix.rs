@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use lb_common::service::Family;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An address and how many of its first bits count; the others are zero. Shown as `10.9.0.0/24`, and
 /// as a bare address when all bits count.
@@ -56,7 +57,7 @@ impl Prefix {
     }
 
     /// The prefix of this length that the address lies in.
-    fn around(address: IpAddr, length: u8) -> Option<Self> {
+    pub fn around(address: IpAddr, length: u8) -> Option<Self> {
         let network = aligned(address) & mask(length);
         let address = match address {
             IpAddr::V4(_) => IpAddr::V4(((network >> 96) as u32).into()),
@@ -73,6 +74,31 @@ impl Prefix {
     /// Bits that count.
     pub fn length(&self) -> u8 {
         self.length
+    }
+
+    /// All bits count: it is one address.
+    pub fn is_host(&self) -> bool {
+        self.length == bits(self.address)
+    }
+
+    /// Bits that count of the 128 of an address as the maps hold it (IPv4-mapped).
+    pub fn length_of_128(&self) -> u8 {
+        let before = 128_u8.saturating_sub(bits(self.address));
+        self.length.saturating_add(before)
+    }
+
+    /// Its last address.
+    pub fn last(&self) -> IpAddr {
+        let last = aligned(self.address) | !mask(self.length);
+        match self.address {
+            IpAddr::V4(_) => IpAddr::V4(((last >> 96) as u32).into()),
+            IpAddr::V6(_) => IpAddr::V6(last.into()),
+        }
+    }
+
+    /// The other prefix lies in this one, or is this one.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.length <= other.length && self.contains(other.address)
     }
 
     /// Its addresses' family.
@@ -95,6 +121,29 @@ impl Prefix {
         u32::MAX
             .checked_shl(host.into())
             .map_or(u32::MAX, |network| !network)
+    }
+}
+
+impl From<IpAddr> for Prefix {
+    fn from(address: IpAddr) -> Self {
+        Self {
+            address,
+            length: bits(address),
+        }
+    }
+}
+
+impl Serialize for Prefix {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Prefix {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 

@@ -7,9 +7,11 @@
 use std::collections::BTreeMap;
 
 use lb_common::endpoint::MAX_PROBES;
-use lb_common::{EndpointKey, EndpointSlot};
+use lb_common::header::RANGES;
+use lb_common::{EndpointKey, EndpointKind, EndpointSlot, Rule};
 
-use crate::dataplane::EndpointTarget;
+use crate::dataplane::ranges::{self, RangesError};
+use crate::dataplane::{EndpointTarget, Ranges};
 
 /// Seeds that are tried.
 pub const TRIES: u64 = 64;
@@ -20,10 +22,12 @@ const SLOTS_PER_ENDPOINT: u64 = 8;
 /// A filled generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// Seed of `EndpointKey::home`.
+    /// Seed of `EndpointKey::home`; with [`RANGES`] when there are rules.
     pub seed: u64,
     /// All slots of the generation.
     pub slots: Vec<EndpointSlot>,
+    /// Its rules, from index 0 on; none: no ranges.
+    pub rules: Vec<Rule>,
 }
 
 /// Why endpoints have no place.
@@ -51,6 +55,9 @@ pub enum PlacementError {
         /// How often.
         times: usize,
     },
+    /// Rules.
+    #[error(transparent)]
+    Ranges(#[from] RangesError),
     /// No seed did.
     #[error(
         "place {endpoints} endpoints: none of {TRIES} seeds keeps all within {MAX_PROBES} slots of home among {slots} (raise [limits] services and backends and recreate the maps with 'fairlead unload')"
@@ -63,7 +70,7 @@ pub enum PlacementError {
     },
 }
 
-/// Slots of a generation for these limits: a service has two endpoints at most, a backend one.
+/// Slots of a generation for these limits: a service has two endpoints at most (one with a range has one), a backend one.
 pub fn slots_for(services: u32, backends: u32) -> u32 {
     let endpoints = u64::from(services)
         .saturating_mul(2)
@@ -75,10 +82,29 @@ pub fn slots_for(services: u32, backends: u32) -> u32 {
     u32::try_from(slots).unwrap_or(1 << 31)
 }
 
-/// Places all endpoints in `slots` slots, a power of two.
+/// Places all endpoints in `slots` slots, a power of two, and rules behind one another.
 pub fn place(
     endpoints: &BTreeMap<EndpointKey, Vec<EndpointTarget>>,
+    ranges: &Ranges,
     slots: u32,
+) -> Result<Placement, PlacementError> {
+    let (rules, firsts) = ranges::encode(ranges)?;
+    if firsts.is_empty() {
+        return place_slots(endpoints, slots, 0);
+    }
+    let mut endpoints = endpoints.clone();
+    for (key, first) in firsts {
+        let targets = endpoints.entry(key).or_default();
+        targets.push((EndpointKind::Prefix, first));
+    }
+    let placed = place_slots(&endpoints, slots, RANGES)?;
+    Ok(Placement { rules, ..placed })
+}
+
+fn place_slots(
+    endpoints: &BTreeMap<EndpointKey, Vec<EndpointTarget>>,
+    slots: u32,
+    flag: u64,
 ) -> Result<Placement, PlacementError> {
     let mut count: usize = 0;
     for (key, targets) in endpoints {
@@ -102,7 +128,7 @@ pub fn place(
             try_seed(
                 endpoints,
                 slots,
-                attempt.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+                attempt.wrapping_mul(0x9e37_79b9_7f4a_7c15) & !RANGES | flag,
             )
         })
         .ok_or(PlacementError::Unlucky {
@@ -140,5 +166,9 @@ fn try_seed(
             reserved: 0,
         };
     }
-    Some(Placement { seed, slots: table })
+    Some(Placement {
+        seed,
+        slots: table,
+        rules: Vec::new(),
+    })
 }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::dataplane::Dataplane;
 use crate::dataplane::mem::Mem;
-use crate::dataplane::mem::check::{self, Found, lookup, violations};
+use crate::dataplane::mem::check::{self, Found, violations};
 use crate::desired::{self, Rings};
 use crate::event::{Effect, Event};
 use crate::fixture::world::{self, Step, event, steps};
@@ -108,17 +108,21 @@ fn run_checked(mem: &mut Mem, ops: &[MapOp], after: &Mem) -> Result<(), TestCase
             "{at}: nobody serves"
         );
         for vip in &vips {
+            let [was, becomes, is] = [&before, after, mem].map(|mem| check::leads_to(mem, vip));
+            let found = |mem: &Mem, service: Option<u32>, flow| {
+                service.map_or(Found::Nothing, |service| check::choose(mem, service, flow))
+            };
             for flow in flows() {
-                let old = lookup(&before, vip, flow);
-                let new = lookup(after, vip, flow);
-                let now = lookup(mem, vip, flow);
+                let old = found(&before, was, flow);
+                let new = found(after, becomes, flow);
+                let now = found(mem, is, flow);
                 let ends = old == Found::Nothing || new == Found::Nothing;
                 prop_assert!(ends || now != Found::Nothing, "{at}: a service is missed");
                 let Found::Backend(id) = old else { continue };
                 let stays = after.backends[id as usize].permissions.may_take_new()
                     && after.backends[id as usize].used == 1;
                 // A service may get its last ring some operations before its VIP goes to another.
-                let last = check::leads_to(mem, vip).map(|index| check::choose(after, index, flow));
+                let last = is.map(|index| check::choose(after, index, flow));
                 // A ring that a stopped plan left may still name somebody who is given flows again.
                 let again = matches!(now, Found::Backend(id) if gains(&before, after, id));
                 prop_assert!(
@@ -165,7 +169,8 @@ fn allowed(mem: &Mem, op: &MapOp) -> bool {
         MapOp::WriteService { service, image, .. } => {
             let there = &mem.services[*service as usize];
             there.used == 0
-                || (there.address, there.port) == (image.address, image.port.to_be_bytes())
+                || (there.address, there.port, there.reach)
+                    == (image.address, image.port.to_be_bytes(), image.reach)
         }
         MapOp::WriteBackend { id, .. } => mem.backends[*id as usize].used == 0,
         MapOp::WriteNextHop { index, hop } => {
@@ -452,6 +457,7 @@ fn an_index_that_changes_hands_or_leads_out_of_a_map_is_refused() {
 #[test]
 fn endpoints_have_places_up_to_the_rated_number_and_the_rest_is_refused_by_name() {
     use crate::plan::endpoints::{PlacementError, place, slots_for};
+    let none = Default::default();
     let key = |n: u32| EndpointKey {
         address: lb_common::Address::v4((n / 4).to_be_bytes()),
         port: (n as u16).to_be_bytes(),
@@ -463,12 +469,12 @@ fn endpoints_have_places_up_to_the_rated_number_and_the_rest_is_refused_by_name(
             .collect()
     };
     // The default limits, all used.
-    let placed = place(&table(4096 * 2 + 16_384), slots_for(4096, 16_384)).unwrap();
+    let placed = place(&table(4096 * 2 + 16_384), &none, slots_for(4096, 16_384)).unwrap();
     assert_eq!(
         placed.slots.iter().filter(|s| s.kind != 0).count(),
         4096 * 2 + 16_384
     );
-    let full = place(&table(33), 64).unwrap_err();
+    let full = place(&table(33), &none, 64).unwrap_err();
     assert_eq!(
         full,
         PlacementError::Full {
@@ -476,7 +482,7 @@ fn endpoints_have_places_up_to_the_rated_number_and_the_rest_is_refused_by_name(
             slots: 64
         }
     );
-    let unlucky = place(&table(4096), 8192).unwrap_err();
+    let unlucky = place(&table(4096), &none, 8192).unwrap_err();
     assert_eq!(
         unlucky,
         PlacementError::Unlucky {
@@ -487,9 +493,9 @@ fn endpoints_have_places_up_to_the_rated_number_and_the_rest_is_refused_by_name(
     let mut many = BTreeMap::new();
     many.insert(key(1), (0..5).map(|n| (EndpointKind::Backend, n)).collect());
     assert!(matches!(
-        place(&many, 64),
+        place(&many, &none, 64),
         Err(PlacementError::TooMany { times: 5, .. })
     ));
     many.insert(key(1), (0..4).map(|n| (EndpointKind::Backend, n)).collect());
-    assert!(place(&many, 64).is_ok());
+    assert!(place(&many, &none, 64).is_ok());
 }

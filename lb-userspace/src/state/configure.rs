@@ -195,13 +195,14 @@ pub(super) fn numbered(
             return Err(StateError::DuplicateVip {
                 first: first.clone(),
                 second: name.clone(),
-                address: service.address,
-                port: service.port.get(),
+                endpoint: service.endpoint(),
             });
         }
     }
     let changed = ids.assign(config, sizes, now)?;
-    endpoints::place(&desired::endpoints(config, ids), sizes.endpoint_slots)?;
+    let ranges = desired::rules(config, ids);
+    let endpoints = desired::endpoints(config, ids);
+    endpoints::place(&endpoints, &ranges, sizes.endpoint_slots)?;
     Ok(changed)
 }
 
@@ -218,10 +219,12 @@ fn moved(before: &Ids, after: &Ids) -> BTreeSet<BackendKey> {
 pub(super) fn targets(config: &Config) -> Vec<Target> {
     let probed = |(key, backend): (BackendKey, &crate::model::Backend)| {
         let health = &config.services.get(&key.service)?.health;
+        // The configuration says so where a backend has no port of its own.
+        let port = health.port.or(backend.port)?;
         (health.check != Check::None).then(|| Target {
             backend: key,
             address: backend.address,
-            port: health.port.unwrap_or(backend.port).get(),
+            port: port.get(),
             check: health.check.clone(),
             interval: health.interval,
             timeout: health.timeout,
@@ -245,7 +248,7 @@ fn claim(config: &Config) -> Effect {
     let claims: BTreeSet<(String, IpAddr)> = config
         .services
         .values()
-        .filter_map(|service| Some((service.claim.clone()?, service.address)))
+        .filter_map(|service| Some((service.claim.clone()?, service.address.address())))
         .collect();
     Effect::Claim(claims.into_iter().collect())
 }

@@ -1,6 +1,7 @@
 //! The state as people see it: [`Status`], from what is known and from counters that others read.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 
 use lb_common::DropReason;
 use lb_common::counter::{Global, More, PerBackend};
@@ -100,10 +101,12 @@ impl State {
         Service {
             name: service.name.to_string(),
             address: service.address,
-            port: service.port.get(),
+            port: service.port,
             protocol: match service.protocol {
                 Protocol::Tcp => "tcp",
                 Protocol::Udp => "udp",
+                Protocol::Sctp => "sctp",
+                Protocol::Any => "any",
             }
             .to_owned(),
             forwarding: match service.forwarding {
@@ -163,7 +166,7 @@ impl State {
             name: backend.name.to_string(),
             id: numbers.id,
             address: backend.address,
-            port: backend.port.get(),
+            port: backend.port.map(NonZeroU16::get),
             weight: backend.weight,
             admin: self.admin(key)?,
             health: self.health(key),

@@ -56,6 +56,7 @@ fn a_dropped_data_plane_stays_and_is_adopted_as_it_stands() {
                 "redirects",
                 "return_hops",
                 "rings",
+                "rules",
                 "services",
                 "source_ranges",
             ]

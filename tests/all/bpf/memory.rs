@@ -15,16 +15,18 @@ fn counted(room: &Room) -> u64 {
     let pins = fs::read_dir(room.pins()).unwrap();
     let mut sum = 0;
     for pin in pins.map(|pin| pin.unwrap().path()) {
-        let Ok(map) = MapData::from_pin(&pin) else {
-            // The program.
+        // A directory says which object the program is of.
+        if pin.is_dir() || pin.ends_with("program") {
             continue;
-        };
+        }
+        let map = MapData::from_pin(&pin).unwrap();
         let fd = map.fd().as_fd().as_raw_fd();
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
         let mut lines = info.lines();
         let bytes = lines
             .find_map(|line| line.strip_prefix("memlock:"))
             .unwrap();
+        println!("{}: {}", pin.display(), bytes.trim());
         sum += bytes.trim().parse::<u64>().unwrap();
     }
     sum

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::room::{LIMITS, Room, ifindex, in_room};
-use super::writes::prepare;
+use super::writes::{image, prepare, write};
 
 const HEADER: usize = size_of::<Header>();
 const CONTROL: usize = size_of::<Control>();
@@ -114,6 +114,7 @@ fn every_pin_that_is_missing_or_another_map_is_noticed() {
         let names = [
             "control",
             "endpoints",
+            "rules",
             "services",
             "rings",
             "backends",
@@ -235,7 +236,8 @@ fn values_that_we_never_write_are_refused() {
                 (offset_of!(ServiceEntry, sources) + 3, 1),
                 (offset_of!(ServiceEntry, mid_stream), 3),
                 (offset_of!(ServiceEntry, reserved), 1),
-                (offset_of!(ServiceEntry, reserved2) + 15, 1),
+                (offset_of!(ServiceEntry, reach), 1),
+                (offset_of!(ServiceEntry, reserved2) + 7, 1),
             ],
         );
         check_value::<64>(
@@ -303,6 +305,11 @@ fn leads_nowhere(actual: &Actual) -> Option<String> {
             return Some(format!("backend {id}"));
         }
     }
+    for rule in image.ranges.values().flatten() {
+        if rule.service >= LIMITS.services {
+            return Some(format!("rule {rule:?}"));
+        }
+    }
     for (key, targets) in &image.endpoints {
         if targets.iter().any(|&(_, index)| index >= LIMITS.backends) {
             return Some(format!("endpoint {key:?}"));
@@ -315,14 +322,19 @@ fn leads_nowhere(actual: &Actual) -> Option<String> {
 fn random_damage_is_refused_or_harmless() {
     in_room(|room| {
         prepare(room);
+        let (mut bpf, _) = room.open();
+        let geometry = bpf.geometry();
+        write(&mut bpf, &geometry, &image(&[vec![1, 2, 3], vec![4]], 9));
+        drop(bpf);
         let config = Config {
             cases: 10_000,
             failure_persistence: None,
             ..Config::default()
         };
         let (mut bpf, _) = room.open();
-        let live = u32::from(bpf.actual().unwrap().generation) * bpf_slots();
-        let strategy = (0..6_usize, any::<u32>(), any::<usize>(), any::<u8>());
+        let generation = u32::from(bpf.actual().unwrap().generation);
+        let live = generation * bpf_slots();
+        let strategy = (0..7_usize, any::<u32>(), any::<usize>(), any::<u8>());
         let bpf = RefCell::new(bpf);
         TestRunner::new(config)
             .run(&strategy, |(map, index, offset, value)| {
@@ -345,6 +357,8 @@ fn random_damage_is_refused_or_harmless() {
                     2 => damage::<32>(room, "next_hops", index % 3, offset, value),
                     3 => damage::<8>(room, "rings", index % 40, offset, value),
                     4 => damage::<16>(room, "devices", index % 256, offset, value),
+                    // The lengths and the one rule.
+                    5 => damage::<16>(room, "rules", 2 * (index % 2) + generation, offset, value),
                     _ => damage::<32>(room, "endpoints", live + index % bpf_slots(), offset, value),
                 };
                 let old = hit(value);

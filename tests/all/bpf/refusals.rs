@@ -16,7 +16,7 @@ fn operations_beyond_a_map_or_against_its_rules_are_refused_and_change_nothing()
         let before = bpf.actual().unwrap();
         let geometry = bpf.geometry();
         let live = before.generation;
-        let (seed, slots) = place(&before.image, &geometry);
+        let (seed, slots, rules) = place(&before.image, &geometry);
         let mut large = service_image(1, vec![1; 33]);
         let interface = ifindex("v0");
         let device = before.image.devices[&(interface & 255)];
@@ -110,11 +110,13 @@ fn operations_beyond_a_map_or_against_its_rules_are_refused_and_change_nothing()
                 generation: live,
                 seed,
                 slots: Arc::clone(&slots),
+                rules: Arc::clone(&rules),
             },
             MapOp::WriteEndpoints {
                 generation: 1 - live,
                 seed,
                 slots: slots.iter().copied().skip(1).collect(),
+                rules,
             },
             MapOp::SwitchEndpoints { generation: 2 },
         ];

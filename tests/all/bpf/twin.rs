@@ -78,6 +78,11 @@ fn desired(choices: &[Choice], resolved: bool, revision: u64) -> Image {
                     .is_some_and(|entry| entry.address == key.address.0)
             })
     });
+    wanted.ranges.retain(|_, rules| {
+        rules
+            .iter()
+            .all(|rule| services.contains_key(&rule.service))
+    });
     wanted
 }
 

@@ -4,14 +4,15 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use lb_common::header::RANGES;
 use lb_common::{
     Address, BackendEntry, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding, NextHop,
-    Permissions, Tunnel,
+    Permissions, Protocol, Reach, Rule, Tunnel,
     sources::{self, Access},
 };
 use lb_userspace::dataplane::bpf::Geometry;
 use lb_userspace::dataplane::{
-    Actual, Controls, Dataplane, Image, MapOp, ServiceImage, SourceRange,
+    Actual, Controls, Dataplane, Image, MapOp, ServiceImage, SourceRange, ranges as rules,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -41,12 +42,24 @@ fn ranges(index: u32) -> Arc<[SourceRange]> {
         ]),
     }
 }
+/// What every second service takes: a prefix, some ports, any protocol.
+const REACH: Reach = Reach {
+    length: 96 + 24,
+    low: 1000,
+    high: 2000,
+};
 
 pub fn service_image(index: u32, ring: Vec<u32>) -> ServiceImage {
+    let number = u8::try_from(index).unwrap();
+    let (address, port, reach, protocol) = match index % 2 {
+        0 => ([192, 0, 2, number], 80, 0, Protocol::Tcp),
+        _ => ([198, 18, number, 0], 0, REACH.word(), Protocol::Any),
+    };
     ServiceImage {
-        address: Address::v4([192, 0, 2, u8::try_from(index).unwrap()]).0,
-        port: 80,
-        protocol: 6,
+        address: Address::v4(address).0,
+        port,
+        reach,
+        protocol: protocol as u8,
         forwarding: 1,
         family: 4,
         idle_epochs: 0,
@@ -125,12 +138,21 @@ pub fn image(rings: &[Vec<u32>], revision: u64) -> Image {
         let service = service_image(index, ring.clone());
         let vip = Address(service.address);
         let one = |kind, at| vec![(kind, at)];
-        image
-            .endpoints
-            .insert(key(vip, 80, 6), one(EndpointKind::Vip, index));
-        image
-            .endpoints
-            .insert(key(vip, 0, 0), one(EndpointKind::VipAddress, 0));
+        if service.reach == 0 {
+            let endpoints = &mut image.endpoints;
+            endpoints.insert(key(vip, 80, 6), one(EndpointKind::Vip, index));
+            endpoints.insert(key(vip, 0, 0), one(EndpointKind::VipAddress, 0));
+        } else {
+            let rule = Rule {
+                service: index,
+                low: REACH.low,
+                high: REACH.high,
+                protocol: service.protocol,
+                last: 0,
+                reserved: [0; 6],
+            };
+            image.ranges.insert((vip, REACH.length), vec![rule]);
+        }
         for &id in ring {
             let entry = backend_entry(id, index, 1);
             let targets = vec![(EndpointKind::Backend, id)];
@@ -145,7 +167,7 @@ pub fn image(rings: &[Vec<u32>], revision: u64) -> Image {
 }
 
 /// All slots of a generation, each key placed by linear probing. The seed is the first with room.
-pub fn place(image: &Image, geometry: &Geometry) -> (u64, Arc<[EndpointSlot]>) {
+pub fn place(image: &Image, geometry: &Geometry) -> (u64, Arc<[EndpointSlot]>, Arc<[Rule]>) {
     let empty = EndpointSlot {
         address: [0; 16],
         port: [0; 2],
@@ -155,10 +177,15 @@ pub fn place(image: &Image, geometry: &Geometry) -> (u64, Arc<[EndpointSlot]>) {
         reserved: 0,
     };
     let mask = geometry.endpoint_slots - 1;
+    let (rules, firsts) = rules::encode(&image.ranges).unwrap();
+    let seed = if rules.is_empty() { 1 } else { 1 | RANGES };
+    let prefixes = firsts.into_iter();
+    let prefixes = prefixes.map(|(key, first)| (key, vec![(EndpointKind::Prefix, first)]));
+    let all = image.endpoints.clone().into_iter().chain(prefixes);
     let mut slots = vec![empty; geometry.endpoint_slots as usize];
-    for (key, targets) in &image.endpoints {
-        for &(kind, index) in targets {
-            let mut at = key.home(1, mask);
+    for (key, targets) in all {
+        for (kind, index) in targets {
+            let mut at = key.home(seed, mask);
             while slots[at as usize].kind != 0 {
                 at = (at + 1) & mask;
             }
@@ -172,7 +199,7 @@ pub fn place(image: &Image, geometry: &Geometry) -> (u64, Arc<[EndpointSlot]>) {
             };
         }
     }
-    (1, slots.into())
+    (seed, slots.into(), rules.into())
 }
 
 /// Operations that write the whole of an image over what is there.
@@ -209,11 +236,12 @@ pub fn full_write(image: &Image, actual: &Actual, geometry: &Geometry) -> Vec<Ma
         });
     }
     let generation = 1 - actual.generation;
-    let (seed, slots) = place(image, geometry);
+    let (seed, slots, rules) = place(image, geometry);
     ops.push(MapOp::WriteEndpoints {
         generation,
         seed,
         slots,
+        rules,
     });
     ops.push(MapOp::SwitchEndpoints { generation });
     for &service in actual.image.services.keys() {

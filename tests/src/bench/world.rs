@@ -174,7 +174,7 @@ fn service_entry(case: &Case, index: u32, ring: u64) -> ServiceEntry {
         // A UDP flow that is seen in each pass is never idle.
         idle_epochs: match case.protocol {
             Protocol::Tcp => 0,
-            Protocol::Udp => 4,
+            _ => 4,
         },
         family: case.family as u8,
         used: 1,
@@ -227,7 +227,7 @@ pub fn frame(case: &Case, flow: u64) -> Vec<u8> {
             options: Vec::new(),
             data,
         },
-        Protocol::Udp => Body::Udp { data },
+        _ => Body::Udp { data },
     };
     let mut destination = vip(case.family, service(case, flow));
     if case.traffic == Traffic::NotOurs {

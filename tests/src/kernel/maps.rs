@@ -32,6 +32,7 @@ pub(super) fn sizes(tables: &MemTables, cpus: u32) -> Vec<(&'static str, u32)> {
         ("header", 1),
         ("control", 1),
         ("endpoints", of(tables.endpoints.len())),
+        ("rules", of(tables.rules.len())),
         ("services", of(tables.services.len())),
         ("rings", of(tables.rings.len())),
         ("backends", of(tables.backends.len())),
@@ -73,6 +74,7 @@ pub(super) fn configure(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
     put::<{ size_of::<Header>() }, _>(ebpf, "header", &[tables.header])?;
     put::<{ size_of::<Control>() }, _>(ebpf, "control", &[tables.control])?;
     put::<32, _>(ebpf, "endpoints", &tables.endpoints)?;
+    put::<16, _>(ebpf, "rules", &tables.rules)?;
     put::<64, _>(ebpf, "services", &tables.services)?;
     put::<8, _>(ebpf, "rings", &tables.rings)?;
     put::<64, _>(ebpf, "backends", &tables.backends)?;

@@ -41,6 +41,70 @@ fn every_example_is_good_and_has_no_warnings() {
     assert!(found >= 2);
 }
 
+/// A service over IPv4 with checks of port 80.
+fn ranged(name: &str, address: &str, port: &str, protocol: &str) -> String {
+    format!(
+        "[[service]]\nname = \"{name}\"\naddress = \"{address}\"\nport = {port}\nprotocol = \"{protocol}\"\n\
+         forwarding = \"l2dsr\"\n[service.health]\nport = 80\n\
+         [[service.backend]]\nname = \"b1\"\naddress = \"10.0.0.1\"\n\
+         [[service.backend]]\nname = \"b2\"\naddress = \"10.0.0.2\"\n"
+    )
+}
+
+/// What `check` says of services, given by address, port and protocol.
+fn codes_of(services: &[(&str, &str, &str)]) -> Vec<&'static str> {
+    let mut text = "[daemon]\ninterfaces = [\"eth0\"]\n".to_owned();
+    for (index, (address, port, protocol)) in services.iter().enumerate() {
+        text += &ranged(&format!("s{index}"), address, port, protocol);
+    }
+    let outcome = parse("ranges.toml", &text);
+    outcome.diagnostics.iter().map(|d| d.code.id).collect()
+}
+
+#[test]
+fn a_service_within_another_is_fine_and_one_that_gets_nothing_is_told() {
+    let wide = "192.0.2.0/24";
+    let any = "\"any\"";
+    let none: [&str; 0] = [];
+    // Exceptions, one within the other.
+    let nested = [
+        (wide, any, "any"),
+        (wide, any, "tcp"),
+        (wide, "\"8000-8099\"", "tcp"),
+        (wide, "\"8090-8199\"", "tcp"),
+        (wide, "\"8050-8059\"", "any"),
+        ("192.0.2.0/28", any, "udp"),
+        ("192.0.2.1", "80", "tcp"),
+        ("192.0.2.1", "80", "sctp"),
+    ];
+    assert_eq!(codes_of(&nested), none);
+    // Both halves, all ports: nothing is left. All but one address, port or protocol is not all.
+    let halves = |other: &'static str, port: &'static str, protocol| {
+        [
+            (wide, "\"100-200\"", "any"),
+            ("192.0.2.0/25", any, "any"),
+            (other, port, protocol),
+        ]
+    };
+    assert_eq!(codes_of(&halves("192.0.2.128/25", any, "any")), ["FL0110"]);
+    assert_eq!(codes_of(&halves("192.0.2.128/26", any, "any")), none);
+    assert_eq!(
+        codes_of(&halves("192.0.2.128/25", "\"100-199\"", "any")),
+        none
+    );
+    assert_eq!(codes_of(&halves("192.0.2.128/25", any, "tcp")), none);
+    // Three protocols are all that have ports; any port is more than that.
+    let by_protocol =
+        |ports: &'static str| ["any", "tcp", "udp", "sctp"].map(|protocol| (wide, ports, protocol));
+    assert_eq!(codes_of(&by_protocol("\"100-200\"")), ["FL0110"]);
+    assert_eq!(codes_of(&by_protocol(any)), none);
+    // In the middle, overlaps of equal ranges.
+    let equal = [(wide, "\"1-10\"", "tcp"), (wide, "\"10-19\"", "tcp")];
+    assert_eq!(codes_of(&equal), ["FL0051"]);
+    let apart = [(wide, "\"1-10\"", "tcp"), (wide, "\"11-20\"", "tcp")];
+    assert_eq!(codes_of(&apart), none);
+}
+
 #[test]
 fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
     let text = example("fairlead.toml");
@@ -301,7 +365,9 @@ prop_compose! {
     fn service(index: usize)(
         v4 in any::<bool>(),
         port in 1_u16..,
-        udp in any::<bool>(),
+        protocol in 0..4_usize,
+        range in 0..4_usize,
+        more in any::<u16>(),
         forwarding in 0..4_usize,
         tunnel in (any::<u8>(), 1_u16.., any::<bool>(), any::<bool>()),
         ring_size in proptest::option::of(1000_u32..100_000),
@@ -315,11 +381,35 @@ prop_compose! {
         pool in proptest::collection::vec((1_u16.., 0_u16..=1000, 0..3_usize), 1..6),
     ) -> Service {
         let own_port = NonZeroU16::new(port).unwrap();
+        let mut protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp, Protocol::Any][protocol];
+        // What dnat cannot do.
+        let dnat = forwarding == 0;
+        if dnat && protocol == Protocol::Any {
+            protocol = Protocol::Tcp;
+        }
+        let ports = match range {
+            0 => Ports::ANY,
+            1 => Ports::range(own_port, own_port.saturating_add(more)).unwrap(),
+            _ => Ports::one(own_port),
+        };
+        let mut vip: Prefix = address(v4, index, 200).into();
+        if range == 2 && !dnat {
+            let short = vip.length() - (more % 4) as u8;
+            vip = Prefix::around(vip.address(), short).unwrap();
+        }
+        let mut health = health;
+        if ports.single().is_none() && health.check != Check::None {
+            health.port = health.port.or(Some(own_port));
+        }
         let backends = pool.into_iter().enumerate().map(|(at, (port, weight, admin))| {
             let backend = Backend {
                 name: name("b", at),
                 address: address(v4 ^ (forwarding > 1 && tunnel.3), index, at + 1),
-                port: if forwarding == 0 { NonZeroU16::new(port).unwrap() } else { own_port },
+                port: match ports.single() {
+                    Some(own) if !dnat || protocol == Protocol::Sctp => Some(own),
+                    Some(_) => NonZeroU16::new(port),
+                    None => None,
+                },
                 weight: if at == 0 { weight.max(1) } else { weight },
                 admin: [AdminState::Enabled, AdminState::Draining, AdminState::Disabled][admin],
             };
@@ -327,9 +417,9 @@ prop_compose! {
         });
         Service {
             name: name("s", index),
-            address: address(v4, index, 200),
-            port: own_port,
-            protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
+            address: vip,
+            port: ports,
+            protocol,
             forwarding: [Forwarding::Dnat, Forwarding::L2dsr, Forwarding::Ipip, Forwarding::Gue][forwarding],
             tunnel_ttl: match (forwarding, tunnel.0) {
                 (0 | 1, _) => OuterTtl::DEFAULT,
@@ -337,7 +427,7 @@ prop_compose! {
                 (_, ttl) => OuterTtl::Fixed(ttl),
             },
             gue_port: match forwarding {
-                3 if !udp || tunnel.1 != port => NonZeroU16::new(tunnel.1).unwrap(),
+                3 if tunnel.1 != port => NonZeroU16::new(tunnel.1).unwrap(),
                 _ => NonZeroU16::new(6080).unwrap(),
             },
             gue_variant: match forwarding == 3 && tunnel.2 {
@@ -346,8 +436,8 @@ prop_compose! {
             },
             scheduler: Scheduler::Maglev,
             ring_size,
-            udp_idle: Duration::from_secs(if udp { udp_idle } else { 60 }),
-            mid_stream: match (udp, mid_stream) {
+            udp_idle: Duration::from_secs(if protocol == Protocol::Tcp { 60 } else { udp_idle }),
+            mid_stream: match (matches!(protocol, Protocol::Udp | Protocol::Sctp), mid_stream) {
                 (true, _) | (_, 0) => MidStream::Schedule,
                 (_, 1) => MidStream::Drop,
                 _ => MidStream::Reset,
@@ -357,7 +447,7 @@ prop_compose! {
             drain: if words[0] { DrainPolicy::Keep } else { DrainPolicy::Migrate },
             on_down: if words[1] { OnDown::Keep } else { OnDown::Migrate },
             all_down: if words[2] { AllDown::FailOpen } else { AllDown::FailClosed },
-            claim: claim.then(|| "eth0".to_owned()),
+            claim: (claim && vip.is_host()).then(|| "eth0".to_owned()),
             backends: backends.collect(),
         }
     }

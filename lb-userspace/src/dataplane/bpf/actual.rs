@@ -12,7 +12,7 @@ use bytemuck::Pod;
 use lb_common::backend::device_slot;
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding,
-    Header, MidStream, NextHop, Permissions, Protocol, ServiceEntry,
+    Header, MidStream, NextHop, Permissions, Protocol, Reach, Rule, ServiceEntry, header, rule,
     sources::{self, Access},
 };
 
@@ -21,7 +21,8 @@ use super::mapped::Mapped;
 use super::maps::Maps;
 use super::{sys, trie};
 use crate::dataplane::{
-    Actual, Controls, DataplaneError, EndpointTarget, Image, ServiceImage, consistent,
+    Actual, Controls, DataplaneError, EndpointTarget, Image, Ranges, ServiceImage, consistent,
+    ranges,
 };
 
 fn invalid(map: &'static str, index: u32, why: &str) -> DataplaneError {
@@ -65,14 +66,15 @@ fn entries<T: Pod>(
     Ok(found)
 }
 
-fn endpoints(
-    maps: &Maps,
-    control: &Control,
-) -> Result<BTreeMap<EndpointKey, Vec<EndpointTarget>>, DataplaneError> {
+type Endpoints = BTreeMap<EndpointKey, Vec<EndpointTarget>>;
+
+/// The live generation: endpoints and rules.
+fn endpoints(maps: &Maps, control: &Control) -> Result<(Endpoints, Ranges), DataplaneError> {
+    let mut firsts = Vec::new();
     let slots = maps.geometry.endpoint_slots;
     let first = if control.generation() == 0 { 0 } else { slots };
     let range = first..first.saturating_add(slots);
-    let mut found: BTreeMap<EndpointKey, Vec<EndpointTarget>> = BTreeMap::new();
+    let mut found = Endpoints::new();
     for (index, slot) in
         entries::<EndpointSlot>("endpoints", &maps.endpoints, range, |slot| slot.kind != 0)?
     {
@@ -81,15 +83,22 @@ fn endpoints(
             1 => (EndpointKind::Vip, maps.geometry.services),
             2 => (EndpointKind::VipAddress, 1),
             3 => (EndpointKind::Backend, maps.geometry.backends),
+            4 => (
+                EndpointKind::Prefix,
+                maps.geometry.services.saturating_add(1),
+            ),
             _ => return Err(invalid("endpoints", index, "its kind is unknown")),
         };
         check(slot.index < size, "it leads out of a map")?;
         check(slot.reserved == 0, "reserved bytes are not zero")?;
         let without_port = slot.port == [0, 0] && slot.protocol == 0;
+        let has_ports = Protocol::has_ports(slot.protocol);
         check(
             match kind {
                 EndpointKind::VipAddress => without_port,
-                _ => slot.port != [0, 0] && Protocol::from_u8(slot.protocol).is_some(),
+                EndpointKind::Vip => slot.port != [0, 0] && has_ports,
+                EndpointKind::Backend => has_ports,
+                EndpointKind::Prefix => is_prefix(&slot),
             },
             "port and protocol do not fit its kind",
         )?;
@@ -98,12 +107,57 @@ fn endpoints(
             port: slot.port,
             protocol: slot.protocol,
         };
-        found.entry(key).or_default().push((kind, slot.index));
+        match kind {
+            EndpointKind::Prefix => firsts.push((key, slot.index)),
+            _ => found.entry(key).or_default().push((kind, slot.index)),
+        }
     }
     for targets in found.values_mut() {
         targets.sort_unstable();
     }
-    Ok(found)
+    Ok((found, rules(maps, control, &firsts)?))
+}
+
+/// A length of 128 bits, of an address of its family, with no bits set behind it.
+fn is_prefix(slot: &EndpointSlot) -> bool {
+    let address = Address(slot.address);
+    let [zero, length] = slot.port;
+    let least = if address.is_v4() { 97 } else { 1 };
+    let [high, low] = rule::mask(length.into());
+    let [a, b] = address.words();
+    zero == 0
+        && slot.protocol == 0
+        && (least..=128).contains(&length)
+        && (a & !high.to_be(), b & !low.to_be()) == (0, 0)
+}
+
+fn rules(
+    maps: &Maps,
+    control: &Control,
+    firsts: &[(EndpointKey, u32)],
+) -> Result<Ranges, DataplaneError> {
+    let generation = control.generation().into();
+    let read = |index| maps.rules.read::<Rule>(rule::element(index, generation));
+    let ranges = ranges::decode(firsts, read).map_err(|(at, why)| invalid("rules", at, why))?;
+    for rule in ranges.values().flatten() {
+        let good = rule.service < maps.geometry.services
+            && rule.low <= rule.high
+            && Protocol::from_u8(rule.protocol).is_some()
+            && rule.reserved == [0; 6];
+        require(
+            "rules",
+            rule.service,
+            good,
+            "a rule has values that nobody writes",
+        )?;
+    }
+    require(
+        "control",
+        0,
+        (control.live >> 1 & header::RANGES != 0) != ranges.is_empty(),
+        "the live generation says wrongly whether it has rules",
+    )?;
+    Ok(ranges)
 }
 
 fn ring(maps: &Maps, base: u32, length: u32) -> Result<Arc<[u32]>, DataplaneError> {
@@ -140,12 +194,21 @@ fn service(
     let pair_end = u64::from(ring_base).saturating_add(u64::from(ring_capacity).saturating_mul(2));
     check(entry.used == 1, "'used' is neither 0 nor 1")?;
     check(
-        entry.reserved == [0; 3] && entry.reserved2 == [0; 2],
+        entry.reserved == [0; 3] && entry.reserved2 == 0,
         "reserved bytes are not zero",
     )?;
     check(
         MidStream::from_u8(entry.mid_stream).is_some(),
         "its policy for the middle of streams is unknown",
+    )?;
+    check(
+        match Reach::from_word(entry.reach) {
+            None => entry.port != [0, 0] && Protocol::has_ports(entry.protocol),
+            Some(found) => {
+                entry.port == [0, 0] && found.word() == entry.reach && found.low <= found.high
+            }
+        },
+        "its ports or its prefix are none",
     )?;
     check(
         pair_end <= u64::from(maps.geometry.ring_slots)
@@ -173,6 +236,7 @@ fn service(
     let image = ServiceImage {
         address: entry.address,
         port: u16::from_be_bytes(entry.port),
+        reach: entry.reach,
         protocol: entry.protocol,
         forwarding: entry.forwarding,
         family: entry.family,
@@ -293,9 +357,11 @@ pub(crate) fn read(maps: &Maps) -> Result<Actual, DataplaneError> {
     for (&index, hop) in &next_hops {
         check_next_hop(index, hop)?;
     }
+    let (endpoints, rules) = endpoints(maps, &control)?;
     Ok(Actual {
         image: Image {
-            endpoints: endpoints(maps, &control)?,
+            endpoints,
+            ranges: rules,
             services,
             backends,
             next_hops,

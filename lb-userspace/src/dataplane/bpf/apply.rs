@@ -12,7 +12,8 @@ use std::sync::atomic::Ordering;
 use bytemuck::{Pod, Zeroable};
 use lb_common::backend::{DEVICES, device_slot};
 use lb_common::{
-    BackendEntry, Control, Device, EndpointSlot, Header, NextHop, Permissions, ServiceEntry,
+    BackendEntry, Control, Device, EndpointSlot, Header, NextHop, Permissions, Rule, ServiceEntry,
+    rule,
 };
 use tracing::warn;
 
@@ -141,7 +142,8 @@ fn service_entry(image: &ServiceImage, half: u8, sources: u32) -> Option<Service
         sources,
         mid_stream: image.mid_stream,
         reserved: [0; 3],
-        reserved2: [0; 2],
+        reach: image.reach,
+        reserved2: 0,
     })
 }
 
@@ -242,6 +244,7 @@ fn write_endpoints(
     generation: u8,
     seed: u64,
     slots: &[EndpointSlot],
+    rules: &[Rule],
 ) -> Result<(), DataplaneError> {
     let per_generation = maps.geometry.endpoint_slots;
     let control: Control = get("control", &maps.control, 0)?;
@@ -267,6 +270,10 @@ fn write_endpoints(
     let first = per_generation.saturating_mul(generation.into());
     for (index, slot) in (first..).zip(slots) {
         set("endpoints", &maps.endpoints, index, slot)?;
+    }
+    for (index, found) in (0..).zip(rules) {
+        let element = rule::element(index, generation.into());
+        set("rules", &maps.rules, element, found)?;
     }
     Ok(())
 }
@@ -333,7 +340,8 @@ fn run(maps: &Maps, op: &MapOp) -> Result<(), DataplaneError> {
             generation,
             seed,
             slots,
-        } => write_endpoints(maps, *generation, *seed, slots),
+            rules,
+        } => write_endpoints(maps, *generation, *seed, slots, rules),
         MapOp::SwitchEndpoints { generation } => switch_endpoints(maps, *generation),
         MapOp::SetControls { controls } => update_control(maps, |control| controls.put(control)),
         MapOp::SetRevision { revision } => {

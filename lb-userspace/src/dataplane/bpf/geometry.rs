@@ -12,7 +12,7 @@ use lb_common::flow::{MAX_BACKENDS, WAYS};
 use lb_common::header::{LAYOUT_VERSION, MAGIC};
 use lb_common::{
     BackendEntry, Control, CounterLine, Device, EndpointSlot, FlowWord, HashKey, Header, NextHop,
-    ReturnHop, ServiceEntry, fragment, limits, sources,
+    ReturnHop, Rule, ServiceEntry, fragment, limits, rule, sources,
 };
 
 use super::sys::{
@@ -154,7 +154,7 @@ impl Geometry {
     }
 
     /// All maps but `redirects` and `source_ranges`.
-    pub(crate) fn arrays(&self) -> [Shape; 12] {
+    pub(crate) fn arrays(&self) -> [Shape; 13] {
         let shape = |name, value_size, entries| Shape {
             name,
             value_size,
@@ -169,6 +169,7 @@ impl Geometry {
                 size_of::<EndpointSlot>(),
                 self.endpoint_slots.saturating_mul(2),
             ),
+            shape("rules", size_of::<Rule>(), rule::elements(self.services)),
             shape("services", size_of::<ServiceEntry>(), self.services),
             shape("rings", size_of::<[u32; 2]>(), self.ring_slots.div_ceil(2)),
             shape("backends", size_of::<BackendEntry>(), self.backends),

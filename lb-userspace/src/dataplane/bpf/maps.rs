@@ -22,6 +22,7 @@ pub(crate) struct Maps {
     pub(crate) header: Mapped,
     pub(crate) control: Mapped,
     pub(crate) endpoints: Mapped,
+    pub(crate) rules: Mapped,
     pub(crate) services: Mapped,
     pub(crate) rings: Mapped,
     pub(crate) backends: Mapped,
@@ -138,6 +139,7 @@ impl Maps {
             header: mapped("header")?,
             control: mapped("control")?,
             endpoints: mapped("endpoints")?,
+            rules: mapped("rules")?,
             services: mapped("services")?,
             rings: mapped("rings")?,
             backends: mapped("backends")?,
@@ -155,11 +157,12 @@ impl Maps {
     }
 
     /// Every map with its name, for pinning anew.
-    pub(crate) fn named(&self) -> [(&'static str, std::os::fd::BorrowedFd<'_>); 14] {
+    pub(crate) fn named(&self) -> [(&'static str, std::os::fd::BorrowedFd<'_>); 15] {
         [
             ("header", self.header.fd()),
             ("control", self.control.fd()),
             ("endpoints", self.endpoints.fd()),
+            ("rules", self.rules.fd()),
             ("services", self.services.fd()),
             ("rings", self.rings.fd()),
             ("backends", self.backends.fd()),

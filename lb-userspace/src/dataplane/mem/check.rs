@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use lb_common::endpoint::MAX_PROBES;
-use lb_common::{Address, EndpointKey, EndpointKind, EndpointSlot, FlowHash, Forwarding};
+use lb_common::{
+    Address, EndpointKey, EndpointKind, EndpointSlot, FlowHash, Forwarding, Reach, Rule,
+};
 
 use super::Mem;
 
@@ -84,20 +86,75 @@ fn leads_somewhere(mem: &Mem, slot: &EndpointSlot) -> bool {
     let backend = mem.backends.get(slot.index as usize);
     match slot.kind {
         1 => service.is_some_and(|s| {
-            s.used == 1
-                && (s.address, s.port, s.protocol) == (slot.address, slot.port, slot.protocol)
+            (s.address, s.port, s.protocol) == (slot.address, slot.port, slot.protocol)
+                && s.reach == 0
+                && s.used == 1
         }),
         2 => slot.index == 0,
         3 => {
             backend.is_some_and(|b| b.used == 1 && (b.address, b.port) == (slot.address, slot.port))
         }
+        4 => {
+            let rules = rules(mem, slot);
+            rules.last().is_some_and(|rule| rule.last == 1)
+                && rules.iter().all(|rule| {
+                    let reach = Reach {
+                        length: slot.port[1],
+                        low: rule.low,
+                        high: rule.high,
+                    };
+                    let service = mem.services.get(rule.service as usize);
+                    service.is_some_and(|s| {
+                        (s.address, s.port, s.protocol) == (slot.address, [0, 0], rule.protocol)
+                            && s.reach == reach.word()
+                            && s.used == 1
+                    })
+                })
+        }
         _ => false,
     }
 }
 
-/// What a new flow of this hash to this key finds.
-pub fn lookup(mem: &Mem, key: &EndpointKey, hash: FlowHash) -> Found {
-    leads_to(mem, key).map_or(Found::Nothing, |service| choose(mem, service, hash))
+/// The rules that a prefix's slot leads to; without one that is the last, as many as a packet looks at.
+fn rules(mem: &Mem, slot: &EndpointSlot) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for rule in (slot.index..)
+        .take(32)
+        .map_while(|index| mem.live_rule(index))
+    {
+        rules.push(rule);
+        if rule.last == 1 {
+            break;
+        }
+    }
+    rules
+}
+
+/// The service with a range that takes a key: of all that do, the one with the longest prefix, then a protocol of its
+/// own, then the fewest ports.
+fn ranged(mem: &Mem, key: &EndpointKey) -> Option<u32> {
+    let bits = |address: [u8; 16], length: u8| match length {
+        0 => 0,
+        length => u128::from_be_bytes(address) >> 128_u32.saturating_sub(length.into()),
+    };
+    let port = u16::from_be_bytes(key.port);
+    let prefixes = mem.live_endpoints().iter().filter(|slot| {
+        let length = slot.port[1];
+        slot.kind == EndpointKind::Prefix as u8
+            && bits(slot.address, length) == bits(key.address.0, length)
+    });
+    let takers = prefixes.flat_map(|slot| {
+        let rules = rules(mem, slot).into_iter();
+        rules.map(move |rule| (slot.port[1], rule))
+    });
+    takers
+        .filter(|(_, rule)| [0, key.protocol].contains(&rule.protocol))
+        .filter(|(_, rule)| (rule.low..=rule.high).contains(&port))
+        .max_by_key(|(length, rule)| {
+            let ports = std::cmp::Reverse(rule.high.saturating_sub(rule.low));
+            (*length, rule.protocol != 0, ports)
+        })
+        .map(|(_, rule)| rule.service)
 }
 
 /// The service that a key leads to, by index.
@@ -106,6 +163,7 @@ pub fn leads_to(mem: &Mem, key: &EndpointKey) -> Option<u32> {
         .map(|(_, slot)| slot)
         .find(|slot| slot.kind == EndpointKind::Vip as u8 && slot.matches(key))
         .map(|slot| slot.index)
+        .or_else(|| ranged(mem, key))
 }
 
 /// What a new flow of this hash finds in a service; `Nothing`: there is no such service.
@@ -126,12 +184,31 @@ pub fn choose(mem: &Mem, index: u32, hash: FlowHash) -> Found {
         .map_or(Found::NoBackend, |id| Found::Backend(*id))
 }
 
-/// The keys of all services in the live generation.
+/// The keys of all services in the live generation; of those with ranges, some of each.
 pub fn vips(mem: &Mem) -> Vec<EndpointKey> {
-    let vips = mem.live_endpoints().iter();
-    vips.filter(|slot| slot.kind == EndpointKind::Vip as u8)
-        .map(key)
-        .collect()
+    let slots = || mem.live_endpoints().iter();
+    let vips = slots().filter(|slot| slot.kind == EndpointKind::Vip as u8);
+    let mut keys: Vec<EndpointKey> = vips.map(key).collect();
+    for slot in slots().filter(|slot| slot.kind == EndpointKind::Prefix as u8) {
+        let mut last = slot.address;
+        if slot.port[1] < 128 {
+            last[15] |= 1;
+        }
+        for rule in rules(mem, slot) {
+            for (address, port) in [(slot.address, rule.low), (last, rule.high)] {
+                let protocols: &[u8] = match rule.protocol {
+                    0 => &[6, 17, 132, 47],
+                    _ => &[rule.protocol],
+                };
+                keys.extend(protocols.iter().map(|protocol| EndpointKey {
+                    address: Address(address),
+                    port: port.to_be_bytes(),
+                    protocol: *protocol,
+                }));
+            }
+        }
+    }
+    keys
 }
 
 /// The slots that a lookup looks at: from home on, to the first that is empty.

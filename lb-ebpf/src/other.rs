@@ -1,0 +1,309 @@
+//! The way of packets to services with ranges, and of those that are neither TCP, UDP nor ICMP: SCTP, which has ports where
+//! those have theirs, and protocols without ports, whose flows are pairs of addresses. All of it is a call aside, so that
+//! [`crate::segment`] costs nothing more. Part of `pipeline`.
+
+use lb_common::{
+    Address, DropReason, EndpointKey, EndpointKind, Forwarding, MidStream, Protocol,
+    counter::GLOBAL_LINE, hash::FlowTuple, sources::Access,
+};
+
+use crate::{
+    admission,
+    flow::{Assigned, Assignment, Origin},
+    forward::{self, End},
+    frame::Frame,
+    message,
+    parse::{self, Arrival, Packet},
+    pipeline::{self, Context, opaque},
+    reply::NO_FLOW,
+    service::{self, Live, NOWHERE},
+    tables::{PackedKey, Tables},
+    tunnel,
+    verdict::{self, Action, Outcome, PackedOutcome, Parcel, Sent},
+    wire::{Ports, protocol},
+};
+
+/// What [`find`] gives, in one word: the index of a service and this ...
+const SERVICE: u64 = 1 << 62;
+/// ... or that the packet is nobody's ...
+const NOBODY: u64 = 0;
+/// ... or that it ends before its ports do, and its destination is a VIP ...
+const TRUNCATED: u64 = 1;
+/// ... and besides, whether it may be a backend's reply, which goes first.
+const MAY_BE_REPLY: u64 = 1 << 63;
+
+const MID_STREAM: u64 = DropReason::MidStream as u64;
+
+/// In what [`arrival`] gives: a reason.
+const REFUSED: u32 = 1 << 31;
+
+/// Handles such a packet. Each way on is a call, so that each has its own share of BPF's 512 bytes of
+/// stack.
+#[inline(always)]
+pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+) -> PackedOutcome {
+    let found = find::<F, T, V4>(frame, cx);
+    if found & MAY_BE_REPLY != 0 {
+        match pipeline::returning::<F, T, V4>(frame, cx) {
+            NO_FLOW => {}
+            owner => return pipeline::from_backend::<F, T, V4>(frame, cx, owner),
+        }
+    }
+    if found & SERVICE == 0 {
+        return match found {
+            TRUNCATED => cx
+                .dead(|| true)
+                .unwrap_or(Outcome::drop(DropReason::Truncated))
+                .into(),
+            _ => PackedOutcome::PASS,
+        };
+    }
+    let service = found as u32;
+    if let Some(outcome) = cx.dead(|| true) {
+        return match outcome.verdict.action {
+            Action::Drop => Outcome::service_drop(DropReason::ControlPlaneDead, service).into(),
+            _ => outcome.into(),
+        };
+    }
+    let arrival = arrival::<F, T, V4>(frame, cx);
+    if arrival & REFUSED != 0 {
+        return PackedOutcome::service_drop(arrival as u8, service);
+    }
+    if denied::<F, T, V4>(frame, cx, service) != 0 {
+        return PackedOutcome::service_drop(DropReason::SourceDenied as u8, service);
+    }
+    let hash = hash::<F, T, V4>(frame, cx);
+    let second = admission::second(cx.now);
+    let assigned = cx.tables.assign_flow(service, hash, arrival, second);
+    if Assigned(assigned).is_refused() {
+        return match assigned {
+            MID_STREAM => message::mid_stream::<F, T, V4>(frame, cx, service),
+            _ => PackedOutcome::service_drop(assigned as u8, service),
+        };
+    }
+    let step = to_backend::<F, T, V4>(frame, cx, assigned);
+    if step & TUNNEL == 0 {
+        return PackedOutcome::of(step);
+    }
+    let parcel = Parcel::open(step & !TUNNEL, 0);
+    let outcome = tunnel::send_aside::<F, T, V4>(frame, cx, parcel, hash);
+    match outcome.what_fits() {
+        Some((mtu, service)) => message::too_big::<F, T, V4>(frame, cx, mtu, service),
+        None => outcome,
+    }
+}
+
+/// In what [`to_backend`] gives: the packet goes by a tunnel, a `Parcel`.
+const TUNNEL: u64 = 1 << 56;
+
+/// The ports of a packet, 0 where its protocol has none; `None` when it ends before they do.
+#[inline(always)]
+fn ports<F: Frame>(frame: &F, packet: &Packet) -> Option<Ports> {
+    match Protocol::has_ports(packet.protocol) {
+        true => packet.ports(frame),
+        false => Some(Ports {
+            source: [0, 0],
+            destination: [0, 0],
+        }),
+    }
+}
+
+/// Whose packet it is: its own endpoint's, or a service's with a range.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn find<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, T>) -> u64 {
+    let frame = opaque(frame);
+    let Some(packet) = parse::ip::<F, V4>(frame) else {
+        return NOBODY;
+    };
+    let Some(ports) = ports(frame, &packet) else {
+        return match service::is_vip(cx.tables, packet.destination) {
+            true => TRUNCATED,
+            false => NOBODY,
+        };
+    };
+    let live = Live::of(cx.control);
+    let key = |address, port| EndpointKey {
+        address,
+        port,
+        protocol: packet.protocol,
+    };
+    let packed = PackedKey::new(&key(packet.destination, ports.destination), [0, 0]);
+    let mut may_be_reply = 0;
+    if packet.protocol == protocol::SCTP {
+        let kind = EndpointKind::Vip as u32;
+        let index = cx.tables.find_endpoint(packed, kind, live.0);
+        if index != NOWHERE {
+            return SERVICE | u64::from(index);
+        }
+        may_be_reply = MAY_BE_REPLY;
+    }
+    if live.has_ranges() {
+        let index = cx.tables.find_range(packed, live.0);
+        if index != NOWHERE {
+            return may_be_reply | SERVICE | u64::from(index);
+        }
+    }
+    may_be_reply | NOBODY
+}
+
+/// What a packet must be, and what it means for its flow.
+#[inline(always)]
+fn check<F: Frame, T: Tables>(
+    frame: &F,
+    cx: &Context<'_, T>,
+    packet: &Packet,
+) -> Result<Arrival, DropReason> {
+    packet.check_ip(frame)?;
+    if admission::is_martian(packet) {
+        return Err(DropReason::MartianSource);
+    }
+    let arrival = match packet.protocol {
+        number if Protocol::has_ports(number) => packet.check_transport(frame)?,
+        _ => Arrival::DATAGRAM,
+    };
+    if packet.ttl <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    // Two services would answer each other for ever.
+    let answers = !matches!(packet.protocol, protocol::TCP | protocol::SCTP);
+    if answers && service::is_vip(cx.tables, packet.source) {
+        return Err(DropReason::MartianSource);
+    }
+    Ok(arrival)
+}
+
+/// The packet's flow, as it is hashed.
+#[inline(always)]
+fn flow<F: Frame>(frame: &F, packet: &Packet) -> Option<FlowTuple> {
+    let ports = ports(frame, packet)?;
+    Some(FlowTuple {
+        client: packet.source,
+        vip: packet.destination,
+        client_port: ports.source,
+        vip_port: ports.destination,
+        protocol: packet.protocol,
+    })
+}
+
+/// What the packet means for its flow: an [`Arrival`], or the reason for its drop and [`REFUSED`]. (Each step is a call of
+/// its own: a stack that holds them all has no room for what finds the flow.)
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn arrival<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, T>) -> u32 {
+    let frame = opaque(frame);
+    let checked = match parse::ip::<F, V4>(frame) {
+        Some(packet) => check(frame, cx, &packet),
+        None => Err(DropReason::Truncated),
+    };
+    match checked {
+        Ok(arrival) => arrival.0,
+        Err(reason) => REFUSED | reason as u32,
+    }
+}
+
+/// 1 when the service does not serve the packet's sender.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn denied<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    service: u32,
+) -> u32 {
+    let frame = opaque(frame);
+    let (Some(packet), Ok(service)) = (
+        parse::ip::<F, V4>(frame),
+        service::by_index(cx.tables, service),
+    ) else {
+        return 0;
+    };
+    let sources = service.entry.sources;
+    let denies = sources != 0
+        && cx.tables.source_range(sources, packet.source.words()) == Access::Deny as u32;
+    u32::from(denies)
+}
+
+/// The hash of the packet's flow. Of a packet that cannot be read any will do: it was dropped before.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn hash<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, T>) -> u64 {
+    let frame = opaque(frame);
+    let packet = parse::ip::<F, V4>(frame);
+    match packet.and_then(|packet| flow(frame, &packet)) {
+        Some(tuple) => cx.tables.hash_flow(&tuple),
+        None => 0,
+    }
+}
+
+/// Sends the packet to the backend of an [`Assigned`]: an outcome, or [`TUNNEL`].
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn to_backend<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    assigned: u64,
+) -> u64 {
+    let frame = opaque(frame);
+    let (Some(packet), Ok(assignment)) = (
+        parse::ip::<F, V4>(frame),
+        Assigned(assigned).assignment(cx.tables),
+    ) else {
+        return PackedOutcome::from(Outcome::drop(DropReason::MapInconsistent)).word();
+    };
+    let service = assignment.backend.entry.service;
+    match send(frame, cx, &packet, &assignment) {
+        Ok(step) => step,
+        Err(reason) => PackedOutcome::service_drop(reason as u8, service).word(),
+    }
+}
+
+/// Rewrites the packet for its backend, sends it and counts it, unless it goes by a tunnel.
+#[inline(always)]
+fn send<F: Frame, T: Tables>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    packet: &Packet,
+    assignment: &Assignment<'_>,
+) -> Result<u64, DropReason> {
+    let backend = assignment.backend;
+    let untracked = match assignment.origin {
+        Origin::Untracked => Some(DropReason::FlowTableFull),
+        Origin::NotAdmitted => Some(DropReason::NotAdmitted),
+        _ => None,
+    };
+    let service = service::by_index(cx.tables, backend.entry.service)?;
+    // Without an entry its next segment would come in the middle of nothing.
+    if let Some(reason) = untracked
+        && (packet.protocol == protocol::TCP
+            && service.entry.mid_stream != MidStream::Schedule as u8
+            || backend.entry.forwarding == Forwarding::Dnat as u8)
+    {
+        return Err(reason);
+    }
+    let sent = Sent {
+        backend: backend.id,
+        origin: assignment.origin,
+        // Only TCP's packets say whether their flow began earlier.
+        opens: packet.protocol != protocol::TCP || packet.check_transport(frame)?.is_opening(),
+        bytes: frame.len() as u64,
+    };
+    let exit = forward::to_backend(frame, cx.tables, backend)?;
+    match Forwarding::from_u8(backend.entry.forwarding) {
+        Some(Forwarding::L2dsr) => forward::age_and_patch(frame, packet, Default::default())?,
+        Some(Forwarding::Ipip | Forwarding::Gue) => {
+            return Ok(TUNNEL | Parcel::new(&sent, exit.verdict()).word());
+        }
+        Some(Forwarding::Dnat) => {
+            forward::learn_return_hop(frame, cx.tables, assignment.set, assignment.way)?;
+            let address = Address(backend.entry.address);
+            // Port 0, of ranges, leaves the port. SCTP's is the service's.
+            let port = backend.entry.port;
+            let transport = Some((packet.l4(), packet.protocol));
+            forward::translate(frame, packet, transport, End::Destination, address, port)?;
+        }
+        None => return Err(DropReason::MapInconsistent),
+    }
+    let verdict = forward::send(frame, exit)?;
+    let first = cx.tables.first_counter(cx.control.lines_per_cpu);
+    let global = cx.tables.counter(first.wrapping_add(GLOBAL_LINE));
+    let global = global.ok_or(DropReason::MapInconsistent)?;
+    verdict::count_sent(cx.tables, global, first, &sent, verdict);
+    Ok(PackedOutcome::counted(verdict).word())
+}
