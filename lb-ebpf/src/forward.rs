@@ -2,7 +2,10 @@
 
 use core::mem::offset_of;
 
-use lb_common::{Address, Device, DropReason, Family, NextHop, ReturnHop, backend::device_slot};
+use lb_common::{
+    Address, BackendEntry, Device, DropReason, Family, Forwarding, NextHop, ReturnHop,
+    backend::device_slot,
+};
 use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
     udp::UdpHdr,
@@ -14,7 +17,7 @@ use crate::{
     parse::Packet,
     service::Backend,
     tables::{CacheLine, Tables, load},
-    verdict::Verdict,
+    verdict::{Refusal, Verdict},
     wire::{FrontV4, FrontV6, L3, L4_V4, L4_V6, Mac, MacWords, Ports, Tcp, protocol},
 };
 
@@ -28,8 +31,31 @@ pub struct Exit {
     destination: Mac,
     source: Mac,
     verdict: Verdict,
-    /// The largest IP packet that fits out there, in bytes; only said of the way to a backend.
+    /// The largest IP packet that fits out there, in bytes.
     pub(crate) mtu: u32,
+}
+
+impl Exit {
+    /// Refuses a packet that is too big for the interface, which would drop it without a word.
+    #[inline(always)]
+    pub(crate) fn fits(&self, packet: &Packet) -> Result<(), Refusal> {
+        match packet.size() > self.mtu {
+            true => Err(Refusal::too_big(self.mtu)),
+            false => Ok(()),
+        }
+    }
+
+    /// How many bytes fit where the packet does not, on the way to a backend without a tunnel. (What goes into a tunnel
+    /// is looked at there.)
+    #[inline(always)]
+    pub(crate) fn too_small(&self, packet: &Packet, backend: &BackendEntry) -> Option<u32> {
+        match Forwarding::from_u8(backend.forwarding) {
+            Some(Forwarding::L2dsr | Forwarding::Dnat) if packet.size() > self.mtu => {
+                Some(self.mtu)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Which end of a packet is rewritten.
@@ -144,7 +170,7 @@ pub fn to_client<F: Frame, T: Tables>(
         destination,
         source: Mac::low(u64::from_le(load(source))),
         verdict,
-        mtu: 0,
+        mtu: device.mtu,
     })
 }
 

@@ -137,7 +137,8 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
     }
     let word = step & next::WORD;
     if step & next::FOLLOW != 0 && word & REPLY != 0 {
-        return back::later_to_client::<F, T, V4>(frame, cx, word & !REPLY);
+        let outcome = back::later_to_client::<F, T, V4>(frame, cx, word & !REPLY);
+        return untold::<V4>(outcome);
     }
     if step & next::FOLLOW != 0 {
         step = send::following::<F, T, V4>(frame, cx, word);
@@ -158,15 +159,25 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
     if step & next::DELIVER != 0 {
         step = send::deliver::<F, T, V4>(frame, cx, step);
     }
-    if step & next::TUNNEL == 0 {
-        return PackedOutcome::of(step);
+    let outcome = match step & next::TUNNEL {
+        0 => PackedOutcome::of(step),
+        _ => {
+            let hash = send::datagram::<F, T, V4>(frame, cx);
+            let parcel = Parcel::open(step & next::WORD, 0);
+            tunnel::send_aside::<F, T, V4>(frame, cx, parcel, hash)
+        }
+    };
+    match later {
+        true => untold::<V4>(outcome),
+        false => outcome,
     }
-    let hash = send::datagram::<F, T, V4>(frame, cx);
-    let parcel = Parcel::open(step & next::WORD, 0);
-    let outcome = tunnel::send_aside::<F, T, V4>(frame, cx, parcel, hash);
+}
+
+/// What becomes of a later piece: over IPv4 nobody is told that it is too big (RFC 1122 section 3.2.2).
+#[inline(always)]
+fn untold<const V4: bool>(outcome: PackedOutcome) -> PackedOutcome {
     match outcome.what_fits() {
-        // Nobody is told about a later piece over IPv4 (RFC 1122 section 3.2.2).
-        Some((_, service)) if V4 && later => {
+        Some((_, service)) if V4 => {
             PackedOutcome::service_drop(DropReason::PacketTooBig as u8, service)
         }
         _ => outcome,

@@ -261,6 +261,10 @@ fn relay_to_backend<F: Frame, T: Tables>(
         return Err(DropReason::IcmpLimited);
     }
     let exit = forward::to_backend(frame, cx.tables, backend)?;
+    // Nobody is told about an error that is too big (RFC 1122 section 3.2.2).
+    if exit.too_small(packet, backend.entry).is_some() {
+        return Err(DropReason::PacketTooBig);
+    }
     match Forwarding::from_u8(backend.entry.forwarding) {
         Some(Forwarding::L2dsr) => forward::age_and_patch(frame, packet, Default::default())?,
         Some(Forwarding::Ipip | Forwarding::Gue) => {
@@ -348,6 +352,9 @@ fn relay_to_client<F: Frame, T: Tables>(
         return Err(DropReason::IcmpLimited);
     }
     let exit = forward::to_client(frame, cx.tables, owner.set, owner.way)?;
+    if packet.size() > exit.mtu {
+        return Err(DropReason::PacketTooBig);
+    }
     let vip = Address(service.address);
     // A backend speaks as the VIP; a router before it speaks for itself.
     let outer_address = match packet.source.words() == quote.destination.words() {
@@ -366,7 +373,20 @@ fn relay_to_client<F: Frame, T: Tables>(
     forward::send(frame, exit)
 }
 
-/// Tells the sender of a packet that it does not fit through the tunnel to its backend (RFC 1191, RFC 8201); `mtu`
+/// Tells a packet's sender if the outcome is [`PackedOutcome::too_big`].
+#[inline(always)]
+pub(crate) fn tell<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    outcome: PackedOutcome,
+) -> PackedOutcome {
+    match outcome.what_fits() {
+        Some((mtu, service)) => too_big::<F, T, V4>(frame, cx, mtu, service),
+        None => outcome,
+    }
+}
+
+/// Tells the sender of a packet that it does not fit on the way to its backend or client (RFC 1191, RFC 8201); `mtu`
 /// is what would. Forged or not, an answer is shorter than what it answers.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(crate) fn too_big<F: Frame, T: Tables, const V4: bool>(

@@ -4,7 +4,7 @@
 
 use lb_common::{
     Address, DropReason, EndpointKey, EndpointKind, Forwarding, MidStream, Protocol,
-    counter::GLOBAL_LINE, hash::FlowTuple, sources::Access,
+    hash::FlowTuple, sources::Access,
 };
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     service::{self, Live, NOWHERE},
     tables::{PackedKey, Tables},
     tunnel,
-    verdict::{self, Action, Outcome, PackedOutcome, Parcel, Sent},
+    verdict::{Action, Outcome, PackedOutcome, Parcel, Sent},
     wire::{Ports, protocol},
 };
 
@@ -48,7 +48,10 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
     if found & MAY_BE_REPLY != 0 {
         match pipeline::returning::<F, T, V4>(frame, cx) {
             NO_FLOW => {}
-            owner => return pipeline::from_backend::<F, T, V4>(frame, cx, owner),
+            owner => {
+                let outcome = pipeline::from_backend::<F, T, V4>(frame, cx, owner);
+                return message::tell::<F, T, V4>(frame, cx, outcome);
+            }
         }
     }
     if found & SERVICE == 0 {
@@ -84,15 +87,11 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
         };
     }
     let step = to_backend::<F, T, V4>(frame, cx, assigned);
-    if step & TUNNEL == 0 {
-        return PackedOutcome::of(step);
-    }
-    let parcel = Parcel::open(step & !TUNNEL, 0);
-    let outcome = tunnel::send_aside::<F, T, V4>(frame, cx, parcel, hash);
-    match outcome.what_fits() {
-        Some((mtu, service)) => message::too_big::<F, T, V4>(frame, cx, mtu, service),
-        None => outcome,
-    }
+    let outcome = match step & TUNNEL {
+        0 => PackedOutcome::of(step),
+        _ => tunnel::send_aside::<F, T, V4>(frame, cx, Parcel::open(step & !TUNNEL, 0), hash),
+    };
+    message::tell::<F, T, V4>(frame, cx, outcome)
 }
 
 /// In what [`to_backend`] gives: the packet goes by a tunnel, a `Parcel`.
@@ -285,6 +284,9 @@ fn send<F: Frame, T: Tables>(
         bytes: frame.len() as u64,
     };
     let exit = forward::to_backend(frame, cx.tables, backend)?;
+    if let Some(room) = exit.too_small(packet, backend.entry) {
+        return Ok(pipeline::too_big(cx, &sent, room, backend.entry.service).word());
+    }
     match Forwarding::from_u8(backend.entry.forwarding) {
         Some(Forwarding::L2dsr) => forward::age_and_patch(frame, packet, Default::default())?,
         Some(Forwarding::Ipip | Forwarding::Gue) => {
@@ -301,9 +303,6 @@ fn send<F: Frame, T: Tables>(
         None => return Err(DropReason::MapInconsistent),
     }
     let verdict = forward::send(frame, exit)?;
-    let first = cx.tables.first_counter(cx.control.lines_per_cpu);
-    let global = cx.tables.counter(first.wrapping_add(GLOBAL_LINE));
-    let global = global.ok_or(DropReason::MapInconsistent)?;
-    verdict::count_sent(cx.tables, global, first, &sent, verdict);
+    pipeline::count(cx, &sent, Ok(verdict));
     Ok(PackedOutcome::counted(verdict).word())
 }

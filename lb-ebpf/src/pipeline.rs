@@ -7,7 +7,7 @@
 
 use lb_common::{
     Address, Control, DropReason, EndpointKey, Epoch, Nanos, ServiceEntry,
-    counter::{GLOBAL_LINE, Global},
+    counter::{self, GLOBAL_LINE, Global},
 };
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     segment,
     service::{self, Live, Service},
     tables::{CacheLine, PackedKey, Tables, load},
-    verdict::{self, Account, Outcome, PackedOutcome, Verdict},
+    verdict::{self, Account, Outcome, PackedOutcome, Refusal, Sent, Verdict},
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ports, protocol},
 };
 
@@ -264,7 +264,7 @@ pub(crate) fn from_backend<F: Frame, T: Tables, const V4: bool>(
     }
     match to_client(frame, cx, &packet, owner, service.entry) {
         Ok(verdict) => Outcome::of(verdict, Account::Returned, owner.backend).into(),
-        Err(reason) => Outcome::service_drop(reason, service.index).into(),
+        Err(refusal) => PackedOutcome::refused(refusal, service.index),
     }
 }
 
@@ -296,13 +296,14 @@ fn to_client<F: Frame, T: Tables>(
     packet: &Packet,
     owner: Owner,
     service: &ServiceEntry,
-) -> Result<Verdict, DropReason> {
+) -> Result<Verdict, Refusal> {
     packet.check_ip(frame)?;
     let arrival = packet.check_transport(frame)?;
     if packet.ttl <= 1 {
-        return Err(DropReason::TtlExpired);
+        return Err(DropReason::TtlExpired.into());
     }
     let exit = forward::to_client(frame, cx.tables, owner.set, owner.way)?;
+    exit.fits(packet)?;
     let closing = arrival.is_closing();
     if let Some(word) = reply::word(cx.tables, owner) {
         flow::refresh_at(
@@ -317,5 +318,41 @@ fn to_client<F: Frame, T: Tables>(
     let transport = Some((packet.l4(), packet.protocol));
     let (vip, port) = (Address(service.address), service.port);
     forward::translate(frame, packet, transport, End::Source, vip, port)?;
-    forward::send(frame, exit)
+    Ok(forward::send(frame, exit)?)
+}
+
+/// Counts a packet of a flow that has its backend: sent, or not because it does not fit.
+#[inline(always)]
+pub(crate) fn count<T: Tables>(
+    cx: &Context<'_, T>,
+    sent: &Sent,
+    sending: Result<Verdict, Refusal>,
+) {
+    let first = cx.tables.first_counter(cx.control.lines_per_cpu);
+    let line = |line: u32| cx.tables.counter(first.wrapping_add(line));
+    let Some(global) = line(counter::GLOBAL_LINE) else {
+        return;
+    };
+    match sending {
+        Ok(verdict) => verdict::count_sent(cx.tables, global, first, sent, verdict),
+        // The flow is in the table although its packet goes nowhere: its next one will not be new.
+        Err(Refusal(word)) if word >> 8 != 0 => {
+            if let Some(line) = line(counter::BACKEND_LINE.wrapping_add(sent.backend)) {
+                verdict::count_origin(cx.tables, global, first, line, sent);
+            }
+        }
+        Err(_) => {}
+    }
+}
+
+/// What becomes of a packet that does not fit on the way to its backend, where `room` bytes would; counted.
+#[inline(always)]
+pub(crate) fn too_big<T: Tables>(
+    cx: &Context<'_, T>,
+    sent: &Sent,
+    room: u32,
+    service: u32,
+) -> PackedOutcome {
+    count(cx, sent, Err(Refusal::too_big(room)));
+    PackedOutcome::too_big(room, service)
 }

@@ -92,10 +92,7 @@ fn others<F: Frame, T: Tables, const V4: bool>(
         return outcome;
     }
     let outcome = fragment::route::<F, T, V4>(frame, cx);
-    match outcome.what_fits() {
-        Some((mtu, service)) => message::too_big::<F, T, V4>(frame, cx, mtu, service),
-        None => outcome,
-    }
+    message::tell::<F, T, V4>(frame, cx, outcome)
 }
 
 /// A segment or datagram that no endpoint takes: perhaps a backend's reply, or to a service with a range.
@@ -108,7 +105,10 @@ fn unclaimed<F: Frame, T: Tables, const V4: bool>(
     if may_be_reply != 0 {
         match pipeline::returning::<F, T, V4>(frame, cx) {
             NO_FLOW => {}
-            owner => return pipeline::from_backend::<F, T, V4>(frame, cx, owner),
+            owner => {
+                let outcome = pipeline::from_backend::<F, T, V4>(frame, cx, owner);
+                return message::tell::<F, T, V4>(frame, cx, outcome);
+            }
         }
     }
     match Live::of(cx.control).has_ranges() {
@@ -319,7 +319,10 @@ fn send<F: Frame, T: Tables, C: Clock, const V4: bool>(
 ) -> Result<(), Refusal> {
     let backend = assignment.backend;
     match Forwarding::from_u8(backend.entry.forwarding) {
-        Some(Forwarding::L2dsr) => forward::age::<F, V4>(frame, Some(exit.macs()))?,
+        Some(Forwarding::L2dsr) => {
+            exit.fits(packet)?;
+            forward::age::<F, V4>(frame, Some(exit.macs()))?;
+        }
         Some(Forwarding::Ipip) if backend.entry.tunnel == Tunnel::USUAL => {
             let family = if V4 { Family::V4 } else { Family::V6 };
             let mtu = exit.mtu.saturating_sub(tunnel::growth(family) as u32);
@@ -335,6 +338,7 @@ fn send<F: Frame, T: Tables, C: Clock, const V4: bool>(
                 Origin::NotAdmitted => return Err(DropReason::NotAdmitted.into()),
                 _ => {}
             }
+            exit.fits(packet)?;
             forward::learn_return_hop(frame, lane.tables, assignment.set, assignment.way)?;
             forward::to_address::<F, V4>(frame, packet, backend, exit.macs())?;
         }

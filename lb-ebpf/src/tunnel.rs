@@ -5,7 +5,7 @@
 //! The usual tunnel, whose headers are all of one family, is part of the usual packet's way. [`send`], a call of its
 //! own, makes them all.
 
-use lb_common::{Address, Control, DropReason, Family, FlowHash, counter, tunnel::OuterTtl};
+use lb_common::{Address, Control, DropReason, Family, FlowHash, tunnel::OuterTtl};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
@@ -13,10 +13,10 @@ use crate::{
     forward,
     frame::Frame,
     parse::{self, Packet},
-    pipeline::Context,
+    pipeline::{self, Context},
     service::{self, Backend},
     tables::Tables,
-    verdict::{self, Outcome, PackedOutcome, PackedSending, Parcel, Refusal, Sent, Verdict},
+    verdict::{Outcome, PackedOutcome, PackedSending, Parcel, Refusal},
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacWords, OuterV4, OuterV6, protocol},
 };
 
@@ -106,7 +106,7 @@ pub(crate) fn send<F: Frame, T: Tables, const V4: bool>(
     let bytes = frame.len() as u64;
     let wrapped = wrap::<F, T, V4>(frame, cx, parcel.backend(), FlowHash(hash));
     if let Some(sent) = parcel.sent(bytes) {
-        count(cx, &sent, parcel.verdict(), wrapped);
+        pipeline::count(cx, &sent, wrapped.map(|()| parcel.verdict()));
     }
     match wrapped {
         Ok(()) => PackedSending::sent(parcel),
@@ -129,32 +129,7 @@ pub(crate) fn send_aside<F: Frame, T: Tables, const V4: bool>(
     };
     match Result::from(sending) {
         Ok(verdict) => PackedOutcome::counted(verdict),
-        Err(Refusal(word)) if word >> 8 != 0 => PackedOutcome::too_big(word >> 8, service),
-        Err(refusal) => PackedOutcome::service_drop(refusal.reason(), service),
-    }
-}
-
-#[inline(always)]
-fn count<T: Tables>(
-    cx: &Context<'_, T>,
-    sent: &Sent,
-    verdict: Verdict,
-    wrapped: Result<(), Refusal>,
-) {
-    let first = cx.tables.first_counter(cx.control.lines_per_cpu);
-    let line = |line: u32| cx.tables.counter(first.wrapping_add(line));
-    let Some(global) = line(counter::GLOBAL_LINE) else {
-        return;
-    };
-    match wrapped {
-        Ok(()) => verdict::count_sent(cx.tables, global, first, sent, verdict),
-        // The flow is in the table although its packet goes nowhere: its next one will not be new.
-        Err(Refusal(word)) if word >> 8 != 0 => {
-            if let Some(line) = line(counter::BACKEND_LINE.wrapping_add(sent.backend)) {
-                verdict::count_origin(cx.tables, global, first, line, sent);
-            }
-        }
-        Err(_) => {}
+        Err(refusal) => PackedOutcome::refused(refusal, service),
     }
 }
 

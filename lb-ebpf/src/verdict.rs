@@ -217,6 +217,15 @@ impl PackedOutcome {
         )
     }
 
+    /// What a [`Refusal`] means: a drop, or [`Self::too_big`].
+    #[inline(always)]
+    pub const fn refused(refusal: Refusal, service: u32) -> Self {
+        match refusal.0 >> 8 {
+            0 => Self::service_drop(refusal.reason(), service),
+            room => Self::too_big(room, service),
+        }
+    }
+
     /// Sent to a backend, and counted.
     #[inline(always)]
     pub const fn counted(verdict: Verdict) -> Self {

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use lb_common::{FlowWord, Nanos};
+use lb_common::{Device, FlowWord, Nanos};
 use lb_ebpf::{
-    fixture::world::{Change, Ends, GEOMETRY, Side, World},
+    fixture::world::{Change, Ends, GEOMETRY, Side, World, our_mac},
     mem::{self, Geometry, MemFrame, MemTables},
     pipeline,
 };
@@ -135,6 +135,12 @@ impl Case {
         for hop in &mut tables.next_hops {
             hop.mtu = self.mtu;
         }
+        tables.write_device(Device {
+            ifindex: ends.ifindex(Side::Client),
+            mtu: self.mtu,
+            mac: our_mac(Side::Client),
+            reserved: 0,
+        });
         tables
     }
 

@@ -22,7 +22,7 @@ use lb_common::{
 };
 use lb_ebpf::fixture::{
     Fate,
-    world::{Change, Side, World},
+    world::{self, Change, Side, World},
 };
 
 pub use ledger::Ledger;
@@ -291,20 +291,20 @@ impl Oracle {
         };
         let backend = self.maps.backends[id];
         let (fate, macs, mtu) = self.way_to(&backend, arrived.ingress).map_err(refuse)?;
+        if origin == Origin::NotAdmitted && backend.forwarding == Some(Forwarding::Dnat) {
+            return Err(refuse(DropReason::NotAdmitted));
+        }
+        let fits = tunnel::room(&backend, mtu);
+        if arrived.ip.size() > fits {
+            counted(&mut self.ledger);
+            return self.too_big(arrived, service, fits);
+        }
         let output = match backend.forwarding {
             Some(Forwarding::L2dsr) => packet::aged(arrived.frame, &arrived.ip),
             Some(Forwarding::Ipip | Forwarding::Gue) => {
-                let fits = tunnel::room(&backend, mtu);
-                if arrived.ip.size() > fits {
-                    counted(&mut self.ledger);
-                    return self.too_big(arrived, service, fits);
-                }
                 tunnel::into(&self.maps, arrived, &backend, hash)
             }
             Some(Forwarding::Dnat) => {
-                if origin == Origin::NotAdmitted {
-                    return Err(refuse(DropReason::NotAdmitted));
-                }
                 let hop = (packet::sender(arrived.frame), arrived.ingress);
                 self.flows.learn(&tuple, hop, &self.maps).map_err(refuse)?;
                 packet::readdressed(arrived.frame, &arrived.ip, packet::End::To, backend.address)
@@ -357,7 +357,10 @@ impl Oracle {
         if ip.ttl <= 1 {
             return Err(refuse(DropReason::TtlExpired));
         }
-        let (fate, macs) = self.way_back(&tuple, arrived.ingress).map_err(refuse)?;
+        let (fate, macs, fits) = self.way_back(&tuple, arrived.ingress).map_err(refuse)?;
+        if ip.size() > fits {
+            return self.too_big(arrived, service, fits);
+        }
         self.flows
             .see(&tuple, arrived.epoch(), meaning == Meaning::Closes);
         let output = packet::readdressed(frame, ip, packet::End::From, tuple.vip);
@@ -382,8 +385,8 @@ impl Oracle {
         Ok((fate, macs, self.maps.mtu))
     }
 
-    /// The way to the client of a flow.
-    fn way_back(&self, tuple: &Tuple, ingress: Side) -> Result<(Fate, Macs), DropReason> {
+    /// The way to the client of a flow, and the MTU there.
+    fn way_back(&self, tuple: &Tuple, ingress: Side) -> Result<(Fate, Macs, u32), DropReason> {
         let hop = self.flows.hop(tuple);
         let (mac, side) = hop.ok_or(DropReason::NoReturnHop)?;
         if !self.maps.has_device(side) || mac == [0; 6] {
@@ -391,13 +394,17 @@ impl Oracle {
         }
         let macs = Macs {
             to: mac,
-            from: lb_ebpf::fixture::world::our_mac(side),
+            from: world::our_mac(side),
         };
         let fate = match side == ingress {
             true => Fate::Tx,
             false => Fate::Redirect(side),
         };
-        Ok((fate, macs))
+        let mtu = match side {
+            Side::Client => self.maps.mtu,
+            Side::Backend => world::mtu(side),
+        };
+        Ok((fate, macs, mtu))
     }
 
     fn assign(

@@ -112,8 +112,8 @@ pub struct Service {
     pub protocol: String,
     /// `dnat`, `l2dsr`, `ipip` or `gue`.
     pub forwarding: String,
-    /// The largest client's packet, in bytes from its IP header on, that fits through the tunnels to all backends
-    /// whose way is known; a client that sends a larger one is told. `null`: no tunnel, or no way is known.
+    /// The largest client's packet, in bytes from its IP header on, that fits on the way to all backends (in
+    /// their tunnels, if any) whose way is known; a client that sends a larger one is told. `null`: no way is known.
     #[serde(default)]
     pub largest_packet: Option<u32>,
     /// `maglev`.

@@ -6,6 +6,7 @@ mod fragments;
 mod interfaces;
 mod lab;
 mod neighbours;
+mod path_mtu;
 mod patient;
 mod policies;
 mod ranges;

@@ -12,7 +12,7 @@ use crate::{
     pipeline::{self, Context, opaque},
     reply::{self, NO_FLOW, Owner},
     tables::Tables,
-    verdict::{Account, Outcome, PackedOutcome, Verdict},
+    verdict::{Account, Outcome, PackedOutcome, Refusal, Verdict},
     wire::{Ports, Tcp, protocol},
 };
 
@@ -76,7 +76,7 @@ fn return_to_client<F: Frame, T: Tables>(
     };
     match to_client(frame, cx, packet, at, owner, service.entry) {
         Ok(verdict) => Outcome::of(verdict, Account::Returned, owner.backend).into(),
-        Err(reason) => Outcome::service_drop(reason, service.index).into(),
+        Err(refusal) => PackedOutcome::refused(refusal, service.index),
     }
 }
 
@@ -88,7 +88,7 @@ fn to_client<F: Frame, T: Tables>(
     at: Option<(usize, u8)>,
     owner: Owner,
     service: &ServiceEntry,
-) -> Result<Verdict, DropReason> {
+) -> Result<Verdict, Refusal> {
     packet.check_ip(frame)?;
     if let Some((l4, transport)) = at {
         let header = match transport {
@@ -96,23 +96,24 @@ fn to_client<F: Frame, T: Tables>(
             _ => UdpHdr::LEN,
         };
         if !packet.holds(l4, header) {
-            return Err(DropReason::Truncated);
+            return Err(DropReason::Truncated.into());
         }
     }
     if packet.ttl <= 1 {
-        return Err(DropReason::TtlExpired);
+        return Err(DropReason::TtlExpired.into());
     }
     // Since the first piece another flow may have got the entry.
     let word = reply::word(cx.tables, owner).ok_or(DropReason::Fragment)?;
     if word.backend_id() != owner.backend {
-        return Err(DropReason::Fragment);
+        return Err(DropReason::Fragment.into());
     }
     let exit = forward::to_client(frame, cx.tables, owner.set, owner.way)?;
+    exit.fits(packet)?;
     let epoch = Epoch::at(cx.now);
     flow::refresh_at(cx.tables, owner.set, owner.way, word, epoch, false);
     let (vip, port) = (Address(service.address), service.port);
     forward::translate(frame, packet, at, End::Source, vip, port)?;
-    forward::send(frame, exit)
+    Ok(forward::send(frame, exit)?)
 }
 
 /// A piece that follows the first one to its client.

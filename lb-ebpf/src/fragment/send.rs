@@ -1,6 +1,6 @@
 //! Pieces rewritten for their backend and sent there.
 
-use lb_common::{Address, DropReason, Forwarding, counter::GLOBAL_LINE};
+use lb_common::{Address, DropReason, Forwarding};
 
 use super::{Delivery, identity, next};
 use crate::{
@@ -8,11 +8,11 @@ use crate::{
     forward::{self, End},
     frame::Frame,
     parse::{self, Packet},
-    pipeline::{Context, opaque},
+    pipeline::{self, Context, opaque},
     reply::Owner,
     service::{self, Backend},
     tables::Tables,
-    verdict::{self, Outcome, PackedOutcome, Parcel, Sent},
+    verdict::{Outcome, PackedOutcome, Parcel, Sent},
 };
 
 /// A piece that follows the first one to its backend, whatever the backend may do by now: half a datagram helps
@@ -79,6 +79,9 @@ fn send<F: Frame, T: Tables>(
         bytes: frame.len() as u64,
     };
     let exit = forward::to_backend(frame, cx.tables, backend)?;
+    if let Some(room) = exit.too_small(packet, backend.entry) {
+        return Ok(pipeline::too_big(cx, &sent, room, backend.entry.service).word());
+    }
     match Forwarding::from_u8(backend.entry.forwarding) {
         Some(Forwarding::L2dsr) => forward::age_and_patch(frame, packet, Default::default())?,
         Some(Forwarding::Dnat) => {
@@ -96,10 +99,7 @@ fn send<F: Frame, T: Tables>(
         None => return Err(DropReason::MapInconsistent),
     }
     let verdict = forward::send(frame, exit)?;
-    let first = cx.tables.first_counter(cx.control.lines_per_cpu);
-    if let Some(global) = cx.tables.counter(first.wrapping_add(GLOBAL_LINE)) {
-        verdict::count_sent(cx.tables, global, first, &sent, verdict);
-    }
+    pipeline::count(cx, &sent, Ok(verdict));
     Ok(PackedOutcome::counted(verdict).word())
 }
 

@@ -137,11 +137,11 @@ impl Oracle {
         }
         let backend = self.maps.backends[id];
         let (fate, macs, mtu) = self.way_to(&backend, arrived.ingress)?;
+        if ip.size() > tunnel::room(&backend, mtu) {
+            return Err(DropReason::PacketTooBig);
+        }
         let output = match backend.forwarding {
             Some(Forwarding::L2dsr) => aged(frame, ip),
-            Some(Forwarding::Ipip | Forwarding::Gue) if ip.size() > tunnel::room(&backend, mtu) => {
-                return Err(DropReason::PacketTooBig);
-            }
             // An error has no flow of its own, so it shows no hash.
             Some(Forwarding::Ipip | Forwarding::Gue) => {
                 tunnel::into(&self.maps, arrived, &backend, lb_common::FlowHash(0))
@@ -179,7 +179,10 @@ impl Oracle {
         if !self.limits.admit(Limit::IcmpError, arrived.at) {
             return Err(refuse(DropReason::IcmpLimited));
         }
-        let (fate, macs) = self.way_back(&tuple, arrived.ingress).map_err(refuse)?;
+        let (fate, macs, fits) = self.way_back(&tuple, arrived.ingress).map_err(refuse)?;
+        if ip.size() > fits {
+            return Err(refuse(DropReason::PacketTooBig));
+        }
         // A backend speaks as the VIP, a router before it for itself.
         let speaker: IpAddr = match ip.source == about.destination.ip() {
             true => tuple.vip.ip(),

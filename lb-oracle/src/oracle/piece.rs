@@ -231,6 +231,15 @@ impl Oracle {
         let service = backend.service;
         let refuse = |reason| Refusal::DropOf(service, reason);
         let (fate, macs, mtu) = self.way_to(&backend, arrived.ingress).map_err(refuse)?;
+        let fits = tunnel::room(&backend, mtu);
+        if ip.size() > fits {
+            self.ledger.came(id, origin, connection);
+            // Nobody is told about a later piece (RFC 1122 section 3.2.2).
+            if piece.later && ip.is_v4() {
+                return Err(refuse(DropReason::PacketTooBig));
+            }
+            return self.too_big(arrived, service, fits);
+        }
         let output = match backend.forwarding {
             Some(Forwarding::L2dsr) => packet::aged(frame, ip),
             Some(Forwarding::Dnat) => {
@@ -238,15 +247,6 @@ impl Oracle {
                 packet::moved(frame, ip, at, End::To, backend.address)
             }
             Some(Forwarding::Ipip | Forwarding::Gue) => {
-                let fits = tunnel::room(&backend, mtu);
-                if ip.size() > fits {
-                    self.ledger.came(id, origin, connection);
-                    // Nobody is told about a later piece (RFC 1122 section 3.2.2).
-                    if piece.later && ip.is_v4() {
-                        return Err(refuse(DropReason::PacketTooBig));
-                    }
-                    return self.too_big(arrived, service, fits);
-                }
                 // Of most pieces the flow is not known: the datagram decides about the tunnel's source.
                 let datagram: FlowHash = self.maps.hash_of(&piece.datagram.tuple());
                 tunnel::into(&self.maps, arrived, &backend, datagram)
@@ -290,7 +290,13 @@ impl Oracle {
         if self.flows.backend(&tuple) != Some(id) {
             return Err(refuse(DropReason::Fragment));
         }
-        let (fate, macs) = self.way_back(&tuple, arrived.ingress).map_err(refuse)?;
+        let (fate, macs, fits) = self.way_back(&tuple, arrived.ingress).map_err(refuse)?;
+        if ip.size() > fits {
+            if first.is_none() && ip.is_v4() {
+                return Err(refuse(DropReason::PacketTooBig));
+            }
+            return self.too_big(arrived, service, fits);
+        }
         self.flows.see(&tuple, arrived.epoch(), false);
         let at = first.map(|piece| (piece.at, piece.datagram.protocol));
         let output = packet::moved(frame, ip, at, End::From, vip);

@@ -1,7 +1,7 @@
 //! A packet in a packet: RFC 2003, RFC 2473, RFC 4213, and with UDP in between draft-ietf-intarea-gue-09. The outer source
 //! comes from the flow's hash.
 
-use lb_common::{Family, FlowHash, GueVariant};
+use lb_common::{Family, FlowHash, Forwarding, GueVariant};
 use lb_ebpf::fixture::world::tunnel_source;
 
 use super::{
@@ -17,9 +17,13 @@ pub(super) fn growth(backend: &Backend) -> usize {
     header + between(backend).len()
 }
 
-/// Bytes of a packet that fit through a tunnel over this MTU.
+/// Bytes of a packet that fit on the way to a backend with this MTU.
 pub(super) fn room(backend: &Backend, mtu: u32) -> u32 {
-    mtu.saturating_sub(growth(backend) as u32)
+    match backend.forwarding {
+        Some(Forwarding::Ipip | Forwarding::Gue) => mtu.saturating_sub(growth(backend) as u32),
+        Some(Forwarding::L2dsr | Forwarding::Dnat) => mtu,
+        None => u32::MAX,
+    }
 }
 
 /// UDP and GUE, all zero: only how long they are.

@@ -86,6 +86,9 @@ fn headline(status: &Status, width: usize) -> Vec<String> {
     lines
 }
 
+/// Of Ethernet: who sends as much is not told.
+const USUAL_MTU: u32 = 1500;
+
 fn service_line(s: &Service) -> String {
     let address = endpoint(s.address, s.port);
     let takers = s.backends.iter().filter(|b| b.takes_new).count();
@@ -95,8 +98,8 @@ fn service_line(s: &Service) -> String {
         ""
     };
     let fits = match s.largest_packet {
-        Some(bytes) => format!("  packets up to {bytes} bytes"),
-        None => String::new(),
+        Some(bytes) if bytes < USUAL_MTU => format!("  packets up to {bytes} bytes"),
+        _ => String::new(),
     };
     format!(
         "{}  {address}/{}  {} {}  {takers} of {} take new flows{fits}{open}",

@@ -132,16 +132,18 @@ impl State {
         }
     }
 
-    /// What fits through the tunnels to all of a service's backends.
+    /// What fits on the way to all of a service's backends.
     fn largest_packet(&self, service: &model::Service) -> Option<u32> {
-        if !service.forwarding.is_tunnel() {
-            return None;
-        }
+        let tunnelled = service.forwarding.is_tunnel();
         let backends = service.backends.values();
         backends
             .flat_map(|backend| {
-                let tunnel = service.tunnel(backend.address);
-                let growth = tunnel.growth(model::family(backend.address));
+                let growth = match tunnelled {
+                    true => service
+                        .tunnel(backend.address)
+                        .growth(model::family(backend.address)),
+                    false => 0,
+                };
                 let hops = self.next_hops(backend.address);
                 hops.into_iter().map(move |(_, hop)| (hop, growth))
             })

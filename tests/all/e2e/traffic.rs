@@ -60,7 +60,7 @@ fn short_connections_over_ipip_and_one_arm_reach_every_backend() {
 
 /// Downloads with curl at the client; the SHA-256 of what arrived.
 #[track_caller]
-fn download(stage: &Stage, target: SocketAddr, path: &str) -> String {
+pub(super) fn download(stage: &Stage, target: SocketAddr, path: &str) -> String {
     let url = format!("http://{target}{path}");
     let mut command = Command::new("curl");
     command

@@ -15,7 +15,7 @@ use socket2::{Domain, Socket, Type};
 use crate::stage::{ECHO, SHAPES, Stage, UDP, WEB, wait_until};
 
 /// `TCPTimeouts` of the client: how often a retransmission timer ran out.
-fn timeouts(stage: &Stage) -> u64 {
+pub(super) fn timeouts(stage: &Stage) -> u64 {
     let text = stage.topology.run_in("client", || {
         fs::read_to_string("/proc/thread-self/net/netstat").unwrap()
     });

@@ -61,6 +61,16 @@ impl Topology {
         })
     }
 
+    /// Sets how large an IP packet an interface sends, in bytes.
+    pub fn set_mtu(&self, host: &str, device: &str, mtu: u32) -> Result<()> {
+        self.namespace(host).netlink(async |handle| {
+            let link = LinkUnspec::new_with_name(device).mtu(mtu).build();
+            let set = handle.link().set(link).execute();
+            set.await
+                .with_context(|| format!("set the MTU of {device} at {host} to {mtu}"))
+        })
+    }
+
     /// Deletes an interface, and its switch port with it.
     pub fn delete_device(&mut self, host: &str, device: &str) -> Result<()> {
         self.broken.store(true, Ordering::Relaxed);
