@@ -13,6 +13,7 @@ mod packet;
 mod piece;
 mod relay;
 mod tunnel;
+mod way;
 
 use std::collections::HashMap;
 
@@ -22,14 +23,14 @@ use lb_common::{
 };
 use lb_ebpf::fixture::{
     Fate,
-    world::{self, Change, Side, World},
+    world::{Change, Side, World},
 };
 
 pub use ledger::Ledger;
 
 use flow::{Origin, Tuple};
 use known::{Backend, Limit, Maps};
-use packet::{Ip, Mac, Meaning};
+use packet::{Ip, Meaning};
 
 /// What the data plane is about to do with packets, and what it has done.
 pub struct Oracle {
@@ -370,43 +371,6 @@ impl Oracle {
         Ok(Opinion::sent(fate, macs.on(output), Sent::Returned))
     }
 
-    /// The way to a backend, and the MTU there.
-    fn way_to(&self, backend: &Backend, ingress: Side) -> Result<(Fate, Macs, u32), DropReason> {
-        let hop = self.maps.hop(backend.next_hop)?;
-        let macs = Macs {
-            to: hop.mac,
-            from: hop.our_mac(),
-        };
-        let fate = match hop.side == ingress {
-            true => Fate::Tx,
-            false if self.maps.has_device(hop.side) => Fate::Redirect(hop.side),
-            false => return Err(DropReason::MapInconsistent),
-        };
-        Ok((fate, macs, self.maps.mtu))
-    }
-
-    /// The way to the client of a flow, and the MTU there.
-    fn way_back(&self, tuple: &Tuple, ingress: Side) -> Result<(Fate, Macs, u32), DropReason> {
-        let hop = self.flows.hop(tuple);
-        let (mac, side) = hop.ok_or(DropReason::NoReturnHop)?;
-        if !self.maps.has_device(side) || mac == [0; 6] {
-            return Err(DropReason::NoReturnHop);
-        }
-        let macs = Macs {
-            to: mac,
-            from: world::our_mac(side),
-        };
-        let fate = match side == ingress {
-            true => Fate::Tx,
-            false => Fate::Redirect(side),
-        };
-        let mtu = match side {
-            Side::Client => self.maps.mtu,
-            Side::Backend => world::mtu(side),
-        };
-        Ok((fate, macs, mtu))
-    }
-
     fn assign(
         &mut self,
         arrived: &Arrived<'_>,
@@ -426,20 +390,6 @@ impl Oracle {
         self.flows.assign(&self.maps, &seeker, || {
             limits.admit(Limit::NewFlow, arrived.at)
         })
-    }
-}
-
-/// New Ethernet addresses.
-struct Macs {
-    to: Mac,
-    from: Mac,
-}
-
-impl Macs {
-    fn on(&self, mut frame: Vec<u8>) -> Vec<u8> {
-        frame[..6].copy_from_slice(&self.to);
-        frame[6..12].copy_from_slice(&self.from);
-        frame
     }
 }
 
