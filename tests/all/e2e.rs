@@ -3,6 +3,7 @@
 mod change;
 mod encapsulation;
 mod fragments;
+mod gigabyte;
 mod interfaces;
 mod lab;
 mod neighbours;

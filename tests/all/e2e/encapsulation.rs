@@ -13,7 +13,7 @@ use crate::stage::{ECHO, SHAPES, Stage, UDP, WEB};
 
 /// A tunnel.
 #[derive(Clone, Copy, Debug)]
-struct Way {
+pub(super) struct Way {
     forwarding: Forwarding,
     /// Backends are of the other family.
     mixed: bool,
@@ -23,7 +23,7 @@ struct Way {
     growth: [usize; 2],
 }
 
-const MIXED: Way = Way {
+pub(super) const MIXED: Way = Way {
     forwarding: Forwarding::Ipip,
     mixed: true,
     keys: "tunnel-ttl = \"inherit\"",
@@ -46,14 +46,14 @@ const HEADER: Way = Way {
     growth: [32, 52],
     ..GUE
 };
-const MIXED_HEADER: Way = Way {
+pub(super) const MIXED_HEADER: Way = Way {
     mixed: true,
     growth: [52, 32],
     ..HEADER
 };
 
 impl Way {
-    fn change(self, mut config: Config) -> Config {
+    pub(super) fn change(self, mut config: Config) -> Config {
         for service in &mut config.services {
             service.forwarding = self.forwarding;
             service.extra += &format!("\n{}", self.keys);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,18 @@ impl Nginx {
         fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))
     }
 
+    /// Serves a file that is there already, on the same file system, under this name.
+    pub fn link_file(&self, name: &str, file: &Path) -> Result<()> {
+        let path = self.root.join(name);
+        fs::hard_link(file, &path).with_context(|| format!("link {}", path.display()))
+    }
+
+    /// Where a file stands that a client has put under this name (`/put/NAME`), if it has come in whole.
+    pub fn was_put(&self, name: &str) -> Option<PathBuf> {
+        let path = self.root.join("put").join(name);
+        path.exists().then_some(path)
+    }
+
     /// Its process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
@@ -88,6 +100,7 @@ http {{
         add_header x-backend {host};
         location = / {{ return 200 \"{host}\"; }}
         location = /health {{ return 200 \"ok\\n\"; }}
+        location /put/ {{ dav_methods PUT; create_full_put_path on; client_max_body_size 0; }}
     }}
 }}
 "

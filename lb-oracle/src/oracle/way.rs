@@ -1,0 +1,70 @@
+//! Where a packet leaves, with which Ethernet addresses, and how large it may be there.
+
+use lb_common::DropReason;
+use lb_ebpf::fixture::{
+    Fate,
+    world::{self, Side},
+};
+
+use super::{Oracle, flow::Tuple, known::Backend, packet::Mac};
+
+/// New Ethernet addresses.
+pub(super) struct Macs {
+    to: Mac,
+    from: Mac,
+}
+
+impl Macs {
+    pub(super) fn on(&self, mut frame: Vec<u8>) -> Vec<u8> {
+        frame[..6].copy_from_slice(&self.to);
+        frame[6..12].copy_from_slice(&self.from);
+        frame
+    }
+}
+
+impl Oracle {
+    /// The way to a backend, and the MTU there.
+    pub(super) fn way_to(
+        &self,
+        backend: &Backend,
+        ingress: Side,
+    ) -> Result<(Fate, Macs, u32), DropReason> {
+        let hop = self.maps.hop(backend.next_hop)?;
+        let macs = Macs {
+            to: hop.mac,
+            from: hop.our_mac(),
+        };
+        let fate = match hop.side == ingress {
+            true => Fate::Tx,
+            false if self.maps.has_device(hop.side) => Fate::Redirect(hop.side),
+            false => return Err(DropReason::MapInconsistent),
+        };
+        Ok((fate, macs, self.maps.mtu))
+    }
+
+    /// The way to the client of a flow, and the MTU there.
+    pub(super) fn way_back(
+        &self,
+        tuple: &Tuple,
+        ingress: Side,
+    ) -> Result<(Fate, Macs, u32), DropReason> {
+        let hop = self.flows.hop(tuple);
+        let (mac, side) = hop.ok_or(DropReason::NoReturnHop)?;
+        if !self.maps.has_device(side) || mac == [0; 6] {
+            return Err(DropReason::NoReturnHop);
+        }
+        let macs = Macs {
+            to: mac,
+            from: world::our_mac(side),
+        };
+        let fate = match side == ingress {
+            true => Fate::Tx,
+            false => Fate::Redirect(side),
+        };
+        let mtu = match side {
+            Side::Client => self.maps.mtu,
+            Side::Backend => world::mtu(side),
+        };
+        Ok((fate, macs, mtu))
+    }
+}
