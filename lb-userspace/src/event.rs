@@ -92,11 +92,11 @@ pub enum Record {
         /// Why, with the last probe's words.
         reason: String,
     },
-    /// A health change to `down` is held back.
+    /// A health change is held back: to `down` by the velocity limit, to `up` by damping.
     Held {
         /// The backend.
         backend: BackendKey,
-        /// `velocity` or `checker-suspect`, and figures.
+        /// `velocity`, `checker-suspect` or `damped`, and figures.
         reason: String,
     },
     /// All targets failed within one round: the checker is suspected, nothing more is taken out.

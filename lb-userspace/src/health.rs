@@ -12,17 +12,33 @@
 //! limited: after [`EXCUSES`] bad rounds in a row that were void for lateness, the next ones count
 //! though late, until a round is on time or good. Void rounds are counted ([`Counts::void`]), kept
 //! among the last ten with their reason, and shown with it.
+//!
+//! A target that goes up and down again and again is damped (`health/damping.rs`): it has to stay good for longer. That
+//! delays a return only, never a fall.
 
+mod damping;
+pub mod dns;
+pub mod exec;
+pub mod grpc;
 pub mod http;
+pub mod http2;
+pub mod https;
+pub mod icmp;
+mod limited;
 pub mod runner;
+mod streak;
 pub mod tcp;
+pub mod tls;
+pub mod udp;
 pub mod verdict;
 
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Health, HealthPolicy, ProbeResult, ProbeVerdict};
+use self::damping::Damper;
+pub use self::streak::Streak;
+use crate::model::{Damping, Health, HealthPolicy, ProbeResult, ProbeVerdict, Target};
 
 /// Results that a tracker keeps.
 pub const KEPT: usize = 10;
@@ -44,6 +60,8 @@ pub struct Thresholds {
     pub interval_ns: u64,
     /// A probe is cut off after this, nanoseconds.
     pub timeout_ns: u64,
+    /// What a target that goes up and down is in for.
+    pub damping: Damping,
 }
 
 impl From<&HealthPolicy> for Thresholds {
@@ -53,6 +71,20 @@ impl From<&HealthPolicy> for Thresholds {
             fall: policy.fall.get(),
             interval_ns: nanos(policy.interval),
             timeout_ns: nanos(policy.timeout),
+            damping: policy.damping,
+        }
+    }
+}
+
+/// As a prober knows them: it leaves damping to the tracker.
+impl From<&Target> for Thresholds {
+    fn from(target: &Target) -> Self {
+        Self {
+            rise: target.rise,
+            fall: target.fall,
+            interval_ns: nanos(target.interval),
+            timeout_ns: nanos(target.timeout),
+            damping: Damping::default(),
         }
     }
 }
@@ -86,6 +118,9 @@ pub struct Seen {
     /// What it is worth.
     #[serde(flatten)]
     pub evidence: Evidence,
+    /// What is good and will soon not be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// A change of the tracker's verdict.
@@ -108,6 +143,8 @@ pub struct Observation {
     pub evidence: Evidence,
     /// Set when the verdict changed with it.
     pub change: Option<Change>,
+    /// Set when damping begins to keep it down: why and for how long.
+    pub damped: Option<String>,
 }
 
 /// Rounds since the tracker was made.
@@ -124,13 +161,10 @@ pub struct Counts {
 /// The health of one backend by its probes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tracker {
-    thresholds: Thresholds,
-    health: Health,
-    /// Good rounds in a row; at most one of `good` and `bad` is not 0.
-    good: u16,
-    bad: u16,
-    /// Bad rounds in a row that lateness excused.
-    excused: u16,
+    streak: Streak,
+    damper: Damper,
+    /// It would be up if it were not damped, and that has been said.
+    told: bool,
     counts: Counts,
     last: VecDeque<Seen>,
     changed: Option<Change>,
@@ -140,11 +174,9 @@ impl Tracker {
     /// Nothing is known yet.
     pub fn new(thresholds: Thresholds) -> Self {
         Self {
-            thresholds,
-            health: Health::Unknown,
-            good: 0,
-            bad: 0,
-            excused: 0,
+            streak: Streak::new(thresholds),
+            damper: Damper::default(),
+            told: false,
             counts: Counts::default(),
             last: VecDeque::new(),
             changed: None,
@@ -154,20 +186,39 @@ impl Tracker {
     /// New thresholds after a reload. The verdict and the present row stay: a smaller threshold
     /// takes effect with the next result.
     pub fn set_thresholds(&mut self, thresholds: Thresholds) {
-        self.thresholds = thresholds;
+        self.streak.thresholds = thresholds;
     }
 
     /// Takes a result into account.
     pub fn observe(&mut self, result: &ProbeResult, now_ns: u64) -> Observation {
-        let evidence = self.weigh(result);
-        let change = match &evidence {
-            Evidence::Good => self.good_round(now_ns),
-            Evidence::Bad(reason) => self.bad_round(reason, now_ns),
+        let evidence = self.streak.weigh(result);
+        let policy = self.streak.thresholds.damping;
+        let may_rise = match &evidence {
+            Evidence::Good => {
+                self.counts.good = self.counts.good.saturating_add(1);
+                self.damper.good(&policy, now_ns)
+            }
+            Evidence::Bad(_) => {
+                self.counts.bad = self.counts.bad.saturating_add(1);
+                self.damper.bad();
+                self.told = false;
+                true
+            }
             Evidence::Void(_) => {
                 self.counts.void = self.counts.void.saturating_add(1);
-                None
+                true
             }
         };
+        let wanted = self.streak.add(&evidence);
+        let (mut change, mut damped) = (None, None);
+        match wanted {
+            Some(_) if !may_rise => {
+                let first = !std::mem::replace(&mut self.told, true);
+                damped = first.then(|| self.damper.words(&policy, now_ns)).flatten();
+            }
+            Some(to) => change = Some(self.turn(to, &evidence, now_ns)),
+            None => {}
+        }
         if self.last.len() >= KEPT {
             self.last.pop_front();
         }
@@ -176,23 +227,38 @@ impl Tracker {
             started: result.started,
             ended: result.ended,
             evidence: evidence.clone(),
+            warning: match &result.verdict {
+                ProbeVerdict::Warned(words) => Some(words.clone()),
+                _ => None,
+            },
         });
-        Observation { evidence, change }
+        Observation {
+            evidence,
+            change,
+            damped,
+        }
     }
 
     /// What the probes say.
     pub fn health(&self) -> Health {
-        self.health
+        self.streak.health()
     }
 
-    /// More good probes in a row until it is up; `None`: it is.
+    /// Why damping keeps it down, or would if it were good again; `None`: it does not.
+    pub fn damped(&self, now_ns: u64) -> Option<String> {
+        let down = self.health() == Health::Down;
+        let policy = &self.streak.thresholds.damping;
+        down.then(|| self.damper.words(policy, now_ns)).flatten()
+    }
+
+    /// More good probes in a row until it is up, if it is not damped; `None`: it is.
     pub fn good_until_up(&self) -> Option<u16> {
-        (self.health != Health::Up).then(|| left(self.thresholds.rise, self.good))
+        (self.health() != Health::Up).then(|| self.streak.good_left())
     }
 
     /// More bad probes in a row until it is down; `None`: it is.
     pub fn bad_until_down(&self) -> Option<u16> {
-        (self.health != Health::Down).then(|| left(self.thresholds.fall, self.bad))
+        (self.health() != Health::Down).then(|| self.streak.bad_left())
     }
 
     /// Rounds so far.
@@ -210,78 +276,24 @@ impl Tracker {
         self.changed.as_ref()
     }
 
-    /// What a result is worth.
-    fn weigh(&mut self, result: &ProbeResult) -> Evidence {
-        let evidence = match &result.verdict {
-            ProbeVerdict::Good => Evidence::Good,
-            ProbeVerdict::Void(reason) => return Evidence::Void(reason.clone()),
-            ProbeVerdict::Bad(reason) => match self.stall(result) {
-                Some(stall) if self.excused < EXCUSES => {
-                    self.excused = self.excused.saturating_add(1);
-                    return Evidence::Void(format!("{stall}; ignored: {reason}"));
-                }
-                // Late once more: counts, and so does the next one.
-                Some(_) => return Evidence::Bad(reason.clone()),
-                None => Evidence::Bad(reason.clone()),
-            },
+    fn turn(&mut self, to: Health, evidence: &Evidence, at: u64) -> Change {
+        let reason = match evidence {
+            Evidence::Bad(words) => format!(
+                "bad probes in a row: {}; the last: {words}",
+                self.streak.bad
+            ),
+            _ => format!("good probes in a row: {}", self.streak.good),
         };
-        self.excused = 0;
-        evidence
-    }
-
-    /// How the times of a result show that the prober was not run in time.
-    fn stall(&self, result: &ProbeResult) -> Option<String> {
-        let Thresholds {
-            interval_ns,
-            timeout_ns,
-            ..
-        } = self.thresholds;
-        let late = result.started.saturating_sub(result.scheduled);
-        if late > PATIENCE.max(interval_ns / 4) {
-            return Some(format!("checker stalled: started {} ms late", millis(late)));
-        }
-        let over = result
-            .ended
-            .saturating_sub(result.started)
-            .saturating_sub(timeout_ns);
-        (over > PATIENCE.max(timeout_ns / 2)).then(|| {
-            format!(
-                "checker stalled: ended {} ms after its timeout",
-                millis(over)
-            )
-        })
-    }
-
-    fn good_round(&mut self, now_ns: u64) -> Option<Change> {
-        self.counts.good = self.counts.good.saturating_add(1);
-        self.bad = 0;
-        self.good = self.good.saturating_add(1);
-        if self.health == Health::Up || self.good < self.thresholds.rise {
-            return None;
-        }
-        let reason = format!("good probes in a row: {}", self.good);
-        Some(self.turn(Health::Up, reason, now_ns))
-    }
-
-    fn bad_round(&mut self, words: &str, now_ns: u64) -> Option<Change> {
-        self.counts.bad = self.counts.bad.saturating_add(1);
-        self.good = 0;
-        self.bad = self.bad.saturating_add(1);
-        if self.health == Health::Down || self.bad < self.thresholds.fall {
-            return None;
-        }
-        let reason = format!("bad probes in a row: {}; the last: {words}", self.bad);
-        Some(self.turn(Health::Down, reason, now_ns))
-    }
-
-    fn turn(&mut self, to: Health, reason: String, at: u64) -> Change {
+        let from = self.streak.settle(to);
+        let policy = self.streak.thresholds.damping;
+        self.damper.changed(&policy, from, to, at);
+        self.told = false;
         let change = Change {
             at,
-            from: self.health,
+            from,
             to,
             reason,
         };
-        self.health = to;
         self.changed = Some(change.clone());
         change
     }

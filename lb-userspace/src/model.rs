@@ -1,6 +1,7 @@
 //! The nouns: what an operator configures, as it is after `config` has checked it, and what the
 //! world reports about it. Plain values; every wrong state that a type can exclude is excluded.
 
+mod check;
 mod ports;
 mod prefix;
 
@@ -12,6 +13,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use check::{
+    Check, DnsCheck, DnsRcode, DnsType, ExecCheck, GrpcCheck, HttpCheck, TlsCheck, UdpCheck,
+};
 pub use lb_common::{Family, Forwarding, GueVariant, MidStream, OuterTtl, Protocol, Reach, Tunnel};
 pub use ports::{Ports, PortsError};
 pub use prefix::{Prefix, PrefixError};
@@ -400,6 +404,8 @@ pub struct HealthPolicy {
     pub port: Option<NonZeroU16>,
     /// Between the starts of two probes of one target.
     pub interval: Duration,
+    /// The same, while results are beginning to differ from the verdict; at most the interval.
+    pub fast_interval: Duration,
     /// A probe that takes longer has failed; at most the interval.
     pub timeout: Duration,
     /// Each start is moved by up to this much either way.
@@ -410,32 +416,32 @@ pub struct HealthPolicy {
     pub fall: NonZeroU16,
     /// `unknown` counts as `up` for new flows, until the first verdict.
     pub trust_at_start: bool,
+    /// How a target that goes up and down is kept down.
+    pub damping: Damping,
 }
 
-/// What a probe does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// No probes: always up.
-    None,
-    /// A TCP connection is accepted.
-    Tcp,
-    /// An HTTP/1.1 request is answered as expected.
-    Http(HttpCheck),
+/// A target that changes too often has to stay good for longer before it is up again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damping {
+    /// So many changes ...
+    pub changes: u16,
+    /// ... within this time are too often; 0 changes: never. A target that stayed up for this long is forgiven.
+    pub window: Duration,
+    /// It must be good for this long at first, for twice that after its next relapse, ...
+    pub hold: Duration,
+    /// ... and never for longer than this.
+    pub hold_max: Duration,
 }
 
-/// What is asked and what answer is good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HttpCheck {
-    /// `GET`, `HEAD`, ...
-    pub method: String,
-    /// Path and query, beginning with `/`.
-    pub path: String,
-    /// `Host` header; `None`: the address and port of the target.
-    pub host: Option<String>,
-    /// Status ranges that are good, inclusive, sorted, without overlap.
-    pub expect_status: Vec<(u16, u16)>,
-    /// Text that the first 64 KiB of the body must contain.
-    pub expect_body: Option<String>,
+impl Default for Damping {
+    fn default() -> Self {
+        Self {
+            changes: 0,
+            window: Duration::from_secs(60),
+            hold: Duration::from_secs(10),
+            hold_max: Duration::from_secs(300),
+        }
+    }
 }
 
 /// One probe, as `health::runner` reports it. Times are the monotonic clock's, in nanoseconds
@@ -459,6 +465,8 @@ pub struct ProbeResult {
 pub enum ProbeVerdict {
     /// As expected.
     Good,
+    /// As expected, and something will soon not be: what, for people, at most 256 bytes.
+    Warned(String),
     /// Not as expected: the reason, for people, at most 256 bytes.
     Bad(String),
     /// The probe could not be made for a cause on our side (no file descriptors, no memory):
@@ -480,9 +488,15 @@ pub struct Target {
     /// As in [`HealthPolicy`].
     pub interval: Duration,
     /// As in [`HealthPolicy`].
+    pub fast_interval: Duration,
+    /// As in [`HealthPolicy`].
     pub timeout: Duration,
     /// As in [`HealthPolicy`].
     pub jitter: Duration,
+    /// As in [`HealthPolicy`].
+    pub rise: u16,
+    /// As in [`HealthPolicy`].
+    pub fall: u16,
     /// So many first probes follow one another quickly, so that a new target is known soon.
     pub opening: u16,
 }

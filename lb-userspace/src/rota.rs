@@ -3,15 +3,16 @@
 //! A new target is probed at once, and `Target::opening` times in quick succession, so that a fresh start
 //! is quick. The probe after those falls anywhere in the second half of the interval, which spreads
 //! targets that began together; after that each
-//! start is one interval after the one before, moved by up to the jitter. A target has one probe
+//! start is one interval after the one before, moved by up to the jitter; while results begin to differ from the
+//! verdict, the fast interval. A target has one probe
 //! at a time. Rounds that were missed (the prober was stopped) are not made up for: the target is
 //! spread anew.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
 
-use crate::health::nanos;
-use crate::model::{BackendKey, Check, Target};
+use crate::health::{Streak, Thresholds, nanos};
+use crate::model::{BackendKey, Check, ProbeResult, Target};
 
 /// Between the starts of a new target's first probes, in nanoseconds.
 const OPENING: u64 = 20_000_000;
@@ -33,6 +34,8 @@ pub struct Due {
 #[derive(Debug)]
 struct Entry {
     target: Target,
+    /// What its results say, to see when they begin to differ.
+    streak: Streak,
     /// Probes that ended, up to `Target::opening`.
     made: u16,
     /// When the probe that is under way should have started.
@@ -88,6 +91,7 @@ impl Rota {
             self.next_id = id.wrapping_add(1);
             self.ids.insert(backend, id);
             let entry = Entry {
+                streak: Streak::new(Thresholds::from(&target)),
                 target,
                 made: 0,
                 probing: None,
@@ -119,20 +123,27 @@ impl Rota {
     }
 
     /// A probe ended and has been reported: the target's next one is planned.
-    pub fn ended(&mut self, id: TargetId, now_ns: u64) {
+    pub fn ended(&mut self, id: TargetId, result: &ProbeResult, now_ns: u64) {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
         let Some(scheduled) = entry.probing.take() else {
             return;
         };
+        let evidence = entry.streak.weigh(result);
+        if let Some(verdict) = entry.streak.add(&evidence) {
+            entry.streak.settle(verdict);
+        }
         let interval = nanos(entry.target.interval);
         let jitter = nanos(entry.target.jitter);
+        let fast = nanos(entry.target.fast_interval);
+        let hurries = fast < interval && entry.streak.is_changing();
         let opening = entry.target.opening.max(1);
         let made = entry.made.saturating_add(1);
         entry.made = made.min(opening.saturating_add(1));
         let planned = match made.cmp(&opening) {
             Ordering::Less => scheduled.saturating_add(OPENING.min(interval)),
+            _ if hurries => scheduled.saturating_add(fast),
             Ordering::Equal => self.spread(scheduled, interval),
             Ordering::Greater => {
                 let shift = self.below(jitter.saturating_mul(2).saturating_add(1));
@@ -140,7 +151,12 @@ impl Rota {
                 earliest.saturating_add(shift)
             }
         };
-        let missed = now_ns.saturating_sub(planned) > interval / 2;
+        // A hurried probe that took its timeout is no missed round.
+        let expected = match hurries {
+            true => scheduled.saturating_add(interval),
+            false => planned,
+        };
+        let missed = now_ns.saturating_sub(expected) > interval / 2;
         let due = match missed {
             true => self.spread(now_ns, interval),
             // A probe that took the whole interval is followed at once.

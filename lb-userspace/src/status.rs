@@ -174,7 +174,7 @@ pub struct Backend {
     pub takes_new: bool,
     /// It keeps the flows it has.
     pub keeps: bool,
-    /// A change that is held back, and why.
+    /// A change that is held back, and why: by the velocity limit, or a return by damping.
     pub held: Option<String>,
     /// While draining.
     pub drain: Option<Drain>,

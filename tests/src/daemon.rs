@@ -45,6 +45,8 @@ pub struct Health {
     pub port: Option<u16>,
     /// Random shift of each probe, in milliseconds.
     pub jitter_ms: u64,
+    /// More lines of TOML for the table `[service.health]`.
+    pub extra: &'static str,
 }
 
 impl Health {
@@ -57,6 +59,7 @@ impl Health {
         fall: 2,
         port: None,
         jitter_ms: 0,
+        extra: "",
     };
 
     /// The longest that a dead backend may go unnoticed, in milliseconds: fall x (interval +
@@ -270,6 +273,7 @@ impl Service {
         writeln!(out, "timeout = \"{}ms\"", health.timeout_ms)?;
         writeln!(out, "jitter = \"{}ms\"", health.jitter_ms)?;
         writeln!(out, "rise = {}\nfall = {}", health.rise, health.fall)?;
+        writeln!(out, "{}", health.extra)?;
         for backend in &self.backends {
             writeln!(out, "\n[[service.backend]]\nname = \"{}\"", backend.name)?;
             writeln!(out, "address = \"{}\"", backend.address)?;

@@ -2,6 +2,8 @@
 //! of names. It is itself a valid file (the state directory's `last-good.toml`), and its hash is
 //! the revision. Pure.
 
+mod health;
+
 use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
@@ -11,10 +13,7 @@ use super::service::{
     ADMINS, ALL_DOWNS, DRAINS, FORWARDINGS, MID_STREAMS, ON_DOWNS, PROTOCOLS, SCHEDULERS,
 };
 use super::value::duration;
-use crate::model::{
-    Backend, Check, Config, Forwarding, HealthPolicy, HttpCheck, OuterTtl, Prefix, Protocol,
-    Service, WhenDead,
-};
+use crate::model::{Backend, Config, Forwarding, OuterTtl, Prefix, Protocol, Service, WhenDead};
 
 /// The canonical form; parsing it gives an equal configuration.
 pub fn to_toml(config: &Config) -> String {
@@ -141,49 +140,9 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
     if let Some(interface) = &service.claim {
         writeln!(out, "claim = {}", text(interface))?;
     }
-    write_health(out, &service.health)?;
+    health::write(out, &service.health)?;
     for backend in service.backends.values() {
         write_backend(out, backend)?;
-    }
-    Ok(())
-}
-
-fn write_health(out: &mut String, health: &HealthPolicy) -> std::fmt::Result {
-    writeln!(out, "\n[service.health]")?;
-    let http = match &health.check {
-        Check::None => return writeln!(out, "type = \"none\""),
-        Check::Tcp => {
-            writeln!(out, "type = \"tcp\"")?;
-            None
-        }
-        Check::Http(http) => {
-            writeln!(out, "type = \"http\"")?;
-            Some(http)
-        }
-    };
-    if let Some(port) = health.port {
-        writeln!(out, "port = {port}")?;
-    }
-    writeln!(out, "interval = {}", text(&duration(health.interval)))?;
-    writeln!(out, "timeout = {}", text(&duration(health.timeout)))?;
-    writeln!(out, "jitter = {}", text(&duration(health.jitter)))?;
-    writeln!(out, "rise = {}", health.rise)?;
-    writeln!(out, "fall = {}", health.fall)?;
-    writeln!(out, "trust-at-start = {}", health.trust_at_start)?;
-    http.map_or(Ok(()), |http| write_http(out, http))
-}
-
-fn write_http(out: &mut String, http: &HttpCheck) -> std::fmt::Result {
-    writeln!(out, "method = {}", text(&http.method))?;
-    writeln!(out, "path = {}", text(&http.path))?;
-    if let Some(host) = &http.host {
-        writeln!(out, "host = {}", text(host))?;
-    }
-    let range = |(low, high): &(u16, u16)| text(&format!("{low}-{high}"));
-    let ranges: Vec<String> = http.expect_status.iter().map(range).collect();
-    writeln!(out, "expect-status = [{}]", ranges.join(", "))?;
-    if let Some(body) = &http.expect_body {
-        writeln!(out, "expect-body = {}", text(body))?;
     }
     Ok(())
 }

@@ -148,7 +148,7 @@ codes! {
         "packets to the address would arrive where no program handles them, and be refused by this machine",
         "add the interface to `interfaces` in `[daemon]`, or claim the address on one that is there";
     BAD_PATHNAME = "FL0037", Error, "the path is not absolute",
-        "the daemon may be started from anywhere, and finds its state again only at an absolute path without `..`",
+        "the daemon may be started from anywhere, and finds a file again only at an absolute path without `..`",
         "begin the path with `/`";
     BAD_METRICS = "FL0038", Error, "the text is not an address with a port",
         "metrics are served at one IP address and port",
@@ -204,13 +204,16 @@ codes! {
     GUE_IN_GUE = "FL0060", Error, "the datagrams of a service look like tunnels",
         "gue is known by its UDP port, so that backends drop the service's own datagrams to that port as a tunnel within the tunnel",
         "give `gue-port` another number, here and to `fairlead decap --gue-port` on the backends";
+    BAD_HEX = "FL0080", Error, "the text is not bytes in hexadecimal digits",
+        "datagrams of checks have 1 to 1024 bytes; in hexadecimal, each byte is two digits",
+        "write pairs of digits such as \"00ff 10\"; blanks may stand between them";
 
     WEIGHT_ZERO = "FL0101", Warning, "a backend of weight 0 takes no new flows",
         "the weight is its share of the new flows",
         "give it a weight, or say `admin = \"draining\"` so that status and metrics show that it is meant";
     NO_CHECK = "FL0102", Warning, "a service is not checked",
         "a dead backend keeps its share of the flows, and nobody is told",
-        "use type \"tcp\" or \"http\"; for UDP check a TCP port of the same server";
+        "use one of the types, such as \"tcp\" or \"http\"; for UDP \"udp\", \"dns\" or \"icmp\"";
     FALL_ONE = "FL0103", Warning, "one bad probe takes a backend out",
         "single probes get lost on every network, and each loss would move flows",
         "use 2 or 3; a shorter interval finds a dead backend as soon";

@@ -1,6 +1,10 @@
 //! The table of keys: what each table of the file may contain, what a value looks like, and its
 //! default. Unknown keys, did-you-mean, help texts, tests and docs read it. Pure.
 
+mod health;
+
+pub use health::HEALTH;
+
 /// A key.
 #[derive(Debug)]
 pub struct Key {
@@ -227,59 +231,6 @@ pub static SERVICE: Section = Section {
         ("loadbalancersourceranges", "allow"),
         ("blacklist", "deny"),
         ("deny-sources", "deny"),
-    ],
-};
-
-/// `[service.health]`.
-pub static HEALTH: Section = Section {
-    name: "service.health",
-    header: "[service.health]",
-    keys: &[
-        key("type", "\"tcp\", \"http\" or \"none\"", "\"tcp\""),
-        key(
-            "port",
-            "a number from 1 to 65535",
-            "the backend's port, if it has one",
-        ),
-        key("interval", "a duration such as \"1s\"", "\"1s\""),
-        key("timeout", "a duration such as \"500ms\"", "\"500ms\""),
-        key(
-            "jitter",
-            "a duration such as \"100ms\", or a share of the interval such as \"10%\"",
-            "\"10%\"",
-        ),
-        key("rise", "a number from 1 to 1000", "2"),
-        key("fall", "a number from 1 to 1000", "3"),
-        key("trust-at-start", "true or false", "false"),
-        key("method", "a method such as \"GET\"", "\"GET\""),
-        key("path", "a path such as \"/healthz\"", "\"/\""),
-        key(
-            "host",
-            "a host such as \"www.example.org\"",
-            "the target's address and port",
-        ),
-        key(
-            "expect-status",
-            "a status or range or a list of them: 200, \"200-299\", [200, \"300-399\"]",
-            "[\"200-299\"]",
-        ),
-        bare("expect-body", "a text such as \"ready\""),
-    ],
-    synonyms: &[
-        ("kind", "type"),
-        ("check", "type"),
-        ("protocol", "type"),
-        ("inter", "interval"),
-        ("period", "interval"),
-        ("every", "interval"),
-        ("healthy-threshold", "rise"),
-        ("unhealthy-threshold", "fall"),
-        ("retries", "fall"),
-        ("url", "path"),
-        ("uri", "path"),
-        ("status", "expect-status"),
-        ("codes", "expect-status"),
-        ("body", "expect-body"),
     ],
 };
 

@@ -14,7 +14,7 @@ use lb_common::rule::{MAX_LENGTHS, MAX_RULES};
 use super::codes;
 use super::notes::{At, Note, Notes};
 use super::service::{PROTOCOLS, ServiceDraft};
-use crate::model::{Check, Forwarding, Ports, Prefix, Protocol, endpoint};
+use crate::model::{Forwarding, Ports, Prefix, Protocol, endpoint};
 
 /// What a service takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +163,7 @@ fn dnat(draft: &ServiceDraft, notes: &mut Notes<'_>) {
 fn check_port(draft: &ServiceDraft, notes: &mut Notes<'_>) {
     let Some(ports) = &draft.port else { return };
     let health = &draft.health;
-    if ports.value.single().is_some() || health.check == Check::None || health.port.is_some() {
+    if ports.value.single().is_some() || !health.check.has_port() || health.port.is_some() {
         return;
     }
     if draft.health_port_is_wrong {

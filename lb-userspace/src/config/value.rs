@@ -274,3 +274,34 @@ pub(super) fn host_fault(host: &str) -> Option<&'static str> {
         _ => None,
     }
 }
+
+/// What is wrong with a name in the DNS (RFC 1035 section 2.3.4; `_` as in RFC 2782).
+pub(super) fn dns_fault(name: &str) -> Option<&'static str> {
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    let fine = |b: u8| b.is_ascii_alphanumeric() || b"-_".contains(&b);
+    match bare {
+        "" => Some("it is empty"),
+        _ if bare.len() > 253 => Some("it is longer than 253 bytes"),
+        _ if bare
+            .split('.')
+            .any(|label| label.is_empty() || label.len() > 63) =>
+        {
+            Some("a part between full stops is empty or longer than 63 bytes")
+        }
+        _ if !bare.bytes().all(|b| fine(b) || b == b'.') => {
+            Some("it has other characters than letters, digits, hyphens and underscores")
+        }
+        _ => None,
+    }
+}
+
+/// What is wrong with the path of a file.
+pub(super) fn file_fault(path: &str) -> Option<&'static str> {
+    match path {
+        _ if !path.starts_with('/') => Some("it is not an absolute path"),
+        _ if path.len() > 4095 => Some("it is longer than 4095 bytes"),
+        _ if path.contains('\0') => Some("it has a NUL byte"),
+        _ if path.split('/').any(|part| part == "..") => Some("it has `..` in it"),
+        _ => None,
+    }
+}

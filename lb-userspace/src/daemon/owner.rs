@@ -277,7 +277,7 @@ impl<'a> Owner<'a> {
             Event::Link(link) => self.look_at_link(&link.name),
             Event::Probe { backend, result } => match &result.verdict {
                 ProbeVerdict::Void(_) => self.parts.timings.void(backend.service.as_str()),
-                ProbeVerdict::Good | ProbeVerdict::Bad(_) => {
+                ProbeVerdict::Good | ProbeVerdict::Warned(_) | ProbeVerdict::Bad(_) => {
                     let took = Duration::from_nanos(result.ended.saturating_sub(result.started));
                     self.parts
                         .timings

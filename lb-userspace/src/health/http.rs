@@ -18,6 +18,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
 use super::tcp::{Closing, connect, deadline};
@@ -25,26 +26,36 @@ use super::verdict::{bad, failed, timed_out, void};
 use crate::model::{HttpCheck, ProbeVerdict};
 
 /// The most bytes of a response's head, and of what hyper buffers.
-const HEAD_BYTES: usize = 16 * 1024;
+pub(super) const HEAD_BYTES: usize = 16 * 1024;
 
 /// The most bytes of a body that are looked at.
-const BODY_BYTES: usize = 64 * 1024;
+pub(super) const BODY_BYTES: usize = 64 * 1024;
 
 /// The request of a probe.
-type Probe = Request<Empty<Bytes>>;
+pub(super) type Probe = Request<Empty<Bytes>>;
 
 /// Probes `target`.
 pub async fn probe(target: SocketAddr, check: &HttpCheck, timeout: Duration) -> ProbeVerdict {
     let deadline = deadline(timeout);
-    let limit = Limit { deadline, timeout };
     let request = match request(target, check) {
         Ok(request) => request,
-        Err(error) => return void(&format!("request: {error} (correct the service's check)")),
-    };
-    let stream = match connect(target, Closing::Orderly, deadline, timeout).await {
-        Ok(stream) => stream,
         Err(verdict) => return verdict,
     };
+    match connect(target, Closing::Orderly, deadline, timeout).await {
+        Ok(stream) => converse(stream, request, check, deadline, timeout).await,
+        Err(verdict) => verdict,
+    }
+}
+
+/// Asks over an open connection, which it closes, and judges the answer.
+pub(super) async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: Probe,
+    check: &HttpCheck,
+    deadline: Instant,
+    timeout: Duration,
+) -> ProbeVerdict {
+    let limit = Limit { deadline, timeout };
     let handshake = http1::Builder::new()
         .max_buf_size(HEAD_BYTES)
         .handshake(TokioIo::new(stream))
@@ -68,7 +79,8 @@ struct Limit {
     timeout: Duration,
 }
 
-fn request(target: SocketAddr, check: &HttpCheck) -> Result<Probe, hyper::http::Error> {
+/// The request, unless it cannot be one.
+pub(super) fn request(target: SocketAddr, check: &HttpCheck) -> Result<Probe, ProbeVerdict> {
     let host = check.host.clone().unwrap_or_else(|| target.to_string());
     Request::builder()
         .method(check.method.as_str())
@@ -79,6 +91,7 @@ fn request(target: SocketAddr, check: &HttpCheck) -> Result<Probe, hyper::http::
         .header(ACCEPT_ENCODING, "identity")
         .header(CONNECTION, "close")
         .body(Empty::new())
+        .map_err(|error| void(&format!("request: {error} (correct the service's check)")))
 }
 
 /// Sends the request and judges what comes back.
@@ -103,13 +116,15 @@ async fn exchange(
     }
 }
 
-fn expected(status: u16, ranges: &[(u16, u16)]) -> bool {
+/// Is it among the statuses that are good?
+pub(super) fn expected(status: u16, ranges: &[(u16, u16)]) -> bool {
     ranges
         .iter()
         .any(|&(low, high)| (low..=high).contains(&status))
 }
 
-fn unexpected(status: StatusCode, ranges: &[(u16, u16)]) -> String {
+/// What is wrong with a status that is not.
+pub(super) fn unexpected(status: StatusCode, ranges: &[(u16, u16)]) -> String {
     let ranges: Vec<String> = ranges
         .iter()
         .map(|&(low, high)| match low == high {
@@ -150,13 +165,13 @@ async fn search(mut body: Incoming, text: &str, limit: Limit) -> ProbeVerdict {
 }
 
 /// Searches a stream; keeps no more of it than a match may need.
-struct Needle<'a> {
+pub(super) struct Needle<'a> {
     text: &'a [u8],
     tail: Vec<u8>,
 }
 
 impl<'a> Needle<'a> {
-    fn new(text: &'a [u8]) -> Self {
+    pub(super) fn new(text: &'a [u8]) -> Self {
         Self {
             text,
             tail: Vec::new(),
@@ -164,7 +179,7 @@ impl<'a> Needle<'a> {
     }
 
     /// True when the text ends within `data`, the next piece of the stream.
-    fn found_in(&mut self, data: &[u8]) -> bool {
+    pub(super) fn found_in(&mut self, data: &[u8]) -> bool {
         if self.text.is_empty() {
             return true;
         }

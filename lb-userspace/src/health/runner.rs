@@ -16,13 +16,35 @@ use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{http, tcp};
+use super::tls::Clients;
+use super::{dns, exec, grpc, http, http2, https, icmp, tcp, tls, udp};
 use crate::event::Event;
 use crate::model::{Check, ProbeResult, ProbeVerdict, Target};
 use crate::rota::{Due, Rota, TargetId};
 
 /// Probes under way at once, unless told otherwise. Each holds one descriptor.
 pub const CONCURRENCY: usize = 512;
+
+/// Commands that run at once. Each is a process.
+pub const COMMANDS: usize = 16;
+
+/// What probes share.
+#[derive(Debug)]
+pub struct Tools {
+    /// TLS clients.
+    pub clients: Clients,
+    /// Permits for commands.
+    commands: Semaphore,
+}
+
+impl Default for Tools {
+    fn default() -> Self {
+        Self {
+            clients: Clients::default(),
+            commands: Semaphore::new(COMMANDS),
+        }
+    }
+}
 
 /// Where results go, each with the time at which it was seen.
 pub type Events = mpsc::Sender<(u64, Event)>;
@@ -42,6 +64,7 @@ impl Runner {
         let work = Work {
             rota: Rota::new(seed),
             permits: Arc::new(Semaphore::new(concurrency.clamp(1, Semaphore::MAX_PERMITS))),
+            tools: Arc::default(),
             events,
             probes: JoinSet::new(),
             abandon: BTreeMap::new(),
@@ -80,8 +103,9 @@ pub fn now_ns() -> u64 {
 struct Work {
     rota: Rota,
     permits: Arc<Semaphore>,
+    tools: Arc<Tools>,
     events: Events,
-    probes: JoinSet<TargetId>,
+    probes: JoinSet<(TargetId, ProbeResult)>,
     abandon: BTreeMap<TargetId, AbortHandle>,
 }
 
@@ -123,32 +147,46 @@ impl Work {
     fn start_due(&mut self) {
         while let Some(due) = self.rota.pop_due(now_ns()) {
             let id = due.id;
-            let probe = round(due, self.permits.clone(), self.events.clone());
+            let probe = round(
+                due,
+                self.permits.clone(),
+                self.tools.clone(),
+                self.events.clone(),
+            );
             self.abandon.insert(id, self.probes.spawn(probe));
         }
     }
 
     /// Plans the next round. An error means that the probe was abandoned: nothing to plan.
-    fn ended(&mut self, ended: Result<TargetId, JoinError>) {
-        if let Ok(id) = ended {
+    fn ended(&mut self, ended: Result<(TargetId, ProbeResult), JoinError>) {
+        if let Ok((id, result)) = ended {
             self.abandon.remove(&id);
-            self.rota.ended(id, now_ns());
+            self.rota.ended(id, &result, now_ns());
         }
     }
 }
 
 /// One probe, from the wait for a permit to the report.
-async fn round(due: Due, permits: Arc<Semaphore>, events: Events) -> TargetId {
+async fn round(
+    due: Due,
+    permits: Arc<Semaphore>,
+    tools: Arc<Tools>,
+    events: Events,
+) -> (TargetId, ProbeResult) {
     let Due {
         id,
         scheduled,
         target,
     } = due;
     let result = {
-        // The semaphore is never closed.
+        // First: a command that waits for others takes no permit from other probes. The semaphores are never closed.
+        let _command = match &target.check {
+            Check::Exec(_) => Some(tools.commands.acquire().await),
+            _ => None,
+        };
         let _permit = permits.acquire().await;
         let started = now_ns();
-        let verdict = probe(&target).await;
+        let verdict = probe(&target, &tools).await;
         ProbeResult {
             scheduled,
             started,
@@ -157,19 +195,35 @@ async fn round(due: Due, permits: Arc<Semaphore>, events: Events) -> TargetId {
         }
     };
     let seen = result.ended;
-    let backend = target.backend;
+    let event = Event::Probe {
+        backend: target.backend,
+        result: result.clone(),
+    };
     // When nobody listens any more, the runner ends by itself.
-    let _told = events.send((seen, Event::Probe { backend, result })).await;
-    id
+    let _told = events.send((seen, event)).await;
+    (id, result)
 }
 
 /// Does what the target's check says.
-pub async fn probe(target: &Target) -> ProbeVerdict {
+pub async fn probe(target: &Target, tools: &Tools) -> ProbeVerdict {
     let address = SocketAddr::new(target.address, target.port);
+    let (clients, timeout) = (&tools.clients, target.timeout);
     match &target.check {
         Check::None => ProbeVerdict::Good,
-        Check::Tcp => tcp::probe(address, target.timeout).await,
-        Check::Http(check) => http::probe(address, check, target.timeout).await,
+        Check::Tcp => tcp::probe(address, timeout).await,
+        Check::Tls(check) => tls::probe(address, check, clients, timeout).await,
+        Check::Http(check) => http::probe(address, check, timeout).await,
+        Check::Https(check, with) => https::probe(address, check, with, clients, timeout).await,
+        Check::Http2(check, with) => {
+            http2::probe(address, check, with.as_ref(), clients, timeout).await
+        }
+        Check::Grpc(check, with) => {
+            grpc::probe(address, check, with.as_ref(), clients, timeout).await
+        }
+        Check::Udp(check) => udp::probe(address, check, timeout).await,
+        Check::Dns(check) => dns::probe(address, check, timeout).await,
+        Check::Icmp => icmp::probe(target.address, timeout).await,
+        Check::Exec(check) => exec::probe(target, check).await,
     }
 }
 

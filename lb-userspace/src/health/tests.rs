@@ -12,6 +12,7 @@ fn thresholds(rise: u16, fall: u16) -> Thresholds {
         fall,
         interval_ns: 200 * MS,
         timeout_ns: 100 * MS,
+        damping: crate::model::Damping::default(),
     }
 }
 
@@ -242,6 +243,183 @@ proptest! {
         if let Some(needed) = tracker.bad_until_down() {
             let seen = play(&mut tracker, &"b".repeat(needed.into()));
             prop_assert_eq!(seen.find('D'), Some(usize::from(needed) - 1));
+        }
+    }
+}
+
+/// Seconds, for damping.
+const S: u64 = 1_000_000_000;
+
+fn damping() -> Damping {
+    use std::time::Duration;
+    Damping {
+        changes: 3,
+        window: Duration::from_secs(60),
+        hold: Duration::from_secs(10),
+        hold_max: Duration::from_secs(35),
+    }
+}
+
+/// Plays rounds, rise and fall 1: how many seconds after the one before, and whether it is good. Gives the health
+/// after each.
+fn flap(tracker: &mut Tracker, rounds: &[(u64, bool)]) -> Vec<(u64, Health)> {
+    let mut now = 0;
+    let mut seen = Vec::new();
+    for (after, is_good) in rounds {
+        now += after * S;
+        let result = ProbeResult {
+            scheduled: now,
+            started: now,
+            ended: now,
+            verdict: if *is_good { good() } else { bad() },
+        };
+        tracker.observe(&result, now);
+        seen.push((now, tracker.health()));
+    }
+    seen
+}
+
+fn damped() -> Tracker {
+    Tracker::new(Thresholds {
+        damping: damping(),
+        ..thresholds(1, 1)
+    })
+}
+
+fn letters(seen: &[(u64, Health)]) -> String {
+    let letter = |(_, health): &(u64, Health)| match health {
+        Health::Unknown => '?',
+        Health::Up => 'U',
+        Health::Down => 'D',
+    };
+    seen.iter().map(letter).collect()
+}
+
+#[test]
+fn target_that_flaps_must_stay_good_for_longer_each_time_up_to_a_bound() {
+    let mut rounds = vec![(1, true), (1, false), (1, true), (1, false)];
+    // Damped for 10 s, then 20, then 35 and not 40; each time it falls again at once.
+    for hold in [10, 20, 35, 35] {
+        rounds.extend([(1, true), (hold - 1, true), (1, true), (1, false)]);
+    }
+    let seen = flap(&mut damped(), &rounds);
+    assert_eq!(letters(&seen), "UDUDDDUDDDUDDDUDDDUD");
+}
+
+#[test]
+fn bad_round_begins_the_hold_anew_and_a_window_up_is_forgiveness() {
+    let mut tracker = damped();
+    let rounds = [
+        (1, true),
+        (1, false),
+        (1, true),
+        (1, false),
+        (1, true),
+        (9, false),
+        (1, true),
+        (9, true),
+        (1, true),
+        (60, false),
+        (1, true),
+    ];
+    assert_eq!(letters(&flap(&mut tracker, &rounds)), "UDUDDDDDUDU");
+}
+
+#[test]
+fn damping_says_once_why_and_shows_what_is_left() {
+    let mut tracker = damped();
+    flap(
+        &mut tracker,
+        &[(1, true), (1, false), (1, true), (1, false)],
+    );
+    let all = "damped: it changed 3 times within 1m; it must stay good for 10s, ";
+    assert_eq!(tracker.damped(5 * S), Some(format!("{all}10s are left")));
+    let result = |at: u64| ProbeResult {
+        scheduled: at,
+        started: at,
+        ended: at,
+        verdict: good(),
+    };
+    let first = tracker.observe(&result(5 * S), 5 * S);
+    assert_eq!(first.damped, Some(format!("{all}10s are left")));
+    assert_eq!(tracker.observe(&result(8 * S), 8 * S).damped, None);
+    assert_eq!(tracker.damped(8 * S), Some(format!("{all}7s are left")));
+    let back = tracker.observe(&result(15 * S), 15 * S);
+    assert_eq!(back.change.unwrap().to, Health::Up);
+    assert_eq!(tracker.damped(15 * S), None);
+}
+
+/// The rule by looking at the whole past, with rise and fall 1: a list of all changes, from which everything else
+/// is worked out again each time.
+fn naive_damping(rounds: &[(u64, bool)]) -> Vec<(u64, Health)> {
+    let policy = damping();
+    let (window, hold, most) = (60 * S, 10 * S, 35 * S);
+    let mut changes: Vec<(u64, Health, Health)> = Vec::new();
+    let mut seen: Vec<(u64, Health)> = Vec::new();
+    let mut good_since = None;
+    let mut now = 0;
+    for (after, is_good) in rounds {
+        now += after * S;
+        let health = seen.last().map_or(Health::Unknown, |(_, health)| *health);
+        good_since = if *is_good {
+            good_since.or(Some(now))
+        } else {
+            None
+        };
+        // Falls since the last one that came after a window up, or the first.
+        let falls: Vec<usize> = (0..changes.len())
+            .filter(|&n| changes[n].1 == Health::Up && changes[n].2 == Health::Down)
+            .collect();
+        let quiet = |&n: &usize| n == 0 || changes[n].0 - changes[n - 1].0 >= window;
+        let begin = falls.iter().rposition(quiet).unwrap_or(0);
+        let mut level = 0;
+        for &n in &falls[begin..] {
+            let first = falls[begin];
+            let lately = (first..=n)
+                .filter(|&m| changes[n].0 - changes[m].0 < window)
+                .filter(|&m| changes[m].1 != Health::Unknown)
+                .count();
+            if level > 0 || lately >= usize::from(policy.changes) {
+                level += 1;
+            }
+        }
+        let needed = match level {
+            0 => 0,
+            level => (hold << (level - 1).min(10)).min(most),
+        };
+        let to = match (*is_good, health) {
+            (false, _) => Health::Down,
+            (true, Health::Up) => Health::Up,
+            (true, _) if now - good_since.unwrap() >= needed => Health::Up,
+            (true, other) => other,
+        };
+        if to != health {
+            changes.push((now, health, to));
+        }
+        seen.push((now, to));
+    }
+    seen
+}
+
+proptest! {
+    #[test]
+    fn damping_equals_the_naive_model(
+        rounds in proptest::collection::vec((1_u64..25, proptest::bool::weighted(0.6)), 0..120)
+    ) {
+        prop_assert_eq!(flap(&mut damped(), &rounds), naive_damping(&rounds));
+    }
+
+    #[test]
+    fn damping_never_delays_a_fall(rise in 1u16..4, fall in 1u16..4, rounds in "[gb]{0,200}") {
+        let plain = thresholds(rise, fall);
+        let (mut with, mut without) = (
+            Tracker::new(Thresholds { damping: damping(), ..plain }),
+            Tracker::new(plain),
+        );
+        let (a, b) = (play(&mut with, &rounds), play(&mut without, &rounds));
+        for (a, b) in a.chars().zip(b.chars()) {
+            // Whenever it is down without damping, it is down with it.
+            prop_assert!(b != 'D' || a == 'D');
         }
     }
 }

@@ -16,6 +16,11 @@ pub fn bad(words: &str) -> ProbeVerdict {
     ProbeVerdict::Bad(bounded(words))
 }
 
+/// Good, with these words of warning, treated as in [`bad`].
+pub fn warned(words: &str) -> ProbeVerdict {
+    ProbeVerdict::Warned(bounded(words))
+}
+
 /// Void, in these words, treated as in [`bad`].
 pub fn void(words: &str) -> ProbeVerdict {
     ProbeVerdict::Void(bounded(words))

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::*;
+use crate::model::ProbeVerdict;
 
 const MS: u64 = 1_000_000;
 
@@ -14,10 +15,26 @@ fn target(n: u64) -> Target {
         port: 80,
         check: Check::Tcp,
         interval: Duration::from_millis(1000),
+        fast_interval: Duration::from_millis(1000),
         timeout: Duration::from_millis(500),
+        rise: 1,
+        fall: 1,
         opening: 1,
         jitter: Duration::from_millis(100),
     }
+}
+
+fn result(at: u64, verdict: ProbeVerdict) -> ProbeResult {
+    ProbeResult {
+        scheduled: at,
+        started: at,
+        ended: at,
+        verdict,
+    }
+}
+
+fn good(at: u64) -> ProbeResult {
+    result(at, ProbeVerdict::Good)
 }
 
 /// Runs the rota as a prober would whose probes take `took`; gives the starts by target.
@@ -40,7 +57,7 @@ fn run(rota: &mut Rota, from: u64, until: u64, took: u64) -> BTreeMap<String, Ve
         }
         while let Some((at, id)) = running.keys().next().copied().filter(|(at, _)| *at <= now) {
             running.remove(&(at, id));
-            rota.ended(id, now);
+            rota.ended(id, &good(now), now);
         }
     }
 }
@@ -100,7 +117,7 @@ fn unchanged_targets_keep_their_place_and_changed_ones_begin_anew() {
     assert_eq!((due.scheduled, due.target), (2 * MS, moved));
     assert_eq!(rota.pop_due(2 * MS), None);
     // The probe of a target that is gone plans nothing.
-    rota.ended(1, 3 * MS);
+    rota.ended(1, &good(3 * MS), 3 * MS);
     let starts = run(&mut rota, 3 * MS, 3000 * MS, 0);
     assert_eq!(starts.keys().collect::<Vec<_>>(), ["b0"]);
 }
@@ -155,4 +172,47 @@ fn opening_probes_follow_in_quick_succession_and_then_the_interval_holds() {
     for pair in times[3..].windows(2) {
         assert!((900 * MS..=1100 * MS).contains(&(pair[1] - pair[0])));
     }
+}
+
+#[test]
+fn changing_target_is_probed_at_the_fast_interval_until_the_verdict() {
+    let mut hasty = target(1);
+    hasty.fast_interval = Duration::from_millis(100);
+    hasty.jitter = Duration::ZERO;
+    (hasty.rise, hasty.fall) = (2, 3);
+    let mut rota = Rota::new(1);
+    rota.set_targets(vec![hasty], 0);
+    // Good twice: up. Then bad three times: down. Then good twice again.
+    let mut steps = Vec::new();
+    let mut last = 0;
+    for letter in "ggggbbbbbgggbg".chars() {
+        let at = rota.next_due().unwrap();
+        let due = rota.pop_due(at).unwrap();
+        steps.push((at - last) / MS);
+        last = at;
+        let verdict = match letter {
+            'g' => ProbeVerdict::Good,
+            _ => ProbeVerdict::Bad("refused".to_owned()),
+        };
+        rota.ended(due.id, &result(at, verdict), at);
+    }
+    assert_eq!(
+        steps,
+        [
+            0, 100, 1000, 1000, 1000, 100, 100, 1000, 1000, 1000, 100, 1000, 1000, 100
+        ]
+    );
+}
+
+#[test]
+fn hurried_probe_that_takes_its_timeout_is_followed_at_once() {
+    let mut hasty = target(1);
+    hasty.fast_interval = Duration::from_millis(100);
+    (hasty.timeout, hasty.fall) = (Duration::from_millis(1000), 3);
+    let mut rota = Rota::new(1);
+    rota.set_targets(vec![hasty], 0);
+    let due = rota.pop_due(0).unwrap();
+    let bad = ProbeVerdict::Bad("timed out".to_owned());
+    rota.ended(due.id, &result(0, bad), 1000 * MS);
+    assert_eq!(rota.next_due(), Some(1000 * MS));
 }

@@ -220,14 +220,20 @@ pub(super) fn targets(config: &Config) -> Vec<Target> {
     let probed = |(key, backend): (BackendKey, &crate::model::Backend)| {
         let health = &config.services.get(&key.service)?.health;
         // The configuration says so where a backend has no port of its own.
-        let port = health.port.or(backend.port)?;
+        let port = match health.check.has_port() {
+            true => health.port.or(backend.port)?.get(),
+            false => 0,
+        };
         (health.check != Check::None).then(|| Target {
             backend: key,
             address: backend.address,
-            port: port.get(),
+            port,
             check: health.check.clone(),
             interval: health.interval,
+            fast_interval: health.fast_interval,
             timeout: health.timeout,
+            rise: health.rise.get(),
+            fall: health.fall.get(),
             opening: health.rise.get(),
             jitter: health.jitter,
         })

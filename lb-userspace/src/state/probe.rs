@@ -29,6 +29,15 @@ impl State {
                 },
             );
         }
+        if let Some(why) = &seen.damped {
+            record(
+                effects,
+                Record::Held {
+                    backend: key.clone(),
+                    reason: why.clone(),
+                },
+            );
+        }
         let decisions = self
             .velocity
             .observe(key, &seen.evidence, result.started, raw, now);

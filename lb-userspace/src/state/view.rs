@@ -176,7 +176,10 @@ impl State {
             reason: known.reason.to_string(),
             takes_new: word.permissions.may_take_new(),
             keeps: word.permissions.may_keep(),
-            held: self.velocity.hold(key).map(|why| why.to_string()),
+            held: match self.velocity.hold(key) {
+                Some(why) => Some(why.to_string()),
+                None => known.tracker.damped(now),
+            },
             drain: known.drain.map(|drain| Drain {
                 deadline_in_ms: drain
                     .deadline
@@ -280,7 +283,10 @@ fn result(seen: &Seen) -> ProbeResult {
         started: seen.started,
         ended: seen.ended,
         verdict: match &seen.evidence {
-            Evidence::Good => ProbeVerdict::Good,
+            Evidence::Good => match &seen.warning {
+                Some(words) => ProbeVerdict::Warned(words.clone()),
+                None => ProbeVerdict::Good,
+            },
             Evidence::Bad(reason) => ProbeVerdict::Bad(reason.clone()),
             Evidence::Void(reason) => ProbeVerdict::Void(reason.clone()),
         },

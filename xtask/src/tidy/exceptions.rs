@@ -39,7 +39,11 @@ pub(super) const AYA: [Entry; 10] = [
 ];
 
 /// Files that may hold `unsafe`.
-pub(super) const UNSAFE: [Entry; 13] = [
+pub(super) const UNSAFE: [Entry; 14] = [
+    entry(
+        "lb-userspace/src/health/exec/child.rs",
+        "what a child does between fork and exec",
+    ),
     entry(
         "lb-ebpf/src/frame.rs",
         "the one bounds check of packet memory",
@@ -78,7 +82,7 @@ pub(super) const UNSAFE: [Entry; 13] = [
 
 /// Modules that decide and do nothing: no clock, no random number, no file, no socket, no
 /// environment, and no order that differs from run to run.
-pub(super) const PURE: [Entry; 24] = [
+pub(super) const PURE: [Entry; 26] = [
     entry("lb-userspace/src/announce.rs", "what to announce"),
     entry("lb-userspace/src/cluster.rs", "who owns what"),
     entry("lb-userspace/src/config.rs", "text to configuration"),
@@ -88,6 +92,11 @@ pub(super) const PURE: [Entry; 24] = [
     entry("lb-userspace/src/event.rs", "what can happen"),
     entry("lb-userspace/src/explain.rs", "why a packet went where"),
     entry("lb-userspace/src/health.rs", "results to health"),
+    entry(
+        "lb-userspace/src/health/damping.rs",
+        "how long a flapping target is kept down",
+    ),
+    entry("lb-userspace/src/health/streak.rs", "results in a row"),
     entry("lb-userspace/src/history.rs", "what is kept"),
     entry("lb-userspace/src/ids.rs", "who has which id"),
     entry("lb-userspace/src/maglev.rs", "pool to ring"),

@@ -132,6 +132,29 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
         "tunnel-ttl",
         "gue-port",
         "gue-variant",
+        // Of other types than the example's, or meaningless without damping.
+        "damping-window",
+        "damping-hold",
+        "damping-hold-max",
+        "tls",
+        "server-name",
+        "ca",
+        "client-certificate",
+        "client-key",
+        "verify",
+        "warn-before-expiry",
+        "grpc-service",
+        "send",
+        "send-hex",
+        "expect",
+        "expect-hex",
+        "query",
+        "query-type",
+        "expect-rcode",
+        "expect-address",
+        "transport",
+        "command",
+        "user",
     ];
     let mut plain = String::new();
     for line in text.lines() {
@@ -154,7 +177,24 @@ fn the_table_of_keys_tells_the_true_defaults() {
     let gue = example("minimal.toml")
         .replace("\"dnat\"", "\"gue\"")
         .replace("[daemon]", "[daemon]\ntunnel-source = [\"10.9.0.0/24\"]");
-    let canonical = canonical + &to_toml(&good(&udp)) + &to_toml(&good(&gue));
+    let checked_by = |keys: &str| {
+        let health = format!("[service.health]\n{keys}\n\n[[service.backend]]");
+        to_toml(&good(&example("minimal.toml").replacen(
+            "[[service.backend]]",
+            &health,
+            1,
+        )))
+    };
+    let checks = [
+        "type = \"http2\"",
+        "type = \"tls\"",
+        "type = \"dns\"\nquery = \".\"",
+        "damping = 2",
+    ];
+    let canonical = canonical
+        + &to_toml(&good(&udp))
+        + &to_toml(&good(&gue))
+        + &checks.map(checked_by).concat();
     let mut checked = 0;
     for section in keys::ALL {
         for key in section.keys {
@@ -169,6 +209,14 @@ fn the_table_of_keys_tells_the_true_defaults() {
                 "host",
                 "expect-status",
                 "dead-after",
+                "fast-interval",
+                "server-name",
+                "warn-before-expiry",
+                "grpc-service",
+                "expect",
+                "expect-hex",
+                "expect-address",
+                "user",
             ];
             if apart.contains(&key.name) {
                 continue;
@@ -318,45 +366,125 @@ fn address(family: bool, high: usize, low: usize) -> IpAddr {
 }
 
 prop_compose! {
+    fn http_check()(
+        path in "/[a-z0-9?=&%._~-]{0,20}",
+        host in proptest::option::of("[a-z0-9.-]{1,20}(:[1-9][0-9]{0,3})?"),
+        statuses in proptest::collection::vec((100_u16..=599, 0_u16..50), 1..4),
+        expect_body in proptest::option::of("\\PC{1,40}|[\"\\\\\\n\\t\\r\u{7f}]{1,5}"),
+    ) -> HttpCheck {
+        let statuses = statuses.into_iter().map(|(low, more)| (low, (low + more).min(599)));
+        HttpCheck {
+            method: "GET".to_owned(),
+            path,
+            host,
+            expect_status: crate::config::value::joined(statuses.collect()),
+            expect_body,
+        }
+    }
+}
+
+prop_compose! {
+    fn tls_check()(
+        server_name in proptest::option::of("[a-z0-9]{1,20}(\\.[a-z0-9_-]{1,9})?"),
+        ca in "(/[a-z0-9. \"]{3,9}){1,3}",
+        client in any::<bool>(),
+        verify in any::<bool>(),
+        warn in 0_u64..1_000_000,
+    ) -> TlsCheck {
+        TlsCheck {
+            server_name,
+            ca: if verify { ca } else { crate::config::health::CA.to_owned() }.into(),
+            client: client.then(|| ("/c.pem".into(), "/c.key".into())),
+            verify,
+            warn_before_expiry: Duration::from_secs(warn),
+        }
+    }
+}
+
+prop_compose! {
+    fn check()(
+        kind in 0..11,
+        http in http_check(),
+        tls in tls_check(),
+        over_tls in any::<bool>(),
+        text in "[A-Za-z.]{0,20}",
+        send in proptest::collection::vec(any::<u8>(), 1..40),
+        expect in proptest::collection::vec(any::<u8>(), 0..40),
+        number in 0..6_usize,
+        words in proptest::collection::vec("\\PC{0,20}", 0..4),
+        some in any::<bool>(),
+    ) -> Check {
+        let optional = over_tls.then(|| tls.clone());
+        match kind {
+            0 => Check::None,
+            1 => Check::Tcp,
+            2 => Check::Tls(tls),
+            3 => Check::Http(http),
+            4 => Check::Https(http, tls),
+            5 => Check::Http2(http, optional),
+            6 => Check::Grpc(GrpcCheck { service: text, host: http.host }, optional),
+            7 => Check::Udp(UdpCheck { send, expect }),
+            8 => {
+                let kind = crate::config::health::TYPES[number].1;
+                Check::Dns(DnsCheck {
+                    name: "a.example.".to_owned(),
+                    kind,
+                    rcode: if some { DnsRcode::NoError } else { DnsRcode::NxDomain },
+                    address: match kind {
+                        DnsType::A if some => Some(Ipv4Addr::LOCALHOST.into()),
+                        DnsType::Aaaa if some => Some(Ipv6Addr::LOCALHOST.into()),
+                        _ => None,
+                    },
+                    tcp: over_tls,
+                })
+            }
+            9 => Check::Icmp,
+            _ => Check::Exec(ExecCheck {
+                command: "/bin/check".into(),
+                arguments: words,
+                user: some.then(|| "nobody".to_owned()),
+            }),
+        }
+    }
+}
+
+prop_compose! {
     fn health()(
-        kind in 0..3,
+        check in check(),
         port in any::<u16>(),
         interval in 10_u64..3_600_000,
+        fast in 10_u64..3_600_000,
         timeout in 1_u64..1000,
         jitter in 0_u64..1000,
         rise in 1_u16..=1000,
         fall in 1_u16..=1000,
         trust_at_start in any::<bool>(),
-        path in "/[a-z0-9?=&%._~-]{0,20}",
-        host in proptest::option::of("[a-z0-9.-]{1,20}(:[1-9][0-9]{0,3})?"),
-        statuses in proptest::collection::vec((100_u16..=599, 0_u16..50), 1..4),
-        expect_body in proptest::option::of("\\PC{1,40}|[\"\\\\\\n\\t\\r\u{7f}]{1,5}"),
+        damping in (0_u16..5, 1_u64..1000, 1_u64..1000, 0_u64..1000),
     ) -> HealthPolicy {
-        let statuses = statuses.into_iter().map(|(low, more)| (low, (low + more).min(599)));
-        let check = match kind {
-            0 => Check::None,
-            1 => Check::Tcp,
-            _ => Check::Http(HttpCheck {
-                method: "GET".to_owned(),
-                path,
-                host,
-                expect_status: crate::config::value::joined(statuses.collect()),
-                expect_body,
-            }),
-        };
         if check == Check::None {
             // Without checks the other keys have no effect, and so no place in the file.
             return HealthPolicy { check, ..crate::config::health::default_policy() };
         }
+        let (changes, window, hold, more) = damping;
         HealthPolicy {
+            port: NonZeroU16::new(port).filter(|_| check.has_port()),
             check,
-            port: NonZeroU16::new(port),
             interval: Duration::from_millis(interval),
+            fast_interval: Duration::from_millis(fast.min(interval)),
             timeout: Duration::from_millis(timeout.min(interval)),
             jitter: Duration::from_millis(jitter.min(interval - 1)),
             rise: NonZeroU16::new(rise).unwrap(),
             fall: NonZeroU16::new(fall).unwrap(),
             trust_at_start,
+            damping: match changes {
+                0 => Damping::default(),
+                _ => Damping {
+                    changes,
+                    window: Duration::from_secs(window),
+                    hold: Duration::from_secs(hold),
+                    hold_max: Duration::from_secs(hold + more),
+                },
+            },
         }
     }
 }
@@ -398,7 +526,7 @@ prop_compose! {
             vip = Prefix::around(vip.address(), short).unwrap();
         }
         let mut health = health;
-        if ports.single().is_none() && health.check != Check::None {
+        if ports.single().is_none() && health.check.has_port() {
             health.port = health.port.or(Some(own_port));
         }
         let backends = pool.into_iter().enumerate().map(|(at, (port, weight, admin))| {

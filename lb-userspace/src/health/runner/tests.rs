@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::health::{Evidence, Thresholds, Tracker};
-use crate::model::BackendKey;
+use crate::model::{BackendKey, ExecCheck};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -22,7 +22,10 @@ fn target(n: u64, port: u16, interval_ms: u64, timeout_ms: u64) -> Target {
         port,
         check: Check::Tcp,
         interval: Duration::from_millis(interval_ms),
+        fast_interval: Duration::from_millis(interval_ms),
         timeout: Duration::from_millis(timeout_ms),
+        rise: 1,
+        fall: 1,
         opening: 1,
         jitter: Duration::from_millis(interval_ms / 10),
     }
@@ -230,6 +233,7 @@ async fn rounds_in_which_the_prober_was_stopped_take_nobody_down() {
         fall: 1,
         interval_ns: 400_000_000,
         timeout_ns: 200_000_000,
+        damping: crate::model::Damping::default(),
     };
     let mut void = 0;
     let stop = now_ns() + 500_000_000;
@@ -344,16 +348,40 @@ fn probe_without_descriptors_is_void() {
 async fn probe_without_descriptors_alone() {
     let (port, _server) = accepting().await;
     let target = target(1, port, 1000, 100);
-    assert_eq!(probe(&target).await, ProbeVerdict::Good);
+    assert_eq!(probe(&target, &Tools::default()).await, ProbeVerdict::Good);
     if std::env::var_os(ALONE).is_none() {
         return;
     }
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
     assert_eq!(
-        probe(&target).await,
+        probe(&target, &Tools::default()).await,
         ProbeVerdict::Void(
             "socket: no file descriptor left in this process (raise LimitNOFILE)".into()
         )
     );
+}
+
+#[tokio::test]
+async fn commands_that_hang_delay_no_other_target() {
+    let (port, _server) = accepting().await;
+    let mut bench = Bench::new(64);
+    let hanging = |n| Target {
+        check: Check::Exec(ExecCheck {
+            command: "/bin/sleep".into(),
+            arguments: vec!["98765.9".to_owned()],
+            user: None,
+        }),
+        ..target(n, port, 5000, 5000)
+    };
+    let mut targets: Vec<Target> = (2..42).map(hanging).collect();
+    targets.push(target(1, port, 100, 100));
+    bench.runner.set_targets(targets);
+    // Before the first command is given up.
+    for _ in 0..5 {
+        let (backend, result) = bench.next().await;
+        assert_eq!(backend.backend.as_str(), "b1");
+        assert_eq!(result.verdict, ProbeVerdict::Good);
+    }
+    bench.end().await;
 }

@@ -51,6 +51,7 @@ impl World {
                     fall,
                     interval_ns: INTERVAL,
                     timeout_ns: TIMEOUT,
+                    damping: crate::model::Damping::default(),
                 });
                 let dead = false;
                 world.targets.push(Target {

@@ -1,0 +1,209 @@
+//! The probe by a command: good when it ends with 0. The first line of its output is the reason when it does not.
+//!
+//! It runs without a shell, in a process group of its own and with nothing of ours: no descriptor but an empty input
+//! and one pipe for output and errors, no environment but whom it is to check, no way to more privileges, and another
+//! user if one is configured. When it has ended, or at the timeout, the whole group is killed; a command that leaves its
+//! group (setsid(2)) is beyond that. It is not reaped before the group is killed, so that the group's number cannot be
+//! somebody else's by then.
+
+mod child;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitStatus};
+
+use nix::sys::signal::{Signal as Kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+use tokio::net::unix::pipe::Receiver;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout_at;
+
+use super::tcp::deadline;
+use super::verdict::{bad, failed, timed_out, void};
+use crate::model::{ExecCheck, ProbeVerdict, Target};
+
+/// The most bytes of output that are read; whatever a command prints beyond is lost.
+const BYTES: usize = 64 * 1024;
+
+/// The most bytes of the first line that are kept.
+const LINE: usize = 256;
+
+/// Probes the target.
+pub async fn probe(target: &Target, check: &ExecCheck) -> ProbeVerdict {
+    let deadline = deadline(target.timeout);
+    // Before the start, so that no end is missed.
+    let children = match signal(SignalKind::child()) {
+        Ok(children) => children,
+        Err(error) => return failed("start", &error),
+    };
+    let (wanted, about) = (check.clone(), child::About::of(target));
+    // Looking up a user and fork(2) may take their time.
+    let starting = tokio::task::spawn_blocking(move || {
+        // Whoever drops it, kills it: this probe may have been abandoned meanwhile.
+        child::start(&wanted, &about).map(|(child, output)| (Group(Some(child)), output))
+    });
+    let (group, output) = match timeout_at(deadline, starting).await {
+        Ok(Ok(Ok(both))) => both,
+        Ok(Ok(Err(why))) => return void(&why),
+        Ok(Err(error)) => return void(&format!("start: {error}")),
+        Err(_) => return void("start: this host took longer than the timeout"),
+    };
+    let mut running = match Running::new(group, output, children) {
+        Ok(running) => running,
+        Err(error) => return failed("start", &error),
+    };
+    match timeout_at(deadline, running.ended()).await {
+        Ok(Ok(status)) => judge(status, &running.line),
+        Ok(Err(error)) => failed("wait", &error),
+        Err(_) => timed_out("command", target.timeout),
+    }
+}
+
+fn judge(status: ExitStatus, line: &[u8]) -> ProbeVerdict {
+    let how = match (status.code(), status.signal()) {
+        (Some(0), _) => return ProbeVerdict::Good,
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("ended by signal {signal}"),
+        (None, None) => status.to_string(),
+    };
+    let said = String::from_utf8_lossy(line);
+    match said.trim() {
+        "" => bad(&how),
+        said => bad(&format!("{how}: {said}")),
+    }
+}
+
+/// A command that runs, or has ended and was not reaped. Dropping it kills the group.
+struct Running {
+    group: Group,
+    output: Receiver,
+    /// Told when a child, any, has ended.
+    children: Signal,
+    /// The first line, or what there is of it.
+    line: Vec<u8>,
+    /// The first line is complete.
+    whole: bool,
+    /// Bytes that may still be read.
+    left: usize,
+}
+
+impl Running {
+    fn new(group: Group, output: OwnedFd, children: Signal) -> io::Result<Self> {
+        Ok(Self {
+            group,
+            output: Receiver::from_owned_fd(output)?,
+            children,
+            line: Vec::new(),
+            whole: false,
+            left: BYTES,
+        })
+    }
+
+    /// Waits for the end; what was printed until then is read, up to the bound.
+    async fn ended(&mut self) -> io::Result<ExitStatus> {
+        while !self.group.has_ended()? {
+            tokio::select! {
+                _ = self.children.recv() => {}
+                readable = self.output.readable(), if self.left > 0 => {
+                    readable?;
+                    self.read();
+                }
+            }
+        }
+        self.drain();
+        self.group.end()
+    }
+
+    /// Reads what is there.
+    fn read(&mut self) {
+        let mut piece = [0; 1024];
+        match self.output.try_read(&mut piece) {
+            Ok(read) => self.take(piece.get(..read).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.left = 0,
+        }
+    }
+
+    /// Reads what is left after the end, past tokio, which may not have heard of it yet.
+    fn drain(&mut self) {
+        let mut piece = [0; 1024];
+        while self.left > 0 && !self.whole {
+            match nix::unistd::read(&self.output, &mut piece) {
+                Ok(0) | Err(_) => break,
+                Ok(read) => self.take(piece.get(..read).unwrap_or_default()),
+            }
+        }
+    }
+
+    /// Nothing: the output ended.
+    fn take(&mut self, piece: &[u8]) {
+        self.left = match piece.len() {
+            0 => 0,
+            read => self.left.saturating_sub(read),
+        };
+        for byte in piece {
+            if self.whole {
+                break;
+            }
+            self.whole = *byte == b'\n' || self.line.len() >= LINE;
+            if !self.whole {
+                self.line.push(*byte);
+            }
+        }
+    }
+}
+
+/// The leader of a process group, not reaped yet. Dropping it kills the group.
+struct Group(Option<Child>);
+
+impl Group {
+    /// The leader has ended. It is left to be reaped.
+    fn has_ended(&self) -> io::Result<bool> {
+        let Some(pid) = self.pid() else {
+            return Ok(true);
+        };
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let status = waitid(Id::Pid(pid), flags)?;
+        Ok(!matches!(status, WaitStatus::StillAlive))
+    }
+
+    /// Kills what is left of the group, then reaps the leader, which has ended.
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        self.kill();
+        match self.0.take() {
+            Some(mut leader) => leader.wait(),
+            None => Err(io::Error::other("it was reaped already")),
+        }
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        let leader = self.0.as_ref()?;
+        i32::try_from(leader.id()).ok().map(Pid::from_raw)
+    }
+
+    fn kill(&self) {
+        if let Some(group) = self.pid() {
+            // Nothing is left to kill: as wanted.
+            let _gone = killpg(group, Kill::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+        let Some(mut leader) = self.0.take() else {
+            return;
+        };
+        // At once, nearly always; a process in the middle of I/O may take longer, and nobody must wait for it here.
+        if !matches!(leader.try_wait(), Ok(Some(_))) {
+            std::thread::spawn(move || leader.wait());
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "small numbers in tests")]
+mod tests;

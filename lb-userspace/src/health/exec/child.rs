@@ -1,0 +1,86 @@
+//! Starts the command of a check with nothing of ours.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use nix::fcntl::OFlag;
+use nix::unistd::{User, pipe2};
+
+use crate::model::{ExecCheck, Target};
+
+/// Whom the command is to check: its environment.
+#[derive(Debug)]
+pub(super) struct About([(&'static str, String); 4]);
+
+impl About {
+    pub(super) fn of(target: &Target) -> Self {
+        Self([
+            ("FAIRLEAD_SERVICE", target.backend.service.to_string()),
+            ("FAIRLEAD_BACKEND", target.backend.backend.to_string()),
+            ("FAIRLEAD_ADDRESS", target.address.to_string()),
+            ("FAIRLEAD_PORT", target.port.to_string()),
+        ])
+    }
+}
+
+/// The child, and the end of the pipe that its output and errors come from (non-blocking); or why there is none.
+pub(super) fn start(check: &ExecCheck, about: &About) -> Result<(Child, OwnedFd), String> {
+    let path = check.command.display();
+    let say = |error: io::Error| match error.raw_os_error() {
+        Some(libc::ENOENT) => format!("'{path}': there is no such file, or not its interpreter"),
+        Some(libc::EACCES) => format!("'{path}': may not be executed"),
+        _ => format!("'{path}': {error}"),
+    };
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|error| say(error.into()))?;
+    nonblocking(&read).map_err(say)?;
+    let mut command = Command::new(&check.command);
+    command
+        .args(&check.arguments)
+        .env_clear()
+        .envs(about.0.iter().map(|(key, value)| (key, value)))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(write.try_clone().map_err(say)?)
+        .stderr(write)
+        .process_group(0);
+    if let Some(name) = &check.user {
+        let user = User::from_name(name)
+            .map_err(|error| format!("user '{name}': {error}"))?
+            .ok_or_else(|| format!("user '{name}': there is no such user"))?;
+        // The library drops all supplementary groups with it.
+        command.gid(user.gid.as_raw()).uid(user.uid.as_raw());
+    }
+    // SAFETY: runs in the child between fork and exec, where only async-signal-safe calls are allowed: two system calls,
+    // no memory is allocated and no lock taken.
+    unsafe { command.pre_exec(confine) };
+    let child = command.spawn().map_err(say)?;
+    Ok((child, read))
+}
+
+fn nonblocking(pipe: &OwnedFd) -> io::Result<()> {
+    nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// No descriptor from 3 on survives exec, and nothing that is executed gains privileges.
+fn confine() -> io::Result<()> {
+    // SAFETY: plain numbers. The descriptors stay open until exec, since the library reports a failed exec by one.
+    let closed = unsafe {
+        libc::close_range(
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC.cast_signed(),
+        )
+    };
+    if closed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: plain numbers (PR_SET_NO_NEW_PRIVS takes 1 and three zeros).
+    let confined = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    match confined {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
