@@ -65,6 +65,11 @@ pub enum More {
     IcmpRelayed = 3,
     /// Resets sent to a client (among `Tx`).
     ResetSent = 4,
+    /// Datagrams of QUIC that went where the server id in their connection id says.
+    ByServerId = 5,
+    /// Datagrams of QUIC with a short header whose connection id names no backend that may keep flows: they went the way
+    /// of their flow.
+    NoServerId = 6,
 }
 
 /// Positions in a backend's line.

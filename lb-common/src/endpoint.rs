@@ -78,6 +78,11 @@ pub enum EndpointKind {
     /// (a prefix's first address, its length, 0): `index` is where its rules begin in `rules`, see
     /// [`crate::rule`].
     Prefix = 4,
+    /// As [`Self::Vip`], of a service whose packets always go the long way: what only it needs costs no other. Asked
+    /// for where the generation has [`crate::header::RANGES`].
+    Aside = 5,
+    /// [`crate::quic::key`]: `index` is the BackendId that the connection id names.
+    ServerId = 6,
 }
 
 /// What a frame is looked up by.

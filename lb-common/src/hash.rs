@@ -216,6 +216,16 @@ impl FlowHash {
         self.0.wrapping_mul(key.shown)
     }
 
+    /// The hash of the `number`th packet of a flow whose packets are scheduled one by one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn nth(self, number: u64) -> Self {
+        Self(
+            self.0
+                .wrapping_add(number.wrapping_mul(0xd6e8_feb8_6659_fd93)),
+        )
+    }
+
     /// The slot of a ring of `size` slots that attempt number `attempt` (0, 1, ...) tries.
     ///
     /// The hash is remixed per attempt (splitmix64's finaliser) and scaled by multiplication,

@@ -9,7 +9,7 @@ pub const MAGIC: u64 = u64::from_be_bytes(*b"FAIRLEAD");
 
 /// The layout of all maps. It changes whenever any type in this crate changes its
 /// bytes or their meaning; pins of another layout are refused, never misread.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Who made the maps, how large they are, and who owns them now. Map `header`, one entry.
 ///
@@ -64,7 +64,7 @@ pub struct Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Control {
     /// The live generation of `endpoints` and `rules` (0 or 1) in bit 0, and its seed's lower 63 bits above:
-    /// [`Self::live`]. The highest bit, which is the seed's [`RANGES`], says whether the generation has rules.
+    /// [`Self::live`]. The highest bit, which is the seed's [`RANGES`], says whether there is more than endpoints to look for.
     pub live: u64,
     /// Seed of the endpoint hash of each generation; not secret.
     pub endpoint_seed: [u64; 2],
@@ -108,8 +108,9 @@ pub struct Control {
 
 const _: () = assert!(size_of::<Control>() == 256);
 
-/// The bit of a generation's seed that says that the generation has rules: the highest of `Control::live`, which
-/// every packet reads, so that without rules nobody looks for them.
+/// The bit of a generation's seed that says that the generation has rules, or services whose packets go the long way
+/// ([`crate::EndpointKind::Aside`]): the highest of `Control::live`, which every packet reads, so that without them
+/// nobody looks for them.
 pub const RANGES: u64 = 1 << 62;
 
 impl Control {

@@ -32,6 +32,7 @@ pub mod fragment;
 pub mod hash;
 pub mod header;
 pub mod limits;
+pub mod quic;
 pub mod rule;
 pub mod service;
 pub mod sources;
@@ -44,7 +45,7 @@ pub use flow::{Epoch, FlowRank, FlowWord, ReturnHop};
 pub use hash::{FlowHash, FlowKey, HashKey};
 pub use header::{Control, Header};
 pub use rule::Rule;
-pub use service::{Family, Forwarding, MidStream, Protocol, Reach, ServiceEntry};
+pub use service::{Family, Forwarding, MidStream, Protocol, Reach, ServiceEntry, Spread};
 pub use tunnel::{GueVariant, OuterTtl, Tunnel};
 
 #[cfg(test)]

@@ -112,12 +112,36 @@ pub struct ServiceEntry {
     pub sources: u32,
     /// A [`MidStream`].
     pub mid_stream: u8,
+    /// A [`Spread`].
+    pub spread: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// [`Reach::word`]; 0: one address and one port.
     pub reach: u64,
-    /// Zero.
-    pub reserved2: u64,
+    /// Which connection ids of QUIC name a backend. Only asked of services whose packets go the long way.
+    pub quic: crate::quic::Lengths,
+}
+
+/// What is scheduled. Only asked of services whose packets go the long way.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Spread {
+    /// Each flow, once.
+    Flow = 0,
+    /// Each datagram by itself: its flow has no entry.
+    Datagram = 1,
+}
+
+impl Spread {
+    /// From the byte in a map; `None` for a number that this version does not know.
+    #[inline(always)]
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            0 => Some(Self::Flow),
+            1 => Some(Self::Datagram),
+            _ => None,
+        }
+    }
 }
 
 /// What becomes of a TCP segment that opens no connection and belongs to no known flow.

@@ -39,6 +39,7 @@ pub mod limits;
 pub mod odd;
 pub mod packet;
 pub mod policies;
+pub mod quic;
 pub mod ranges;
 pub mod refused;
 mod reopening;
@@ -175,6 +176,8 @@ pub enum How {
     /// It was scheduled, and no more flows are entered in this second; the packet opens a connection or has
     /// none.
     NotAdmitted,
+    /// Its service schedules each datagram by itself.
+    Alone,
 }
 
 /// One packet and what must become of it.
@@ -274,7 +277,7 @@ impl Step {
         step.count(Counter::backend(backend, PerBackend::Bytes), bytes);
         let new_flow = Counter::backend(backend, PerBackend::NewFlows);
         match how {
-            How::Known => {}
+            How::Known | How::Alone => {}
             How::New => step.count(new_flow, 1),
             How::Evicting => {
                 step.count(new_flow, 1);
@@ -405,6 +408,7 @@ pub fn all() -> Vec<Fixture> {
         limits::all(),
         policies::all(),
         fragments::all(),
+        quic::all(),
         ranges::all(),
         sctp::all(),
     ]

@@ -5,10 +5,11 @@
 //! each of its two sets; as the choice is a function of the flow, both name the same backend,
 //! and the one that is not found any more ages and goes.
 
+mod aside;
 mod usual;
 
 use lb_common::{
-    DropReason, Epoch, FlowHash, FlowRank, FlowWord, MidStream,
+    DropReason, Epoch, FlowHash, FlowRank, FlowWord, MidStream, Spread,
     flow::{FlowSets, WAYS},
     hash::FlowTuple,
 };
@@ -22,6 +23,7 @@ use crate::{
     tables::{CacheLine, Tables},
 };
 
+pub use aside::adopt;
 pub use usual::{settle, young};
 
 /// A flow that looks for its backend.
@@ -79,6 +81,8 @@ pub enum Origin {
     Untracked,
     /// It was scheduled, and this CPU has entered as many flows in this second as it may.
     NotAdmitted,
+    /// Its service schedules each datagram by itself.
+    Alone,
 }
 
 impl Origin {
@@ -91,7 +95,8 @@ impl Origin {
             2 => Self::NewEvicting,
             3 => Self::Moved,
             4 => Self::Untracked,
-            _ => Self::NotAdmitted,
+            5 => Self::NotAdmitted,
+            _ => Self::Alone,
         }
     }
 }
@@ -270,6 +275,9 @@ pub fn refresh_at<T: Tables>(
 #[inline(always)]
 pub fn assign<T: Tables>(tables: &T, service: u32, hash: u64, arrival: u32, second: u32) -> u64 {
     match seeker(tables, service, hash, Arrival(arrival), second) {
+        Ok(seeker) if seeker.service.entry.spread == Spread::Datagram as u8 => {
+            aside::alone(tables, &seeker).0
+        }
         Ok(seeker) => assign_for(tables, &seeker).0,
         Err(reason) => Assigned::refused(reason).0,
     }
@@ -302,7 +310,10 @@ fn assign_for<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
         if seeker.comes_too_late() {
             return Assigned::refused(DropReason::MidStream);
         }
-        return enter(tables, seeker);
+        return match choose(tables, seeker, seeker.hash) {
+            Ok(backend) => enter(tables, seeker, backend),
+            Err(reason) => Assigned::refused(reason),
+        };
     };
     let backend = match owner(tables, seeker, entry.word) {
         Owner::Keeps(backend) => backend,
@@ -386,8 +397,12 @@ fn fresh(seeker: &Seeker<'_>, backend: Backend<'_>, rank: FlowRank) -> FlowWord 
 }
 
 #[inline(always)]
-fn choose<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>) -> Result<Backend<'t>, DropReason> {
-    match tables.choose_backend(seeker.service.index, seeker.hash.0) {
+fn choose<'t, T: Tables>(
+    tables: &'t T,
+    seeker: &Seeker<'_>,
+    hash: FlowHash,
+) -> Result<Backend<'t>, DropReason> {
+    match tables.choose_backend(seeker.service.index, hash.0) {
         schedule::NOBODY => Err(DropReason::NoBackend),
         id => {
             let backend = service::backend(tables, id).ok_or(DropReason::MapInconsistent)?;
@@ -406,10 +421,20 @@ fn replace<T: Tables>(
     entry: &Entry<'_>,
     origin: Origin,
 ) -> Assigned {
-    let backend = match choose(tables, seeker) {
-        Ok(backend) => backend,
-        Err(reason) => return Assigned::refused(reason),
-    };
+    match choose(tables, seeker, seeker.hash) {
+        Ok(backend) => replace_by(tables, seeker, entry, backend, origin),
+        Err(reason) => Assigned::refused(reason),
+    }
+}
+
+#[inline(always)]
+fn replace_by<T: Tables>(
+    tables: &T,
+    seeker: &Seeker<'_>,
+    entry: &Entry<'_>,
+    backend: Backend<'_>,
+    origin: Origin,
+) -> Assigned {
     let rank = match (origin, entry.word.rank()) {
         (Origin::Moved, FlowRank::Proven) => FlowRank::Proven,
         _ => FlowRank::Probation,
@@ -442,13 +467,9 @@ fn overtaken<T: Tables>(
     }
 }
 
-/// Schedules a new flow and enters it.
+/// Enters a new flow for a backend.
 #[inline(always)]
-fn enter<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
-    let backend = match choose(tables, seeker) {
-        Ok(backend) => backend,
-        Err(reason) => return Assigned::refused(reason),
-    };
+fn enter<T: Tables>(tables: &T, seeker: &Seeker<'_>, backend: Backend<'_>) -> Assigned {
     let Some(control) = tables.control() else {
         return Assigned::refused(DropReason::MapInconsistent);
     };

@@ -117,6 +117,17 @@ pub fn quote<F: Frame>(frame: &F, packet: &Packet) -> Option<Quote> {
             }
         }
     };
+    let nobodys = match packet.family {
+        Family::V4 => quote.protocol == protocol::ICMP,
+        // Extension headers (RFC 8200 section 4, RFC 4302, RFC 6275), behind which the protocol would stand.
+        Family::V6 => matches!(
+            quote.protocol,
+            protocol::ICMPV6 | 0 | 43 | 44 | 51 | 60 | 135
+        ),
+    };
+    if nobodys {
+        return None;
+    }
     Some(match Protocol::has_ports(quote.protocol) {
         true => quote,
         false => Quote {

@@ -30,6 +30,7 @@ pub mod parse;
 pub mod pipeline;
 #[cfg(test)]
 mod props;
+pub mod quic;
 pub mod ranges;
 pub mod reply;
 pub mod reset;

@@ -173,6 +173,13 @@ pub(crate) extern "C" fn assign_flow(service: u32, hash: u64, arrival: u32, seco
     lb_ebpf::flow::assign(&KernelTables, service, hash, arrival, second)
 }
 
+/// [`lb_ebpf::flow::adopt`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn adopt_flow(service: u32, hash: u64, backend: u32, second: u32) -> u64 {
+    lb_ebpf::flow::adopt(&KernelTables, service, hash, backend, second)
+}
+
 /// [`lb_ebpf::flow::find_in`].
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -293,6 +300,11 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn assign_flow(&self, service: u32, hash: u64, arrival: u32, second: u32) -> u64 {
         unknown(assign_flow(service, hash, arrival, second))
+    }
+
+    #[inline(always)]
+    fn adopt_flow(&self, service: u32, hash: u64, backend: u32, second: u32) -> u64 {
+        unknown(adopt_flow(service, hash, backend, second))
     }
 
     #[inline(always)]

@@ -1,10 +1,10 @@
-//! The way of packets to services with ranges, and of those that are neither TCP, UDP nor ICMP: SCTP, which has ports where
+//! The way of packets to services with ranges, to those whose packets name their backend or are scheduled one by one, and of those that are neither TCP, UDP nor ICMP: SCTP, which has ports where
 //! those have theirs, and protocols without ports, whose flows are pairs of addresses. All of it is a call aside, so that
 //! [`crate::segment`] costs nothing more. Part of `pipeline`.
 
 use lb_common::{
     Address, DropReason, EndpointKey, EndpointKind, Forwarding, MidStream, Protocol,
-    hash::FlowTuple, sources::Access,
+    hash::FlowTuple, quic::Lengths, sources::Access,
 };
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     message,
     parse::{self, Arrival, Packet},
     pipeline::{self, Context, opaque},
+    quic,
     reply::NO_FLOW,
     service::{self, Live, NOWHERE},
     tables::{PackedKey, Tables},
@@ -74,12 +75,22 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
     if arrival & REFUSED != 0 {
         return PackedOutcome::service_drop(arrival as u8, service);
     }
-    if denied::<F, T, V4>(frame, cx, service) != 0 {
-        return PackedOutcome::service_drop(DropReason::SourceDenied as u8, service);
+    let asked = ask::<F, T, V4>(frame, cx, service);
+    match asked {
+        DENIED => return PackedOutcome::service_drop(DropReason::SourceDenied as u8, service),
+        NESTED => return PackedOutcome::service_drop(DropReason::Malformed as u8, service),
+        _ => {}
     }
     let hash = hash::<F, T, V4>(frame, cx);
     let second = admission::second(cx.now);
-    let assigned = cx.tables.assign_flow(service, hash, arrival, second);
+    let named = match asked {
+        QUIC => quic::backend::<F, T, V4>(frame, cx, service),
+        _ => quic::NOBODY,
+    };
+    let assigned = match named {
+        quic::NOBODY => cx.tables.assign_flow(service, hash, arrival, second),
+        backend => cx.tables.adopt_flow(service, hash, backend, second),
+    };
     if Assigned(assigned).is_refused() {
         return match assigned {
             MID_STREAM => message::mid_stream::<F, T, V4>(frame, cx, service),
@@ -129,15 +140,18 @@ fn find<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, T>)
         protocol: packet.protocol,
     };
     let packed = PackedKey::new(&key(packet.destination, ports.destination), [0, 0]);
-    let mut may_be_reply = 0;
-    if packet.protocol == protocol::SCTP {
+    // TCP's and UDP's own endpoints were looked at, but perhaps in a generation that is not live any more.
+    if Protocol::has_ports(packet.protocol) {
         let kind = EndpointKind::Vip as u32;
         let index = cx.tables.find_endpoint(packed, kind, live.0);
         if index != NOWHERE {
             return SERVICE | u64::from(index);
         }
-        may_be_reply = MAY_BE_REPLY;
     }
+    let may_be_reply = match packet.protocol {
+        protocol::SCTP => MAY_BE_REPLY,
+        _ => 0,
+    };
     if live.has_ranges() {
         let index = cx.tables.find_range(packed, live.0);
         if index != NOWHERE {
@@ -201,9 +215,17 @@ fn arrival<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, 
     }
 }
 
-/// 1 when the service does not serve the packet's sender.
+/// What [`ask`] gives: the service does not serve the packet's sender ...
+const DENIED: u32 = 1;
+/// ... or its packets may name their backend ...
+const QUIC: u32 = 2;
+/// ... or the packet is a tunnel itself and would go into one: a tunnel device of the backend's kernel takes off both, and
+/// the sender would choose the addresses inside.
+const NESTED: u32 = 3;
+
+/// What the service says of the packet, or 0.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn denied<F: Frame, T: Tables, const V4: bool>(
+fn ask<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     service: u32,
@@ -216,9 +238,17 @@ fn denied<F: Frame, T: Tables, const V4: bool>(
         return 0;
     };
     let sources = service.entry.sources;
-    let denies = sources != 0
-        && cx.tables.source_range(sources, packet.source.words()) == Access::Deny as u32;
-    u32::from(denies)
+    if sources != 0 && cx.tables.source_range(sources, packet.source.words()) == Access::Deny as u32
+    {
+        return DENIED;
+    }
+    let tunnelled =
+        Forwarding::from_u8(service.entry.forwarding).is_some_and(Forwarding::is_tunnel);
+    match packet.protocol {
+        protocol::IPIP | protocol::IPV6 if tunnelled => NESTED,
+        protocol::UDP if service.entry.quic != Lengths::NONE => QUIC,
+        _ => 0,
+    }
 }
 
 /// The hash of the packet's flow. Of a packet that cannot be read any will do: it was dropped before.
@@ -265,6 +295,8 @@ fn send<F: Frame, T: Tables>(
     let untracked = match assignment.origin {
         Origin::Untracked => Some(DropReason::FlowTableFull),
         Origin::NotAdmitted => Some(DropReason::NotAdmitted),
+        // Only `dnat` minds, for which no configuration asks for it.
+        Origin::Alone => Some(DropReason::MapInconsistent),
         _ => None,
     };
     let service = service::by_index(cx.tables, backend.entry.service)?;

@@ -353,6 +353,7 @@ pub(crate) fn too_big<T: Tables>(
     room: u32,
     service: u32,
 ) -> PackedOutcome {
-    count(cx, sent, Err(Refusal::too_big(room)));
-    PackedOutcome::too_big(room, service)
+    let refusal = Refusal::too_big(room);
+    count(cx, sent, Err(refusal));
+    PackedOutcome::refused(refusal, service)
 }

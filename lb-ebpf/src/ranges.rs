@@ -1,5 +1,5 @@
-//! Services with a prefix of addresses, a range of ports or any protocol: see [`lb_common::rule`]. Asked only where no
-//! endpoint takes a packet, and where the live generation has rules.
+//! Services with a prefix of addresses, a range of ports or any protocol: see [`lb_common::rule`]; before them, those
+//! whose packets go the long way. Asked only where no endpoint takes a packet, and where the live generation has such services.
 
 use lb_common::{
     Address, EndpointKey, EndpointKind,
@@ -23,11 +23,15 @@ pub fn any(address: Address) -> PackedKey {
     }
 }
 
-/// The service with a range that takes the key, or [`NOWHERE`]: the rules of the longest prefix first. `live`: a
+/// The service that takes the key, or [`NOWHERE`]: one at the key itself, then the rules of the longest prefix first. `live`: a
 /// [`Live`].
 #[inline(always)]
 pub fn find<T: Tables>(tables: &T, key: PackedKey, live: u64) -> u32 {
     let generation = Live(live).generation();
+    let aside = tables.find_endpoint(key, EndpointKind::Aside as u32, live);
+    if aside != NOWHERE {
+        return aside;
+    }
     let Some(element) = tables.rule(rule::element(0, generation)) else {
         return NOWHERE;
     };

@@ -192,6 +192,15 @@ pub trait Tables {
         crate::flow::assign(self, service, hash, arrival, second)
     }
 
+    /// [`crate::flow::adopt`].
+    #[inline(always)]
+    fn adopt_flow(&self, service: u32, hash: u64, backend: u32, second: u32) -> u64
+    where
+        Self: Sized,
+    {
+        crate::flow::adopt(self, service, hash, backend, second)
+    }
+
     /// [`crate::flow::find_in`].
     #[inline(always)]
     fn find_flow(&self, set: u32, tag: u64) -> u64

@@ -393,7 +393,7 @@ pub fn count_origin<T: Tables>(
     sent: &Sent,
 ) {
     match sent.origin {
-        Origin::Known => {}
+        Origin::Known | Origin::Alone => {}
         Origin::New => tables.add(line, PerBackend::NewFlows as u32, 1),
         Origin::NewEvicting => {
             tables.add(line, PerBackend::NewFlows as u32, 1);

@@ -1,7 +1,7 @@
 //! Headers as they stand on the wire: those of `network-types`, and a few of our own where its
 //! types are aligned or name too much.
 
-use lb_common::Address;
+use lb_common::{Address, quic::PREFIX};
 use network_types::{
     icmp::Icmpv4Hdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -255,6 +255,31 @@ pub fn v4(octets: [u8; 4]) -> Address {
 #[derive(Clone, Copy, Debug)]
 pub struct Gue(pub [u8; 4]);
 
+/// The beginning of a QUIC packet with a short header (RFC 8999 section 5.2). How long the connection id is, only its
+/// server knows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ShortHeader {
+    /// Its first bit is 0.
+    pub first: u8,
+    /// The destination connection id, and what follows it.
+    pub connection_id: [u8; PREFIX],
+}
+
+/// The beginning of a QUIC packet with a long header (RFC 8999 section 5.1).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct LongHeader {
+    /// Its first bit is 1.
+    pub first: u8,
+    /// The version.
+    pub version: [u8; 4],
+    /// Bytes of the destination connection id.
+    pub length: u8,
+    /// The destination connection id, and what follows it.
+    pub connection_id: [u8; PREFIX],
+}
+
 /// One checksum field, wherever it stands.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -270,6 +295,9 @@ macro_rules! headers {
 }
 
 headers! {
+    [u8; 1] = 1,
+    ShortHeader = 17,
+    LongHeader = 22,
     [[u8; 4]; 2] = 8,
     [[u8; 4]; 5] = 20,
     [[u8; 4]; 16] = 64,

@@ -43,8 +43,9 @@ impl Clock for KernelClock {
     }
 }
 
-/// The program.
+/// The program. In the entry itself: as a call it would be one more frame in each chain of calls.
 #[xdp]
+#[inline(always)]
 pub(crate) fn fairlead(context: XdpContext) -> u32 {
     let mut frame = KernelFrame::new(&context);
     let verdict = pipeline::process(&mut frame, &KernelTables, KernelClock);

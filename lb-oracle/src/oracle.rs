@@ -11,6 +11,7 @@ mod known;
 mod ledger;
 mod packet;
 mod piece;
+mod quic;
 mod relay;
 mod tunnel;
 mod way;
@@ -18,7 +19,7 @@ mod way;
 use std::collections::HashMap;
 
 use lb_common::{
-    Control, DropReason, FlowHash, Forwarding, MidStream, Nanos, Protocol, counter::More,
+    Control, DropReason, FlowHash, Forwarding, MidStream, Nanos, Protocol, Spread, counter::More,
     counter::PerBackend, flow::EPOCH_SHIFT,
 };
 use lb_ebpf::fixture::{
@@ -102,6 +103,7 @@ impl Opinion {
 }
 
 /// Why a packet is not sent: it passes, or it is dropped, perhaps as a service's.
+#[derive(Clone, Copy)]
 enum Refusal {
     Pass,
     Drop(DropReason),
@@ -265,11 +267,16 @@ impl Oracle {
 
     fn serve(&mut self, arrived: &Arrived<'_>, service: usize, tuple: Tuple) -> Answer {
         let refuse = |reason| Refusal::DropOf(service, reason);
-        let meaning = check(arrived.frame, &arrived.ip).map_err(refuse)?;
-        self.alive(arrived, true).map_err(|refusal| match refusal {
+        let alive = self.alive(arrived, true).map_err(|refusal| match refusal {
             Refusal::Drop(reason) => refuse(reason),
             other => other,
-        })?;
+        });
+        let aside = self.maps.is_aside(service);
+        if aside {
+            alive?;
+        }
+        let meaning = check(arrived.frame, &arrived.ip).map_err(refuse)?;
+        alive?;
         if meaning == Meaning::Datagram && self.maps.is_vip(tuple.client.ip()) {
             return Err(refuse(DropReason::MartianSource));
         }
@@ -277,13 +284,17 @@ impl Oracle {
             return Err(refuse(DropReason::SourceDenied));
         }
         let hash = self.maps.hash(&tuple);
-        let assigned = self.assign(arrived, service, tuple, hash, meaning);
+        let assigned = match self.named(arrived, service) {
+            Some(id) => self.adopt(arrived, service, tuple, hash, id),
+            None => self.assign(arrived, service, tuple, hash, meaning),
+        };
         if let Err(DropReason::MidStream) = assigned {
             return self.mid_stream(arrived, service);
         }
         let (id, origin) = assigned.map_err(refuse)?;
         let policy = self.maps.services[service].mid_stream;
-        if origin == Origin::NotAdmitted && policy != MidStream::Schedule {
+        // The long way asks that of TCP only, and no service of UDP says anything else.
+        if origin == Origin::NotAdmitted && policy != MidStream::Schedule && !aside {
             return Err(refuse(DropReason::NotAdmitted));
         }
         let counted = |ledger: &mut Ledger| {
@@ -291,6 +302,13 @@ impl Oracle {
             ledger.came(id, origin, connection);
         };
         let backend = self.maps.backends[id];
+        if aside && backend.forwarding == Some(Forwarding::Dnat) {
+            match origin {
+                Origin::NotAdmitted => return Err(refuse(DropReason::NotAdmitted)),
+                Origin::Alone => return Err(refuse(DropReason::MapInconsistent)),
+                _ => {}
+            }
+        }
         let (fate, macs, mtu) = self.way_to(&backend, arrived.ingress).map_err(refuse)?;
         if origin == Origin::NotAdmitted && backend.forwarding == Some(Forwarding::Dnat) {
             return Err(refuse(DropReason::NotAdmitted));
@@ -379,13 +397,18 @@ impl Oracle {
         hash: FlowHash,
         meaning: Meaning,
     ) -> Result<(usize, Origin), DropReason> {
-        let seeker = flow::Seeker {
+        let mut seeker = flow::Seeker {
             service,
             tuple,
             hash,
             meaning,
             epoch: arrived.epoch(),
         };
+        if self.maps.services[service].spread == Spread::Datagram {
+            // By its number among all packets, from 0 on.
+            seeker.hash = hash.nth(self.ledger.packets() - 1);
+            return Ok((flow::choose(&self.maps, &seeker)?, Origin::Alone));
+        }
         let limits = &mut self.limits;
         self.flows.assign(&self.maps, &seeker, || {
             limits.admit(Limit::NewFlow, arrived.at)

@@ -15,6 +15,7 @@ pub mod file;
 mod health;
 pub mod keys;
 mod notes;
+mod quic;
 mod ranges;
 mod reader;
 pub mod render;
@@ -208,6 +209,7 @@ fn finish(draft: ServiceDraft) -> Option<(Name, Service)> {
             port: b.port?.map_or(port.single(), |own| Some(own.value)),
             weight: b.weight?.value,
             admin: b.admin?,
+            server_id: b.server_id.id.map(|at| at.value),
         };
         Some((name, backend))
     };
@@ -226,6 +228,8 @@ fn finish(draft: ServiceDraft) -> Option<(Name, Service)> {
         ring_size: draft.ring_size.map(|at| at.value),
         udp_idle: draft.udp_idle,
         mid_stream: draft.mid_stream,
+        spread: draft.quic.spread(),
+        config_ids: draft.quic.config_ids(),
         sources: draft.sources.sources(),
         health: draft.health,
         drain: draft.drain,

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Family,
     Forwarding, Header, NextHop, Permissions, Rule,
+    quic::Lengths,
     sources::{self, Access},
 };
 
@@ -132,6 +133,10 @@ pub struct ServiceImage {
     pub idle_epochs: u16,
     /// `lb_common::MidStream`.
     pub mid_stream: u8,
+    /// `lb_common::Spread`.
+    pub spread: u8,
+    /// As `ServiceEntry::quic`.
+    pub quic: Lengths,
     /// Who may come, sorted; empty: everybody.
     pub sources: Arc<[SourceRange]>,
     /// First of the service's `2 * ring_capacity` slots in `rings`; even.
@@ -229,7 +234,7 @@ pub enum MapOp {
         length: u32,
     },
     /// Writes a service that no live endpoint leads to yet, or rewrites what packets do not mind
-    /// (`idle_epochs`, `mid_stream`, the set of sources, the ring when its pair moves). The ring slice, one store, included.
+    /// (`idle_epochs`, `mid_stream`, `spread`, `quic`, the set of sources, the ring when its pair moves). The ring slice, one store, included.
     WriteService {
         /// Service index.
         service: u32,

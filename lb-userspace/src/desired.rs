@@ -8,7 +8,7 @@ use std::time::Duration;
 use lb_common::flow::{EPOCH_SHIFT, IDLE_AFTER};
 use lb_common::{
     Address, BackendEntry, Control, EndpointKey, EndpointKind, Family, Forwarding, NextHop,
-    Protocol, Rule,
+    Protocol, Rule, quic,
     sources::{Access, V4_BITS},
 };
 
@@ -203,11 +203,23 @@ pub fn endpoints(config: &Config, ids: &Ids) -> BTreeMap<EndpointKey, Vec<Endpoi
         let protocol = service.protocol as u8;
         if service.reach().is_none() {
             let vip = address(service.address.address());
-            add(
-                key(vip, port_of(service), protocol),
-                (EndpointKind::Vip, numbers.index),
-            );
+            let kind = match service.is_aside() {
+                false => EndpointKind::Vip,
+                true => EndpointKind::Aside,
+            };
+            add(key(vip, port_of(service), protocol), (kind, numbers.index));
             add(key(vip, 0, 0), (EndpointKind::VipAddress, 0));
+        }
+        let quic = service.quic();
+        for (name, backend) in service.keyed_backends() {
+            let (Some(id), Some(of)) = (ids.backend(&name), backend.server_id) else {
+                continue;
+            };
+            for config in service.config_ids.iter() {
+                let connection_id = of.connection_id(config);
+                let key = quic::key(numbers.index, connection_id, quic.of(config << 5));
+                add(key, (EndpointKind::ServerId, id.id));
+            }
         }
         if service.forwarding != Forwarding::Dnat {
             continue;
@@ -280,6 +292,8 @@ fn service_image(service: &Service, numbers: &ServiceId, ring: Arc<[u32]>) -> Se
             Protocol::Udp | Protocol::Sctp | Protocol::Any => idle_epochs(service.udp_idle),
         },
         mid_stream: service.mid_stream as u8,
+        spread: service.spread as u8,
+        quic: service.quic(),
         sources: ranges(&service.sources),
         ring_base: numbers.ring_base,
         ring_capacity: numbers.ring_capacity,

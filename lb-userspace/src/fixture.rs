@@ -36,6 +36,7 @@ pub(crate) fn service(text: &str) -> Service {
             port: NonZeroU16::new(address.port()),
             weight: weight.parse().unwrap(),
             admin: AdminState::Enabled,
+            server_id: None,
         };
         (backend.name.clone(), backend)
     };
@@ -52,6 +53,8 @@ pub(crate) fn service(text: &str) -> Service {
         ring_size: Some(61),
         udp_idle: Duration::from_secs(60),
         mid_stream: MidStream::Schedule,
+        spread: Spread::Flow,
+        config_ids: ConfigIds::default(),
         sources: Sources::default(),
         health: HealthPolicy {
             check: Check::Tcp,

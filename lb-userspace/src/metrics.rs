@@ -194,6 +194,16 @@ fn data_plane(page: &mut Page<'_>, status: &Status) {
         d.resets,
     );
     page.one(
+        "quic_by_server_id_packets",
+        "Datagrams of QUIC that went where the server id in their connection id says",
+        d.by_server_id,
+    );
+    page.one(
+        "quic_no_server_id_packets",
+        "Datagrams of QUIC with a short header whose connection id names no backend",
+        d.no_server_id,
+    );
+    page.one(
         "evicted_flows",
         "Unproven flow entries evicted for new flows",
         d.evicted,

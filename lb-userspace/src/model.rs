@@ -4,6 +4,7 @@
 mod check;
 mod ports;
 mod prefix;
+mod quic;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,14 +12,18 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lb_common::quic::Lengths;
 use serde::{Deserialize, Serialize};
 
 pub use check::{
     Check, DnsCheck, DnsRcode, DnsType, ExecCheck, GrpcCheck, HttpCheck, TlsCheck, UdpCheck,
 };
-pub use lb_common::{Family, Forwarding, GueVariant, MidStream, OuterTtl, Protocol, Reach, Tunnel};
+pub use lb_common::{
+    Family, Forwarding, GueVariant, MidStream, OuterTtl, Protocol, Reach, Spread, Tunnel,
+};
 pub use ports::{Ports, PortsError};
 pub use prefix::{Prefix, PrefixError};
+pub use quic::{ConfigIds, ConfigIdsError, ServerId};
 
 /// Name of a service or a backend: 1 to 63 of `[a-z0-9-]`, beginning and ending alphanumerical. Shared,
 /// not copied, by all who know it: with 100,000 backends names would be most of the memory.
@@ -228,6 +233,10 @@ pub struct Service {
     pub udp_idle: Duration,
     /// TCP segments in the middle of nothing.
     pub mid_stream: MidStream,
+    /// What is scheduled.
+    pub spread: Spread,
+    /// Under which config ids QUIC's connection ids name a backend. Then all backends have a server id, of one length.
+    pub config_ids: ConfigIds,
     /// Who may come.
     pub sources: Sources,
     /// The checks.
@@ -274,6 +283,18 @@ impl Service {
             low: self.port.low(),
             high: self.port.high(),
         })
+    }
+
+    /// Which connection ids name a backend, as the maps have it.
+    pub fn quic(&self) -> Lengths {
+        let mut ids = self.backends.values().filter_map(|b| b.server_id);
+        ids.next()
+            .map_or(Lengths::NONE, |id| self.config_ids.lengths(id.len()))
+    }
+
+    /// Its packets always go the long way.
+    pub fn is_aside(&self) -> bool {
+        self.spread != Spread::Flow || !self.config_ids.is_empty()
     }
 
     /// Address and ports as in a URL: `192.0.2.0/24:8000-8099`, `[2001:db8::1]:80`.
@@ -339,6 +360,8 @@ pub struct Backend {
     pub weight: u16,
     /// As configured; the command line may override it at run time.
     pub admin: AdminState,
+    /// What QUIC's connection ids call it.
+    pub server_id: Option<ServerId>,
 }
 
 /// What a person says about a backend.

@@ -29,6 +29,7 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::backend::DEVICES;
+use lb_common::quic::Lengths;
 use lb_common::{Device, NextHop};
 
 use crate::dataplane::{Actual, Image, MapOp, ServiceImage, SourceRange};
@@ -315,8 +316,14 @@ fn change_service(
 }
 
 /// What a service says about its packets, besides who it is and its ring.
-fn rules(service: &ServiceImage) -> (u16, u8, &[SourceRange]) {
-    (service.idle_epochs, service.mid_stream, &service.sources)
+fn rules(service: &ServiceImage) -> (u16, u8, u8, Lengths, &[SourceRange]) {
+    (
+        service.idle_epochs,
+        service.mid_stream,
+        service.spread,
+        service.quic,
+        &service.sources,
+    )
 }
 
 fn write_ring(service: &ServiceImage, half: u8, ops: &mut Vec<MapOp>) {

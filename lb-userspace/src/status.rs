@@ -91,6 +91,12 @@ pub struct DataPlane {
     /// Resets sent to clients.
     #[serde(default)]
     pub resets: u64,
+    /// Datagrams of QUIC that went where the server id in their connection id says.
+    #[serde(default)]
+    pub by_server_id: u64,
+    /// Datagrams of QUIC with a short header whose connection id names no backend: they went the way of their flow.
+    #[serde(default)]
+    pub no_server_id: u64,
     /// Entries evicted for new flows.
     pub evicted: u64,
     /// Live entries of the flow table at the last sweep.

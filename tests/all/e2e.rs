@@ -11,6 +11,7 @@ mod neighbours;
 mod path_mtu;
 mod patient;
 mod policies;
+mod quic;
 mod ranges;
 mod restart;
 mod traffic;

@@ -135,18 +135,36 @@ impl Stage {
         Self::build(Turn::shared(), shape, servers, change)
     }
 
+    /// As [`Self::with`], for services that need to know the topology.
+    pub(crate) fn with_topology(
+        shape: Shape,
+        servers: impl FnOnce(&Topology) -> anyhow::Result<Vec<Server>>,
+        change: impl FnOnce(Config, &Topology) -> Config,
+    ) -> Self {
+        Self::build_with(Turn::shared(), shape, servers, change)
+    }
+
     fn build(
         turn: Turn,
         shape: Shape,
         servers: impl FnOnce(&Topology) -> anyhow::Result<Vec<Server>>,
         change: impl FnOnce(Config) -> Config,
     ) -> Self {
+        Self::build_with(turn, shape, servers, |config, _| change(config))
+    }
+
+    fn build_with(
+        turn: Turn,
+        shape: Shape,
+        servers: impl FnOnce(&Topology) -> anyhow::Result<Vec<Server>>,
+        change: impl FnOnce(Config, &Topology) -> Config,
+    ) -> Self {
         let topology = Topology::build(shape).unwrap();
         decap::attach_if_tunnelled(&topology).unwrap();
         let meter = Meter::start(&topology).unwrap();
         let base = meter.read(&topology).unwrap();
         let servers = servers(&topology).unwrap();
-        let config = change(Config::lab(&topology));
+        let config = change(Config::lab(&topology), &topology);
         let daemon = Daemon::start_up(&topology, config).unwrap();
         let mut stage = Self {
             daemon,

@@ -80,6 +80,8 @@ pub struct BackendConfig {
     pub port: u16,
     /// Share of new flows.
     pub weight: u16,
+    /// More lines of TOML.
+    pub extra: String,
 }
 
 /// A service.
@@ -123,6 +125,7 @@ impl Service {
             address: backend(family, n),
             port: backend_port,
             weight: 1,
+            extra: String::new(),
         });
         let http_over_dnat = backend_port == HTTP_PORT && shape.forwarding == Forwarding::Dnat;
         let health = match backend_port {
@@ -280,7 +283,7 @@ impl Service {
             if self.reach.is_none() {
                 writeln!(out, "port = {}", backend.port)?;
             }
-            writeln!(out, "weight = {}", backend.weight)?;
+            writeln!(out, "weight = {}\n{}", backend.weight, backend.extra)?;
         }
         Ok(())
     }

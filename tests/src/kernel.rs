@@ -15,6 +15,7 @@ mod verifier;
 pub use verifier::Statistics;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -161,6 +162,18 @@ pub fn read_object(path: Option<OsString>) -> Result<Vec<u8>> {
         )
     })
 }
+
+/// The program went somewhere that nobody opened for it: another redirect than the one that was expected, for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aborted;
+
+impl fmt::Display for Aborted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the program was aborted: a redirect to a slot that is not the verdict's?")
+    }
+}
+
+impl std::error::Error for Aborted {}
 
 impl Kernel {
     /// Loads the program with maps of these tables' sizes. To be called in [`in_namespace`].
@@ -342,7 +355,7 @@ pub fn run(
         2 => Action::Pass,
         3 => Action::Tx,
         4 => Action::Redirect,
-        0 => bail!("the program was aborted: a redirect to a slot that is not the verdict's?"),
+        0 => return Err(Aborted.into()),
         other => bail!("the program returned {other}"),
     };
     Ok((action, output, result.duration))

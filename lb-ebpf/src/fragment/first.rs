@@ -12,8 +12,8 @@ use crate::{
     parse::{self, Arrival, Packet, Piece},
     pipeline::{Context, opaque},
     reply::Owner,
-    service::{self, Live, NOWHERE},
-    tables::{PackedKey, Tables},
+    service::{self, NOWHERE},
+    tables::Tables,
     verdict::{Outcome, PackedOutcome},
     wire::{Ports, Tcp, protocol},
 };
@@ -152,6 +152,7 @@ fn begin<F: Frame, T: Tables>(
         match assignment.origin {
             Origin::Untracked => return Err(DropReason::FlowTableFull),
             Origin::NotAdmitted => return Err(DropReason::NotAdmitted),
+            Origin::Alone => return Err(DropReason::MapInconsistent),
             _ => {}
         }
     }
@@ -183,10 +184,6 @@ pub(super) fn range<F: Frame, T: Tables, const V4: bool>(
     cx: &Context<'_, T>,
 ) -> u32 {
     let frame = opaque(frame);
-    let live = Live::of(cx.control);
-    if !live.has_ranges() {
-        return NOWHERE;
-    }
     let Some(packet) = parse::ip::<F, V4>(frame) else {
         return NOWHERE;
     };
@@ -201,5 +198,6 @@ pub(super) fn range<F: Frame, T: Tables, const V4: bool>(
         port: ports.destination,
         protocol: piece.protocol,
     };
-    cx.tables.find_range(PackedKey::new(&key, [0, 0]), live.0)
+    // Its own endpoint, too: perhaps another generation is live by now.
+    service::find(cx.tables, cx.control, &key)
 }

@@ -38,7 +38,8 @@ impl MemTables {
         endpoints: &[Endpoint],
         rules: &[(Address, u8, Rule)],
     ) -> Result<(), Unplaceable> {
-        let (rules, prefixes) = arrange(rules);
+        let aside = |e: &Endpoint| e.kind == EndpointKind::Aside;
+        let (rules, prefixes) = arrange(rules, endpoints.iter().any(aside));
         let endpoints = &[endpoints, &prefixes].concat();
         let mask = self.control.endpoint_mask;
         let (seed, slots) = (1..=4096_u64)
@@ -70,8 +71,9 @@ impl MemTables {
     }
 }
 
-/// Elements of `rules` from index 0 on, and what leads to them; nothing without rules.
-fn arrange(rules: &[(Address, u8, Rule)]) -> (Vec<Rule>, Vec<Endpoint>) {
+/// Elements of `rules` from index 0 on, and what leads to them; nothing where nobody looks. `asked`: there is an endpoint that is
+/// looked for where they are.
+fn arrange(rules: &[(Address, u8, Rule)], asked: bool) -> (Vec<Rule>, Vec<Endpoint>) {
     let mut sorted = rules.to_vec();
     sorted.sort_by_key(|(address, length, rule)| {
         let ports = rule.high.wrapping_sub(rule.low);
@@ -85,7 +87,7 @@ fn arrange(rules: &[(Address, u8, Rule)]) -> (Vec<Rule>, Vec<Endpoint>) {
     });
     let mut lengths = [[0; rule::MAX_LENGTHS as usize]; 2];
     let (mut elements, mut prefixes): (Vec<Rule>, Vec<Endpoint>) = Default::default();
-    if !sorted.is_empty() {
+    if !sorted.is_empty() || asked {
         elements.push(Rule::zeroed());
     }
     for (address, length, rule) in sorted {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use lb_common::Protocol;
+use lb_common::{Protocol, quic::Lengths};
 use lb_ebpf::fixture::{
     packet::{Body, Packet, Sum, with_ip_sum},
     world::{CLIENT_MAC, Side, World, backend_mac, our_mac},
@@ -10,7 +10,7 @@ use lb_ebpf::fixture::{
 
 use super::{
     Choices, mutation,
-    world::{ROUTERS, address, client},
+    world::{ROUTERS, address, client, server_id},
 };
 use crate::case::Arrival;
 
@@ -133,8 +133,38 @@ fn target(choices: &mut Choices<'_>, world: &World) -> (SocketAddr, Protocol) {
 fn request(choices: &mut Choices<'_>, world: &World, mtu: u32) -> Packet {
     let (vip, protocol) = target(choices, world);
     let source = client(choices, vip.is_ipv4());
-    let body = body(choices, protocol, mtu);
+    let mut body = body(choices, protocol, mtu);
+    if let Body::Udp { data } = &mut body
+        && choices.below(3) != 0
+    {
+        quic(choices, world, vip, data);
+    }
     from_client(choices, source, vip, body)
+}
+
+/// Makes a datagram to a service that reads connection ids begin as one of QUIC does.
+fn quic(choices: &mut Choices<'_>, world: &World, vip: SocketAddr, data: &mut Vec<u8>) {
+    let services = world.services.iter();
+    let mut there = services.filter(|s| s.vip == vip && s.protocol == Protocol::Udp);
+    if there
+        .next()
+        .is_none_or(|service| service.quic == Lengths::NONE)
+    {
+        return;
+    }
+    // One more than there are is nobody's.
+    let server_id = server_id(choices.below(world.backends.len() + 1));
+    let config = *choices.of(&[0, 0, 3, 6, 6, 7]);
+    let first = config << 5 | choices.byte() & 0x1f;
+    let header: &[u8] = match choices.one_in(3) {
+        true => &[0xc0, 0, 0, 0, 1, *choices.of(&[20, 16, 4, 3, 2, 0])],
+        false => &[0x40],
+    };
+    let begin = [header, &[first], &server_id].concat();
+    data.splice(..0, begin);
+    if choices.one_in(8) {
+        data.truncate(choices.below(24));
+    }
 }
 
 /// A backend with its protocol; where there is none, a router.

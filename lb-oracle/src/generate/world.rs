@@ -3,14 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::{
-    Control, Family, FlowRank, Forwarding, GueVariant, MidStream, Permissions, Protocol, Tunnel,
+    Control, Family, FlowRank, Forwarding, GueVariant, MidStream, Permissions, Protocol, Spread,
+    Tunnel,
     flow::EPOCH_SHIFT,
+    quic::{Lengths, MAX_SERVER_ID},
     sources::Access,
     tunnel::{GUE_PORT, OuterTtl},
 };
 use lb_ebpf::fixture::{
     START,
-    world::{BackendSpec, CLIENT_MAC, Change, Preset, ServiceSpec, Side, World},
+    world::{BackendSpec, CLIENT_MAC, Change, Preset, ServerId, ServiceSpec, Side, World},
 };
 
 use super::{Choices, MOST_AGE};
@@ -99,6 +101,10 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
         true => ranges(choices, vip.is_ipv4()),
         false => Vec::new(),
     };
+    let (quic, spread) = match protocol {
+        Protocol::Udp => quic(choices, forwarding),
+        _ => (Lengths::NONE, Spread::Flow),
+    };
     world.services.push(ServiceSpec {
         vip,
         protocol,
@@ -108,6 +114,8 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
             Protocol::Tcp | Protocol::Sctp | Protocol::Any => 0,
         },
         reach: None,
+        quic,
+        spread,
         ring: Vec::new(),
         mid_stream: *choices.of(&[
             MidStream::Schedule,
@@ -138,9 +146,28 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
                 permissions,
                 side: *choices.of(&[Side::Backend, Side::Client]),
                 tunnel,
+                server_id: (quic != Lengths::NONE).then(|| server_id(world.backends.len())),
             });
         }
     }
+}
+
+/// Which config ids a UDP service has, and whether its datagrams are scheduled one by one.
+fn quic(choices: &mut Choices<'_>, forwarding: Forwarding) -> (Lengths, Spread) {
+    let first = 1 + choices.below(3);
+    match choices.below(6) {
+        0 | 1 => (Lengths::NONE.with(0, first), Spread::Flow),
+        2 => (Lengths::NONE.with(3, first).with(6, 15), Spread::Flow),
+        3 if forwarding != Forwarding::Dnat => (Lengths::NONE, Spread::Datagram),
+        _ => (Lengths::NONE, Spread::Flow),
+    }
+}
+
+/// Of the `n`th backend: the first byte is its own.
+pub(super) fn server_id(n: usize) -> ServerId {
+    let mut id = [0; MAX_SERVER_ID];
+    (id[0], id[1], id[14]) = (0xa0 + n as u8, 0xb0, 0xc0);
+    id
 }
 
 fn tunnel(choices: &mut Choices<'_>, forwarding: Forwarding, inner: bool, outer: bool) -> Tunnel {

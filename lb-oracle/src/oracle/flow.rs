@@ -37,6 +37,8 @@ pub(super) enum Origin {
     New,
     Moved,
     NotAdmitted,
+    /// Scheduled by itself.
+    Alone,
 }
 
 /// A packet that looks for its backend.
@@ -210,6 +212,37 @@ impl Flows {
         Ok((backend, origin))
     }
 
+    /// The flow belongs to a backend that its packet names.
+    pub(super) fn adopt(
+        &mut self,
+        maps: &Maps,
+        seeker: &Seeker,
+        backend: usize,
+        admit: impl FnOnce() -> bool,
+    ) -> Result<Origin, DropReason> {
+        let known = self.0.get_mut(&seeker.tuple);
+        if let Some(flow) = known.filter(|flow| flow.backend == backend) {
+            flow.see(seeker.epoch, false);
+            return Ok(Origin::Known);
+        }
+        maps.hop(maps.backends[backend].next_hop)?;
+        let before = self.0.get(&seeker.tuple);
+        if before.is_none() && !admit() {
+            return Ok(Origin::NotAdmitted);
+        }
+        let flow = Flow {
+            hash: seeker.hash,
+            backend,
+            proof: 1,
+            closing: false,
+            idle: false,
+            last: seeker.epoch,
+            hop: before.and_then(|flow| flow.hop),
+        };
+        self.0.insert(seeker.tuple, flow);
+        Ok(Origin::New)
+    }
+
     /// Who has a flow, or would get it: for errors about it.
     pub(super) fn holder(&self, maps: &Maps, service: usize, tuple: &Tuple) -> Option<usize> {
         if let Some(flow) = self.0.get(tuple) {
@@ -297,7 +330,7 @@ fn from_ring(maps: &Maps, service: usize, hash: FlowHash) -> Option<usize> {
 }
 
 /// The backend of a new flow: one that a packet can reach.
-fn choose(maps: &Maps, seeker: &Seeker) -> Result<usize, DropReason> {
+pub(super) fn choose(maps: &Maps, seeker: &Seeker) -> Result<usize, DropReason> {
     let id = from_ring(maps, seeker.service, seeker.hash).ok_or(DropReason::NoBackend)?;
     maps.hop(maps.backends[id].next_hop)?;
     Ok(id)

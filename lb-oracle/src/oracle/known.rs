@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_common::{
     Address, Control, DropReason, FlowHash, FlowKey, Forwarding, HashKey, MidStream, Nanos,
-    Permissions, Tunnel, hash::FlowTuple, sources::Access,
+    Permissions, Spread, Tunnel, hash::FlowTuple, quic::Lengths, sources::Access,
 };
-use lb_ebpf::fixture::world::{Change, FLOW_KEY, Side, World, backend_mac, our_mac};
+use lb_ebpf::fixture::world::{Change, FLOW_KEY, ServerId, Side, World, backend_mac, our_mac};
 
 use super::{
     flow::Tuple,
@@ -21,6 +21,8 @@ pub(super) struct Service {
     pub(super) idle_epochs: u64,
     pub(super) ring: Vec<u32>,
     pub(super) mid_stream: MidStream,
+    pub(super) spread: Spread,
+    pub(super) quic: Lengths,
     sources: Vec<(IpAddr, u32, Access)>,
 }
 
@@ -34,6 +36,9 @@ pub(super) struct Backend {
     pub(super) tunnel: Tunnel,
     pub(super) next_hop: usize,
     pub(super) used: bool,
+    server_id: Option<ServerId>,
+    /// The service whose connection ids name it.
+    named_in: usize,
     /// Its packets are looked for by (address, port, protocol): only where they are translated.
     replies: Option<u8>,
 }
@@ -72,6 +77,8 @@ impl Maps {
             idle_epochs: spec.idle_epochs.into(),
             ring: spec.ring.clone(),
             mid_stream: spec.mid_stream,
+            spread: spec.spread,
+            quic: spec.quic,
             sources: spec.sources.clone(),
         });
         let backends = world.backends.iter().enumerate().map(|(id, spec)| {
@@ -85,6 +92,8 @@ impl Maps {
                 tunnel: spec.tunnel,
                 next_hop: id,
                 used: true,
+                server_id: spec.server_id,
+                named_in: spec.service as usize,
                 replies: translated.then_some(service.protocol as u8),
             }
         });
@@ -149,6 +158,24 @@ impl Maps {
         self.services
             .iter()
             .position(|service| service.vip == vip && service.protocol == protocol)
+    }
+
+    /// The packets of a service go the long way, on which some things are looked at in another order.
+    pub(super) fn is_aside(&self, service: usize) -> bool {
+        let service = &self.services[service];
+        service.spread == Spread::Datagram || service.quic != Lengths::NONE
+    }
+
+    /// The backend that a server id of a service names, if it may keep flows.
+    pub(super) fn named(&self, service: usize, server_id: &[u8]) -> Option<usize> {
+        self.backends.iter().position(|backend| {
+            let same = |id: ServerId| id.starts_with(server_id);
+            backend.used
+                && backend.service == service
+                && backend.named_in == service
+                && backend.permissions.may_keep()
+                && backend.server_id.is_some_and(same)
+        })
     }
 
     /// The backends that may have sent a packet to be translated, by id.

@@ -31,6 +31,12 @@ impl Ledger {
         self.add(Counter::global(Global::Rx), 1);
     }
 
+    /// Packets so far.
+    pub(super) fn packets(&self) -> u64 {
+        let Counter(line, position) = Counter::global(Global::Rx);
+        self.0[line as usize][position as usize]
+    }
+
     pub(super) fn ended(&mut self, fate: Fate) {
         let counter = match fate {
             Fate::Pass => Counter::global(Global::Pass),
@@ -56,7 +62,7 @@ impl Ledger {
     /// How a flow came to its backend; `connection`: the packet opens one, or has none.
     pub(super) fn came(&mut self, id: usize, origin: Origin, connection: bool) {
         match origin {
-            Origin::Known => {}
+            Origin::Known | Origin::Alone => {}
             Origin::New => self.backend(id, PerBackend::NewFlows, 1),
             Origin::Moved => self.backend(id, PerBackend::MovedIn, 1),
             Origin::NotAdmitted => {

@@ -206,6 +206,9 @@ impl Oracle {
         if needs_entry && origin == Origin::NotAdmitted {
             return Err(refuse(DropReason::NotAdmitted));
         }
+        if needs_entry && origin == Origin::Alone {
+            return Err(refuse(DropReason::MapInconsistent));
+        }
         self.maps.hop(backend.next_hop).map_err(refuse)?;
         if translated {
             let hop = (packet::sender(frame), arrived.ingress);

@@ -10,8 +10,8 @@ use super::{Oracle, flow::Tuple, known::Backend, packet::Mac};
 
 /// New Ethernet addresses.
 pub(super) struct Macs {
-    to: Mac,
-    from: Mac,
+    pub(super) to: Mac,
+    pub(super) from: Mac,
 }
 
 impl Macs {

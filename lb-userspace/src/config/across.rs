@@ -12,7 +12,7 @@ use lb_common::limits;
 use super::codes::{self, Code};
 use super::notes::{At, Note, Notes};
 use super::service::{BackendDraft, PROTOCOLS, ServiceDraft};
-use super::{sources, value};
+use super::{quic, sources, value};
 use crate::maglev;
 use crate::model::{AdminState, Family, Forwarding, Limits, Name, Ports, Prefix, Protocol, family};
 
@@ -35,6 +35,7 @@ pub(super) fn check(
         ring(draft, notes);
         pool(draft, notes);
         sources::check(draft, notes);
+        quic::check(draft, notes);
         for backend in &draft.backends {
             against_service(draft, backend, notes);
             against_vips(backend, &vips, notes);

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use sha2::{Digest, Sha256};
 
 use super::daemon::{WHEN_DEADS, xdp_mode_word};
+use super::quic::SPREADS;
 use super::service::{
     ADMINS, ALL_DOWNS, DRAINS, FORWARDINGS, MID_STREAMS, ON_DOWNS, PROTOCOLS, SCHEDULERS,
 };
@@ -132,6 +133,13 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
             word(MID_STREAMS, service.mid_stream)
         )?;
     }
+    if service.protocol == Protocol::Udp {
+        writeln!(out, "udp-spread = {}", word(SPREADS, service.spread))?;
+    }
+    if !service.config_ids.is_empty() {
+        let ids: Vec<String> = service.config_ids.iter().map(|id| id.to_string()).collect();
+        writeln!(out, "quic-config-ids = [{}]", ids.join(", "))?;
+    }
     write_prefixes(out, "allow", &service.sources.allow)?;
     write_prefixes(out, "deny", &service.sources.deny)?;
     writeln!(out, "drain-policy = {}", word(DRAINS, service.drain))?;
@@ -155,7 +163,11 @@ fn write_backend(out: &mut String, backend: &Backend) -> std::fmt::Result {
         writeln!(out, "port = {port}")?;
     }
     writeln!(out, "weight = {}", backend.weight)?;
-    writeln!(out, "admin = {}", word(ADMINS, backend.admin))
+    writeln!(out, "admin = {}", word(ADMINS, backend.admin))?;
+    match &backend.server_id {
+        Some(id) => writeln!(out, "server-id = {}", text(&id.to_string())),
+        None => Ok(()),
+    }
 }
 
 fn word<T: PartialEq>(words: &[(&str, T)], value: T) -> String {

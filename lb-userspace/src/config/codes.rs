@@ -204,6 +204,21 @@ codes! {
     GUE_IN_GUE = "FL0060", Error, "the datagrams of a service look like tunnels",
         "gue is known by its UDP port, so that backends drop the service's own datagrams to that port as a tunnel within the tunnel",
         "give `gue-port` another number, here and to `fairlead decap --gue-port` on the backends";
+    BAD_CONFIG_IDS = "FL0070", Error, "the list is none of config ids",
+        "the first three bits of a connection id are its config id (draft-ietf-quic-load-balancers, section 3): 0 to 6, while 7 names no server; two at a time are enough to go from one to the next",
+        "write one number from 0 to 6, or two while servers go from one to the other, such as [0] or [0, 1]";
+    BAD_SERVER_ID = "FL0071", Error, "the text is no server id",
+        "a server id is the 1 to 15 bytes that the server writes into its connection ids behind the first byte",
+        "write two hex digits for each byte, such as \"0a01\"";
+    DUPLICATE_SERVER_ID = "FL0072", Error, "two backends of a service have the same server id",
+        "a connection id must name one server",
+        "give each server of the service an id of its own, here and in the server's own configuration";
+    SERVER_ID_LENGTH = "FL0073", Error, "server ids of a service have different lengths",
+        "a connection id does not say how long its server id is: all of a service must have one length",
+        "write them with as many bytes as the servers do, zeros included";
+    SPREAD_CONFLICT = "FL0074", Error, "datagrams of this service cannot be scheduled one by one",
+        "dnat finds the client of a reply by its flow, and a connection id names the backend of all its packets: both need what udp-spread \"datagram\" does without",
+        "use udp-spread \"flow\", or forwarding \"l2dsr\", \"ipip\" or \"gue\" without `quic-config-ids`";
     BAD_HEX = "FL0080", Error, "the text is not bytes in hexadecimal digits",
         "datagrams of checks have 1 to 1024 bytes; in hexadecimal, each byte is two digits",
         "write pairs of digits such as \"00ff 10\"; blanks may stand between them";

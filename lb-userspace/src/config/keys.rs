@@ -179,6 +179,11 @@ pub static SERVICE: Section = Section {
             "\"schedule\", \"drop\" or \"reset\"",
             "\"schedule\"",
         ),
+        key("udp-spread", "\"flow\" or \"datagram\"", "\"flow\""),
+        bare(
+            "quic-config-ids",
+            "a list of one or two numbers from 0 to 6 such as [0]",
+        ),
         bare(
             "allow",
             "a list of prefixes of clients such as [\"10.0.0.0/8\", \"192.0.2.7\"]",
@@ -191,7 +196,7 @@ pub static SERVICE: Section = Section {
         key(
             "on-down",
             "\"keep\" or \"migrate\"",
-            "\"keep\", \"migrate\" for udp",
+            "\"keep\" for tcp, else \"migrate\"",
         ),
         key(
             "all-down",
@@ -252,6 +257,7 @@ pub static BACKEND: Section = Section {
             "\"enabled\", \"draining\" or \"disabled\"",
             "\"enabled\"",
         ),
+        bare("server-id", "a text of hex digits such as \"0a01\""),
     ],
     synonyms: &[
         ("ip", "address"),

@@ -15,6 +15,7 @@ use super::codes;
 use super::health;
 use super::keys;
 use super::notes::{At, Note, Notes};
+use super::quic::{self, QuicDraft, ServerIdDraft};
 use super::reader::Reader;
 use super::sources::{self, SourcesDraft};
 use super::tunnel::{self, TunnelDraft};
@@ -78,6 +79,7 @@ pub(super) struct ServiceDraft {
     pub(super) ring_size: Option<At<u32>>,
     pub(super) udp_idle: Duration,
     pub(super) mid_stream: MidStream,
+    pub(super) quic: QuicDraft,
     pub(super) sources: SourcesDraft,
     pub(super) health: HealthPolicy,
     /// `health.port` is there and could not be read; that has been noted.
@@ -104,6 +106,7 @@ pub(super) struct BackendDraft {
     pub(super) port: Option<Option<At<NonZeroU16>>>,
     pub(super) weight: Option<At<u16>>,
     pub(super) admin: Option<AdminState>,
+    pub(super) server_id: ServerIdDraft,
 }
 
 /// The word for a way to forward.
@@ -142,8 +145,9 @@ pub(super) fn service(
         reader.without_effect(&["mid-stream"], why, "remove the key", notes);
     }
     let on_down = match kind {
-        Some(Protocol::Udp) => OnDown::Migrate,
-        _ => OnDown::Keep,
+        Some(Protocol::Tcp) | None => OnDown::Keep,
+        // Their clients come again from the same port, or have none: they would never leave a dead backend.
+        Some(Protocol::Udp | Protocol::Sctp | Protocol::Any) => OnDown::Migrate,
     };
     let forwarding = required_word(&reader, "forwarding", FORWARDINGS, notes);
     let tunnel = tunnel::of_service(&reader, forwarding.as_ref(), notes);
@@ -172,6 +176,7 @@ pub(super) fn service(
             MidStream::Schedule,
             notes,
         ),
+        quic: quic::of_service(&reader, kind, notes),
         sources: sources::read(&reader, notes),
         health,
         health_port_is_wrong,
@@ -412,6 +417,7 @@ fn backend(
         port,
         weight,
         admin,
+        server_id: quic::of_backend(&reader, &span, notes),
         path,
     }
 }

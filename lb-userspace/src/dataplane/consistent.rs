@@ -97,12 +97,17 @@ pub fn check(actual: &Actual) -> Result<(), DataplaneError> {
     for targets in image.endpoints.values() {
         for (kind, index) in targets {
             match kind {
-                EndpointKind::Vip => check_service(image, *index)?,
-                EndpointKind::Backend if !image.backends.contains_key(index) => {
+                EndpointKind::Vip | EndpointKind::Aside => check_service(image, *index)?,
+                EndpointKind::Backend | EndpointKind::ServerId
+                    if !image.backends.contains_key(index) =>
+                {
                     let why = "an endpoint leads here, and it is not in use".to_owned();
                     return wrong("backends", *index, why);
                 }
-                EndpointKind::Backend | EndpointKind::VipAddress | EndpointKind::Prefix => {}
+                EndpointKind::Backend
+                | EndpointKind::ServerId
+                | EndpointKind::VipAddress
+                | EndpointKind::Prefix => {}
             }
         }
     }

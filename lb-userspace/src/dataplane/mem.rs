@@ -252,6 +252,8 @@ impl Mem {
                 2 => EndpointKind::VipAddress,
                 3 => EndpointKind::Backend,
                 4 => EndpointKind::Prefix,
+                5 => EndpointKind::Aside,
+                6 => EndpointKind::ServerId,
                 _ => return Err(invalid("endpoints", index, "its kind is unknown")),
             };
             let key = EndpointKey {
@@ -302,6 +304,8 @@ impl Mem {
             family: entry.family,
             idle_epochs: entry.idle_epochs,
             mid_stream: entry.mid_stream,
+            spread: entry.spread,
+            quic: entry.quic,
             sources: consistent::ranges(&self.source_ranges, entry.sources),
             ring_base,
             ring_capacity,
@@ -397,8 +401,9 @@ fn entry(image: &ServiceImage, half: u8, sources: u32) -> ServiceEntry {
         pair: ServiceEntry::slice(image.ring_base, image.ring_capacity),
         sources,
         mid_stream: image.mid_stream,
-        reserved: [0; 3],
+        spread: image.spread,
+        reserved: [0; 2],
         reach: image.reach,
-        reserved2: 0,
+        quic: image.quic,
     }
 }

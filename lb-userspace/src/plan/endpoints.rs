@@ -22,11 +22,11 @@ const SLOTS_PER_ENDPOINT: u64 = 8;
 /// A filled generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// Seed of `EndpointKey::home`; with [`RANGES`] when there are rules.
+    /// Seed of `EndpointKey::home`; with [`RANGES`] when there are rules, or services whose packets go the long way.
     pub seed: u64,
     /// All slots of the generation.
     pub slots: Vec<EndpointSlot>,
-    /// Its rules, from index 0 on; none: no ranges.
+    /// Its rules, from index 0 on; none: nobody looks there.
     pub rules: Vec<Rule>,
 }
 
@@ -71,6 +71,7 @@ pub enum PlacementError {
 }
 
 /// Slots of a generation for these limits: a service has two endpoints at most (one with a range has one), a backend one.
+/// Server ids of QUIC are more, for which the table has room as long as they are few to each backend.
 pub fn slots_for(services: u32, backends: u32) -> u32 {
     let endpoints = u64::from(services)
         .saturating_mul(2)
@@ -88,9 +89,14 @@ pub fn place(
     ranges: &Ranges,
     slots: u32,
 ) -> Result<Placement, PlacementError> {
-    let (rules, firsts) = ranges::encode(ranges)?;
+    let (mut rules, firsts) = ranges::encode(ranges)?;
     if firsts.is_empty() {
-        return place_slots(endpoints, slots, 0);
+        let aside = |(kind, _): &EndpointTarget| *kind == EndpointKind::Aside;
+        if !endpoints.values().flatten().any(aside) {
+            return place_slots(endpoints, slots, 0);
+        }
+        // No lengths: who looks for such an endpoint looks there too.
+        rules.push(bytemuck::Zeroable::zeroed());
     }
     let mut endpoints = endpoints.clone();
     for (key, first) in firsts {

@@ -83,6 +83,8 @@ impl State {
             not_admitted: at(&counters.more, More::NotAdmitted as usize),
             too_big_answers: at(&counters.more, More::TooBigSent as usize),
             resets: at(&counters.more, More::ResetSent as usize),
+            by_server_id: at(&counters.more, More::ByServerId as usize),
+            no_server_id: at(&counters.more, More::NoServerId as usize),
             evicted: global(Global::Evicted),
             flows: self.flows.values().fold(0, |sum, n| sum.saturating_add(*n)),
             flow_capacity,

@@ -237,7 +237,8 @@ fn values_that_we_never_write_are_refused() {
                 (offset_of!(ServiceEntry, mid_stream), 3),
                 (offset_of!(ServiceEntry, reserved), 1),
                 (offset_of!(ServiceEntry, reach), 1),
-                (offset_of!(ServiceEntry, reserved2) + 7, 1),
+                (offset_of!(ServiceEntry, spread), 2),
+                (offset_of!(ServiceEntry, quic) + 7, 1),
             ],
         );
         check_value::<64>(

@@ -8,6 +8,7 @@ use lb_common::header::RANGES;
 use lb_common::{
     Address, BackendEntry, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding, NextHop,
     Permissions, Protocol, Reach, Rule, Tunnel,
+    quic::Lengths,
     sources::{self, Access},
 };
 use lb_userspace::dataplane::bpf::Geometry;
@@ -64,6 +65,8 @@ pub fn service_image(index: u32, ring: Vec<u32>) -> ServiceImage {
         family: 4,
         idle_epochs: 0,
         mid_stream: u8::try_from(index % 3).unwrap(),
+        spread: u8::try_from(index / 3 % 2).unwrap(),
+        quic: Lengths::NONE.with(u8::try_from(index % 7).unwrap(), 4),
         sources: ranges(index),
         ring_base: index * 64,
         ring_capacity: 32,

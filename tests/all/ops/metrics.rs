@@ -47,6 +47,8 @@ const FAMILIES: &[(&str, Each)] = &[
     ("fairlead_not_admitted_packets_total", Each::Balancer),
     ("fairlead_too_big_answers_total", Each::Balancer),
     ("fairlead_resets_total", Each::Balancer),
+    ("fairlead_quic_by_server_id_packets_total", Each::Balancer),
+    ("fairlead_quic_no_server_id_packets_total", Each::Balancer),
     ("fairlead_evicted_flows_total", Each::Balancer),
     ("fairlead_flow_entries", Each::Balancer),
     ("fairlead_flow_entries_limit", Each::Balancer),
@@ -145,7 +147,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
         .collect();
     assert_eq!(found, expected);
     let series: usize = found.values().sum();
-    let formula = 69 + interfaces + reasons + services * (26 + reasons) + 10 * backends;
+    let formula = 71 + interfaces + reasons + services * (26 + reasons) + 10 * backends;
     assert_eq!(series, formula, "the formula in README.md");
     let quiet = page.iter().filter(|(name, _)| {
         let counts =

@@ -55,6 +55,12 @@ pub struct DataPlane {
     /// Resets sent to clients.
     #[serde(default)]
     pub resets: u64,
+    /// Datagrams of QUIC that went where their connection id says.
+    #[serde(default)]
+    pub by_server_id: u64,
+    /// Datagrams of QUIC whose connection id names no backend.
+    #[serde(default)]
+    pub no_server_id: u64,
     /// Entries evicted for new flows.
     #[serde(default)]
     pub evicted: u64,

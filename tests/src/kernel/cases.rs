@@ -15,7 +15,7 @@ use lb_oracle::{
     oracle::Oracle,
 };
 
-use super::{ATTEMPTS, Kernel, Moment, maps};
+use super::{ATTEMPTS, Aborted, Kernel, Moment, maps};
 
 /// The compiled program with maps of the cases' size. To be made in [`super::in_namespace`].
 pub struct Cases {
@@ -136,7 +136,11 @@ impl Cases {
         };
         let verdict = pipeline::process(&mut frame, tables, at);
         self.open_redirect(verdict)?;
-        let (action, output, _) = self.kernel.run(&arrival.frame, ifindex, 1)?;
+        let (action, output, _) = match self.kernel.run(&arrival.frame, ifindex, 1) {
+            // As any other verdict that is not the library's.
+            Err(error) if error.is::<Aborted>() => return Ok(Some(error.to_string())),
+            ran => ran?,
+        };
         let expected = opinion.output.as_ref().unwrap_or(&arrival.frame);
         let actions = [verdict.action, opinion.fate.verdict(&ends).action, action];
         if actions.iter().any(|other| *other != action) {

@@ -155,6 +155,9 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
         "transport",
         "command",
         "user",
+        "udp-spread",
+        "quic-config-ids",
+        "server-id",
     ];
     let mut plain = String::new();
     for line in text.lines() {
@@ -506,6 +509,7 @@ prop_compose! {
         allow in proptest::collection::btree_set(0_u8..=16, 0..3),
         deny in proptest::collection::btree_set(17_u8..=32, 0..3),
         claim in any::<bool>(),
+        quic in (0..4_usize, proptest::collection::btree_set(0_u8..=6, 1..=2), 1_usize..=15),
         pool in proptest::collection::vec((1_u16.., 0_u16..=1000, 0..3_usize), 1..6),
     ) -> Service {
         let own_port = NonZeroU16::new(port).unwrap();
@@ -529,6 +533,14 @@ prop_compose! {
         if ports.single().is_none() && health.check.has_port() {
             health.port = health.port.or(Some(own_port));
         }
+        // Of UDP only: config ids, or datagrams one by one.
+        let names = protocol == Protocol::Udp && quic.0 == 0;
+        let alone = protocol == Protocol::Udp && quic.0 == 1 && !dnat;
+        let config_ids: Vec<u8> = quic.1.into_iter().collect();
+        let server_id = |at: usize| {
+            let digits = format!("{:0width$x}", at + 1, width = 2 * quic.2);
+            names.then(|| digits.parse().unwrap())
+        };
         let backends = pool.into_iter().enumerate().map(|(at, (port, weight, admin))| {
             let backend = Backend {
                 name: name("b", at),
@@ -540,6 +552,7 @@ prop_compose! {
                 },
                 weight: if at == 0 { weight.max(1) } else { weight },
                 admin: [AdminState::Enabled, AdminState::Draining, AdminState::Disabled][admin],
+                server_id: server_id(at),
             };
             (backend.name.clone(), backend)
         });
@@ -570,6 +583,8 @@ prop_compose! {
                 (_, 1) => MidStream::Drop,
                 _ => MidStream::Reset,
             },
+            spread: if alone { Spread::Datagram } else { Spread::Flow },
+            config_ids: if names { ConfigIds::new(&config_ids).unwrap() } else { ConfigIds::default() },
             sources: Sources { allow: clients(v4, &allow), deny: clients(v4, &deny) },
             health,
             drain: if words[0] { DrainPolicy::Keep } else { DrainPolicy::Migrate },

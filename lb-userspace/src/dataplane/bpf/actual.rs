@@ -12,7 +12,9 @@ use bytemuck::Pod;
 use lb_common::backend::device_slot;
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding,
-    Header, MidStream, NextHop, Permissions, Protocol, Reach, Rule, ServiceEntry, header, rule,
+    Header, MidStream, NextHop, Permissions, Protocol, Reach, Rule, ServiceEntry, Spread, header,
+    quic::MAX_CONFIG,
+    rule,
     sources::{self, Access},
 };
 
@@ -87,6 +89,8 @@ fn endpoints(maps: &Maps, control: &Control) -> Result<(Endpoints, Ranges), Data
                 EndpointKind::Prefix,
                 maps.geometry.services.saturating_add(1),
             ),
+            5 => (EndpointKind::Aside, maps.geometry.services),
+            6 => (EndpointKind::ServerId, maps.geometry.backends),
             _ => return Err(invalid("endpoints", index, "its kind is unknown")),
         };
         check(slot.index < size, "it leads out of a map")?;
@@ -96,9 +100,10 @@ fn endpoints(maps: &Maps, control: &Control) -> Result<(Endpoints, Ranges), Data
         check(
             match kind {
                 EndpointKind::VipAddress => without_port,
-                EndpointKind::Vip => slot.port != [0, 0] && has_ports,
+                EndpointKind::Vip | EndpointKind::Aside => slot.port != [0, 0] && has_ports,
                 EndpointKind::Backend => has_ports,
                 EndpointKind::Prefix => is_prefix(&slot),
+                EndpointKind::ServerId => slot.protocol == Protocol::Udp as u8,
             },
             "port and protocol do not fit its kind",
         )?;
@@ -115,7 +120,16 @@ fn endpoints(maps: &Maps, control: &Control) -> Result<(Endpoints, Ranges), Data
     for targets in found.values_mut() {
         targets.sort_unstable();
     }
-    Ok((found, rules(maps, control, &firsts)?))
+    let rules = rules(maps, control, &firsts)?;
+    let aside = |(kind, _): &EndpointTarget| *kind == EndpointKind::Aside;
+    let asks = !rules.is_empty() || found.values().flatten().any(aside);
+    require(
+        "control",
+        0,
+        (control.live >> 1 & header::RANGES != 0) == asks,
+        "the live generation says wrongly whether there is more than endpoints to look for",
+    )?;
+    Ok((found, rules))
 }
 
 /// A length of 128 bits, of an address of its family, with no bits set behind it.
@@ -151,12 +165,6 @@ fn rules(
             "a rule has values that nobody writes",
         )?;
     }
-    require(
-        "control",
-        0,
-        (control.live >> 1 & header::RANGES != 0) != ranges.is_empty(),
-        "the live generation says wrongly whether it has rules",
-    )?;
     Ok(ranges)
 }
 
@@ -193,9 +201,14 @@ fn service(
     let (ring_base, ring_capacity) = ServiceEntry::unslice(entry.pair);
     let pair_end = u64::from(ring_base).saturating_add(u64::from(ring_capacity).saturating_mul(2));
     check(entry.used == 1, "'used' is neither 0 nor 1")?;
+    check(entry.reserved == [0; 2], "reserved bytes are not zero")?;
     check(
-        entry.reserved == [0; 3] && entry.reserved2 == 0,
-        "reserved bytes are not zero",
+        Spread::from_u8(entry.spread).is_some(),
+        "what of its packets is scheduled is unknown",
+    )?;
+    check(
+        entry.quic.0 >> (4 * (MAX_CONFIG + 1)) == 0,
+        "its connection ids have a config id that there is not",
     )?;
     check(
         MidStream::from_u8(entry.mid_stream).is_some(),
@@ -242,6 +255,8 @@ fn service(
         family: entry.family,
         idle_epochs: entry.idle_epochs,
         mid_stream: entry.mid_stream,
+        spread: entry.spread,
+        quic: entry.quic,
         sources: consistent::ranges(sources, entry.sources),
         ring_base,
         ring_capacity,

@@ -141,9 +141,10 @@ fn service_entry(image: &ServiceImage, half: u8, sources: u32) -> Option<Service
         pair: ServiceEntry::slice(image.ring_base, image.ring_capacity),
         sources,
         mid_stream: image.mid_stream,
-        reserved: [0; 3],
+        spread: image.spread,
+        reserved: [0; 2],
         reach: image.reach,
-        reserved2: 0,
+        quic: image.quic,
     })
 }
 

@@ -85,7 +85,7 @@ fn leads_somewhere(mem: &Mem, slot: &EndpointSlot) -> bool {
     let service = mem.services.get(slot.index as usize);
     let backend = mem.backends.get(slot.index as usize);
     match slot.kind {
-        1 => service.is_some_and(|s| {
+        1 | 5 => service.is_some_and(|s| {
             (s.address, s.port, s.protocol) == (slot.address, slot.port, slot.protocol)
                 && s.reach == 0
                 && s.used == 1
@@ -111,6 +111,8 @@ fn leads_somewhere(mem: &Mem, slot: &EndpointSlot) -> bool {
                     })
                 })
         }
+        6 => backend
+            .is_some_and(|b| b.used == 1 && b.service == u32::from(u16::from_be_bytes(slot.port))),
         _ => false,
     }
 }
@@ -157,11 +159,16 @@ fn ranged(mem: &Mem, key: &EndpointKey) -> Option<u32> {
         .map(|(_, rule)| rule.service)
 }
 
+/// It has a service with one address and port.
+fn is_vip(slot: &EndpointSlot) -> bool {
+    [EndpointKind::Vip as u8, EndpointKind::Aside as u8].contains(&slot.kind)
+}
+
 /// The service that a key leads to, by index.
 pub fn leads_to(mem: &Mem, key: &EndpointKey) -> Option<u32> {
     walk(mem, key)
         .map(|(_, slot)| slot)
-        .find(|slot| slot.kind == EndpointKind::Vip as u8 && slot.matches(key))
+        .find(|slot| is_vip(slot) && slot.matches(key))
         .map(|slot| slot.index)
         .or_else(|| ranged(mem, key))
 }
@@ -187,7 +194,7 @@ pub fn choose(mem: &Mem, index: u32, hash: FlowHash) -> Found {
 /// The keys of all services in the live generation; of those with ranges, some of each.
 pub fn vips(mem: &Mem) -> Vec<EndpointKey> {
     let slots = || mem.live_endpoints().iter();
-    let vips = slots().filter(|slot| slot.kind == EndpointKind::Vip as u8);
+    let vips = slots().filter(|slot| is_vip(slot));
     let mut keys: Vec<EndpointKey> = vips.map(key).collect();
     for slot in slots().filter(|slot| slot.kind == EndpointKind::Prefix as u8) {
         let mut last = slot.address;

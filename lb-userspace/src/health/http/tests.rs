@@ -384,7 +384,11 @@ async fn ten_gigabytes_alone() {
             ProbeVerdict::Bad("body lacks 'never there' in its first 64 KiB".into())
         );
     };
-    run().await;
+    // Code that is run for the first time is read from the file, and counts too.
+    let warm_up = runs.min(20);
+    for _ in 0..warm_up {
+        run().await;
+    }
     let before = memory("VmRSS");
     for _ in 0..runs {
         run().await;
@@ -393,7 +397,7 @@ async fn ten_gigabytes_alone() {
         let grown = memory("VmHWM").saturating_sub(before);
         assert!(grown <= 1 << 20, "grew by {grown} bytes");
     }
-    let sent = server.sent.load(Ordering::SeqCst) / (runs + 1);
+    let sent = server.sent.load(Ordering::SeqCst) / (runs + warm_up);
     assert!(
         sent < 16 << 20,
         "the server could send {sent} bytes a probe"
