@@ -9,7 +9,7 @@ use lb_tests::server::Server;
 use lb_tests::topology::{Family, Forwarding, Shape, backend};
 
 use super::tunnel::{answers, upload};
-use crate::stage::{ECHO, SHAPES, Stage, UDP, WEB};
+use crate::stage::{ECHO, SENT_AGAIN, SHAPES, Stage, UDP, WEB};
 
 /// A tunnel.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ fn check(way: Way, shape: Shape) {
         let counts = report.backends();
         assert!((1..=3).all(|n| counts.contains_key(&n)), "{report}");
     }
-    assert_eq!(stage.retransmissions(), 0);
+    assert!(stage.retransmissions() <= SENT_AGAIN);
     for target in stage.targets(&ECHO) {
         stage.topology.run_in("client", || upload(target, 1 << 20));
     }

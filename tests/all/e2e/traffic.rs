@@ -9,7 +9,7 @@ use lb_tests::server::{Content, Nginx, hex};
 use lb_tests::topology::Shape;
 use sha2::{Digest, Sha256};
 
-use crate::stage::{ECHO, SHAPES, Stage, UDP, WEB};
+use crate::stage::{ECHO, SENT_AGAIN, SHAPES, Stage, UDP, WEB};
 
 #[track_caller]
 fn check_short_connections(shape: Shape) {
@@ -24,7 +24,7 @@ fn check_short_connections(shape: Shape) {
             "{report}"
         );
     }
-    assert_eq!(stage.retransmissions(), 0);
+    assert!(stage.retransmissions() <= SENT_AGAIN);
     stage.end();
 }
 
