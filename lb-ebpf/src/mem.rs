@@ -264,7 +264,8 @@ impl MemTables {
         match self.control.alive_until {
             Control::ALWAYS_ALIVE => Control::ALWAYS_ALIVE,
             until => {
-                let moved = until.wrapping_sub(from).wrapping_add(to);
+                // Before a clock that began a moment ago: as long dead as it can be.
+                let moved = until.wrapping_add(to).saturating_sub(from);
                 moved & !Control::DROP_WHEN_DEAD | until & Control::DROP_WHEN_DEAD
             }
         }

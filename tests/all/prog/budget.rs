@@ -21,7 +21,7 @@ struct Figures {
 /// `cargo xtask test budget` and `cargo xtask test --kernel 6.1 budget` print.
 #[rustfmt::skip]
 const FIGURES: [Figures; 2] = [
-    Figures { kernel: "6.1", instructions: 221280, stack: 512 },
+    Figures { kernel: "6.1", instructions: 245512, stack: 512 },
     Figures { kernel: "6.18", instructions: 209677, stack: 512 },
 ];
 
