@@ -131,6 +131,7 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
             NOWHERE => return PackedOutcome::PASS,
             service => step = next::TO_SERVICE | u64::from(service),
         }
+        // The piece is a service's, as has been found: nobody has to look again.
         if let Some(outcome) = cx.dead(|| true) {
             return outcome.into();
         }

@@ -57,6 +57,7 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
     }
     if found & SERVICE == 0 {
         return match found {
+            // To a VIP, as has been found.
             TRUNCATED => cx
                 .dead(|| true)
                 .unwrap_or(Outcome::drop(DropReason::Truncated))
@@ -65,6 +66,7 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
         };
     }
     let service = found as u32;
+    // To a service, as has been found: nobody has to look again.
     if let Some(outcome) = cx.dead(|| true) {
         return match outcome.verdict.action {
             Action::Drop => Outcome::service_drop(DropReason::ControlPlaneDead, service).into(),

@@ -221,7 +221,7 @@ pub struct Unload {
 #[command(
     long_about = "On a backend of forwarding 'ipip' or 'gue': take packets out of the balancers' tunnels.\n\n\
                   A program in the interface's XDP hook takes the outer headers off packets that come from --source, are \
-                  for a --vip, whichever families are inside and out, and carry TCP, UDP or ICMP from somebody else than this machine; it drops other tunnels to this \
+                  for a --vip, whichever families are inside and out, and carry anything but a tunnel (IPv4, IPv6, GRE) from somebody else than this machine; it drops other tunnels to this \
                   machine and leaves everything else alone. Its link is pinned: it works on when this command has ended, \
                   and until --detach or a reboot. Give the command again to change the rules, or when this \
                   machine's addresses have changed."

@@ -3,7 +3,7 @@
 use lb_ebpf::fixture;
 use lb_tests::kernel::{Kernel, Statistics, in_namespace, object, object_bytes};
 
-/// A fifth of what the kernel allows, so that older kernels, which prune less, load it too.
+/// Two fifths of what the kernel allows, so that older kernels, which prune less, load it too.
 const INSTRUCTIONS: u32 = 400_000;
 /// What the kernel allows (`MAX_BPF_STACK`).
 const STACK: u32 = 512;
