@@ -321,19 +321,27 @@ fn too_big_v6<F: Frame>(frame: &mut F, mtu: u32) -> Result<Verdict, DropReason> 
     if !frame.grow_head((Ipv6Hdr::LEN + Icmpv4Hdr::LEN) as u16) {
         return Err(DropReason::NoHeadroom);
     }
-    let quote = frame
-        .header::<[[u8; 4]; QUOTED_V6 / 4]>(L3 + Ipv6Hdr::LEN + Icmpv4Hdr::LEN)
-        .ok_or(DropReason::Truncated)?;
-    let [_, _, s0, s1, s2, s3, d0, d1, d2, d3, ..] = *quote;
+    const QUOTE: usize = L3 + Ipv6Hdr::LEN + Icmpv4Hdr::LEN;
+    const ADDRESSES: usize = QUOTE + 8;
+    let (Some(quote), Some(addresses)) = (
+        frame.header::<[[u8; 4]; QUOTED_V6 / 4]>(QUOTE),
+        frame.header::<[[u8; 4]; 8]>(ADDRESSES),
+    ) else {
+        return Err(DropReason::Truncated);
+    };
     let message = [[2, 0, 0, 0], mtu.to_be_bytes()];
     let [e, f] = (SIZE as u16).to_be_bytes();
     // The pseudo-header (RFC 8200 section 8.1): addresses, length, next header.
     let sum = Sum::NONE
         .words(&message)
         .words(quote)
-        .words(&[s0, s1, s2, s3, d0, d1, d2, d3])
+        .words(addresses)
         .words(&[[0, 0, e, f], [0, 0, 0, protocol::ICMPV6]]);
     let [c, d] = sum.check();
+    // The answer's source is the packet's destination, and the other way round.
+    let [s0, s1, d0, d1] = *frame
+        .header::<[[u8; 8]; 4]>(ADDRESSES)
+        .ok_or(DropReason::Truncated)?;
     let outer = frame
         .header_mut::<OuterV6>(0)
         .ok_or(DropReason::Truncated)?;
@@ -341,7 +349,7 @@ fn too_big_v6<F: Frame>(frame: &mut F, mtu: u32) -> Result<Verdict, DropReason> 
     outer.ether_type = ETHERTYPE_IPV6;
     outer.first = [0x60, 0, 0, 0];
     outer.second = [e, f, protocol::ICMPV6, ECHO_TTL];
-    outer.addresses = bytemuck::cast([d0, d1, d2, d3, s0, s1, s2, s3]);
+    outer.addresses = bytemuck::cast([d0, d1, s0, s1]);
     let [first, rest] = message;
     let [kind, code, ..] = first;
     *frame

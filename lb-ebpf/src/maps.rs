@@ -148,10 +148,10 @@ pub(crate) extern "C" fn find_rule(first: u32, tail: u64, generation: u32) -> u3
     lb_ebpf::ranges::find_rule(&KernelTables, first, tail, generation)
 }
 
-/// [`lb_ebpf::flow::hash`] of an IPv6 flow: client, VIP, then both ports (client's first) and the protocol.
+/// [`lb_ebpf::flow::hash`]: client, VIP, then both ports (client's first) and the protocol.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn hash_v6(c0: u64, c1: u64, v0: u64, v1: u64, tail: u64) -> u64 {
+pub(crate) extern "C" fn hash_flow(c0: u64, c1: u64, v0: u64, v1: u64, tail: u64) -> u64 {
     let [a, b, c, d, protocol, ..] = tail.to_ne_bytes();
     let tuple = FlowTuple {
         client: Address::from_words([c0, c1]),
@@ -160,10 +160,7 @@ pub(crate) extern "C" fn hash_v6(c0: u64, c1: u64, v0: u64, v1: u64, tail: u64) 
         vip_port: [c, d],
         protocol,
     };
-    match KernelTables.control() {
-        Some(control) => tuple.hash_v6(&control.multipliers).0,
-        None => 0,
-    }
+    lb_ebpf::flow::hash(&KernelTables, &tuple)
 }
 
 /// [`lb_ebpf::flow::assign`].
@@ -288,13 +285,10 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn hash_flow(&self, tuple: &FlowTuple) -> u64 {
-        if tuple.vip.is_v4() {
-            return lb_ebpf::flow::hash(self, tuple);
-        }
         let ([c0, c1], [v0, v1]) = (tuple.client.words(), tuple.vip.words());
         let ([a, b], [c, d]) = (tuple.client_port, tuple.vip_port);
         let tail = u64::from_ne_bytes([a, b, c, d, tuple.protocol, 0, 0, 0]);
-        hash_v6(c0, c1, v0, v1, tail)
+        hash_flow(c0, c1, v0, v1, tail)
     }
 
     #[inline(always)]

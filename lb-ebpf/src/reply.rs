@@ -70,15 +70,6 @@ pub fn owner<T: Tables>(tables: &T, backend: PackedKey, client: [u64; 2]) -> u64
     let Some(control) = tables.control() else {
         return NO_FLOW;
     };
-    let (own, client_port) = backend.unpack();
-    // What is known of the flow; the rest is each candidate's service's.
-    let mut tuple = FlowTuple {
-        client: Address::from_words(client),
-        vip: own.address,
-        client_port,
-        vip_port: own.port,
-        protocol: own.protocol,
-    };
     let live = Live::of(control).0;
     let mut distance = 0;
     while distance < MAX_PROBES {
@@ -86,9 +77,8 @@ pub fn owner<T: Tables>(tables: &T, backend: PackedKey, client: [u64; 2]) -> u64
             END_OF_SEARCH => return NO_FLOW,
             SOMEBODY_ELSE => {}
             id => {
-                let (own, _) = backend.unpack();
                 if let Some(candidate) = service::backend(tables, id)
-                    && let Some(owner) = flow_of(tables, candidate, &mut tuple, own.port)
+                    && let Some(owner) = flow_of(tables, candidate, backend, client)
                 {
                     return owner.pack();
                 }
@@ -141,25 +131,35 @@ fn vip_port(service: &ServiceEntry, port: [u8; 2]) -> Option<[u8; 2]> {
     }
 }
 
+/// The flow between `client` and the VIP of the candidate's service. (What it is made of is taken apart here, each time:
+/// kept in parts it would fill the stack of the whole search.)
 #[inline(always)]
 fn flow_of<T: Tables>(
     tables: &T,
-    backend: Backend<'_>,
-    tuple: &mut FlowTuple,
-    port: [u8; 2],
+    candidate: Backend<'_>,
+    backend: PackedKey,
+    client: [u64; 2],
 ) -> Option<Owner> {
-    let service = service::by_index(tables, backend.entry.service).ok()?.entry;
-    if service.protocol != tuple.protocol || service.forwarding != Forwarding::Dnat as u8 {
+    let (own, client_port) = core::hint::black_box(backend).unpack();
+    let service = service::by_index(tables, candidate.entry.service)
+        .ok()?
+        .entry;
+    if service.protocol != own.protocol || service.forwarding != Forwarding::Dnat as u8 {
         return None;
     }
-    tuple.vip = Address(service.address);
-    tuple.vip_port = vip_port(service, port)?;
-    let hash = FlowHash(tables.hash_flow(tuple));
+    let tuple = FlowTuple {
+        client: Address::from_words(client),
+        vip: Address(service.address),
+        client_port,
+        vip_port: vip_port(service, own.port)?,
+        protocol: own.protocol,
+    };
+    let hash = FlowHash(tables.hash_flow(&tuple));
     let control = tables.control()?;
     let sets = hash.sets(control.flow_mask, control.flow_base_bits);
-    let entry = flow::find_backend(tables, sets, backend.id)?;
+    let entry = flow::find_backend(tables, sets, candidate.id)?;
     Some(Owner {
-        backend: backend.id,
+        backend: candidate.id,
         set: entry.set,
         way: entry.way,
     })
