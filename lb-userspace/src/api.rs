@@ -6,12 +6,13 @@
 //! | `GET /v1/status` | - | [`crate::status::Status`] |
 //! | `POST /v1/admin` | [`Admin`] | [`Done`] |
 //! | `POST /v1/reload` | [`Reload`] | [`Done`] |
+//! | `POST /v1/failback` | [`Failback`] | [`Done`] |
 //!
 //! An error has status 409 (refused, with the cure) or 4xx of HTTP itself and a [`Refused`] body.
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{AdminState, BackendKey};
+use crate::model::{AdminState, BackendKey, Name};
 
 pub(crate) mod aside;
 pub mod client;
@@ -40,6 +41,14 @@ pub struct Reload {
     /// Consent to a configuration that drops nine tenths or more.
     #[serde(default)]
     pub allow_shrink: bool,
+}
+
+/// Lets the new flows of a service return to its first tier.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failback {
+    /// The service.
+    pub service: Name,
 }
 
 /// It was done.

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::check;
 use crate::config::render::Colour;
-use crate::model::{BackendKey, Prefix, XdpMode};
+use crate::model::{BackendKey, Name, Prefix, XdpMode};
 
 pub mod act;
 pub mod columns;
@@ -51,6 +51,8 @@ pub enum Command {
     Enable(Target),
     /// Take a backend out at once: its flows move to other backends.
     Disable(Disable),
+    /// Let new flows of a service with `failback = "stay"` return to its first tier.
+    Failback(Failback),
     /// Apply the changed configuration file. A file with errors changes nothing.
     Reload(Reload),
     /// Take the data plane away: detach from all interfaces and remove all maps. The service stops.
@@ -168,6 +170,18 @@ pub struct Drain {
     /// Drain even the last backend of a service that can take flows.
     #[arg(long)]
     pub force: bool,
+}
+
+/// Arguments of `failback`.
+#[derive(Args, Debug)]
+pub struct Failback {
+    /// The service.
+    #[arg(value_name = "SERVICE", value_parser = service_name)]
+    pub service: Name,
+}
+
+fn service_name(text: &str) -> Result<Name, String> {
+    Name::new(text).ok_or_else(|| "a service's name has 1 to 63 of a-z, 0-9 and '-'".to_owned())
 }
 
 /// Arguments of `disable`.

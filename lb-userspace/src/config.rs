@@ -11,6 +11,7 @@ pub mod check;
 pub mod codes;
 mod daemon;
 mod diagnostic;
+mod failover;
 pub mod file;
 mod health;
 pub mod keys;
@@ -208,6 +209,7 @@ fn finish(draft: ServiceDraft) -> Option<(Name, Service)> {
             address: b.address?.value,
             port: b.port?.map_or(port.single(), |own| Some(own.value)),
             weight: b.weight?.value,
+            tier: b.tier?.value,
             admin: b.admin?,
             server_id: b.server_id.id.map(|at| at.value),
         };
@@ -235,6 +237,7 @@ fn finish(draft: ServiceDraft) -> Option<(Name, Service)> {
         drain: draft.drain,
         on_down: draft.on_down,
         all_down: draft.all_down,
+        failover: draft.failover,
         claim: draft.claim.map(|at| at.value),
         backends: backends.collect::<Option<_>>()?,
     };

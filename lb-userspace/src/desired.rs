@@ -30,7 +30,7 @@ pub struct Rings {
 
 #[derive(Clone, Debug)]
 struct Filled {
-    members: Vec<(u32, u16)>,
+    members: Vec<(u32, u32)>,
     size: u32,
     ring: Arc<[u32]>,
 }
@@ -246,15 +246,18 @@ impl Rings {
             let word = state.word_of(service, backend, key);
             word.is_some_and(|word| word.permissions.may_take_new())
         };
-        let keys: Vec<(BackendKey, u16)> = service
+        let keys: Vec<(BackendKey, u32)> = service
             .keyed_backends()
-            .filter(|(key, backend)| backend.weight > 0 && takes_new(key, backend))
-            .map(|(key, backend)| (key, backend.weight))
+            .filter(|(key, backend)| takes_new(key, backend))
+            .map(|(key, _)| {
+                let weight = state.weight(&key);
+                (key, weight)
+            })
             .collect();
         let ids = keys
             .iter()
             .filter_map(|(key, weight)| Some((state.ids().backend(key)?.id, *weight)));
-        let members: Vec<(u32, u16)> = ids.collect();
+        let members: Vec<(u32, u32)> = ids.collect();
         let size = ring_size(service);
         if let Some(filled) = self.by_service.get(&service.name)
             && filled.members == members

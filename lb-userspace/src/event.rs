@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{AdminState, BackendKey, Config, Health, Link, ProbeResult, Route, Target};
+use crate::model::{
+    AdminState, BackendKey, Config, Health, Link, Name, ProbeResult, Route, Target,
+};
 
 /// Something happened. `now` (nanoseconds since boot, monotonic) travels beside it, as the task
 /// that saw it read the clock.
@@ -128,6 +130,15 @@ pub enum Record {
         backend: BackendKey,
         /// Flows left when it ended: 0, or what the policy acted on.
         left: u64,
+    },
+    /// Other backends get the new flows of a service, or other shares of them.
+    Failover {
+        /// The service.
+        service: Name,
+        /// Who got them, as [`crate::tiers::Mode`].
+        from: String,
+        /// Who gets them.
+        to: String,
     },
     /// The way to a backend changed.
     Route {

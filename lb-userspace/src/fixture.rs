@@ -36,6 +36,7 @@ pub(crate) fn service(text: &str) -> Service {
             port: NonZeroU16::new(address.port()),
             weight: weight.parse().unwrap(),
             admin: AdminState::Enabled,
+            tier: Tier::Number(0),
             server_id: None,
         };
         (backend.name.clone(), backend)
@@ -71,6 +72,7 @@ pub(crate) fn service(text: &str) -> Service {
         drain: DrainPolicy::Migrate,
         on_down: OnDown::Migrate,
         all_down: AllDown::FailOpen,
+        failover: Failover::default(),
         claim: None,
         backends: words.map(backend).collect(),
     }

@@ -32,4 +32,5 @@ pub mod saving;
 pub mod state;
 pub mod status;
 pub mod store;
+pub mod tiers;
 pub mod velocity;

@@ -22,8 +22,8 @@ pub struct Member<'a> {
     pub id: u32,
     /// What the permutation is made from: the backend's full name.
     pub name: &'a str,
-    /// Relative share, 0 to 1000; 0 takes no slot.
-    pub weight: u16,
+    /// Relative share, 0 to [`crate::tiers::LARGEST`]; 0 takes no slot.
+    pub weight: u32,
 }
 
 /// Ring sizes: the largest primes below 2^k and 3 * 2^(k-1). A ring pair wastes two slots, and every
@@ -174,7 +174,11 @@ mod tests {
             (0..)
                 .zip(&self.names)
                 .zip(&self.weights)
-                .map(|((id, name), &weight)| Member { id, name, weight })
+                .map(|((id, name), &weight)| Member {
+                    id,
+                    name,
+                    weight: weight.into(),
+                })
                 .collect()
         }
 

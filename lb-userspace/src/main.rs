@@ -66,6 +66,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Drain(args) => runtime(1)?.block_on(act::drain(&socket, args)),
         Command::Enable(args) => runtime(1)?.block_on(act::enable(&socket, args.backend)),
         Command::Disable(args) => runtime(1)?.block_on(act::disable(&socket, args)),
+        Command::Failback(args) => runtime(1)?.block_on(act::failback(&socket, args)),
         Command::Reload(args) => runtime(1)?.block_on(act::reload(&socket, args.allow_shrink)),
     }
 }

@@ -2,6 +2,7 @@
 //! world reports about it. Plain values; every wrong state that a type can exclude is excluded.
 
 mod check;
+mod failover;
 mod ports;
 mod prefix;
 mod quic;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use check::{
     Check, DnsCheck, DnsRcode, DnsType, ExecCheck, GrpcCheck, HttpCheck, TlsCheck, UdpCheck,
 };
+pub use failover::{Failback, Failover, Tier};
 pub use lb_common::{
     Family, Forwarding, GueVariant, MidStream, OuterTtl, Protocol, Reach, Spread, Tunnel,
 };
@@ -245,8 +247,10 @@ pub struct Service {
     pub drain: DrainPolicy,
     /// What happens to the flows of a backend that is down.
     pub on_down: OnDown,
-    /// When no backend may take flows.
+    /// When no backend may take flows, or too few are healthy.
     pub all_down: AllDown,
+    /// From tier to tier and back.
+    pub failover: Failover,
     /// Interface that the daemon adds the VIP to and announces it on; `None`: the router's matter.
     pub claim: Option<String>,
     /// Backends by name.
@@ -360,6 +364,8 @@ pub struct Backend {
     pub weight: u16,
     /// As configured; the command line may override it at run time.
     pub admin: AdminState,
+    /// Which come before and after it.
+    pub tier: Tier,
     /// What QUIC's connection ids call it.
     pub server_id: Option<ServerId>,
 }

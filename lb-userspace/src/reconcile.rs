@@ -24,7 +24,7 @@ use crate::dataplane::{Actual, Dataplane, DataplaneError, MapOp, consistent};
 use crate::desired::{self, Rings};
 use crate::event::{Effect, Event};
 use crate::ids::Ids;
-use crate::model::{AdminState, BackendKey, Config};
+use crate::model::{AdminState, BackendKey, Config, Name};
 use crate::plan::{self, PlanError, plan, plan_words};
 use crate::state::changes::Changes;
 use crate::state::persistent::{Persistent, Start};
@@ -161,6 +161,13 @@ impl<D: Dataplane> Reconciler<D> {
         force: bool,
     ) -> Result<Vec<Effect>, StateError> {
         let effects = self.state.command(now, backend, state, deadline, force)?;
+        self.note();
+        Ok(effects)
+    }
+
+    /// A person's order; see [`State::failback`].
+    pub fn failback(&mut self, service: &Name) -> Result<Vec<Effect>, StateError> {
+        let effects = self.state.failback(service)?;
         self.note();
         Ok(effects)
     }

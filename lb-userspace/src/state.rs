@@ -11,6 +11,7 @@ mod configure;
 pub mod permission;
 pub mod persistent;
 mod probe;
+pub mod share;
 #[cfg(test)]
 #[expect(clippy::arithmetic_side_effects, reason = "figures of tests are small")]
 mod tests;
@@ -32,7 +33,8 @@ use crate::plan::endpoints::PlacementError;
 use crate::velocity::Velocity;
 use admin::{AdminError, Drain};
 use changes::Unsaved;
-use permission::{Facts, fails_open, permissions};
+use permission::{Facts, permissions};
+use share::{FailbackError, Share};
 
 /// Why an event was refused. The state is as it was before.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,9 @@ pub enum StateError {
     /// A person's order.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// A person's order about a service.
+    #[error(transparent)]
+    Failback(#[from] FailbackError),
 }
 
 /// What is known about a backend besides the configuration.
@@ -69,6 +74,8 @@ struct BackendState {
     said: Option<AdminState>,
     /// Set while draining.
     drain: Option<Drain>,
+    /// Its relative share of new flows; 0: none.
+    weight: u32,
 }
 
 /// Everything that is known.
@@ -82,8 +89,8 @@ pub struct State {
     backends: BTreeMap<BackendKey, BackendState>,
     /// Those of them with a drain: deadlines are looked at many times a second.
     draining: BTreeSet<BackendKey>,
-    /// Services that spread over everybody since nobody is healthy.
-    failed_open: BTreeSet<Name>,
+    /// Who serves each service.
+    shares: BTreeMap<Name, Share>,
     velocity: Velocity,
     routes: BTreeMap<IpAddr, Route>,
     /// How many ways leave by each interface; none with 0.
@@ -179,7 +186,7 @@ impl State {
             }
             Event::Tick => self.tick(now, &mut effects),
         }
-        self.settle();
+        self.settle(&mut effects);
         Ok(effects)
     }
 
@@ -257,11 +264,6 @@ impl State {
         })
     }
 
-    /// The service spreads over all enabled backends because none is healthy.
-    pub fn failed_open(&self, service: &Name) -> bool {
-        self.failed_open.contains(service)
-    }
-
     pub(crate) fn ring_key(&self) -> HashKey {
         self.ring_key
     }
@@ -279,49 +281,10 @@ impl State {
             health: self.health(key),
             trust_at_start: service.health.trust_at_start,
             on_down: service.on_down,
-            weighted: backend.weight > 0,
+            chosen: known.weight > 0,
             reachable: self.way(backend.address).resolved.is_ok(),
-            fail_open: self.failed_open.contains(&key.service),
+            fail_open: self.failed_open(&key.service),
         })
-    }
-
-    /// Recomputes what follows for whole pools: which services fail open.
-    fn settle(&mut self) {
-        let whole = self.dirty.services.iter().cloned();
-        let of_backends = self.dirty.backends.iter().map(|key| key.service.clone());
-        let services: BTreeSet<Name> = whole.chain(of_backends).collect();
-        for name in services {
-            let already = self.failed_open.contains(&name);
-            let now = self.fails_open(&name, already);
-            if now == already {
-                continue;
-            }
-            if now {
-                self.failed_open.insert(name.clone());
-            } else {
-                self.failed_open.remove(&name);
-            }
-            self.dirty.services.insert(name);
-        }
-    }
-
-    fn fails_open(&self, name: &Name, already: bool) -> bool {
-        let Some(service) = self.config.services.get(name) else {
-            return false;
-        };
-        if service.all_down == crate::model::AllDown::FailClosed {
-            return false;
-        }
-        let healths = service.backends.values().filter_map(|backend| {
-            let key = BackendKey {
-                service: name.clone(),
-                backend: backend.name.clone(),
-            };
-            let facts = self.facts(service, backend, &key)?;
-            let counts = facts.admin == AdminState::Enabled && facts.reachable && facts.weighted;
-            counts.then_some((facts.health, facts.trust_at_start))
-        });
-        fails_open(healths, already)
     }
 
     fn counted(

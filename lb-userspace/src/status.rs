@@ -126,8 +126,11 @@ pub struct Service {
     pub scheduler: String,
     /// Ring slots; 0: no backend may take new flows.
     pub ring_size: u32,
-    /// All backends are down and the service spreads over all of them.
+    /// Too few backends are healthy and the service spreads over all of them.
     pub fail_open: bool,
+    /// Who gets new flows: `tier 0: 70 %, tier 1: 30 %`, `the sorry backends`, or why nobody does.
+    #[serde(default)]
+    pub flows_to: String,
     /// Packets, bytes, flows over all backends.
     pub traffic: Traffic,
     /// Drops by reason; every reason is there.
@@ -168,6 +171,15 @@ pub struct Backend {
     pub port: Option<u16>,
     /// Weight.
     pub weight: u16,
+    /// Its tier: `0` to `9`, or `sorry`.
+    #[serde(default)]
+    pub tier: String,
+    /// The share of the service's new flows that it gets, in thousandths.
+    #[serde(default)]
+    pub share: u32,
+    /// Why it gets that share, or none.
+    #[serde(default)]
+    pub share_why: String,
     /// What a person says.
     pub admin: AdminState,
     /// What probes say.

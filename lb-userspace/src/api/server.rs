@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::aside::aside;
-use super::{Admin, Done, Refused, Reload};
+use super::{Admin, Done, Failback, Refused, Reload};
 use crate::status::Status;
 
 /// A question or order for the owner of the state, with the way back.
@@ -23,6 +23,8 @@ pub enum Request {
     Status(oneshot::Sender<Box<Status>>),
     /// Change an admin state.
     Admin(Admin, oneshot::Sender<Result<Done, Refused>>),
+    /// Let the flows of a service return.
+    Failback(Failback, oneshot::Sender<Result<Done, Refused>>),
     /// Apply the configuration file.
     Reload(Reload, oneshot::Sender<Result<Done, Refused>>),
 }
@@ -62,6 +64,7 @@ pub async fn serve(
         .route("/v1/status", get(status))
         .route("/v1/admin", post(admin))
         .route("/v1/reload", post(reload))
+        .route("/v1/failback", post(failback))
         .layer(DefaultBodyLimit::max(64 << 10))
         .with_state(owner);
     if let Err(error) = axum::serve(listener, app)
@@ -103,6 +106,18 @@ async fn reload(State(owner): State<mpsc::Sender<Request>>, Json(order): Json<Re
     let (reply, answer) = oneshot::channel();
     order_done(
         owner.send(Request::Reload(order, reply)).await.is_ok(),
+        answer,
+    )
+    .await
+}
+
+async fn failback(
+    State(owner): State<mpsc::Sender<Request>>,
+    Json(order): Json<Failback>,
+) -> Response {
+    let (reply, answer) = oneshot::channel();
+    order_done(
+        owner.send(Request::Failback(order, reply)).await.is_ok(),
         answer,
     )
     .await

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use hyper::Method;
 
 use super::{Disable, Drain, out, table, watch};
-use crate::api::{Admin, Done, Reload, client};
+use crate::api::{Admin, Done, Failback, Reload, client};
 use crate::model::{AdminState, BackendKey};
 use crate::status::{Backend, Status};
 
@@ -66,6 +66,15 @@ pub async fn disable(socket: &Path, args: Disable) -> anyhow::Result<ExitCode> {
         force: args.force,
     };
     admin(socket, order).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `failback`.
+pub async fn failback(socket: &Path, args: super::Failback) -> anyhow::Result<ExitCode> {
+    let service = args.service;
+    let order = Failback { service };
+    let done: Done = client::ask(socket, Method::POST, "/v1/failback", Some(&order)).await?;
+    out::line(done.message)?;
     Ok(ExitCode::SUCCESS)
 }
 

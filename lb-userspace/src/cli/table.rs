@@ -89,13 +89,18 @@ fn headline(status: &Status, width: usize) -> Vec<String> {
 /// Of Ethernet: who sends as much is not told.
 const USUAL_MTU: u32 = 1500;
 
+/// Who gets flows where there is nothing to tell.
+const USUAL_TIER: &str = "tier 0: 100 %";
+
 fn service_line(s: &Service) -> String {
     let address = endpoint(s.address, s.port);
     let takers = s.backends.iter().filter(|b| b.takes_new).count();
     let open = if s.fail_open {
-        "  FAIL-OPEN: all backends are down"
+        "  FAIL-OPEN: too few backends are healthy".to_owned()
+    } else if s.flows_to == USUAL_TIER || s.flows_to.is_empty() {
+        String::new()
     } else {
-        ""
+        format!("  flows to {}", s.flows_to)
     };
     let fits = match s.largest_packet {
         Some(bytes) if bytes < USUAL_MTU => format!("  packets up to {bytes} bytes"),
@@ -175,8 +180,15 @@ impl Look<'_> {
     }
 }
 
+/// Of one that is well and gets no flows, that is what one wants to know.
 fn why(b: &Backend) -> &str {
-    b.held.as_deref().unwrap_or(&b.reason)
+    let idle = b.health == Health::Up && b.admin == AdminState::Enabled && b.share == 0;
+    let reason = if idle && !b.share_why.is_empty() {
+        &b.share_why
+    } else {
+        &b.reason
+    };
+    b.held.as_deref().unwrap_or(reason)
 }
 
 fn admin(b: &Backend) -> String {

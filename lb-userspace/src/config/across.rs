@@ -12,7 +12,7 @@ use lb_common::limits;
 use super::codes::{self, Code};
 use super::notes::{At, Note, Notes};
 use super::service::{BackendDraft, PROTOCOLS, ServiceDraft};
-use super::{quic, sources, value};
+use super::{failover, quic, sources, value};
 use crate::maglev;
 use crate::model::{AdminState, Family, Forwarding, Limits, Name, Ports, Prefix, Protocol, family};
 
@@ -36,6 +36,7 @@ pub(super) fn check(
         pool(draft, notes);
         sources::check(draft, notes);
         quic::check(draft, notes);
+        failover::check(draft, notes);
         for backend in &draft.backends {
             against_service(draft, backend, notes);
             against_vips(backend, &vips, notes);

@@ -222,6 +222,9 @@ codes! {
     BAD_HEX = "FL0080", Error, "the text is not bytes in hexadecimal digits",
         "datagrams of checks have 1 to 1024 bytes; in hexadecimal, each byte is two digits",
         "write pairs of digits such as \"00ff 10\"; blanks may stand between them";
+    ONLY_SORRY = "FL0090", Error, "a service has sorry backends only",
+        "sorry backends are for when nobody else is left: without others, flows would never go anywhere else",
+        "give those that usually serve a `tier` from 0 to 9, or leave the key out";
 
     WEIGHT_ZERO = "FL0101", Warning, "a backend of weight 0 takes no new flows",
         "the weight is its share of the new flows",

@@ -203,6 +203,9 @@ pub static SERVICE: Section = Section {
             "\"fail-open\" or \"fail-closed\"",
             "\"fail-open\"",
         ),
+        key("panic-threshold", "a number from 0 to 100", "0"),
+        key("overprovisioning", "a number from 100 to 1000", "140"),
+        key("failback", "\"return\" or \"stay\"", "\"return\""),
         bare("claim", "the name of an interface such as \"eth0\""),
         bare("health", "one table under the header [service.health]"),
         bare(
@@ -236,6 +239,8 @@ pub static SERVICE: Section = Section {
         ("loadbalancersourceranges", "allow"),
         ("blacklist", "deny"),
         ("deny-sources", "deny"),
+        ("healthy-panic-threshold", "panic-threshold"),
+        ("overprovisioning-factor", "overprovisioning"),
     ],
 };
 
@@ -252,6 +257,7 @@ pub static BACKEND: Section = Section {
             "the service's port; the client's if that is a range",
         ),
         key("weight", "a number from 0 to 1000", "1"),
+        key("tier", "a number from 0 to 9, or \"sorry\"", "0"),
         key(
             "admin",
             "\"enabled\", \"draining\" or \"disabled\"",
@@ -266,6 +272,9 @@ pub static BACKEND: Section = Section {
         ("state", "admin"),
         ("status", "admin"),
         ("id", "name"),
+        ("priority", "tier"),
+        ("pool", "tier"),
+        ("backup", "tier"),
     ],
 };
 

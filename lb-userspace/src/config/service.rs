@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::across;
 use super::codes;
+use super::failover;
 use super::health;
 use super::keys;
 use super::notes::{At, Note, Notes};
@@ -21,8 +22,8 @@ use super::sources::{self, SourcesDraft};
 use super::tunnel::{self, TunnelDraft};
 use super::{value, vip};
 use crate::model::{
-    AdminState, AllDown, Check, DrainPolicy, Forwarding, HealthPolicy, MidStream, Name, OnDown,
-    Ports, Prefix, Protocol, Scheduler,
+    AdminState, AllDown, Check, DrainPolicy, Failover, Forwarding, HealthPolicy, MidStream, Name,
+    OnDown, Ports, Prefix, Protocol, Scheduler, Tier,
 };
 
 pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[
@@ -87,6 +88,7 @@ pub(super) struct ServiceDraft {
     pub(super) drain: DrainPolicy,
     pub(super) on_down: OnDown,
     pub(super) all_down: AllDown,
+    pub(super) failover: Failover,
     pub(super) claim: Option<At<String>>,
     pub(super) backends: Vec<BackendDraft>,
     /// There is a key for them; if none could be read, that has been noted.
@@ -105,6 +107,7 @@ pub(super) struct BackendDraft {
     /// The outer `None`: it could not be read; the inner one: the service's.
     pub(super) port: Option<Option<At<NonZeroU16>>>,
     pub(super) weight: Option<At<u16>>,
+    pub(super) tier: Option<At<Tier>>,
     pub(super) admin: Option<AdminState>,
     pub(super) server_id: ServerIdDraft,
 }
@@ -183,6 +186,7 @@ pub(super) fn service(
         drain: optional_word(&reader, "drain-policy", DRAINS, DrainPolicy::Keep, notes),
         on_down: optional_word(&reader, "on-down", ON_DOWNS, on_down, notes),
         all_down: optional_word(&reader, "all-down", ALL_DOWNS, AllDown::FailOpen, notes),
+        failover: failover::of_service(&reader, notes),
         claim: claim(&reader, notes),
         backends: backends(&reader, notes),
         has_backends: match reader.get("backend").map(|v| v.get_ref()) {
@@ -207,7 +211,7 @@ fn required_word<T: Copy>(
     reader.word(key, words, notes)
 }
 
-fn optional_word<T: Copy>(
+pub(super) fn optional_word<T: Copy>(
     reader: &Reader<'_, '_>,
     key: &str,
     words: &[(&'static str, T)],
@@ -416,6 +420,7 @@ fn backend(
         address: address(&reader, Role::Backend, notes),
         port,
         weight,
+        tier: failover::tier(&reader, notes),
         admin,
         server_id: quic::of_backend(&reader, &span, notes),
         path,

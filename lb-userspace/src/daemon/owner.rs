@@ -25,9 +25,10 @@ use crate::desired;
 use crate::event::{Effect, Event};
 use crate::health::runner::{Runner, now_ns};
 use crate::metrics::Timings;
-use crate::model::{AdminState, Config, ProbeVerdict, XdpMode};
+use crate::model::{AdminState, Config, Name, ProbeVerdict, XdpMode};
 use crate::neigh::follower;
 use crate::reconcile::{ReconcileError, Reconciler, Written};
+use crate::state::StateError;
 use crate::status;
 
 /// Between two looks at deadlines, the flow table and the pins.
@@ -367,6 +368,7 @@ impl<'a> Owner<'a> {
         match request {
             Request::Status(reply) => self.report(reply),
             Request::Admin(order, reply) => self.admin(&order, reply)?,
+            Request::Failback(order, reply) => self.failback(&order.service, reply)?,
             Request::Reload(Reload { allow_shrink }, reply) => self.reload(Asked {
                 allow_shrink,
                 reply: Some(reply),
@@ -385,6 +387,34 @@ impl<'a> Owner<'a> {
             self.parts
                 .reconciler
                 .command(now, &order.backend, order.state, deadline, order.force);
+        let what = match order.state {
+            AdminState::Enabled => "enabled",
+            AdminState::Draining => "draining",
+            AdminState::Disabled => "disabled",
+        };
+        let message = format!("{}: {what}", order.backend);
+        self.ordered(now, ordered, message, reply)
+    }
+
+    /// As [`Self::admin`]: the flows of a service return.
+    fn failback(&mut self, service: &Name, reply: saver::Reply) -> anyhow::Result<()> {
+        let ordered = self.parts.reconciler.failback(service);
+        let state = self.parts.reconciler.state();
+        let now_to = state
+            .mode(service)
+            .map_or(String::new(), |mode| mode.to_string());
+        let message = format!("{service}: new flows go to {now_to}");
+        self.ordered(now_ns(), ordered, message, reply)
+    }
+
+    /// What a person ordered has been taken in, or refused. `Err` ends the daemon.
+    fn ordered(
+        &mut self,
+        now: u64,
+        ordered: Result<Vec<Effect>, StateError>,
+        message: String,
+        reply: saver::Reply,
+    ) -> anyhow::Result<()> {
         let effects = match ordered {
             Ok(effects) => effects,
             Err(error) => {
@@ -397,12 +427,6 @@ impl<'a> Owner<'a> {
         self.must_save(&effects);
         self.write()?;
         self.carry_out(effects);
-        let what = match order.state {
-            AdminState::Enabled => "enabled",
-            AdminState::Draining => "draining",
-            AdminState::Disabled => "disabled",
-        };
-        let message = format!("{}: {what}", order.backend);
         let waiter = Waiter::Order(reply, Done { message });
         let until = Some(now.saturating_add(PATIENCE));
         if let Some(Waiter::Order(reply, done)) = self.saver.state.wait(until, waiter) {

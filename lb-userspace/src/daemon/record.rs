@@ -46,6 +46,9 @@ pub(super) fn log(record: &Record) {
         Record::Drained { backend, left } => {
             tracing::info!(service = %backend.service, backend = %backend.backend, left, "drained");
         }
+        Record::Failover { service, from, to } => {
+            tracing::warn!(%service, %from, %to, "new flows go to others");
+        }
         Record::Route { address, route } => {
             tracing::info!(%address, %route, "way to backend changed")
         }

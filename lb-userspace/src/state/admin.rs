@@ -64,27 +64,8 @@ impl State {
         }
         let mut effects = Vec::new();
         self.order(now, backend, state, deadline, &mut effects)?;
-        self.settle();
+        self.settle(&mut effects);
         Ok(effects)
-    }
-
-    /// The backend takes new flows, and no other of its service does.
-    fn is_last(&self, key: &BackendKey) -> bool {
-        let takes_new = |key: &BackendKey| {
-            self.word(key)
-                .is_some_and(|word| word.permissions.may_take_new())
-        };
-        let Some((service, _)) = self.config.backend(key) else {
-            return false;
-        };
-        let others = service.backends.keys().filter(|name| **name != key.backend);
-        takes_new(key)
-            && !others
-                .map(|name| BackendKey {
-                    service: key.service.clone(),
-                    backend: name.clone(),
-                })
-                .any(|key| takes_new(&key))
     }
 
     pub(super) fn order(

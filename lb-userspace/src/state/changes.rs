@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::State;
 use super::persistent::{Order, Persistent, Verdict};
 use crate::ids::Ids;
-use crate::model::{BackendKey, Health};
+use crate::model::{BackendKey, Health, Name};
+use crate::tiers::Loads;
 
 /// Backends of which the document may say something else than the last one that was handed out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Changes {
     saved_at: u64,
     /// Who has which number: always complete.
     pub ids: Ids,
+    /// As [`Persistent::loads`]: always complete.
+    loads: BTreeMap<Name, Loads>,
     of: Of,
 }
 
@@ -59,6 +62,7 @@ impl State {
                 Changes {
                     saved_at: document.saved_at,
                     ids: document.ids,
+                    loads: document.loads,
                     of: Of::All {
                         orders: document.orders,
                         verdicts: document.verdicts,
@@ -76,6 +80,7 @@ impl State {
                     saved_at: now,
                     of: Of::These(known.collect()),
                     ids: self.ids.clone(),
+                    loads: self.held_loads(),
                 }
             }
         }
@@ -109,6 +114,7 @@ impl Persistent {
     pub fn take(&mut self, changes: Changes) {
         self.saved_at = changes.saved_at;
         self.ids = changes.ids;
+        self.loads = changes.loads;
         match changes.of {
             Of::All { orders, verdicts } => {
                 self.orders = orders;

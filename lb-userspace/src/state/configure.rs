@@ -96,6 +96,7 @@ impl State {
                     reason: Arc::clone(&unknown),
                     said: None,
                     drain: None,
+                    weight: 0,
                 });
             if moved.contains(&key) {
                 known.tracker = Tracker::new(thresholds);
@@ -129,7 +130,7 @@ impl State {
         for name in before.services.keys() {
             if !self.config.services.contains_key(name) {
                 self.velocity.remove_pool(name);
-                self.failed_open.remove(name);
+                self.shares.remove(name);
             }
         }
         self.set_all_pools();

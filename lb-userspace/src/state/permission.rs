@@ -19,11 +19,11 @@ pub struct Facts {
     pub trust_at_start: bool,
     /// What becomes of its flows when it is down or cannot be reached.
     pub on_down: OnDown,
-    /// It has weight.
-    pub weighted: bool,
+    /// It is among those that get the flows of its service (`tiers`).
+    pub chosen: bool,
     /// The way to it is resolved.
     pub reachable: bool,
-    /// Nobody in the pool is healthy, and the service spreads over all that are enabled.
+    /// Too few in the pool are healthy, and the service spreads over all that are enabled.
     pub fail_open: bool,
 }
 
@@ -41,7 +41,7 @@ pub struct Facts {
 /// | enabled | any, not resolved | no | `on_down` |
 /// | enabled, fail-open | any, resolved | yes | yes |
 ///
-/// Weight 0 takes no new flows in any row.
+/// Who is not chosen takes no new flows in any row.
 pub fn permissions(facts: Facts) -> Permissions {
     let gone = match facts.admin {
         AdminState::Disabled => true,
@@ -60,26 +60,9 @@ pub fn permissions(facts: Facts) -> Permissions {
         Health::Unknown => facts.trust_at_start,
         Health::Down => false,
     };
-    let new = enabled && facts.reachable && facts.weighted && (proven || trusted);
+    let new = enabled && facts.reachable && facts.chosen && (proven || trusted);
     let bit = |on, bit| if on { bit } else { 0 };
     Permissions(bit(new, Permissions::NEW) | bit(keep, Permissions::KEEP))
-}
-
-/// What the pool looks like for the question whether to fail open: one item for each backend that is
-/// enabled, reachable and has weight.
-pub fn fails_open(healths: impl Iterator<Item = (Health, bool)>, already: bool) -> bool {
-    let (mut down, mut unknown) = (false, false);
-    for (health, trust_at_start) in healths {
-        match health {
-            Health::Up => return false,
-            Health::Unknown if trust_at_start => return false,
-            Health::Unknown => unknown = true,
-            Health::Down => down = true,
-        }
-    }
-    // While verdicts are still to come it is too early to give up on health; but a new backend
-    // in a pool that has failed open must not close it again.
-    down && (already || !unknown)
 }
 
 #[cfg(test)]
@@ -116,7 +99,7 @@ mod tests {
                         } else {
                             OnDown::Migrate
                         },
-                        weighted: bit(4),
+                        chosen: bit(4),
                         reachable: bit(5),
                         fail_open: bit(6),
                     });
@@ -155,18 +138,18 @@ mod tests {
             (
                 "fail-open",
                 |f| here(f) && f.fail_open,
-                |f| if f.weighted { ALL } else { KEEP },
+                |f| if f.chosen { ALL } else { KEEP },
             ),
             (
                 "up",
                 |f| here(f) && !f.fail_open && f.health == Up,
-                |f| if f.weighted { ALL } else { KEEP },
+                |f| if f.chosen { ALL } else { KEEP },
             ),
             (
                 "unknown",
                 |f| here(f) && !f.fail_open && f.health == Unknown,
                 |f| {
-                    if f.weighted && f.trust_at_start {
+                    if f.chosen && f.trust_at_start {
                         ALL
                     } else {
                         KEEP
@@ -200,20 +183,5 @@ mod tests {
 
     fn here(f: &Facts) -> bool {
         f.admin == Enabled && f.reachable
-    }
-
-    #[test]
-    fn a_pool_fails_open_when_verdicts_are_in_and_all_bad_and_stays_so_until_one_is_good() {
-        let pool = |healths: &[Health], trust, already| {
-            fails_open(healths.iter().map(|&h| (h, trust)), already)
-        };
-        assert!(!pool(&[], false, false));
-        assert!(!pool(&[], false, true));
-        assert!(!pool(&[Unknown, Unknown], false, false));
-        assert!(!pool(&[Down, Unknown], false, false));
-        assert!(pool(&[Down, Down], false, false));
-        assert!(pool(&[Down, Unknown], false, true));
-        assert!(!pool(&[Down, Unknown], true, true));
-        assert!(!pool(&[Down, Up], false, true));
     }
 }

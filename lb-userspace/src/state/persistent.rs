@@ -20,7 +20,8 @@ use crate::desired;
 use crate::event::{Effect, Record};
 use crate::ids::hops::{HopKey, Hops, NOWHERE};
 use crate::ids::{Ids, Sizes};
-use crate::model::{AdminState, BackendKey, Config, Health, Route};
+use crate::model::{AdminState, BackendKey, Config, Health, Name, Route};
+use crate::tiers::Loads;
 use crate::velocity::{Limit, Velocity};
 
 /// The document on disk.
@@ -34,6 +35,9 @@ pub struct Persistent {
     pub orders: BTreeMap<BackendKey, Order>,
     /// Last verdicts: they hold until probes say otherwise (RELIABILITY.md P11).
     pub verdicts: BTreeMap<BackendKey, Verdict>,
+    /// What the tiers of services carry that do not return flows by themselves.
+    #[serde(default)]
+    pub loads: BTreeMap<Name, Loads>,
 }
 
 /// An order of a person.
@@ -91,7 +95,7 @@ impl State {
             hops: Hops::default(),
             backends: BTreeMap::new(),
             draining: BTreeSet::new(),
-            failed_open: BTreeSet::new(),
+            shares: BTreeMap::new(),
             velocity: Velocity::new(limit),
             routes: BTreeMap::new(),
             leaving: BTreeMap::new(),
@@ -111,6 +115,7 @@ impl State {
         state.keep_backends(now, &BTreeSet::new());
         state.keep_ways();
         state.restore_orders(now, &persistent);
+        state.restore_loads(&persistent.loads);
         state.set_all_pools();
         // Where nothing is forwarded yet, everybody has to prove himself.
         if actual.is_some() {
@@ -121,7 +126,7 @@ impl State {
         super::persist(&mut effects);
         effects.extend(state.announcements());
         state.mark_all();
-        state.settle();
+        state.settle(&mut effects);
         Ok((state, effects))
     }
 
@@ -143,6 +148,7 @@ impl State {
             ids: self.ids.clone(),
             orders: self.backends.iter().filter_map(order).collect(),
             verdicts: self.backends.iter().filter_map(verdict).collect(),
+            loads: self.held_loads(),
         }
     }
 

@@ -92,9 +92,12 @@ impl State {
     }
 
     fn service_status(&self, now: u64, service: &model::Service, counters: &Counters) -> Service {
+        let all = self.all_weights(service);
         let backends: Vec<Backend> = service
             .keyed_backends()
-            .filter_map(|(key, backend)| self.backend_status(now, &key, backend, counters))
+            .filter_map(|(key, backend)| {
+                self.backend_status(now, &key, (service, all), backend, counters)
+            })
             .collect();
         let index = self.ids().service(&service.name).map(|id| id.index);
         let none = [0; 32];
@@ -125,6 +128,9 @@ impl State {
             .to_owned(),
             ring_size: if serves { ids::ring_size(service) } else { 0 },
             fail_open: self.failed_open(&service.name),
+            flows_to: self
+                .mode(&service.name)
+                .map_or_else(String::new, ToString::to_string),
             traffic: backends
                 .iter()
                 .map(|b| b.traffic)
@@ -158,6 +164,7 @@ impl State {
         &self,
         now: u64,
         key: &BackendKey,
+        (service, all_weights): (&model::Service, u64),
         backend: &model::Backend,
         counters: &Counters,
     ) -> Option<Backend> {
@@ -172,6 +179,9 @@ impl State {
             address: backend.address,
             port: backend.port.map(NonZeroU16::get),
             weight: backend.weight,
+            tier: backend.tier.to_string(),
+            share: self.share(key, all_weights),
+            share_why: self.share_why(service, backend, key),
             admin: self.admin(key)?,
             health: self.health(key),
             health_for_ms: millis(now.saturating_sub(known.since)),

@@ -22,7 +22,7 @@ pub fn fill() -> Row {
         .map(|(id, name)| Member {
             id,
             name,
-            weight: (id % 10 + 1) as u16,
+            weight: id % 10 + 1,
         })
         .collect();
     let once = |_| {

@@ -493,6 +493,20 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn failover()(
+        overprovisioning in 100..=1000_u16,
+        panic_threshold in 0..=100_u8,
+        stay in any::<bool>(),
+    ) -> Failover {
+        Failover {
+            overprovisioning,
+            panic_threshold,
+            failback: if stay { Failback::Stay } else { Failback::Return },
+        }
+    }
+}
+
+prop_compose! {
     fn service(index: usize)(
         v4 in any::<bool>(),
         port in 1_u16..,
@@ -505,12 +519,13 @@ prop_compose! {
         udp_idle in 1_u64..86_400,
         health in health(),
         words in any::<[bool; 3]>(),
+        failover in failover(),
         mid_stream in 0..3_usize,
         allow in proptest::collection::btree_set(0_u8..=16, 0..3),
         deny in proptest::collection::btree_set(17_u8..=32, 0..3),
         claim in any::<bool>(),
         quic in (0..4_usize, proptest::collection::btree_set(0_u8..=6, 1..=2), 1_usize..=15),
-        pool in proptest::collection::vec((1_u16.., 0_u16..=1000, 0..3_usize), 1..6),
+        pool in proptest::collection::vec((1_u16.., 0_u16..=1000, 0..3_usize, 0..=10_u8), 1..6),
     ) -> Service {
         let own_port = NonZeroU16::new(port).unwrap();
         let mut protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp, Protocol::Any][protocol];
@@ -541,7 +556,7 @@ prop_compose! {
             let digits = format!("{:0width$x}", at + 1, width = 2 * quic.2);
             names.then(|| digits.parse().unwrap())
         };
-        let backends = pool.into_iter().enumerate().map(|(at, (port, weight, admin))| {
+        let backends = pool.into_iter().enumerate().map(|(at, (port, weight, admin, tier))| {
             let backend = Backend {
                 name: name("b", at),
                 address: address(v4 ^ (forwarding > 1 && tunnel.3), index, at + 1),
@@ -551,6 +566,10 @@ prop_compose! {
                     None => None,
                 },
                 weight: if at == 0 { weight.max(1) } else { weight },
+                tier: match (at, tier) {
+                    (1.., 10) => Tier::Sorry,
+                    (_, number) => Tier::Number(number % 10),
+                },
                 admin: [AdminState::Enabled, AdminState::Draining, AdminState::Disabled][admin],
                 server_id: server_id(at),
             };
@@ -590,6 +609,7 @@ prop_compose! {
             drain: if words[0] { DrainPolicy::Keep } else { DrainPolicy::Migrate },
             on_down: if words[1] { OnDown::Keep } else { OnDown::Migrate },
             all_down: if words[2] { AllDown::FailOpen } else { AllDown::FailClosed },
+            failover,
             claim: (claim && vip.is_host()).then(|| "eth0".to_owned()),
             backends: backends.collect(),
         }

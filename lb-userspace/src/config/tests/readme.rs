@@ -1,39 +1,60 @@
-//! The configuration reference in README.md is the table of keys, with a word on each.
+//! The configuration reference is the table of keys, with a word on each: in README.md, and what is about
+//! who gets flows in docs/failover.md.
+
+use std::collections::BTreeMap;
 
 use crate::config::keys::ALL;
 
 const README: &str = include_str!("../../../../README.md");
+const FAILOVER: &str = include_str!("../../../../docs/failover.md");
+
+/// The first three cells of the rows below each header of a table of the file.
+fn reference(text: &str) -> impl Iterator<Item = (String, String)> {
+    let mut header = String::new();
+    text.lines().filter_map(move |line| {
+        if let Some(found) = line.strip_prefix("### `") {
+            header = found.trim_end_matches('`').to_owned();
+        }
+        let row = line.strip_prefix("| ").filter(|row| row.starts_with('`'))?;
+        let cells: Vec<&str> = row.split(" | ").take(3).collect();
+        Some((header.clone(), cells.join(" | ")))
+    })
+}
+
+fn by_header(rows: impl Iterator<Item = (String, String)>) -> BTreeMap<String, Vec<String>> {
+    let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (header, row) in rows {
+        all.entry(header).or_default().push(row);
+    }
+    for rows in all.values_mut() {
+        rows.sort_unstable();
+    }
+    all
+}
 
 #[test]
-fn the_readme_names_every_key_with_its_form_and_default() {
-    let expected: Vec<String> = ALL
-        .iter()
-        .filter(|section| !section.name.is_empty())
-        .flat_map(|section| {
-            let head = format!("### `{}`", section.header);
-            let rows = section.keys.iter().map(|key| {
-                let default = key.default.unwrap_or("-");
-                format!("| `{}` | {} | {default} |", key.name, key.form)
-            });
-            std::iter::once(head).chain(rows)
+fn the_docs_name_every_key_once_with_its_form_and_default() {
+    let rows = ALL.iter().flat_map(|section| {
+        section.keys.iter().map(move |key| {
+            let default = key.default.unwrap_or("-");
+            let row = format!("`{}` | {} | {default}", key.name, key.form);
+            (section.header.to_owned(), row)
         })
-        .collect();
-    let reference = README
+    });
+    let expected = by_header(rows.filter(|(header, _)| header != "the file"));
+    let readme = README
         .split("\n## ")
         .find(|part| part.starts_with("Configuration\n"))
         .unwrap();
-    let found: Vec<String> = reference
-        .lines()
-        .filter(|line| line.starts_with("### ") || line.starts_with("| `"))
-        .map(|line| match line.strip_prefix("| ") {
-            Some(row) => {
-                let cells: Vec<&str> = row.split(" | ").take(3).collect();
-                format!("| {} |", cells.join(" | "))
-            }
-            None => line.to_owned(),
-        })
-        .collect();
-    assert_eq!(found, expected);
+    let failover = FAILOVER
+        .split("\n## ")
+        .find(|part| part.starts_with("Keys\n"))
+        .unwrap();
+    let found = by_header(reference(readme).chain(reference(failover)));
+    for (header, rows) in &expected {
+        assert_eq!(found.get(header), Some(rows), "{header}");
+    }
+    assert_eq!(found.len(), expected.len());
 }
 
 #[test]

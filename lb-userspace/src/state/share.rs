@@ -1,0 +1,320 @@
+//! Who gets the new flows of each service: what [`crate::tiers`] decides about, and what follows from it.
+
+use std::collections::BTreeMap;
+
+use super::{State, persist, record};
+use crate::event::{Effect, Record};
+use crate::model::{AdminState, Backend, BackendKey, Failback, Health, Name, Service, Tier};
+use crate::tiers::{self, Before, Candidate, Decision, Loads, Mode, Rules, Standing, WHOLE};
+
+/// What was decided last about a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Share {
+    pub(super) mode: Mode,
+    /// What its tiers keep, where flows stay.
+    pub(super) held: Option<Loads>,
+}
+
+/// Why an order about a service is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FailbackError {
+    /// No such service.
+    #[error("service '{service}': not configured{}", match nearest {
+        Some(name) => format!(" (did you mean '{name}'?)"),
+        None => String::new(),
+    })]
+    Unknown {
+        /// What was asked for.
+        service: Name,
+        /// The most similar one that there is.
+        nearest: Option<Name>,
+    },
+    /// It returns by itself.
+    #[error(
+        "service '{service}': its flows return by themselves (only with `failback = \"stay\"` they wait for a word)"
+    )]
+    Returns {
+        /// The service.
+        service: Name,
+    },
+}
+
+impl State {
+    /// Recomputes what follows for whole pools from what changed: who gets the flows of these services.
+    pub(super) fn settle(&mut self, effects: &mut Vec<Effect>) {
+        let whole = self.dirty.services.iter().cloned();
+        let of_backends = self.dirty.backends.iter().map(|key| key.service.clone());
+        let services: std::collections::BTreeSet<Name> = whole.chain(of_backends).collect();
+        for name in services {
+            self.settle_service(&name, effects);
+        }
+    }
+
+    fn settle_service(&mut self, name: &Name, effects: &mut Vec<Effect>) {
+        let config = std::sync::Arc::clone(&self.config);
+        let Some(service) = config.services.get(name) else {
+            return;
+        };
+        let pool = self.candidates(service);
+        let candidates: Vec<Candidate> = pool.iter().map(|(_, candidate)| *candidate).collect();
+        let before = self.shares.get(name);
+        let decision = tiers::decide(&candidates, rules(service), before_of(before));
+        let held = self.held_after(service, &candidates, &decision);
+        let shown = before.map(|before| before.mode.clone());
+        let opens = |mode: Option<&Mode>| mode == Some(&Mode::Open);
+        if opens(shown.as_ref()) != opens(Some(&decision.mode)) {
+            // What a backend may keep depends on it.
+            self.dirty.services.insert(name.clone());
+        }
+        if let Some(from) = shown.filter(|from| *from != decision.mode) {
+            record(
+                effects,
+                Record::Failover {
+                    service: name.clone(),
+                    from: from.to_string(),
+                    to: decision.mode.to_string(),
+                },
+            );
+        }
+        if self.shares.get(name).and_then(|share| share.held.as_ref()) != held.as_ref() {
+            persist(effects);
+        }
+        let mode = decision.mode;
+        self.shares.insert(name.clone(), Share { mode, held });
+        let mut weights: BTreeMap<BackendKey, u32> = BTreeMap::new();
+        for ((key, _), weight) in pool.into_iter().zip(decision.weights) {
+            weights.insert(key, weight);
+        }
+        for (key, _) in service.keyed_backends() {
+            let weight = weights.get(&key).copied().unwrap_or(0);
+            if let Some(known) = self.backends.get_mut(&key)
+                && known.weight != weight
+            {
+                known.weight = weight;
+                self.dirty.backends.insert(key);
+            }
+        }
+    }
+
+    /// Backends of a service that have weight, and what they are to flows.
+    fn candidates(&self, service: &Service) -> Vec<(BackendKey, Candidate)> {
+        let candidate = |(key, backend): (BackendKey, &Backend)| {
+            let standing = self.standing(service, backend, &key)?;
+            let candidate = Candidate {
+                tier: backend.tier,
+                weight: backend.weight,
+                standing,
+                warmth: WHOLE,
+            };
+            (backend.weight > 0).then_some((key, candidate))
+        };
+        service.keyed_backends().filter_map(candidate).collect()
+    }
+
+    /// What a backend is to the flows of its service.
+    fn standing(&self, service: &Service, backend: &Backend, key: &BackendKey) -> Option<Standing> {
+        let known = self.backends.get(key)?;
+        let admin = known.said.unwrap_or(backend.admin);
+        if admin != AdminState::Enabled {
+            return Some(Standing::Away);
+        }
+        if self.way(backend.address).resolved.is_err() {
+            return Some(Standing::Lost);
+        }
+        Some(match self.health(key) {
+            Health::Up => Standing::Ready,
+            Health::Unknown if service.health.trust_at_start => Standing::Ready,
+            Health::Unknown => Standing::Unknown,
+            Health::Down => Standing::Down,
+        })
+    }
+
+    /// What the tiers of a service keep from now on.
+    fn held_after(
+        &self,
+        service: &Service,
+        candidates: &[Candidate],
+        decision: &Decision,
+    ) -> Option<Loads> {
+        if service.failover.failback == Failback::Return {
+            return None;
+        }
+        // Whoever is known to be well first must not keep the flows from the others.
+        let settled = candidates
+            .iter()
+            .all(|c| c.standing != Standing::Unknown || c.tier == Tier::Sorry);
+        match &decision.mode {
+            Mode::Tiers { loads } if settled => Some(loads.clone()),
+            _ => self.shares.get(&service.name)?.held.clone(),
+        }
+    }
+
+    /// A person wants the flows of a service back where they belong.
+    pub fn failback(&mut self, service: &Name) -> Result<Vec<Effect>, FailbackError> {
+        let Some(known) = self.config.services.get(service) else {
+            let distance =
+                |name: &Name| strsim::damerau_levenshtein(name.as_str(), service.as_str());
+            let nearest = self
+                .config
+                .services
+                .keys()
+                .min_by_key(|name| distance(name));
+            return Err(FailbackError::Unknown {
+                service: service.clone(),
+                nearest: nearest.filter(|name| distance(name) <= 3).cloned(),
+            });
+        };
+        if known.failover.failback == Failback::Return {
+            let service = service.clone();
+            return Err(FailbackError::Returns { service });
+        }
+        let mut effects = Vec::new();
+        if let Some(share) = self.shares.get_mut(service) {
+            share.held = None;
+        }
+        self.settle_service(service, &mut effects);
+        persist(&mut effects);
+        Ok(effects)
+    }
+
+    /// The backend takes new flows, and without it nobody would whom a person would choose.
+    pub(super) fn is_last(&self, key: &BackendKey) -> bool {
+        let takes_new = self.backends.get(key).is_some_and(|known| known.weight > 0);
+        let (true, Some((service, _))) = (takes_new, self.config.backend(key)) else {
+            return false;
+        };
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for (of, candidate) in self.candidates(service) {
+            let standing = match of == *key {
+                true => Standing::Away,
+                false => candidate.standing,
+            };
+            candidates.push(Candidate {
+                standing,
+                ..candidate
+            });
+        }
+        let before = self.shares.get(&key.service);
+        let without = tiers::decide(&candidates, rules(service), before_of(before));
+        let somebody = without.weights.iter().any(|weight| *weight > 0);
+        // To fall back on the ill is a choice only where it was made already.
+        let worse = without.mode == Mode::Open && !self.failed_open(&key.service);
+        !somebody || worse
+    }
+
+    /// The relative share of new flows that a backend gets; 0: none.
+    pub fn weight(&self, key: &BackendKey) -> u32 {
+        self.backends.get(key).map_or(0, |known| known.weight)
+    }
+
+    /// Who serves a service, as last decided.
+    pub fn mode(&self, service: &Name) -> Option<&Mode> {
+        self.shares.get(service).map(|share| &share.mode)
+    }
+
+    /// The service spreads over all enabled backends, as too few are healthy.
+    pub fn failed_open(&self, service: &Name) -> bool {
+        self.mode(service) == Some(&Mode::Open)
+    }
+
+    /// The sum of the weights of a service.
+    pub(super) fn all_weights(&self, service: &Service) -> u64 {
+        let weights = service
+            .keyed_backends()
+            .map(|(key, _)| self.weight(&key).into());
+        weights.fold(0, u64::saturating_add)
+    }
+
+    /// The share of new flows that a backend gets, in thousandths of all, rounded; 1 at least, if it gets any.
+    pub(super) fn share(&self, key: &BackendKey, all: u64) -> u32 {
+        let weight = u64::from(self.weight(key));
+        let twice = weight
+            .saturating_mul(u64::from(WHOLE).saturating_mul(2))
+            .checked_div(all);
+        let share = twice.unwrap_or(0).saturating_add(1) / 2;
+        u32::try_from(share)
+            .unwrap_or(WHOLE)
+            .max(u32::from(weight > 0))
+    }
+
+    /// Why a backend gets the share that it gets, for people.
+    pub(super) fn share_why(
+        &self,
+        service: &Service,
+        backend: &Backend,
+        key: &BackendKey,
+    ) -> String {
+        let (Some(standing), Some(share)) = (
+            self.standing(service, backend, key),
+            self.shares.get(&service.name),
+        ) else {
+            return String::new();
+        };
+        if backend.weight == 0 {
+            return "its weight is 0".to_owned();
+        }
+        if self.weight(key) > 0 {
+            return match (&share.mode, backend.tier) {
+                (Mode::Tiers { loads }, Tier::Number(tier)) => {
+                    let load = loads.get(&tier).copied().unwrap_or(0);
+                    format!("tier {tier} carries {}.{} %", load / 10, load % 10)
+                }
+                (Mode::Sorry, _) => "nobody of the numbered tiers may take flows".to_owned(),
+                (mode, _) => mode.to_string(),
+            };
+        }
+        match standing {
+            Standing::Away => "a person took it out".to_owned(),
+            Standing::Lost => "there is no way to it".to_owned(),
+            Standing::Down => "it is down".to_owned(),
+            Standing::Unknown => "nothing is known of its health yet".to_owned(),
+            Standing::Full => "it has as many flows as it may have".to_owned(),
+            Standing::Ready => match (&share.mode, backend.tier) {
+                (Mode::Closed, _) => share.mode.to_string(),
+                (_, Tier::Sorry) => "others may take flows".to_owned(),
+                (Mode::Tiers { loads }, Tier::Number(tier))
+                    if loads.keys().any(|other| *other > tier) =>
+                {
+                    "flows stay where they are until `fairlead failback`".to_owned()
+                }
+                (_, Tier::Number(_)) => "earlier tiers carry everything".to_owned(),
+            },
+        }
+    }
+
+    /// What the tiers of services keep where flows stay: for the disk.
+    pub(super) fn held_loads(&self) -> BTreeMap<Name, Loads> {
+        let held = |(name, share): (&Name, &Share)| Some((name.clone(), share.held.clone()?));
+        self.shares.iter().filter_map(held).collect()
+    }
+
+    /// As they were before a restart.
+    pub(super) fn restore_loads(&mut self, loads: &BTreeMap<Name, Loads>) {
+        for (name, loads) in loads {
+            let stays = |service: &Service| service.failover.failback == Failback::Stay;
+            if self.config.services.get(name).is_some_and(stays) {
+                let share = Share {
+                    mode: Mode::Tiers {
+                        loads: loads.clone(),
+                    },
+                    held: Some(loads.clone()),
+                };
+                self.shares.insert(name.clone(), share);
+            }
+        }
+    }
+}
+
+fn rules(service: &Service) -> Rules {
+    Rules {
+        failover: service.failover,
+        all_down: service.all_down,
+    }
+}
+
+fn before_of(share: Option<&Share>) -> Before<'_> {
+    Before {
+        panic: share.is_some_and(|share| share.mode.is_panic()),
+        loads: share.and_then(|share| share.held.as_ref()),
+    }
+}
