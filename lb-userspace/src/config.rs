@@ -210,6 +210,7 @@ fn finish(draft: ServiceDraft) -> Option<(Name, Service)> {
             port: b.port?.map_or(port.single(), |own| Some(own.value)),
             weight: b.weight?.value,
             tier: b.tier?.value,
+            max_connections: b.max_connections?,
             admin: b.admin?,
             server_id: b.server_id.id.map(|at| at.value),
         };
@@ -237,7 +238,8 @@ fn finish(draft: ServiceDraft) -> Option<(Name, Service)> {
         drain: draft.drain,
         on_down: draft.on_down,
         all_down: draft.all_down,
-        failover: draft.failover,
+        failover: draft.failover.failover,
+        drain_deadline: draft.failover.drain_deadline,
         claim: draft.claim.map(|at| at.value),
         backends: backends.collect::<Option<_>>()?,
     };

@@ -37,6 +37,7 @@ pub(crate) fn service(text: &str) -> Service {
             weight: weight.parse().unwrap(),
             admin: AdminState::Enabled,
             tier: Tier::Number(0),
+            max_connections: None,
             server_id: None,
         };
         (backend.name.clone(), backend)
@@ -70,6 +71,7 @@ pub(crate) fn service(text: &str) -> Service {
             damping: Damping::default(),
         },
         drain: DrainPolicy::Migrate,
+        drain_deadline: None,
         on_down: OnDown::Migrate,
         all_down: AllDown::FailOpen,
         failover: Failover::default(),

@@ -29,6 +29,7 @@ mod pool;
 pub mod reconcile;
 pub mod rota;
 pub mod saving;
+pub mod slow_start;
 pub mod state;
 pub mod status;
 pub mod store;

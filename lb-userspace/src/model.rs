@@ -9,7 +9,7 @@ mod quic;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use check::{
     Check, DnsCheck, DnsRcode, DnsType, ExecCheck, GrpcCheck, HttpCheck, TlsCheck, UdpCheck,
 };
-pub use failover::{Failback, Failover, Tier};
+pub use failover::{Curve, Failback, Failover, SlowStart, Tier};
 pub use lb_common::{
     Family, Forwarding, GueVariant, MidStream, OuterTtl, Protocol, Reach, Spread, Tunnel,
 };
@@ -245,6 +245,8 @@ pub struct Service {
     pub health: HealthPolicy,
     /// What becomes of a drained backend's flows at the deadline.
     pub drain: DrainPolicy,
+    /// When that is, after the beginning of a drain without a deadline of its own; `None`: never.
+    pub drain_deadline: Option<Duration>,
     /// What happens to the flows of a backend that is down.
     pub on_down: OnDown,
     /// When no backend may take flows, or too few are healthy.
@@ -366,6 +368,8 @@ pub struct Backend {
     pub admin: AdminState,
     /// Which come before and after it.
     pub tier: Tier,
+    /// It takes no new flows while it has so many; `None`: any number.
+    pub max_connections: Option<NonZeroU32>,
     /// What QUIC's connection ids call it.
     pub server_id: Option<ServerId>,
 }

@@ -166,8 +166,8 @@ impl<D: Dataplane> Reconciler<D> {
     }
 
     /// A person's order; see [`State::failback`].
-    pub fn failback(&mut self, service: &Name) -> Result<Vec<Effect>, StateError> {
-        let effects = self.state.failback(service)?;
+    pub fn failback(&mut self, now: u64, service: &Name) -> Result<Vec<Effect>, StateError> {
+        let effects = self.state.failback(now, service)?;
         self.note();
         Ok(effects)
     }

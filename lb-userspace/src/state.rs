@@ -11,6 +11,7 @@ mod configure;
 pub mod permission;
 pub mod persistent;
 mod probe;
+mod returns;
 pub mod share;
 #[cfg(test)]
 #[expect(clippy::arithmetic_side_effects, reason = "figures of tests are small")]
@@ -76,6 +77,10 @@ struct BackendState {
     drain: Option<Drain>,
     /// Its relative share of new flows; 0: none.
     weight: u32,
+    /// Since when it might take flows, if it may; nanoseconds since boot.
+    ready_since: Option<u64>,
+    /// It has as many flows as it may have.
+    full: bool,
 }
 
 /// Everything that is known.
@@ -91,6 +96,14 @@ pub struct State {
     draining: BTreeSet<BackendKey>,
     /// Who serves each service.
     shares: BTreeMap<Name, Share>,
+    /// Services with backends that warm up, and when the next step is due.
+    warming: BTreeMap<Name, u64>,
+    /// Backends with a limit of flows.
+    limited: Vec<BackendKey>,
+    /// VIPs that are claimed, or would be if they are to be: enough backends were healthy once.
+    live_vips: BTreeSet<IpAddr>,
+    /// The claims that were told last.
+    claims: BTreeSet<(String, IpAddr)>,
     velocity: Velocity,
     routes: BTreeMap<IpAddr, Route>,
     /// How many ways leave by each interface; none with 0.
@@ -186,7 +199,7 @@ impl State {
             }
             Event::Tick => self.tick(now, &mut effects),
         }
-        self.settle(&mut effects);
+        self.settle(now, &mut effects);
         Ok(effects)
     }
 
@@ -296,6 +309,7 @@ impl State {
     ) {
         self.ids.swept(began, &flows);
         self.flows = flows;
+        self.look_at_limits();
         self.end_drains(now, Some(began), effects);
         self.release(now, effects);
     }

@@ -131,6 +131,9 @@ pub struct Service {
     /// Who gets new flows: `tier 0: 70 %, tier 1: 30 %`, `the sorry backends`, or why nobody does.
     #[serde(default)]
     pub flows_to: String,
+    /// Why its address is not claimed yet; `null`: it is, or is not to be.
+    #[serde(default)]
+    pub claim_waits: Option<String>,
     /// Packets, bytes, flows over all backends.
     pub traffic: Traffic,
     /// Drops by reason; every reason is there.
@@ -177,6 +180,9 @@ pub struct Backend {
     /// The share of the service's new flows that it gets, in thousandths.
     #[serde(default)]
     pub share: u32,
+    /// It takes no new flows while it has so many; `null`: any number.
+    #[serde(default)]
+    pub max_connections: Option<u32>,
     /// Why it gets that share, or none.
     #[serde(default)]
     pub share_why: String,

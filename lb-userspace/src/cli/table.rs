@@ -102,12 +102,16 @@ fn service_line(s: &Service) -> String {
     } else {
         format!("  flows to {}", s.flows_to)
     };
+    let waits = match &s.claim_waits {
+        Some(why) => format!("  NOT CLAIMED: {why}"),
+        None => String::new(),
+    };
     let fits = match s.largest_packet {
         Some(bytes) if bytes < USUAL_MTU => format!("  packets up to {bytes} bytes"),
         _ => String::new(),
     };
     format!(
-        "{}  {address}/{}  {} {}  {takers} of {} take new flows{fits}{open}",
+        "{}  {address}/{}  {} {}  {takers} of {} take new flows{fits}{open}{waits}",
         s.name,
         s.protocol,
         s.forwarding,

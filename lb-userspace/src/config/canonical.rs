@@ -146,7 +146,7 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
     writeln!(out, "drain-policy = {}", word(DRAINS, service.drain))?;
     writeln!(out, "on-down = {}", word(ON_DOWNS, service.on_down))?;
     writeln!(out, "all-down = {}", word(ALL_DOWNS, service.all_down))?;
-    failover::write(out, &service.failover)?;
+    failover::write(out, service)?;
     if let Some(interface) = &service.claim {
         writeln!(out, "claim = {}", text(interface))?;
     }
@@ -165,7 +165,7 @@ fn write_backend(out: &mut String, backend: &Backend) -> std::fmt::Result {
         writeln!(out, "port = {port}")?;
     }
     writeln!(out, "weight = {}", backend.weight)?;
-    failover::write_tier(out, backend.tier)?;
+    failover::write_backend(out, backend)?;
     writeln!(out, "admin = {}", word(ADMINS, backend.admin))?;
     match &backend.server_id {
         Some(id) => writeln!(out, "server-id = {}", text(&id.to_string())),

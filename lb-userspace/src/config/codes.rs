@@ -225,6 +225,9 @@ codes! {
     ONLY_SORRY = "FL0090", Error, "a service has sorry backends only",
         "sorry backends are for when nobody else is left: without others, flows would never go anywhere else",
         "give those that usually serve a `tier` from 0 to 9, or leave the key out";
+    NEVER_CLAIMED = "FL0091", Error, "a service's address would never be claimed",
+        "it is claimed when as many backends are up as `min-healthy` says, and sorry backends do not count: there are fewer than that",
+        "use a number that leaves room for some to be down, or leave the key out: then one is enough";
 
     WEIGHT_ZERO = "FL0101", Warning, "a backend of weight 0 takes no new flows",
         "the weight is its share of the new flows",

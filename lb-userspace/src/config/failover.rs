@@ -1,5 +1,8 @@
 //! Reads what a service and its backends say about who may get flows, and checks it. Pure.
 
+use std::num::NonZeroU32;
+use std::time::Duration;
+
 use toml::de::DeValue;
 
 use super::codes;
@@ -7,21 +10,44 @@ use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::service::{ServiceDraft, optional_word};
 use super::value;
-use crate::model::{Failback, Failover, Tier};
+use crate::model::{Curve, Failback, Failover, SlowStart, Tier};
 
 const TIER: &str = "tier";
 const SORRY: &str = "sorry";
+const MIN_HEALTHY: &str = "min-healthy";
 
+pub(super) const CURVES: &[(&str, Curve)] =
+    &[("linear", Curve::Linear), ("quadratic", Curve::Quadratic)];
 pub(super) const FAILBACKS: &[(&str, Failback)] =
     &[("return", Failback::Return), ("stay", Failback::Stay)];
 
+/// What a service says, and where.
+#[derive(Debug)]
+pub(super) struct FailoverDraft {
+    pub(super) failover: Failover,
+    min_healthy: Option<At<u64>>,
+    /// When a drain without a deadline of its own ends.
+    pub(super) drain_deadline: Option<Duration>,
+}
+
 /// The keys of a service.
-pub(super) fn of_service(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Failover {
+pub(super) fn of_service(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> FailoverDraft {
+    let slow_start = slow_start(reader, notes);
+    let deadline = Duration::from_secs(1)..=Duration::from_secs(7 * 86_400);
+    let drain_deadline = reader.duration("drain-deadline", deadline, notes);
+    if !reader.has("claim") {
+        let why = "the service's address is not claimed (`claim`)";
+        reader.without_effect(&[MIN_HEALTHY], why, "remove the key", notes);
+    }
+    let min_healthy = reader.integer(MIN_HEALTHY, 0..=u16::MAX.into(), notes);
     let default = Failover::default();
     let overprovisioning = reader.integer("overprovisioning", 100..=1000, notes);
     let panic_threshold = reader.integer("panic-threshold", 0..=100, notes);
     let number = |at: Option<At<u64>>| at.map(|at| at.value);
-    Failover {
+    let least = min_healthy
+        .as_ref()
+        .and_then(|at| u16::try_from(at.value).ok());
+    let failover = Failover {
         overprovisioning: number(overprovisioning)
             .and_then(|n| u16::try_from(n).ok())
             .unwrap_or(default.overprovisioning),
@@ -29,7 +55,41 @@ pub(super) fn of_service(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Fail
             .and_then(|n| u8::try_from(n).ok())
             .unwrap_or(default.panic_threshold),
         failback: optional_word(reader, "failback", FAILBACKS, default.failback, notes),
+        slow_start,
+        min_healthy: least.unwrap_or(default.min_healthy),
+    };
+    FailoverDraft {
+        failover,
+        min_healthy,
+        drain_deadline: drain_deadline.map(|at| at.value),
     }
+}
+
+fn slow_start(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> SlowStart {
+    let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+    let duration = reader.duration("slow-start", range, notes);
+    if !reader.has("slow-start") {
+        let why = "without `slow-start` there is none";
+        let help = "add `slow-start`, or remove the key";
+        reader.without_effect(&["slow-start-curve"], why, help, notes);
+    }
+    SlowStart {
+        duration: duration.map_or(Duration::ZERO, |at| at.value),
+        curve: optional_word(reader, "slow-start-curve", CURVES, Curve::Linear, notes),
+    }
+}
+
+/// How many flows a backend may have. The outer `None`: it could not be read.
+pub(super) fn max_connections(
+    reader: &Reader<'_, '_>,
+    notes: &mut Notes<'_>,
+) -> Option<Option<NonZeroU32>> {
+    const KEY: &str = "max-connections";
+    if reader.get(KEY).is_none() {
+        return Some(None);
+    }
+    let number = reader.integer(KEY, 1..=u32::MAX.into(), notes)?;
+    u32::try_from(number.value).ok().map(NonZeroU32::new)
 }
 
 /// The tier of a backend; `None`: it could not be read.
@@ -76,6 +136,22 @@ pub(super) fn check(draft: &ServiceDraft, notes: &mut Notes<'_>) {
     let Some(tiers) = tiers.collect::<Option<Vec<&At<Tier>>>>() else {
         return;
     };
+    let numbered = tiers
+        .iter()
+        .filter(|tier| tier.value != Tier::Sorry)
+        .count();
+    if let Some(at) = &draft.failover.min_healthy
+        && numbered > 0
+        && usize::try_from(at.value).is_ok_and(|least| least > numbered)
+    {
+        let key = format!("{}{MIN_HEALTHY}", draft.path);
+        let message = format!(
+            "{} backends are to be up, and there are {numbered}",
+            at.value
+        );
+        let note = Note::new(&codes::NEVER_CLAIMED, &at.span, &key, message);
+        notes.add(note.suggest(numbered.to_string()));
+    }
     if let Some(first) = tiers.first()
         && tiers.iter().all(|tier| tier.value == Tier::Sorry)
     {

@@ -193,6 +193,7 @@ pub static SERVICE: Section = Section {
             "a list of prefixes of clients such as [\"203.0.113.0/24\"]",
         ),
         key("drain-policy", "\"keep\" or \"migrate\"", "\"keep\""),
+        bare("drain-deadline", "a duration such as \"5m\""),
         key(
             "on-down",
             "\"keep\" or \"migrate\"",
@@ -205,6 +206,13 @@ pub static SERVICE: Section = Section {
         ),
         key("panic-threshold", "a number from 0 to 100", "0"),
         key("overprovisioning", "a number from 100 to 1000", "140"),
+        bare("slow-start", "a duration such as \"30s\""),
+        key(
+            "slow-start-curve",
+            "\"linear\" or \"quadratic\"",
+            "\"linear\"",
+        ),
+        key("min-healthy", "a number such as 1", "1"),
         key("failback", "\"return\" or \"stay\"", "\"return\""),
         bare("claim", "the name of an interface such as \"eth0\""),
         bare("health", "one table under the header [service.health]"),
@@ -241,6 +249,9 @@ pub static SERVICE: Section = Section {
         ("deny-sources", "deny"),
         ("healthy-panic-threshold", "panic-threshold"),
         ("overprovisioning-factor", "overprovisioning"),
+        ("slowstart", "slow-start"),
+        ("need", "min-healthy"),
+        ("quorum", "min-healthy"),
     ],
 };
 
@@ -258,6 +269,7 @@ pub static BACKEND: Section = Section {
         ),
         key("weight", "a number from 0 to 1000", "1"),
         key("tier", "a number from 0 to 9, or \"sorry\"", "0"),
+        bare("max-connections", "a number such as 10000"),
         key(
             "admin",
             "\"enabled\", \"draining\" or \"disabled\"",
@@ -275,6 +287,9 @@ pub static BACKEND: Section = Section {
         ("priority", "tier"),
         ("pool", "tier"),
         ("backup", "tier"),
+        ("maxconn", "max-connections"),
+        ("max-conns", "max-connections"),
+        ("u-threshold", "max-connections"),
     ],
 };
 

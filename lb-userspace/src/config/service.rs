@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::across;
 use super::codes;
-use super::failover;
+use super::failover::{self, FailoverDraft};
 use super::health;
 use super::keys;
 use super::notes::{At, Note, Notes};
@@ -22,8 +22,8 @@ use super::sources::{self, SourcesDraft};
 use super::tunnel::{self, TunnelDraft};
 use super::{value, vip};
 use crate::model::{
-    AdminState, AllDown, Check, DrainPolicy, Failover, Forwarding, HealthPolicy, MidStream, Name,
-    OnDown, Ports, Prefix, Protocol, Scheduler, Tier,
+    AdminState, AllDown, Check, DrainPolicy, Forwarding, HealthPolicy, MidStream, Name, OnDown,
+    Ports, Prefix, Protocol, Scheduler, Tier,
 };
 
 pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[
@@ -88,7 +88,7 @@ pub(super) struct ServiceDraft {
     pub(super) drain: DrainPolicy,
     pub(super) on_down: OnDown,
     pub(super) all_down: AllDown,
-    pub(super) failover: Failover,
+    pub(super) failover: FailoverDraft,
     pub(super) claim: Option<At<String>>,
     pub(super) backends: Vec<BackendDraft>,
     /// There is a key for them; if none could be read, that has been noted.
@@ -108,6 +108,8 @@ pub(super) struct BackendDraft {
     pub(super) port: Option<Option<At<NonZeroU16>>>,
     pub(super) weight: Option<At<u16>>,
     pub(super) tier: Option<At<Tier>>,
+    /// The outer `None`: it could not be read.
+    pub(super) max_connections: Option<Option<NonZeroU32>>,
     pub(super) admin: Option<AdminState>,
     pub(super) server_id: ServerIdDraft,
 }
@@ -421,6 +423,7 @@ fn backend(
         port,
         weight,
         tier: failover::tier(&reader, notes),
+        max_connections: failover::max_connections(&reader, notes),
         admin,
         server_id: quic::of_backend(&reader, &span, notes),
         path,

@@ -5,9 +5,6 @@
 //! name a new interface before it is attached, and an old one until it is detached: no packet meets
 //! half of them.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
-
 use super::attach;
 use super::departures::Departure;
 use super::owner::Owner;
@@ -274,7 +271,7 @@ impl Owner<'_> {
             .cloned()
             .collect();
         self.tell_also_attached(gone.iter().cloned());
-        self.parts.claimed = self.claims();
+        self.parts.claimed = self.parts.reconciler.state().claims().clone();
         gone
     }
 
@@ -285,14 +282,6 @@ impl Owner<'_> {
         let event = Event::AlsoAttached(departures.chain(interfaces).collect());
         // It has no effects and is never refused.
         let _folded = self.parts.reconciler.fold([(now_ns(), event)]);
-    }
-
-    fn claims(&self) -> BTreeSet<(String, IpAddr)> {
-        let config = self.config();
-        let services = config.services.values();
-        services
-            .filter_map(|service| Some((service.claim.clone()?, service.address.address())))
-            .collect()
     }
 }
 

@@ -226,8 +226,8 @@ impl<'a> Owner<'a> {
         let mut events = vec![(now, Event::Tick)];
         let state = self.parts.reconciler.state();
         let resting = || state.ids().quarantined().collect();
-        let draining = state.drains();
-        if let Some((began, counts)) = self.sweeper.work(now, draining, resting) {
+        let eager = state.drains() || state.has_limits();
+        if let Some((began, counts)) = self.sweeper.work(now, eager, resting) {
             let mut by_backend = counts.live;
             for id in state.ids().quarantined() {
                 // A released id may be used again when not even an idle entry names it.
@@ -296,7 +296,11 @@ impl<'a> Owner<'a> {
                 Effect::Probe(targets) => self.parts.runner.set_targets(targets),
                 Effect::Follow(addresses) => self.parts.follower.follow(addresses),
                 Effect::Interfaces(interfaces) => self.parts.follower.leave_by(interfaces),
-                Effect::Claim(claims) => self.parts.claimer.claim(claims),
+                // Before the first image, the last list counts: see `begin`.
+                Effect::Claim(claims) => match &mut self.beginning {
+                    Some(waiting) => *waiting = vec![Effect::Claim(claims)],
+                    None => self.parts.claimer.claim(claims),
+                },
                 // Done by now: see `must_save`.
                 Effect::Persist => {}
                 Effect::Record(record) => record::log(&record),
@@ -398,13 +402,14 @@ impl<'a> Owner<'a> {
 
     /// As [`Self::admin`]: the flows of a service return.
     fn failback(&mut self, service: &Name, reply: saver::Reply) -> anyhow::Result<()> {
-        let ordered = self.parts.reconciler.failback(service);
+        let now = now_ns();
+        let ordered = self.parts.reconciler.failback(now, service);
         let state = self.parts.reconciler.state();
-        let now_to = state
+        let to = state
             .mode(service)
             .map_or(String::new(), |mode| mode.to_string());
-        let message = format!("{service}: new flows go to {now_to}");
-        self.ordered(now_ns(), ordered, message, reply)
+        let message = format!("{service}: new flows go to {to}");
+        self.ordered(now, ordered, message, reply)
     }
 
     /// What a person ordered has been taken in, or refused. `Err` ends the daemon.

@@ -1,5 +1,7 @@
 //! What an operator says about who may get flows.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Where a backend stands among those of its service: tier 0 is first, `sorry` is for when nobody else is left.
@@ -54,6 +56,10 @@ pub struct Failover {
     pub panic_threshold: u8,
     /// When a tier recovers.
     pub failback: Failback,
+    /// How a backend that returns gets its share.
+    pub slow_start: SlowStart,
+    /// The VIP is claimed when so many backends of numbered tiers are healthy; 0: at once.
+    pub min_healthy: u16,
 }
 
 impl Default for Failover {
@@ -62,6 +68,8 @@ impl Default for Failover {
             overprovisioning: 140,
             panic_threshold: 0,
             failback: Failback::Return,
+            slow_start: SlowStart::default(),
+            min_healthy: 1,
         }
     }
 }
@@ -74,4 +82,24 @@ pub enum Failback {
     Return,
     /// They stay where they are for as long as that works, or until a person says otherwise.
     Stay,
+}
+
+/// How a backend gets its share after a return.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlowStart {
+    /// Until it has the whole; 0: at once.
+    pub duration: Duration,
+    /// How the share grows.
+    pub curve: Curve,
+}
+
+/// How a share grows in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Curve {
+    /// With the time.
+    #[default]
+    Linear,
+    /// With its square: slower at first.
+    Quadratic,
 }

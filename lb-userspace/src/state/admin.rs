@@ -64,7 +64,7 @@ impl State {
         }
         let mut effects = Vec::new();
         self.order(now, backend, state, deadline, &mut effects)?;
-        self.settle(&mut effects);
+        self.settle(now, &mut effects);
         Ok(effects)
     }
 
@@ -117,6 +117,11 @@ impl State {
             return;
         };
         let since = backend.drain.map_or(now, |drain| drain.since);
+        let usual = self.config.services.get(&key.service);
+        let usual = usual.and_then(|service| service.drain_deadline);
+        let usual = usual
+            .map(|after| now.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)));
+        let deadline = deadline.or(usual);
         backend.drain = draining.then_some(Drain {
             since,
             deadline,

@@ -5,6 +5,7 @@
 //! ([`Persistent::take`]); the result is what [`State::persistent`] would have given at that moment.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::State;
 use super::persistent::{Order, Persistent, Verdict};
@@ -38,6 +39,8 @@ pub struct Changes {
     pub ids: Ids,
     /// As [`Persistent::loads`]: always complete.
     loads: BTreeMap<Name, Loads>,
+    /// As [`Persistent::live_vips`].
+    live_vips: Option<BTreeSet<IpAddr>>,
     of: Of,
 }
 
@@ -63,6 +66,7 @@ impl State {
                     saved_at: document.saved_at,
                     ids: document.ids,
                     loads: document.loads,
+                    live_vips: document.live_vips,
                     of: Of::All {
                         orders: document.orders,
                         verdicts: document.verdicts,
@@ -81,6 +85,7 @@ impl State {
                     of: Of::These(known.collect()),
                     ids: self.ids.clone(),
                     loads: self.held_loads(),
+                    live_vips: Some(self.live_vips.clone()),
                 }
             }
         }
@@ -115,6 +120,7 @@ impl Persistent {
         self.saved_at = changes.saved_at;
         self.ids = changes.ids;
         self.loads = changes.loads;
+        self.live_vips = changes.live_vips;
         match changes.of {
             Of::All { orders, verdicts } => {
                 self.orders = orders;

@@ -44,12 +44,13 @@ impl State {
             ),
             (follow(&before), follow(&config)),
             (interfaces(&before), interfaces(&config)),
-            (claim(&before), claim(&config)),
         ] {
             if old != new {
                 effects.push(new);
             }
         }
+        self.keep_vips();
+        self.tell_claims(effects);
         record(effects, configured(&config));
         Ok(())
     }
@@ -66,7 +67,7 @@ impl State {
         vec![
             Effect::Probe(targets(&self.config)),
             follow(&self.config),
-            claim(&self.config),
+            Effect::Claim(self.claims.iter().cloned().collect()),
             Effect::Record(configured(&self.config)),
         ]
     }
@@ -78,11 +79,15 @@ impl State {
         self.draining.retain(|key| config.backend(key).is_some());
         let unknown: Arc<str> = "no probe has ended yet".into();
         self.at.clear();
+        self.limited.clear();
         for (key, backend) in config.keyed_backends() {
             self.at
                 .entry(backend.address)
                 .or_default()
                 .push(key.clone());
+            if backend.max_connections.is_some() {
+                self.limited.push(key.clone());
+            }
             let Some(service) = config.services.get(&key.service) else {
                 continue;
             };
@@ -97,6 +102,8 @@ impl State {
                     said: None,
                     drain: None,
                     weight: 0,
+                    ready_since: None,
+                    full: false,
                 });
             if moved.contains(&key) {
                 known.tracker = Tracker::new(thresholds);
@@ -104,6 +111,7 @@ impl State {
                 known.reason = "its address or port is new; no probe has ended yet".into();
             }
             known.tracker.set_thresholds(thresholds);
+            known.full &= backend.max_connections.is_some();
             // An order that the configuration has caught up with is no exception any more.
             known.said = known.said.filter(|said| *said != backend.admin);
             if self.backends.get(&key).is_some_and(|b| b.drain.is_some())
@@ -131,6 +139,7 @@ impl State {
             if !self.config.services.contains_key(name) {
                 self.velocity.remove_pool(name);
                 self.shares.remove(name);
+                self.warming.remove(name);
             }
         }
         self.set_all_pools();
@@ -249,15 +258,6 @@ fn follow(config: &Config) -> Effect {
 
 fn interfaces(config: &Config) -> Effect {
     Effect::Interfaces(config.daemon.interfaces.clone())
-}
-
-fn claim(config: &Config) -> Effect {
-    let claims: BTreeSet<(String, IpAddr)> = config
-        .services
-        .values()
-        .filter_map(|service| Some((service.claim.clone()?, service.address.address())))
-        .collect();
-    Effect::Claim(claims.into_iter().collect())
 }
 
 fn configured(config: &Config) -> Record {

@@ -6,6 +6,7 @@
 //! When file and maps disagree about an id, the maps are right, and it is told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use lb_common::HashKey;
@@ -38,6 +39,9 @@ pub struct Persistent {
     /// What the tiers of services carry that do not return flows by themselves.
     #[serde(default)]
     pub loads: BTreeMap<Name, Loads>,
+    /// VIPs for which enough backends were healthy once; `None`: nobody noted it.
+    #[serde(default)]
+    pub live_vips: Option<BTreeSet<IpAddr>>,
 }
 
 /// An order of a person.
@@ -96,6 +100,10 @@ impl State {
             backends: BTreeMap::new(),
             draining: BTreeSet::new(),
             shares: BTreeMap::new(),
+            warming: BTreeMap::new(),
+            limited: Vec::new(),
+            live_vips: BTreeSet::new(),
+            claims: BTreeSet::new(),
             velocity: Velocity::new(limit),
             routes: BTreeMap::new(),
             leaving: BTreeMap::new(),
@@ -124,9 +132,11 @@ impl State {
         let decisions = state.velocity.tick(now);
         state.decided(now, decisions, &mut effects);
         super::persist(&mut effects);
-        effects.extend(state.announcements());
+        state.restore_vips(&persistent, actual);
         state.mark_all();
-        state.settle(&mut effects);
+        state.settle(now, &mut effects);
+        effects.retain(|effect| !matches!(effect, Effect::Claim(_)));
+        effects.extend(state.announcements());
         Ok((state, effects))
     }
 
@@ -149,6 +159,7 @@ impl State {
             orders: self.backends.iter().filter_map(order).collect(),
             verdicts: self.backends.iter().filter_map(verdict).collect(),
             loads: self.held_loads(),
+            live_vips: Some(self.live_vips.clone()),
         }
     }
 
@@ -217,6 +228,10 @@ impl State {
             };
             backend.since = verdict.since.min(now);
             backend.reason = format!("before the restart: {}", strip(&verdict.reason)).into();
+            // A return before the restart is no new one, and who was on the way goes on.
+            if verdict.health == Health::Up {
+                backend.ready_since = Some(backend.since);
+            }
             self.restore_verdict(key, verdict.health);
         }
     }

@@ -1,6 +1,6 @@
 //! Who gets the new flows of each service: what [`crate::tiers`] decides about, and what follows from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{State, persist, record};
 use crate::event::{Effect, Record};
@@ -41,22 +41,26 @@ pub enum FailbackError {
 
 impl State {
     /// Recomputes what follows for whole pools from what changed: who gets the flows of these services.
-    pub(super) fn settle(&mut self, effects: &mut Vec<Effect>) {
+    pub(super) fn settle(&mut self, now: u64, effects: &mut Vec<Effect>) {
         let whole = self.dirty.services.iter().cloned();
         let of_backends = self.dirty.backends.iter().map(|key| key.service.clone());
-        let services: std::collections::BTreeSet<Name> = whole.chain(of_backends).collect();
+        let due = self.warming.iter().filter(|(_, due)| **due <= now);
+        let due = due.map(|(name, _)| name.clone());
+        let services: BTreeSet<Name> = whole.chain(of_backends).chain(due).collect();
         for name in services {
-            self.settle_service(&name, effects);
+            self.settle_service(now, &name, effects);
         }
     }
 
-    fn settle_service(&mut self, name: &Name, effects: &mut Vec<Effect>) {
+    fn settle_service(&mut self, now: u64, name: &Name, effects: &mut Vec<Effect>) {
         let config = std::sync::Arc::clone(&self.config);
         let Some(service) = config.services.get(name) else {
             return;
         };
-        let pool = self.candidates(service);
+        self.note_returns(now, service);
+        let pool = self.candidates(service, now);
         let candidates: Vec<Candidate> = pool.iter().map(|(_, candidate)| *candidate).collect();
+        self.note_vip(service, &candidates, effects);
         let before = self.shares.get(name);
         let decision = tiers::decide(&candidates, rules(service), before_of(before));
         let held = self.held_after(service, &candidates, &decision);
@@ -97,14 +101,14 @@ impl State {
     }
 
     /// Backends of a service that have weight, and what they are to flows.
-    fn candidates(&self, service: &Service) -> Vec<(BackendKey, Candidate)> {
+    pub(super) fn candidates(&self, service: &Service, now: u64) -> Vec<(BackendKey, Candidate)> {
         let candidate = |(key, backend): (BackendKey, &Backend)| {
             let standing = self.standing(service, backend, &key)?;
             let candidate = Candidate {
                 tier: backend.tier,
                 weight: backend.weight,
                 standing,
-                warmth: WHOLE,
+                warmth: self.warmth(service, &key, now),
             };
             (backend.weight > 0).then_some((key, candidate))
         };
@@ -112,7 +116,12 @@ impl State {
     }
 
     /// What a backend is to the flows of its service.
-    fn standing(&self, service: &Service, backend: &Backend, key: &BackendKey) -> Option<Standing> {
+    pub(super) fn standing(
+        &self,
+        service: &Service,
+        backend: &Backend,
+        key: &BackendKey,
+    ) -> Option<Standing> {
         let known = self.backends.get(key)?;
         let admin = known.said.unwrap_or(backend.admin);
         if admin != AdminState::Enabled {
@@ -121,9 +130,13 @@ impl State {
         if self.way(backend.address).resolved.is_err() {
             return Some(Standing::Lost);
         }
+        let well = match known.full {
+            true => Standing::Full,
+            false => Standing::Ready,
+        };
         Some(match self.health(key) {
-            Health::Up => Standing::Ready,
-            Health::Unknown if service.health.trust_at_start => Standing::Ready,
+            Health::Up => well,
+            Health::Unknown if service.health.trust_at_start => well,
             Health::Unknown => Standing::Unknown,
             Health::Down => Standing::Down,
         })
@@ -150,7 +163,7 @@ impl State {
     }
 
     /// A person wants the flows of a service back where they belong.
-    pub fn failback(&mut self, service: &Name) -> Result<Vec<Effect>, FailbackError> {
+    pub fn failback(&mut self, now: u64, service: &Name) -> Result<Vec<Effect>, FailbackError> {
         let Some(known) = self.config.services.get(service) else {
             let distance =
                 |name: &Name| strsim::damerau_levenshtein(name.as_str(), service.as_str());
@@ -172,7 +185,7 @@ impl State {
         if let Some(share) = self.shares.get_mut(service) {
             share.held = None;
         }
-        self.settle_service(service, &mut effects);
+        self.settle_service(now, service, &mut effects);
         persist(&mut effects);
         Ok(effects)
     }
@@ -184,7 +197,7 @@ impl State {
             return false;
         };
         let mut candidates: Vec<Candidate> = Vec::new();
-        for (of, candidate) in self.candidates(service) {
+        for (of, candidate) in self.candidates(service, u64::MAX) {
             let standing = match of == *key {
                 true => Standing::Away,
                 false => candidate.standing,
@@ -240,6 +253,7 @@ impl State {
     /// Why a backend gets the share that it gets, for people.
     pub(super) fn share_why(
         &self,
+        now: u64,
         service: &Service,
         backend: &Backend,
         key: &BackendKey,
@@ -254,7 +268,12 @@ impl State {
             return "its weight is 0".to_owned();
         }
         if self.weight(key) > 0 {
-            return match (&share.mode, backend.tier) {
+            let warmth = self.warmth(service, key, now);
+            let warming = match warmth {
+                WHOLE => String::new(),
+                part => format!("; it warms up: {} % of its weight", part / 10),
+            };
+            let why = match (&share.mode, backend.tier) {
                 (Mode::Tiers { loads }, Tier::Number(tier)) => {
                     let load = loads.get(&tier).copied().unwrap_or(0);
                     format!("tier {tier} carries {}.{} %", load / 10, load % 10)
@@ -262,6 +281,7 @@ impl State {
                 (Mode::Sorry, _) => "nobody of the numbered tiers may take flows".to_owned(),
                 (mode, _) => mode.to_string(),
             };
+            return why + &warming;
         }
         match standing {
             Standing::Away => "a person took it out".to_owned(),

@@ -3,6 +3,7 @@
 mod changes;
 mod failover;
 mod orders;
+mod returns;
 
 use std::collections::BTreeMap;
 
@@ -394,12 +395,15 @@ fn others_are_told_only_what_changed() {
     ));
     assert!(is_told(&sim, |e| matches!(e, Effect::Claim(_))));
     sim.effects.clear();
-    sim.event(Event::Config(web(|s| s.claim = Some("lan".to_owned()))));
+    sim.event(Event::Config(web(|s| {
+        s.claim = Some("lan".to_owned());
+        s.failover.min_healthy = 0;
+    })));
     assert!(is_told(
         &sim,
         |e| matches!(e, Effect::Claim(claims) if claims.len() == 1)
     ));
-    let quiet = |e: &Effect| matches!(e, Effect::Probe(_) | Effect::Follow(_) | Effect::Persist);
+    let quiet = |e: &Effect| matches!(e, Effect::Probe(_) | Effect::Follow(_));
     assert!(!is_told(&sim, quiet));
     sim.effects.clear();
     sim.event(Event::Config(config(&format!("{WEB} c=10.0.0.3:80"))));

@@ -1,7 +1,7 @@
 //! The state as people see it: [`Status`], from what is known and from counters that others read.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use lb_common::DropReason;
 use lb_common::counter::{Global, More, PerBackend};
@@ -128,6 +128,7 @@ impl State {
             .to_owned(),
             ring_size: if serves { ids::ring_size(service) } else { 0 },
             fail_open: self.failed_open(&service.name),
+            claim_waits: self.claim_waits(now, service),
             flows_to: self
                 .mode(&service.name)
                 .map_or_else(String::new, ToString::to_string),
@@ -181,7 +182,8 @@ impl State {
             weight: backend.weight,
             tier: backend.tier.to_string(),
             share: self.share(key, all_weights),
-            share_why: self.share_why(service, backend, key),
+            max_connections: backend.max_connections.map(NonZeroU32::get),
+            share_why: self.share_why(now, service, backend, key),
             admin: self.admin(key)?,
             health: self.health(key),
             health_for_ms: millis(now.saturating_sub(known.since)),

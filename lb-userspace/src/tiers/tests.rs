@@ -9,6 +9,11 @@ const RULES: Rules = Rules {
         overprovisioning: 140,
         panic_threshold: 0,
         failback: Failback::Return,
+        slow_start: crate::model::SlowStart {
+            duration: std::time::Duration::ZERO,
+            curve: crate::model::Curve::Linear,
+        },
+        min_healthy: 1,
     },
     all_down: AllDown::FailOpen,
 };
@@ -263,6 +268,7 @@ prop_compose! {
                 overprovisioning,
                 panic_threshold,
                 failback: if stay { Failback::Stay } else { Failback::Return },
+                ..Failover::default()
             },
             all_down: if open { AllDown::FailOpen } else { AllDown::FailClosed },
         }

@@ -2,19 +2,36 @@
 
 use std::fmt::Write;
 
-use super::super::failover::FAILBACKS;
-use super::word;
-use crate::model::{Failover, Tier};
+use super::super::failover::{CURVES, FAILBACKS};
+use super::super::value::duration;
+use super::{text, word};
+use crate::model::{Backend, Service, Tier};
 
-pub(super) fn write(out: &mut String, failover: &Failover) -> std::fmt::Result {
+pub(super) fn write(out: &mut String, service: &Service) -> std::fmt::Result {
+    let failover = &service.failover;
+    if let Some(deadline) = service.drain_deadline {
+        writeln!(out, "drain-deadline = {}", text(&duration(deadline)))?;
+    }
     writeln!(out, "panic-threshold = {}", failover.panic_threshold)?;
     writeln!(out, "overprovisioning = {}", failover.overprovisioning)?;
+    let slow = failover.slow_start;
+    if !slow.duration.is_zero() {
+        writeln!(out, "slow-start = {}", text(&duration(slow.duration)))?;
+        writeln!(out, "slow-start-curve = {}", word(CURVES, slow.curve))?;
+    }
+    if service.claim.is_some() {
+        writeln!(out, "min-healthy = {}", failover.min_healthy)?;
+    }
     writeln!(out, "failback = {}", word(FAILBACKS, failover.failback))
 }
 
-pub(super) fn write_tier(out: &mut String, tier: Tier) -> std::fmt::Result {
-    match tier {
-        Tier::Number(number) => writeln!(out, "tier = {number}"),
-        Tier::Sorry => writeln!(out, "tier = \"sorry\""),
+pub(super) fn write_backend(out: &mut String, backend: &Backend) -> std::fmt::Result {
+    match backend.tier {
+        Tier::Number(number) => writeln!(out, "tier = {number}")?,
+        Tier::Sorry => writeln!(out, "tier = \"sorry\"")?,
+    }
+    match backend.max_connections {
+        Some(most) => writeln!(out, "max-connections = {most}"),
+        None => Ok(()),
     }
 }

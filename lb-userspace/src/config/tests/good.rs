@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::Path;
 use std::time::Duration;
 
@@ -124,6 +124,11 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
     let optional = [
         "ring-size",
         "claim",
+        "min-healthy",
+        "slow-start",
+        "slow-start-curve",
+        "drain-deadline",
+        "max-connections",
         "port",
         "tunnel-source",
         "allow",
@@ -213,6 +218,8 @@ fn the_table_of_keys_tells_the_true_defaults() {
                 "expect-status",
                 "dead-after",
                 "fast-interval",
+                "slow-start-curve",
+                "min-healthy",
                 "server-name",
                 "warn-before-expiry",
                 "grpc-service",
@@ -496,12 +503,20 @@ prop_compose! {
     fn failover()(
         overprovisioning in 100..=1000_u16,
         panic_threshold in 0..=100_u8,
+        slow in 0_u64..=3600,
+        quadratic in any::<bool>(),
+        min_healthy in 0..3_u16,
         stay in any::<bool>(),
     ) -> Failover {
         Failover {
             overprovisioning,
             panic_threshold,
             failback: if stay { Failback::Stay } else { Failback::Return },
+            slow_start: SlowStart {
+                duration: Duration::from_secs(slow),
+                curve: if quadratic && slow > 0 { Curve::Quadratic } else { Curve::Linear },
+            },
+            min_healthy,
         }
     }
 }
@@ -520,6 +535,8 @@ prop_compose! {
         health in health(),
         words in any::<[bool; 3]>(),
         failover in failover(),
+        deadline in proptest::option::of(1_u64..=604_800),
+        most in proptest::option::of(1_u32..),
         mid_stream in 0..3_usize,
         allow in proptest::collection::btree_set(0_u8..=16, 0..3),
         deny in proptest::collection::btree_set(17_u8..=32, 0..3),
@@ -544,6 +561,7 @@ prop_compose! {
             let short = vip.length() - (more % 4) as u8;
             vip = Prefix::around(vip.address(), short).unwrap();
         }
+        let claimed = claim && vip.is_host();
         let mut health = health;
         if ports.single().is_none() && health.check.has_port() {
             health.port = health.port.or(Some(own_port));
@@ -570,6 +588,7 @@ prop_compose! {
                     (1.., 10) => Tier::Sorry,
                     (_, number) => Tier::Number(number % 10),
                 },
+                max_connections: most.and_then(NonZeroU32::new).filter(|_| at % 2 == 0),
                 admin: [AdminState::Enabled, AdminState::Draining, AdminState::Disabled][admin],
                 server_id: server_id(at),
             };
@@ -609,8 +628,12 @@ prop_compose! {
             drain: if words[0] { DrainPolicy::Keep } else { DrainPolicy::Migrate },
             on_down: if words[1] { OnDown::Keep } else { OnDown::Migrate },
             all_down: if words[2] { AllDown::FailOpen } else { AllDown::FailClosed },
-            failover,
-            claim: (claim && vip.is_host()).then(|| "eth0".to_owned()),
+            failover: Failover {
+                min_healthy: if claimed { failover.min_healthy.min(1) } else { 1 },
+                ..failover
+            },
+            drain_deadline: deadline.map(Duration::from_secs),
+            claim: claimed.then(|| "eth0".to_owned()),
             backends: backends.collect(),
         }
     }

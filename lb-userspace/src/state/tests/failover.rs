@@ -97,7 +97,7 @@ fn flows_stay_until_a_person_says_otherwise_also_over_a_restart() {
     assert_eq!(sim.mode(), "tier 1: 100 %");
     sim.check(&[("web/a", KEEP), ("web/c", ALL)]);
     sim.failovers();
-    let effects = sim.state.failback(&name("web")).unwrap();
+    let effects = sim.state.failback(sim.now, &name("web")).unwrap();
     assert!(effects.contains(&Effect::Persist));
     assert_eq!(sim.mode(), "tier 0: 100 %");
     sim.check(&[("web/a", ALL), ("web/c", KEEP)]);
@@ -105,13 +105,21 @@ fn flows_stay_until_a_person_says_otherwise_also_over_a_restart() {
     sim.fall(&["web/a", "web/b"]);
     sim.probe("web/a", true, 2);
     assert_eq!(sim.mode(), "tier 1: 100 %");
-    let unknown = sim.state.failback(&name("wed")).unwrap_err().to_string();
+    let unknown = sim
+        .state
+        .failback(sim.now, &name("wed"))
+        .unwrap_err()
+        .to_string();
     assert_eq!(
         unknown,
         "service 'wed': not configured (did you mean 'web'?)"
     );
     let mut sim = running(tiers(Failback::Return));
-    let needless = sim.state.failback(&name("web")).unwrap_err().to_string();
+    let needless = sim
+        .state
+        .failback(sim.now, &name("web"))
+        .unwrap_err()
+        .to_string();
     assert!(needless.contains("return by themselves"), "{needless}");
 }
 
