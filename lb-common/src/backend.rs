@@ -19,8 +19,10 @@ impl Permissions {
     /// Not a permission: its service has something to say about each packet (`ServiceEntry::sources`), those of known
     /// flows too.
     pub const ASK: u8 = 4;
+    /// Not a permission: whoever opened a TCP connection that it may not keep gets a RST, in place of another backend.
+    pub const RESET: u8 = 8;
     /// Every bit that has a meaning.
-    pub const KNOWN: u8 = Self::NEW | Self::KEEP | Self::ASK;
+    pub const KNOWN: u8 = Self::NEW | Self::KEEP | Self::ASK | Self::RESET;
     /// Both.
     pub const ALL: Self = Self(Self::NEW | Self::KEEP);
 
@@ -35,6 +37,12 @@ impl Permissions {
     #[inline(always)]
     pub const fn may_take_new(self) -> bool {
         self.0 & Self::NEW != 0
+    }
+
+    /// Those it may not keep are reset, where they are TCP's.
+    #[inline(always)]
+    pub const fn resets(self) -> bool {
+        self.0 & (Self::KEEP | Self::RESET) == Self::RESET
     }
 
     /// May keep its flows.

@@ -205,6 +205,8 @@ drop_reasons! {
     SourceDenied = 20, "source_denied";
     /// The control plane has given no sign of life for `dead-after`, and `when-dead` is drop.
     ControlPlaneDead = 21, "control_plane_dead";
+    /// A TCP segment of a flow whose backend has left and resets its flows (`drain-policy`, `on-down`); it was not answered, as it is a RST itself or the limit of resets is reached.
+    BackendLeft = 22, "backend_left";
 }
 
 const _: () = assert!(DropReason::ALL.len() <= 8 * DROP_LINES as usize);

@@ -125,6 +125,7 @@ pub struct Assigned(pub u64);
 const NO_BACKEND: u64 = DropReason::NoBackend as u64;
 const UNRESOLVED: u64 = DropReason::NextHopUnresolved as u64;
 const MID_STREAM: u64 = DropReason::MidStream as u64;
+const BACKEND_LEFT: u64 = DropReason::BackendLeft as u64;
 
 impl Assigned {
     #[inline(always)]
@@ -154,6 +155,7 @@ impl Assigned {
                     NO_BACKEND => DropReason::NoBackend,
                     UNRESOLVED => DropReason::NextHopUnresolved,
                     MID_STREAM => DropReason::MidStream,
+                    BACKEND_LEFT => DropReason::BackendLeft,
                     _ => DropReason::MapInconsistent,
                 });
             }
@@ -318,6 +320,7 @@ fn assign_for<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
     let backend = match owner(tables, seeker, entry.word) {
         Owner::Keeps(backend) => backend,
         Owner::LosesFlows => return replace(tables, seeker, &entry, Origin::Moved),
+        Owner::Resets => return Assigned::refused(DropReason::BackendLeft),
         Owner::Elsewhere if seeker.comes_too_late() => {
             return Assigned::refused(DropReason::MidStream);
         }
@@ -336,6 +339,8 @@ enum Owner<'t> {
     Keeps(Backend<'t>),
     /// It is gone or may not keep flows.
     LosesFlows,
+    /// The same, and this segment, which opens nothing, is to be answered with a reset.
+    Resets,
     /// It belongs to another service: the entry is another flow's or of another time.
     Elsewhere,
 }
@@ -348,8 +353,13 @@ fn owner<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>, word: FlowWord) -> O
     if backend.entry.service != seeker.service.index {
         return Owner::Elsewhere;
     }
-    match backend.state.permissions().may_keep() {
-        true => Owner::Keeps(backend),
+    let permissions = backend.state.permissions();
+    if permissions.may_keep() {
+        return Owner::Keeps(backend);
+    }
+    let arrival = seeker.arrival;
+    match permissions.resets() && !arrival.is_opening() && !arrival.is_datagram() {
+        true => Owner::Resets,
         false => Owner::LosesFlows,
     }
 }
@@ -463,7 +473,7 @@ fn overtaken<T: Tables>(
     }
     match owner(tables, seeker, winner) {
         Owner::Keeps(backend) => Some(Assigned::to(backend.id, Origin::Known, set, way)),
-        Owner::LosesFlows | Owner::Elsewhere => None,
+        Owner::LosesFlows | Owner::Resets | Owner::Elsewhere => None,
     }
 }
 

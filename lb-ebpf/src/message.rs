@@ -405,16 +405,20 @@ pub(crate) fn too_big<F: Frame, T: Tables, const V4: bool>(
     }
 }
 
-/// A segment of no known flow to a service where only a SYN begins one: dropped, or answered with a reset.
+/// A segment of no known flow to a service where only a SYN begins one, or of a flow whose backend has left and resets
+/// its flows: dropped, or answered with a reset. `reason`: which of the two.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(crate) fn mid_stream<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     service: u32,
+    reason: u32,
 ) -> PackedOutcome {
     let frame = opaque(frame);
-    let resets = service::by_index(cx.tables, service)
-        .is_ok_and(|service| service.entry.mid_stream == MidStream::Reset as u8);
+    let left = reason == DropReason::BackendLeft as u32;
+    let resets = left
+        || service::by_index(cx.tables, service)
+            .is_ok_and(|service| service.entry.mid_stream == MidStream::Reset as u8);
     let asked = match resets {
         true => parse::ip::<F, V4>(frame).and_then(|packet| reset::to_segment(frame, &packet)),
         false => None,
@@ -422,6 +426,7 @@ pub(crate) fn mid_stream<F: Frame, T: Tables, const V4: bool>(
     // What is not answered uses up nothing of what may be.
     let told = match asked {
         Some(asked) if admits(cx, Limited::Reset) => reset::answer::<F, V4>(frame, &asked),
+        _ if left => Err(DropReason::BackendLeft),
         _ => Err(DropReason::MidStream),
     };
     match told {

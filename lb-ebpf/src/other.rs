@@ -34,6 +34,7 @@ const TRUNCATED: u64 = 1;
 const MAY_BE_REPLY: u64 = 1 << 63;
 
 const MID_STREAM: u64 = DropReason::MidStream as u64;
+const BACKEND_LEFT: u64 = DropReason::BackendLeft as u64;
 
 /// In what [`arrival`] gives: a reason.
 const REFUSED: u32 = 1 << 31;
@@ -95,7 +96,9 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
     };
     if Assigned(assigned).is_refused() {
         return match assigned {
-            MID_STREAM => message::mid_stream::<F, T, V4>(frame, cx, service),
+            MID_STREAM | BACKEND_LEFT => {
+                message::mid_stream::<F, T, V4>(frame, cx, service, assigned as u32)
+            }
             _ => PackedOutcome::service_drop(assigned as u8, service),
         };
     }

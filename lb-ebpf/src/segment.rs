@@ -126,7 +126,7 @@ fn refused<F: Frame, T: Tables, const V4: bool>(
     service: u32,
 ) -> PackedOutcome {
     match word {
-        MID_STREAM => message::mid_stream::<F, T, V4>(frame, cx, service),
+        MID_STREAM | BACKEND_LEFT => message::mid_stream::<F, T, V4>(frame, cx, service, word),
         _ => message::too_big::<F, T, V4>(frame, cx, word >> 8, service),
     }
 }
@@ -151,7 +151,7 @@ fn route<F: Frame, T: Tables, C: Clock, const V4: bool>(
     match to_backend::<F, T, C, V4>(frame, lane, packet, ports, service) {
         Ok(verdict) => PackedOutcome::counted(verdict),
         Err(Refusal(DEAD)) if pipeline::passes_when_dead(lane.control) => PackedOutcome::PASS,
-        Err(Refusal(word)) if word >> 8 == 0 && word != MID_STREAM => {
+        Err(Refusal(word)) if word >> 8 == 0 && word != MID_STREAM && word != BACKEND_LEFT => {
             PackedOutcome::service_drop(word as u8, service)
         }
         Err(Refusal(word)) => lane.aside(frame, |frame, cx| {
@@ -184,6 +184,7 @@ fn from_others<F: Frame, T: Tables, C: Clock, const V4: bool>(
 }
 
 const MID_STREAM: u32 = DropReason::MidStream as u32;
+const BACKEND_LEFT: u32 = DropReason::BackendLeft as u32;
 const DEAD: u32 = DropReason::ControlPlaneDead as u32;
 
 /// What a packet to a service must be, and what it means for its flow. `length`: of the frame, in bytes.

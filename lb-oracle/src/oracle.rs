@@ -288,8 +288,8 @@ impl Oracle {
             Some(id) => self.adopt(arrived, service, tuple, hash, id),
             None => self.assign(arrived, service, tuple, hash, meaning),
         };
-        if let Err(DropReason::MidStream) = assigned {
-            return self.mid_stream(arrived, service);
+        if let Err(reason @ (DropReason::MidStream | DropReason::BackendLeft)) = assigned {
+            return self.mid_stream(arrived, service, reason);
         }
         let (id, origin) = assigned.map_err(refuse)?;
         let policy = self.maps.services[service].mid_stream;
@@ -337,10 +337,11 @@ impl Oracle {
         Ok(Opinion::sent(fate, macs.on(output), Sent::Forwarded).to(&backend))
     }
 
-    /// A segment in the middle of nothing.
-    fn mid_stream(&mut self, arrived: &Arrived<'_>, service: usize) -> Answer {
-        let refused = Refusal::DropOf(service, DropReason::MidStream);
-        if self.maps.services[service].mid_stream != MidStream::Reset {
+    /// A segment in the middle of nothing, or of a flow whose backend has left.
+    fn mid_stream(&mut self, arrived: &Arrived<'_>, service: usize, why: DropReason) -> Answer {
+        let refused = Refusal::DropOf(service, why);
+        let policy = self.maps.services[service].mid_stream;
+        if why == DropReason::MidStream && policy != MidStream::Reset {
             return Err(refused);
         }
         let Some(reset) = answer::reset(arrived.frame, &arrived.ip) else {

@@ -406,6 +406,8 @@ pub enum DrainPolicy {
     Keep,
     /// What is left is scheduled to other backends.
     Migrate,
+    /// TCP's clients are told by a reset, and connect anew; all else is scheduled to other backends.
+    Reset,
 }
 
 /// When a backend goes down.
@@ -416,6 +418,8 @@ pub enum OnDown {
     Keep,
     /// Its flows are scheduled to other backends with their next packet.
     Migrate,
+    /// TCP's clients get a reset for their next segment, and connect anew; all else is scheduled to other backends.
+    Reset,
 }
 
 /// When no backend of a service is healthy.

@@ -3,6 +3,7 @@
 mod change;
 mod checks;
 mod encapsulation;
+mod failover;
 mod fragments;
 mod gigabyte;
 mod interfaces;

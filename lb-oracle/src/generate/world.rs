@@ -192,6 +192,7 @@ fn permissions(choices: &mut Choices<'_>, world: &World, service: u32) -> Permis
         all,
         Permissions(Permissions::KEEP),
         Permissions::NONE,
+        Permissions(Permissions::RESET),
     ];
     let permissions = *choices.of(&of);
     match world.services[service as usize].sources.is_empty() {

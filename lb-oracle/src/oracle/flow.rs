@@ -3,8 +3,8 @@
 use std::{collections::HashMap, net::SocketAddr};
 
 use lb_common::{
-    DropReason, Epoch, FlowHash, FlowRank, FlowWord, Forwarding, MidStream, flow::EPOCH_SHIFT,
-    flow::IDLE_AFTER,
+    DropReason, Epoch, FlowHash, FlowRank, FlowWord, Forwarding, MidStream, Permissions,
+    flow::EPOCH_SHIFT, flow::IDLE_AFTER,
 };
 use lb_ebpf::fixture::{
     START,
@@ -188,6 +188,9 @@ impl Flows {
         }
         let keeps = backend.used && backend.permissions.may_keep();
         let loses = !elsewhere && !keeps;
+        if loses && middle && backend.used && backend.permissions.0 & Permissions::RESET != 0 {
+            return Err(DropReason::BackendLeft);
+        }
         let age = seeker.epoch - flow.last;
         let anew = match seeker.meaning {
             Meaning::Opens => !backend.permissions.may_take_new() && flow.has_ended(seeker.epoch),

@@ -228,6 +228,9 @@ codes! {
     NEVER_CLAIMED = "FL0091", Error, "a service's address would never be claimed",
         "it is claimed when as many backends are up as `min-healthy` says, and sorry backends do not count: there are fewer than that",
         "use a number that leaves room for some to be down, or leave the key out: then one is enough";
+    NO_RESET = "FL0092", Error, "flows of this protocol cannot be reset",
+        "a reset ends a TCP connection; the balancer can make none for other protocols",
+        "use \"migrate\": their clients are served by another backend from the next packet on";
 
     WEIGHT_ZERO = "FL0101", Warning, "a backend of weight 0 takes no new flows",
         "the weight is its share of the new flows",

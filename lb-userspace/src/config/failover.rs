@@ -10,7 +10,7 @@ use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::service::{ServiceDraft, optional_word};
 use super::value;
-use crate::model::{Curve, Failback, Failover, SlowStart, Tier};
+use crate::model::{Curve, Failback, Failover, Protocol, SlowStart, Tier};
 
 const TIER: &str = "tier";
 const SORRY: &str = "sorry";
@@ -62,6 +62,27 @@ pub(super) fn of_service(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Fail
         failover,
         min_healthy,
         drain_deadline: drain_deadline.map(|at| at.value),
+    }
+}
+
+/// Notes where a reset is asked for and cannot be.
+pub(super) fn resets(reader: &Reader<'_, '_>, protocol: Option<Protocol>, notes: &mut Notes<'_>) {
+    let (word, other) = match protocol {
+        Some(Protocol::Udp) => ("udp", "migrate"),
+        Some(Protocol::Sctp) => ("sctp", "migrate"),
+        Some(Protocol::Tcp | Protocol::Any) | None => return,
+    };
+    for key in ["drain-policy", "on-down"] {
+        let Some(found) = reader.get(key) else {
+            continue;
+        };
+        if let DeValue::String(text) = found.get_ref()
+            && text == "reset"
+        {
+            let message = format!("`{key}` is \"reset\", and the service's protocol is {word}");
+            let note = Note::new(&codes::NO_RESET, &found.span(), &reader.name(key), message);
+            notes.add(note.suggest(format!("\"{other}\"")));
+        }
     }
 }
 

@@ -192,11 +192,15 @@ pub static SERVICE: Section = Section {
             "deny",
             "a list of prefixes of clients such as [\"203.0.113.0/24\"]",
         ),
-        key("drain-policy", "\"keep\" or \"migrate\"", "\"keep\""),
+        key(
+            "drain-policy",
+            "\"keep\", \"migrate\" or \"reset\"",
+            "\"keep\"",
+        ),
         bare("drain-deadline", "a duration such as \"5m\""),
         key(
             "on-down",
-            "\"keep\" or \"migrate\"",
+            "\"keep\", \"migrate\" or \"reset\"",
             "\"keep\" for tcp, else \"migrate\"",
         ),
         key(

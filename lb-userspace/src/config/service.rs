@@ -47,9 +47,13 @@ pub(super) const SCHEDULERS: &[(&str, Scheduler)] = &[("maglev", Scheduler::Magl
 pub(super) const DRAINS: &[(&str, DrainPolicy)] = &[
     ("keep", DrainPolicy::Keep),
     ("migrate", DrainPolicy::Migrate),
+    ("reset", DrainPolicy::Reset),
 ];
-pub(super) const ON_DOWNS: &[(&str, OnDown)] =
-    &[("keep", OnDown::Keep), ("migrate", OnDown::Migrate)];
+pub(super) const ON_DOWNS: &[(&str, OnDown)] = &[
+    ("keep", OnDown::Keep),
+    ("migrate", OnDown::Migrate),
+    ("reset", OnDown::Reset),
+];
 pub(super) const ALL_DOWNS: &[(&str, AllDown)] = &[
     ("fail-open", AllDown::FailOpen),
     ("fail-closed", AllDown::FailClosed),
@@ -154,6 +158,7 @@ pub(super) fn service(
         // Their clients come again from the same port, or have none: they would never leave a dead backend.
         Some(Protocol::Udp | Protocol::Sctp | Protocol::Any) => OnDown::Migrate,
     };
+    failover::resets(&reader, kind, notes);
     let forwarding = required_word(&reader, "forwarding", FORWARDINGS, notes);
     let tunnel = tunnel::of_service(&reader, forwarding.as_ref(), notes);
     let ring_size = reader.integer("ring-size", 1..=LARGEST_RING, notes);

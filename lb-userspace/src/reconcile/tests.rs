@@ -1,5 +1,7 @@
 //! The loop on maps in memory: restarts, refusals, a lost state file, and how long a verdict takes.
 
+mod mass;
+
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -31,8 +31,8 @@ pub struct Facts {
 ///
 /// | admin | health, way | new flows | its flows |
 /// |---|---|---|---|
-/// | disabled | any | no | no |
-/// | draining, deadline passed, `migrate` | any | no | no |
+/// | disabled | any | no | no (`drain` `reset`: reset) |
+/// | draining, deadline passed, `migrate` or `reset` | any | no | no, or reset |
 /// | draining | up or unknown, resolved | no | yes |
 /// | draining | down or not resolved | no | `on_down` |
 /// | enabled | up, resolved | yes | yes |
@@ -45,11 +45,14 @@ pub struct Facts {
 pub fn permissions(facts: Facts) -> Permissions {
     let gone = match facts.admin {
         AdminState::Disabled => true,
-        AdminState::Draining => facts.past_deadline && facts.drain == DrainPolicy::Migrate,
+        AdminState::Draining => facts.past_deadline && facts.drain != DrainPolicy::Keep,
         AdminState::Enabled => false,
     };
     if gone {
-        return Permissions::NONE;
+        return match facts.drain {
+            DrainPolicy::Reset => Permissions(Permissions::RESET),
+            DrainPolicy::Keep | DrainPolicy::Migrate => Permissions::NONE,
+        };
     }
     let enabled = facts.admin == AdminState::Enabled;
     let trusted = enabled && facts.fail_open;
@@ -61,8 +64,10 @@ pub fn permissions(facts: Facts) -> Permissions {
         Health::Down => false,
     };
     let new = enabled && facts.reachable && facts.chosen && (proven || trusted);
+    let reset = !keep && facts.on_down == OnDown::Reset;
     let bit = |on, bit| if on { bit } else { 0 };
-    Permissions(bit(new, Permissions::NEW) | bit(keep, Permissions::KEEP))
+    let may = bit(new, Permissions::NEW) | bit(keep, Permissions::KEEP);
+    Permissions(may | bit(reset, Permissions::RESET))
 }
 
 #[cfg(test)]
@@ -74,6 +79,7 @@ mod tests {
     const NONE: u8 = 0;
     const NEW: u8 = Permissions::NEW;
     const KEEP: u8 = Permissions::KEEP;
+    const RESET: u8 = Permissions::RESET;
     const ALL: u8 = NEW | KEEP;
 
     /// All combinations of facts.
@@ -82,22 +88,22 @@ mod tests {
         let flags = [false, true];
         for admin in [Enabled, Draining, Disabled] {
             for health in [Unknown, Up, Down] {
-                for bits in 0_u8..128 {
-                    let bit = |n: u8| flags[usize::from(bits >> n & 1)];
+                for bits in 0_u16..512 {
+                    let bit = |n: u16| flags[usize::from(bits >> n & 1)];
                     all.push(Facts {
                         admin,
                         health,
                         past_deadline: bit(0),
-                        drain: if bit(1) {
-                            DrainPolicy::Keep
-                        } else {
-                            DrainPolicy::Migrate
+                        drain: match (bit(1), bit(7)) {
+                            (true, _) => DrainPolicy::Keep,
+                            (false, true) => DrainPolicy::Reset,
+                            (false, false) => DrainPolicy::Migrate,
                         },
                         trust_at_start: bit(2),
-                        on_down: if bit(3) {
-                            OnDown::Keep
-                        } else {
-                            OnDown::Migrate
+                        on_down: match (bit(3), bit(8)) {
+                            (true, _) => OnDown::Keep,
+                            (false, true) => OnDown::Reset,
+                            (false, false) => OnDown::Migrate,
                         },
                         chosen: bit(4),
                         reachable: bit(5),
@@ -114,16 +120,18 @@ mod tests {
     #[test]
     fn every_combination_of_facts_is_in_one_row_of_the_table() {
         type Row = (&'static str, fn(&Facts) -> bool, fn(&Facts) -> u8);
-        let on_down = |f: &Facts| {
-            if f.on_down == OnDown::Keep {
-                KEEP
-            } else {
-                NONE
-            }
+        let on_down = |f: &Facts| match f.on_down {
+            OnDown::Keep => KEEP,
+            OnDown::Migrate => NONE,
+            OnDown::Reset => RESET,
+        };
+        let at_the_end = |f: &Facts| match f.drain {
+            DrainPolicy::Reset => RESET,
+            _ => NONE,
         };
         let rows: [Row; 9] = [
-            ("disabled", |f| f.admin == Disabled, |_| NONE),
-            ("drained", |f| migrated(f), |_| NONE),
+            ("disabled", |f| f.admin == Disabled, at_the_end),
+            ("drained", |f| migrated(f), at_the_end),
             (
                 "draining, well",
                 |f| draining(f) && f.reachable && f.health != Down,
@@ -174,7 +182,7 @@ mod tests {
     }
 
     fn migrated(f: &Facts) -> bool {
-        f.admin == Draining && f.past_deadline && f.drain == DrainPolicy::Migrate
+        f.admin == Draining && f.past_deadline && f.drain != DrainPolicy::Keep
     }
 
     fn draining(f: &Facts) -> bool {

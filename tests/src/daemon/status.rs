@@ -71,6 +71,12 @@ pub struct DataPlane {
 pub struct Service {
     /// Name.
     pub name: String,
+    /// Who gets new flows.
+    #[serde(default)]
+    pub flows_to: String,
+    /// Why its address is not claimed yet.
+    #[serde(default)]
+    pub claim_waits: Option<String>,
     /// Backends.
     pub backends: Vec<Backend>,
 }
@@ -89,6 +95,12 @@ pub struct Backend {
     pub health: String,
     /// Why.
     pub reason: String,
+    /// Its share of new flows, in thousandths.
+    #[serde(default)]
+    pub share: u32,
+    /// Why it is that.
+    #[serde(default)]
+    pub share_why: String,
     /// The way to it: interface and MAC address, or why there is none.
     pub route: String,
     /// Counters.

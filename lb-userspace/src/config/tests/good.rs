@@ -562,6 +562,7 @@ prop_compose! {
             vip = Prefix::around(vip.address(), short).unwrap();
         }
         let claimed = claim && vip.is_host();
+        let resets = failover.min_healthy == 2 && matches!(protocol, Protocol::Tcp | Protocol::Any);
         let mut health = health;
         if ports.single().is_none() && health.check.has_port() {
             health.port = health.port.or(Some(own_port));
@@ -625,8 +626,16 @@ prop_compose! {
             config_ids: if names { ConfigIds::new(&config_ids).unwrap() } else { ConfigIds::default() },
             sources: Sources { allow: clients(v4, &allow), deny: clients(v4, &deny) },
             health,
-            drain: if words[0] { DrainPolicy::Keep } else { DrainPolicy::Migrate },
-            on_down: if words[1] { OnDown::Keep } else { OnDown::Migrate },
+            drain: match (words[0], resets) {
+                (true, _) => DrainPolicy::Keep,
+                (false, true) => DrainPolicy::Reset,
+                (false, false) => DrainPolicy::Migrate,
+            },
+            on_down: match (words[1], resets) {
+                (true, _) => OnDown::Keep,
+                (false, true) => OnDown::Reset,
+                (false, false) => OnDown::Migrate,
+            },
             all_down: if words[2] { AllDown::FailOpen } else { AllDown::FailClosed },
             failover: Failover {
                 min_healthy: if claimed { failover.min_healthy.min(1) } else { 1 },

@@ -38,7 +38,11 @@ fn a_sweep_that_began_before_a_drain_does_not_end_it() {
 
 #[test]
 fn at_the_deadline_the_policy_acts() {
-    for (policy, left) in [(DrainPolicy::Migrate, NONE), (DrainPolicy::Keep, KEEP)] {
+    for (policy, left) in [
+        (DrainPolicy::Migrate, NONE),
+        (DrainPolicy::Keep, KEEP),
+        (DrainPolicy::Reset, Permissions::RESET),
+    ] {
         let mut sim = running(web(|s| s.drain = policy));
         sim.flows(&[("web/a", 3)]);
         sim.admin("web/a", AdminState::Draining, Some(sim.now + 30 * SECOND));
