@@ -49,12 +49,12 @@ pub enum Standing {
     Away,
 }
 
-/// A backend that has weight.
+/// A backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// Its tier.
     pub tier: Tier,
-    /// Its configured weight, 1 to 1000.
+    /// Its configured weight, 0 to 1000; with 0 it is [`Standing::Away`].
     pub weight: u16,
     /// What it is to flows.
     pub standing: Standing,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::persistent::Persistent;
+use super::share::Seat;
 use super::{State, persist};
 use crate::dataplane::Actual;
 use crate::desired;
@@ -13,28 +14,21 @@ use crate::slow_start;
 use crate::tiers::{Candidate, Standing, WHOLE};
 
 impl State {
-    /// Notes since when each backend of a service might take flows, and when the next step of those that
-    /// warm up is due.
-    pub(super) fn note_returns(&mut self, now: u64, service: &Service) {
+    /// How warm each backend of a service is now, and when the next step of those that warm up is due.
+    pub(super) fn warm_up(&mut self, now: u64, service: &Service, seats: &mut [Seat]) {
         let policy = service.failover.slow_start;
         let mut next: Option<u64> = None;
-        for (key, backend) in service.keyed_backends() {
-            let standing = self.standing(service, backend, &key);
-            let Some(known) = self.backends.get_mut(&key) else {
-                continue;
-            };
-            match standing {
-                Some(Standing::Ready | Standing::Full) => {
-                    known.ready_since.get_or_insert(now);
-                }
-                // That the way was lost says nothing about the server.
-                Some(Standing::Lost) => {}
-                _ => known.ready_since = None,
+        for seat in seats {
+            let warmth = seat
+                .since
+                .map(|since| slow_start::warmth(policy, since, now));
+            seat.candidate.warmth = warmth.unwrap_or(WHOLE);
+            if seat.candidate.warmth < WHOLE {
+                let due = seat
+                    .since
+                    .and_then(|since| slow_start::next_step(policy, since, now));
+                next = next.into_iter().chain(due).min();
             }
-            let due = known
-                .ready_since
-                .and_then(|since| slow_start::next_step(policy, since, now));
-            next = next.into_iter().chain(due).min();
         }
         match next {
             Some(due) => drop(self.warming.insert(service.name.clone(), due)),
@@ -133,12 +127,11 @@ impl State {
     }
 
     /// Why the VIP of a service is not claimed yet; `None`: it is, or is not to be.
-    pub(super) fn claim_waits(&self, now: u64, service: &Service) -> Option<String> {
+    pub(super) fn claim_waits(&self, service: &Service) -> Option<String> {
         if service.claim.is_none() || self.live_vips.contains(&service.address.address()) {
             return None;
         }
-        let candidates = self.candidates(service, now);
-        let candidates: Vec<Candidate> = candidates.into_iter().map(|(_, c)| c).collect();
+        let candidates = self.candidates(service);
         Some(format!(
             "{} of the {} backends are up that `min-healthy` asks for",
             healthy(&candidates),

@@ -1,6 +1,6 @@
 //! Who gets the new flows of each service: what [`crate::tiers`] decides about, and what follows from it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{State, persist, record};
 use crate::event::{Effect, Record};
@@ -13,6 +13,36 @@ pub(super) struct Share {
     pub(super) mode: Mode,
     /// What its tiers keep, where flows stay.
     pub(super) held: Option<Loads>,
+    /// Its backends, by name.
+    pub(super) seats: Vec<Seat>,
+}
+
+/// A backend of a service, as last looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seat {
+    name: Name,
+    pub(super) candidate: Candidate,
+    /// Since when it might take flows; nanoseconds since boot.
+    pub(super) since: Option<u64>,
+    /// Its relative share of new flows; 0: none.
+    weight: u32,
+}
+
+impl Seat {
+    fn key(&self, service: &Name) -> BackendKey {
+        BackendKey {
+            service: service.clone(),
+            backend: self.name.clone(),
+        }
+    }
+}
+
+/// Which backends of a service are to be looked at.
+enum Changed {
+    /// All.
+    All,
+    /// These, perhaps more than once.
+    These(Vec<Name>),
 }
 
 /// Why an order about a service is refused.
@@ -42,29 +72,56 @@ pub enum FailbackError {
 impl State {
     /// Recomputes what follows for whole pools from what changed: who gets the flows of these services.
     pub(super) fn settle(&mut self, now: u64, effects: &mut Vec<Effect>) {
-        let whole = self.dirty.services.iter().cloned();
-        let of_backends = self.dirty.backends.iter().map(|key| key.service.clone());
-        let due = self.warming.iter().filter(|(_, due)| **due <= now);
-        let due = due.map(|(name, _)| name.clone());
-        let services: BTreeSet<Name> = whole.chain(of_backends).chain(due).collect();
-        for name in services {
-            self.settle_service(now, &name, effects);
+        let mut changed: BTreeMap<Name, Changed> = BTreeMap::new();
+        for key in &self.dirty.backends {
+            let entry = changed.entry(key.service.clone());
+            if let Changed::These(names) = entry.or_insert_with(|| Changed::These(Vec::new())) {
+                names.push(key.backend.clone());
+            }
+        }
+        for (name, due) in &self.warming {
+            if *due <= now {
+                let entry = changed.entry(name.clone());
+                entry.or_insert_with(|| Changed::These(Vec::new()));
+            }
+        }
+        for name in &self.dirty.services {
+            changed.insert(name.clone(), Changed::All);
+        }
+        for (name, changed) in changed {
+            self.settle_service(now, &name, &changed, effects);
         }
     }
 
-    fn settle_service(&mut self, now: u64, name: &Name, effects: &mut Vec<Effect>) {
+    fn settle_service(
+        &mut self,
+        now: u64,
+        name: &Name,
+        changed: &Changed,
+        effects: &mut Vec<Effect>,
+    ) {
         let config = std::sync::Arc::clone(&self.config);
         let Some(service) = config.services.get(name) else {
             return;
         };
-        self.note_returns(now, service);
-        let pool = self.candidates(service, now);
-        let candidates: Vec<Candidate> = pool.iter().map(|(_, candidate)| *candidate).collect();
+        let before = self.shares.remove(name);
+        let (seats, shown, held) = match before {
+            Some(share) => (share.seats, Some(share.mode), share.held),
+            None => (Vec::new(), None, None),
+        };
+        let mut seats = self.seated(now, service, seats, changed);
+        self.warm_up(now, service, &mut seats);
+        let candidates: Vec<Candidate> = seats.iter().map(|seat| seat.candidate).collect();
         self.note_vip(service, &candidates, effects);
-        let before = self.shares.get(name);
-        let decision = tiers::decide(&candidates, rules(service), before_of(before));
-        let held = self.held_after(service, &candidates, &decision);
-        let shown = before.map(|before| before.mode.clone());
+        let before = Before {
+            panic: shown.as_ref().is_some_and(Mode::is_panic),
+            loads: held.as_ref(),
+        };
+        let decision = tiers::decide(&candidates, rules(service), before);
+        let now_held = held_after(service, &candidates, &decision, held.as_ref());
+        if now_held != held {
+            persist(effects);
+        }
         let opens = |mode: Option<&Mode>| mode == Some(&Mode::Open);
         if opens(shown.as_ref()) != opens(Some(&decision.mode)) {
             // What a backend may keep depends on it.
@@ -80,39 +137,83 @@ impl State {
                 },
             );
         }
-        if self.shares.get(name).and_then(|share| share.held.as_ref()) != held.as_ref() {
-            persist(effects);
-        }
-        let mode = decision.mode;
-        self.shares.insert(name.clone(), Share { mode, held });
-        let mut weights: BTreeMap<BackendKey, u32> = BTreeMap::new();
-        for ((key, _), weight) in pool.into_iter().zip(decision.weights) {
-            weights.insert(key, weight);
-        }
-        for (key, _) in service.keyed_backends() {
-            let weight = weights.get(&key).copied().unwrap_or(0);
-            if let Some(known) = self.backends.get_mut(&key)
-                && known.weight != weight
-            {
-                known.weight = weight;
-                self.dirty.backends.insert(key);
+        for (seat, weight) in seats.iter_mut().zip(decision.weights) {
+            if seat.weight == weight {
+                continue;
             }
+            seat.weight = weight;
+            let key = seat.key(name);
+            if let Some(known) = self.backends.get_mut(&key) {
+                known.weight = weight;
+            }
+            self.dirty.backends.insert(key);
         }
+        let share = Share {
+            mode: decision.mode,
+            held: now_held,
+            seats,
+        };
+        self.shares.insert(name.clone(), share);
     }
 
-    /// Backends of a service that have weight, and what they are to flows.
-    pub(super) fn candidates(&self, service: &Service, now: u64) -> Vec<(BackendKey, Candidate)> {
-        let candidate = |(key, backend): (BackendKey, &Backend)| {
-            let standing = self.standing(service, backend, &key)?;
-            let candidate = Candidate {
-                tier: backend.tier,
-                weight: backend.weight,
-                standing,
-                warmth: self.warmth(service, &key, now),
-            };
-            (backend.weight > 0).then_some((key, candidate))
+    /// The backends of a service, those that changed looked at again: with thousands in a pool, a look at each
+    /// would be more than a verdict may cost.
+    fn seated(
+        &mut self,
+        now: u64,
+        service: &Service,
+        mut seats: Vec<Seat>,
+        changed: &Changed,
+    ) -> Vec<Seat> {
+        if let Changed::These(names) = changed
+            && !seats.is_empty()
+        {
+            for name in names {
+                let place = seats.binary_search_by(|seat| seat.name.cmp(name));
+                let seat = service.backends.get(name);
+                let seat = seat.and_then(|backend| self.seat(now, service, backend));
+                if let (Ok(place), Some(seat)) = (place, seat)
+                    && let Some(old) = seats.get_mut(place)
+                {
+                    *old = seat;
+                }
+            }
+            return seats;
+        }
+        let all = service.backends.values();
+        all.filter_map(|backend| self.seat(now, service, backend))
+            .collect()
+    }
+
+    /// What a backend is to the flows of its service, and since when it might take them.
+    fn seat(&mut self, now: u64, service: &Service, backend: &Backend) -> Option<Seat> {
+        let key = BackendKey {
+            service: service.name.clone(),
+            backend: backend.name.clone(),
         };
-        service.keyed_backends().filter_map(candidate).collect()
+        let standing = self.standing(service, backend, &key)?;
+        let known = self.backends.get_mut(&key)?;
+        match standing {
+            Standing::Ready | Standing::Full => drop(known.ready_since.get_or_insert(now)),
+            // That the way was lost says nothing about the server.
+            Standing::Lost => {}
+            Standing::Unknown | Standing::Down | Standing::Away => known.ready_since = None,
+        }
+        let candidate = Candidate {
+            tier: backend.tier,
+            weight: backend.weight,
+            standing: match backend.weight {
+                0 => Standing::Away,
+                _ => standing,
+            },
+            warmth: WHOLE,
+        };
+        Some(Seat {
+            name: backend.name.clone(),
+            candidate,
+            since: known.ready_since,
+            weight: known.weight,
+        })
     }
 
     /// What a backend is to the flows of its service.
@@ -142,26 +243,6 @@ impl State {
         })
     }
 
-    /// What the tiers of a service keep from now on.
-    fn held_after(
-        &self,
-        service: &Service,
-        candidates: &[Candidate],
-        decision: &Decision,
-    ) -> Option<Loads> {
-        if service.failover.failback == Failback::Return {
-            return None;
-        }
-        // Whoever is known to be well first must not keep the flows from the others.
-        let settled = candidates
-            .iter()
-            .all(|c| c.standing != Standing::Unknown || c.tier == Tier::Sorry);
-        match &decision.mode {
-            Mode::Tiers { loads } if settled => Some(loads.clone()),
-            _ => self.shares.get(&service.name)?.held.clone(),
-        }
-    }
-
     /// A person wants the flows of a service back where they belong.
     pub fn failback(&mut self, now: u64, service: &Name) -> Result<Vec<Effect>, FailbackError> {
         let Some(known) = self.config.services.get(service) else {
@@ -185,7 +266,8 @@ impl State {
         if let Some(share) = self.shares.get_mut(service) {
             share.held = None;
         }
-        self.settle_service(now, service, &mut effects);
+        let nobody = Changed::These(Vec::new());
+        self.settle_service(now, service, &nobody, &mut effects);
         persist(&mut effects);
         Ok(effects)
     }
@@ -193,22 +275,25 @@ impl State {
     /// The backend takes new flows, and without it nobody would whom a person would choose.
     pub(super) fn is_last(&self, key: &BackendKey) -> bool {
         let takes_new = self.backends.get(key).is_some_and(|known| known.weight > 0);
-        let (true, Some((service, _))) = (takes_new, self.config.backend(key)) else {
+        let service = self.config.services.get(&key.service);
+        let (true, Some(service), Some(share)) =
+            (takes_new, service, self.shares.get(&key.service))
+        else {
             return false;
         };
-        let mut candidates: Vec<Candidate> = Vec::new();
-        for (of, candidate) in self.candidates(service, u64::MAX) {
-            let standing = match of == *key {
+        let without = share.seats.iter().map(|seat| Candidate {
+            standing: match seat.name == key.backend {
                 true => Standing::Away,
-                false => candidate.standing,
-            };
-            candidates.push(Candidate {
-                standing,
-                ..candidate
-            });
-        }
-        let before = self.shares.get(&key.service);
-        let without = tiers::decide(&candidates, rules(service), before_of(before));
+                false => seat.candidate.standing,
+            },
+            ..seat.candidate
+        });
+        let candidates: Vec<Candidate> = without.collect();
+        let before = Before {
+            panic: share.mode.is_panic(),
+            loads: share.held.as_ref(),
+        };
+        let without = tiers::decide(&candidates, rules(service), before);
         let somebody = without.weights.iter().any(|weight| *weight > 0);
         // To fall back on the ill is a choice only where it was made already.
         let worse = without.mode == Mode::Open && !self.failed_open(&key.service);
@@ -232,10 +317,19 @@ impl State {
 
     /// The sum of the weights of a service.
     pub(super) fn all_weights(&self, service: &Service) -> u64 {
-        let weights = service
-            .keyed_backends()
-            .map(|(key, _)| self.weight(&key).into());
+        let seats = self.shares.get(&service.name).map(|share| &share.seats);
+        let weights = seats.into_iter().flatten().map(|seat| seat.weight.into());
         weights.fold(0, u64::saturating_add)
+    }
+
+    /// What the backends of a service are to its flows.
+    pub(super) fn candidates(&self, service: &Service) -> Vec<Candidate> {
+        let seats = self.shares.get(&service.name).map(|share| &share.seats);
+        seats
+            .into_iter()
+            .flatten()
+            .map(|seat| seat.candidate)
+            .collect()
     }
 
     /// The share of new flows that a backend gets, in thousandths of all, rounded; 1 at least, if it gets any.
@@ -318,6 +412,7 @@ impl State {
                         loads: loads.clone(),
                     },
                     held: Some(loads.clone()),
+                    seats: Vec::new(),
                 };
                 self.shares.insert(name.clone(), share);
             }
@@ -332,9 +427,22 @@ fn rules(service: &Service) -> Rules {
     }
 }
 
-fn before_of(share: Option<&Share>) -> Before<'_> {
-    Before {
-        panic: share.is_some_and(|share| share.mode.is_panic()),
-        loads: share.and_then(|share| share.held.as_ref()),
+/// What the tiers of a service keep from now on.
+fn held_after(
+    service: &Service,
+    candidates: &[Candidate],
+    decision: &Decision,
+    held: Option<&Loads>,
+) -> Option<Loads> {
+    if service.failover.failback == Failback::Return {
+        return None;
+    }
+    // Whoever is known to be well first must not keep the flows from the others.
+    let settled = candidates
+        .iter()
+        .all(|c| c.standing != Standing::Unknown || c.tier == Tier::Sorry);
+    match &decision.mode {
+        Mode::Tiers { loads } if settled => Some(loads.clone()),
+        _ => held.cloned(),
     }
 }

@@ -128,7 +128,7 @@ impl State {
             .to_owned(),
             ring_size: if serves { ids::ring_size(service) } else { 0 },
             fail_open: self.failed_open(&service.name),
-            claim_waits: self.claim_waits(now, service),
+            claim_waits: self.claim_waits(service),
             flows_to: self
                 .mode(&service.name)
                 .map_or_else(String::new, ToString::to_string),

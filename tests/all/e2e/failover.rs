@@ -20,7 +20,7 @@ fn configured(mut config: Config) -> Config {
         let (keys, backends): (&str, [&str; 3]) = match service.name.as_str() {
             "web4" => ("", ["", "tier = 1", "tier = \"sorry\""]),
             "echo6" => ("", ["max-connections = 8", "tier = 1", "tier = 1"]),
-            "web6" => ("slow-start = \"10s\"", [""; 3]),
+            "web6" => ("slow-start = \"6s\"", [""; 3]),
             "echo4" => ("drain-policy = \"reset\"\ndrain-deadline = \"1s\"", [""; 3]),
             _ => continue,
         };
@@ -93,6 +93,9 @@ fn flows_fail_over_from_tier_to_tier_to_the_sorry_server_and_return() {
     stage.servers[1].kill();
     wait_for_flows_to(&stage, "web4", "the sorry backends");
     check_that_only_serves(&stage, "web4", 3);
+    stage.wait("b3 is warm in web6", |status| {
+        !status.backend("web6/b3").share_why.contains("warms up")
+    });
     // A return gives a tenth at first where that is asked for, and is told.
     let config = ServerConfig::backend(&stage.topology, 1);
     stage.servers[0].start(&config).unwrap();
