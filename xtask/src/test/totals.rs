@@ -20,6 +20,12 @@ impl Tally {
         self.failed = self.failed.saturating_add(other.failed);
     }
 
+    /// A test that is among the failed has passed when it ran again.
+    pub(crate) fn passed_at_last(&mut self) {
+        self.failed = self.failed.saturating_sub(1);
+        self.passed = self.passed.saturating_add(1);
+    }
+
     /// Counts a check that is not a test: it can only fail.
     pub(crate) fn count_check(&mut self, name: &str, result: anyhow::Result<()>) {
         if let Err(error) = result {
@@ -55,6 +61,7 @@ struct Counts {
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
     runs: Vec<Run>,
+    failed: Vec<String>,
 }
 
 impl Totals {
@@ -65,7 +72,13 @@ impl Totals {
                 name: name.to_owned(),
                 result: None,
             }],
+            failed: Vec::new(),
         }
+    }
+
+    /// The tests that failed so far, by their names.
+    pub(crate) fn failed(&self) -> &[String] {
+        &self.failed
     }
 
     /// Takes one line of output.
@@ -77,6 +90,8 @@ impl Totals {
         {
             // The runner's own line comes last; one before it is something a test printed.
             run.result = Some(counts);
+        } else if let Some(name) = failed(line) {
+            self.failed.push(name.to_owned());
         }
     }
 
@@ -126,6 +141,11 @@ fn started(line: &str) -> Option<String> {
         return Some(format!("doc-tests {name}"));
     }
     binary(line, "Running ").map(|(name, _)| name.to_owned())
+}
+
+/// The test of a line such as `test e2e::traffic::long_connections_last ... FAILED`.
+fn failed(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
 /// The crate and the path of a test binary in a line of cargo such as `VERB all/main.rs (target/debug/deps/all-99)`.
@@ -299,19 +319,25 @@ mod tests {
     #[test]
     fn nothing_run_is_no_success() {
         assert!(!Tally::default().is_success());
-        assert!(
-            Tally {
-                passed: 1,
-                failed: 0
-            }
-            .is_success()
-        );
-        assert!(
-            !Tally {
-                passed: 1,
-                failed: 1
-            }
-            .is_success()
-        );
+        let tally = |passed, failed| Tally { passed, failed };
+        assert!(tally(1, 0).is_success());
+        assert!(!tally(1, 1).is_success());
+    }
+
+    #[test]
+    fn failed_tests_are_named_and_may_pass_at_last() {
+        let mut totals = Totals::default();
+        for line in [
+            ALL,
+            "test e2e::one ... ok",
+            "test e2e::two ... FAILED",
+            "test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s",
+        ] {
+            totals.line(line);
+        }
+        assert_eq!(totals.failed(), ["e2e::two"]);
+        let (mut tally, _) = totals.finish(false, &["all"]);
+        tally.passed_at_last();
+        assert_eq!(tally.to_string(), "2 passed, 0 failed");
     }
 }
