@@ -34,6 +34,7 @@ pub mod header;
 pub mod limits;
 pub mod quic;
 pub mod rule;
+pub mod scheduling;
 pub mod service;
 pub mod sources;
 pub mod tunnel;
@@ -45,6 +46,7 @@ pub use flow::{Epoch, FlowRank, FlowWord, ReturnHop};
 pub use hash::{FlowHash, FlowKey, HashKey};
 pub use header::{Control, Header};
 pub use rule::Rule;
+pub use scheduling::{Fields, Pick, Scheduling};
 pub use service::{Family, Forwarding, MidStream, Protocol, Reach, ServiceEntry, Spread};
 pub use tunnel::{GueVariant, OuterTtl, Tunnel};
 

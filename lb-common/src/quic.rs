@@ -29,7 +29,7 @@ pub const PREFIX: usize = 1 + MAX_SERVER_ID;
 /// not in use. All zero: the service's packets are not QUIC's.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Lengths(pub u64);
+pub struct Lengths(pub u32);
 
 impl Lengths {
     /// No config id is in use.
@@ -43,13 +43,13 @@ impl Lengths {
             return self;
         }
         let shift = (config as u32).wrapping_mul(4);
-        Self(self.0 & !(15 << shift) | (length as u64) << shift)
+        Self(self.0 & !(15 << shift) | (length as u32) << shift)
     }
 
     /// Bytes of the server id of a connection id that begins with this byte; 0: it names nobody.
     #[inline(always)]
     pub const fn of(self, first: u8) -> u32 {
-        (self.0 >> ((first >> 5) as u32).wrapping_mul(4)) as u32 & 15
+        self.0 >> ((first >> 5) as u32).wrapping_mul(4) & 15
     }
 }
 

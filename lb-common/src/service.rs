@@ -114,12 +114,18 @@ pub struct ServiceEntry {
     pub mid_stream: u8,
     /// A [`Spread`].
     pub spread: u8,
-    /// Zero.
-    pub reserved: [u8; 2],
+    /// A [`crate::Pick`]: how the backend of a new flow is picked.
+    pub pick: u8,
+    /// Bits of the client's address that count where `fields` are hashed, of 128; 0: all.
+    pub client_bits: u8,
     /// [`Reach::word`]; 0: one address and one port.
     pub reach: u64,
     /// Which connection ids of QUIC name a backend. Only asked of services whose packets go the long way.
     pub quic: crate::quic::Lengths,
+    /// [`crate::Fields`] that are hashed where flows are kept together.
+    pub fields: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
 }
 
 /// What is scheduled. Only asked of services whose packets go the long way.

@@ -44,6 +44,7 @@ pub mod ranges;
 pub mod refused;
 mod reopening;
 pub mod room;
+pub mod scheduling;
 pub mod sctp;
 pub mod world;
 
@@ -411,6 +412,7 @@ pub fn all() -> Vec<Fixture> {
         quic::all(),
         ranges::all(),
         sctp::all(),
+        scheduling::all(),
     ]
     .concat()
 }

@@ -6,26 +6,28 @@
 //! and the one that is not found any more ages and goes.
 
 mod aside;
+mod choice;
 mod origin;
 mod usual;
 
 use lb_common::{
-    DropReason, Epoch, FlowHash, FlowRank, FlowWord, MidStream, Spread,
+    DropReason, Epoch, FlowHash, FlowRank, FlowWord, MidStream, Pick, Spread,
     flow::{FlowSets, WAYS},
     hash::FlowTuple,
 };
 
 use crate::{
     admission::{self, Limited},
-    eviction, forward,
+    eviction,
     parse::Arrival,
-    schedule,
     service::{self, Backend, Service},
     tables::{CacheLine, Tables},
 };
 
 pub use aside::adopt;
+pub use choice::holder;
 pub use origin::Origin;
+use choice::{choose, reach, settled};
 pub use usual::{settle, young};
 
 /// A flow that looks for its backend.
@@ -34,6 +36,8 @@ pub struct Seeker<'t> {
     pub service: Service<'t>,
     /// The flow's hash.
     pub hash: FlowHash,
+    /// What it is scheduled by, where that is a hash: [`schedule::group`].
+    pub group: FlowHash,
     /// Its candidate sets and tag.
     pub sets: FlowSets,
     /// What the packet means for the flow.
@@ -51,6 +55,14 @@ impl Seeker<'_> {
         self.service.entry.mid_stream != MidStream::Schedule as u8
             && !self.arrival.is_opening()
             && !self.arrival.is_datagram()
+    }
+
+    /// True when not the ring and a hash name the backend. Those of a segment in the middle of nothing always do: so it comes
+    /// to the same backend as the next one, if the flow can have no entry.
+    #[inline(always)]
+    fn is_free(&self) -> bool {
+        self.service.entry.pick > Pick::Fields as u8
+            && (self.arrival.is_opening() || self.arrival.is_datagram())
     }
 }
 
@@ -109,6 +121,14 @@ impl Assigned {
     const fn to(backend: u32, origin: Origin, set: u32, way: u32) -> Self {
         let origin = (origin as u64).wrapping_add(1);
         Self(set as u64 | (backend as u64) << 32 | (way as u64) << 49 | origin << 52)
+    }
+
+    #[inline(always)]
+    const fn origin(self) -> Option<Origin> {
+        match self.0 >> 52 {
+            0 => None,
+            number => Some(Origin::of(number.wrapping_sub(1))),
+        }
     }
 
     /// The assignment that the word says.
@@ -239,19 +259,29 @@ pub fn refresh_at<T: Tables>(
 }
 
 /// Finds the backend of a flow with this hash, or chooses one and enters it. `arrival`: an [`Arrival`];
-/// `second`: an [`admission::second`]. An [`Assigned`] in one word.
+/// `second`: an [`admission::second`]; `group`: a [`schedule::group`]. An [`Assigned`] in one word.
 #[inline(always)]
-pub fn assign<T: Tables>(tables: &T, service: u32, hash: u64, arrival: u32, second: u32) -> u64 {
+pub fn assign<T: Tables>(
+    tables: &T,
+    service: u32,
+    hash: u64,
+    arrival: u32,
+    second: u32,
+    group: u64,
+) -> u64 {
     match seeker(tables, service, hash, Arrival(arrival), second) {
         Ok(seeker) if seeker.service.entry.spread == Spread::Datagram as u8 => {
             aside::alone(tables, &seeker).0
         }
-        Ok(seeker) => assign_for(tables, &seeker).0,
+        Ok(seeker) => {
+            let group = FlowHash(group);
+            assign_for(tables, &Seeker { group, ..seeker }).0
+        }
         Err(reason) => Assigned::refused(reason).0,
     }
 }
 
-/// [`Seeker`] of a flow.
+/// [`Seeker`] of a flow that is scheduled by its own hash.
 #[inline(always)]
 pub fn seeker<T: Tables>(
     tables: &T,
@@ -265,6 +295,7 @@ pub fn seeker<T: Tables>(
     Ok(Seeker {
         service: service::by_index(tables, service)?,
         hash,
+        group: hash,
         sets: hash.sets(control.flow_mask, control.flow_base_bits),
         arrival,
         epoch: admission::epoch(second),
@@ -278,8 +309,8 @@ fn assign_for<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
         if seeker.comes_too_late() {
             return Assigned::refused(DropReason::MidStream);
         }
-        return match choose(tables, seeker, seeker.hash) {
-            Ok(backend) => enter(tables, seeker, backend),
+        return match choose(tables, seeker) {
+            Ok(backend) => settled(tables, seeker, enter(tables, seeker, backend)),
             Err(reason) => Assigned::refused(reason),
         };
     };
@@ -330,22 +361,6 @@ fn owner<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>, word: FlowWord) -> O
     }
 }
 
-/// The BackendId that has a flow, without touching the table: for errors about it. A flow without an entry
-/// has whom the ring names. [`schedule::NOBODY`] or
-/// [`schedule::INCONSISTENT`] when there is none.
-#[inline(always)]
-pub fn holder<T: Tables>(tables: &T, service: u32, hash: u64) -> u32 {
-    let Ok(seeker) = seeker(tables, service, hash, Arrival::MIDDLE, 0) else {
-        return schedule::INCONSISTENT;
-    };
-    if let Some(entry) = find(tables, seeker.sets)
-        && let Owner::Keeps(backend) = owner(tables, &seeker, entry.word)
-    {
-        return backend.id;
-    }
-    tables.choose_backend(service, hash)
-}
-
 /// True when a known flow whose backend may keep it is a new one all the same.
 ///
 /// A SYN on a live mapping keeps it, or anyone could move flows by spoofing one; only where the
@@ -372,23 +387,6 @@ fn fresh(seeker: &Seeker<'_>, backend: Backend<'_>, rank: FlowRank) -> FlowWord 
         .seen(seeker.epoch, seeker.arrival.is_closing())
 }
 
-#[inline(always)]
-fn choose<'t, T: Tables>(
-    tables: &'t T,
-    seeker: &Seeker<'_>,
-    hash: FlowHash,
-) -> Result<Backend<'t>, DropReason> {
-    match tables.choose_backend(seeker.service.index, hash.0) {
-        schedule::NOBODY => Err(DropReason::NoBackend),
-        id => {
-            let backend = service::backend(tables, id).ok_or(DropReason::MapInconsistent)?;
-            // Before the flow has an entry, or its next packet would not be counted as a new flow's.
-            forward::check_resolved(tables, backend)?;
-            Ok(backend)
-        }
-    }
-}
-
 /// Schedules a flow anew in the place of its old entry. A moved flow stays proven.
 #[inline(always)]
 fn replace<T: Tables>(
@@ -397,7 +395,7 @@ fn replace<T: Tables>(
     entry: &Entry<'_>,
     origin: Origin,
 ) -> Assigned {
-    match choose(tables, seeker, seeker.hash) {
+    match choose(tables, seeker) {
         Ok(backend) => replace_by(tables, seeker, entry, backend, origin),
         Err(reason) => Assigned::refused(reason),
     }

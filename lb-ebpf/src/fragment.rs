@@ -151,7 +151,8 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
         }
         let hash = first::flow_hash::<F, T, V4>(frame, cx);
         let second = admission::second(cx.now);
-        let assigned = cx.tables.assign_flow(service, hash, arrival, second);
+        let group = first::group::<F, T, V4>(frame, cx, service, hash);
+        let assigned = cx.tables.assign_flow(service, hash, arrival, second, group);
         if assigned >> 52 == 0 {
             return PackedOutcome::service_drop(assigned as u8, service);
         }

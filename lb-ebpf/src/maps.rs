@@ -166,8 +166,14 @@ pub(crate) extern "C" fn hash_flow(c0: u64, c1: u64, v0: u64, v1: u64, tail: u64
 /// [`lb_ebpf::flow::assign`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn assign_flow(service: u32, hash: u64, arrival: u32, second: u32) -> u64 {
-    lb_ebpf::flow::assign(&KernelTables, service, hash, arrival, second)
+pub(crate) extern "C" fn assign_flow(
+    service: u32,
+    hash: u64,
+    arrival: u32,
+    second: u32,
+    group: u64,
+) -> u64 {
+    lb_ebpf::flow::assign(&KernelTables, service, hash, arrival, second, group)
 }
 
 /// [`lb_ebpf::flow::adopt`].
@@ -198,11 +204,18 @@ pub(crate) extern "C" fn choose_backend(service: u32, hash: u64) -> u32 {
     lb_ebpf::schedule::choose(&KernelTables, service, hash)
 }
 
+/// [`lb_ebpf::schedule::pick`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn pick_backend(service: u32, hash: u64) -> u32 {
+    lb_ebpf::schedule::pick(&KernelTables, service, hash)
+}
+
 /// [`lb_ebpf::flow::holder`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn flow_holder(service: u32, hash: u64) -> u32 {
-    lb_ebpf::flow::holder(&KernelTables, service, hash)
+pub(crate) extern "C" fn flow_holder(service: u32, hash: u64, group: u64) -> u32 {
+    lb_ebpf::flow::holder(&KernelTables, service, hash, group)
 }
 
 /// [`lb_ebpf::reply::owner`]; the backend's key, then the client.
@@ -292,8 +305,8 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn assign_flow(&self, service: u32, hash: u64, arrival: u32, second: u32) -> u64 {
-        unknown(assign_flow(service, hash, arrival, second))
+    fn assign_flow(&self, service: u32, hash: u64, arrival: u32, second: u32, group: u64) -> u64 {
+        unknown(assign_flow(service, hash, arrival, second, group))
     }
 
     #[inline(always)]
@@ -317,8 +330,13 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn flow_holder(&self, service: u32, hash: u64) -> u32 {
-        unknown(flow_holder(service, hash))
+    fn pick_backend(&self, service: u32, hash: u64) -> u32 {
+        unknown(pick_backend(service, hash))
+    }
+
+    #[inline(always)]
+    fn flow_holder(&self, service: u32, hash: u64, group: u64) -> u32 {
+        unknown(flow_holder(service, hash, group))
     }
 
     #[inline(always)]

@@ -14,7 +14,7 @@ use crate::{
     parse::{self, Packet},
     pipeline::{self, Context, opaque},
     reply::{self, NO_FLOW, Owner},
-    reset,
+    reset, schedule,
     service::{self, Backend},
     tables::{PackedKey, Tables},
     tunnel,
@@ -195,9 +195,9 @@ fn find_holder<F: Frame, T: Tables>(
         vip_port: quote.ports.source,
         protocol: quote.protocol,
     };
-    let holder = cx
-        .tables
-        .flow_holder(service.index, cx.tables.hash_flow(&tuple));
+    let hash = cx.tables.hash_flow(&tuple);
+    let group = schedule::group(cx.tables, service.index, &tuple, hash);
+    let holder = cx.tables.flow_holder(service.index, hash, group);
     match service::backend(cx.tables, holder) {
         Some(backend) => Ok(backend.id),
         None => Err(Outcome::service_drop(DropReason::IcmpNoFlow, service.index)),

@@ -17,6 +17,7 @@ use crate::{
     pipeline::{self, Context, opaque},
     quic,
     reply::NO_FLOW,
+    schedule,
     service::{self, Live, NOWHERE},
     tables::{PackedKey, Tables},
     tunnel,
@@ -91,7 +92,10 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
         _ => quic::NOBODY,
     };
     let assigned = match named {
-        quic::NOBODY => cx.tables.assign_flow(service, hash, arrival, second),
+        quic::NOBODY => {
+            let group = group::<F, T, V4>(frame, cx, service, hash);
+            cx.tables.assign_flow(service, hash, arrival, second, group)
+        }
         backend => cx.tables.adopt_flow(service, hash, backend, second),
     };
     if Assigned(assigned).is_refused() {
@@ -264,6 +268,22 @@ fn hash<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, T>)
     match packet.and_then(|packet| flow(frame, &packet)) {
         Some(tuple) => cx.tables.hash_flow(&tuple),
         None => 0,
+    }
+}
+
+/// What the packet's flow is scheduled by, given its hash.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn group<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    service: u32,
+    hash: u64,
+) -> u64 {
+    let frame = opaque(frame);
+    let packet = parse::ip::<F, V4>(frame);
+    match packet.and_then(|packet| flow(frame, &packet)) {
+        Some(tuple) => schedule::group(cx.tables, service, &tuple, hash),
+        None => hash,
     }
 }
 

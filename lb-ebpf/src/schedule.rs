@@ -1,7 +1,14 @@
 //! The choice of a backend for a new flow: a function of the flow's hash, the ring and the
 //! permissions in force, so that two CPUs that see a flow at once choose alike.
+//!
+//! That is [`choose`]. A service may keep flows together whose hashes differ ([`group`]), or have new flows spread in
+//! another way ([`pick`]); then a flow's entry is all that says where it belongs, and [`choose`] has the flows that can have none.
 
-use lb_common::{FlowHash, ServiceEntry};
+use lb_common::{
+    FlowHash, Pick, ServiceEntry,
+    counter::{self, Global},
+    hash::FlowTuple,
+};
 
 use crate::{
     service::{self, Service},
@@ -35,12 +42,14 @@ pub fn choose<T: Tables>(tables: &T, service: u32, hash: u64) -> u32 {
     let Ok(service) = service::by_index(tables, service) else {
         return INCONSISTENT;
     };
-    let (base, size) = ServiceEntry::unslice(load(&service.entry.ring));
-    if size == 0 {
+    let ring = load(&service.entry.ring);
+    if ring >> 32 == 0 {
         return NOBODY;
     }
     let mut attempt: u32 = 0;
     while attempt < ATTEMPTS {
+        // Taken apart in each round anew: both parts would have to be kept on the stack.
+        let (base, size) = ServiceEntry::unslice(core::hint::black_box(ring));
         let slot = base.wrapping_add(FlowHash(hash).ring_slot(size, attempt));
         let Some(&[even, odd]) = tables.ring(slot >> 1) else {
             return INCONSISTENT;
@@ -55,4 +64,41 @@ pub fn choose<T: Tables>(tables: &T, service: u32, hash: u64) -> u32 {
         attempt = attempt.wrapping_add(1);
     }
     NOBODY
+}
+
+/// What a flow is scheduled by, where that is a hash: its own, or that of the fields that its service keeps together.
+#[inline(always)]
+pub fn group<T: Tables>(tables: &T, service: u32, tuple: &FlowTuple, hash: u64) -> u64 {
+    match service::by_index(tables, service) {
+        Ok(service) if service.entry.fields != 0 => {
+            tables.hash_flow(&tuple.only(service.entry.fields, service.entry.client_bits))
+        }
+        _ => hash,
+    }
+}
+
+/// The hash with the number of packets that this CPU has seen before, which makes it another for each packet.
+#[inline(always)]
+pub fn numbered<T: Tables>(tables: &T, hash: FlowHash) -> Option<FlowHash> {
+    let control = tables.control()?;
+    let global = tables.counters(control.lines_per_cpu, counter::GLOBAL_LINE)?;
+    // A read-only program does not count the packet itself.
+    let counted = u64::from(!tables.read_only());
+    Some(hash.nth(global.word(Global::Rx as u32).wrapping_sub(counted)))
+}
+
+/// Picks a backend as the service says, if that is not by a hash alone: its BackendId, or [`NOBODY`] where [`choose`]
+/// is to say. `hash`: the flow's.
+#[inline(always)]
+pub fn pick<T: Tables>(tables: &T, service: u32, hash: u64) -> u32 {
+    let Ok(entry) = service::by_index(tables, service).map(|service| service.entry) else {
+        return INCONSISTENT;
+    };
+    match Pick::from_u8(entry.pick) {
+        Some(Pick::Random) => match numbered(tables, FlowHash(hash)) {
+            Some(hash) => choose(tables, service, hash.0),
+            None => INCONSISTENT,
+        },
+        _ => NOBODY,
+    }
 }

@@ -4,7 +4,7 @@
 //! The order of the checks is the order of reasons: what is wrong with the packet before what is wrong with its flow.
 
 use lb_common::{
-    DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, MidStream, Tunnel, counter,
+    DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, MidStream, Pick, Tunnel, counter,
     hash::FlowTuple, sources::Access,
 };
 
@@ -95,14 +95,20 @@ fn others<F: Frame, T: Tables, const V4: bool>(
     message::tell::<F, T, V4>(frame, cx, outcome)
 }
 
-/// A segment or datagram that no endpoint takes: perhaps a backend's reply, or to a service with a range.
+/// What [`unclaimed`] is told of a packet: it may be a backend's reply ...
+const REPLY: u32 = 1;
+/// ... or it is to a service whose new flows are not scheduled by their hash alone.
+const SCHEDULE: u32 = 2;
+
+/// A segment or datagram that no endpoint takes: perhaps a backend's reply, or to a service with a range; or one that the
+/// usual way does not schedule.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn unclaimed<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
-    may_be_reply: u32,
+    what: u32,
 ) -> PackedOutcome {
-    if may_be_reply != 0 {
+    if what == REPLY {
         match pipeline::returning::<F, T, V4>(frame, cx) {
             NO_FLOW => {}
             owner => {
@@ -111,7 +117,7 @@ fn unclaimed<F: Frame, T: Tables, const V4: bool>(
             }
         }
     }
-    match Live::of(cx.control).has_ranges() {
+    match what == SCHEDULE || Live::of(cx.control).has_ranges() {
         true => other::route::<F, T, V4>(frame, cx),
         false => PackedOutcome::PASS,
     }
@@ -154,6 +160,9 @@ fn route<F: Frame, T: Tables, C: Clock, const V4: bool>(
         Err(Refusal(word)) if word >> 8 == 0 && word != MID_STREAM && word != BACKEND_LEFT => {
             PackedOutcome::service_drop(word as u8, service)
         }
+        Err(Refusal::SCHEDULE) => lane.aside(frame, |frame, cx| {
+            unclaimed::<F, T, V4>(frame, cx, SCHEDULE)
+        }),
         Err(Refusal(word)) => lane.aside(frame, |frame, cx| {
             refused::<F, T, V4>(frame, cx, word, service)
         }),
@@ -270,38 +279,41 @@ fn assign<'t, T: Tables, C: Clock>(
     service: u32,
     hash: FlowHash,
     arrival: Arrival,
-) -> Result<Assignment<'t>, DropReason> {
+) -> Result<Assignment<'t>, Refusal> {
     let now = lane.now();
     let epoch = Epoch::at(now);
     let (tables, control) = (lane.tables, lane.control);
     if now > load(&control.alive_until) {
-        return Err(DropReason::ControlPlaneDead);
+        return Err(DropReason::ControlPlaneDead.into());
     }
     if let Some(known) = flow::young(tables, control, service, hash, arrival, epoch) {
         return Ok(known);
     }
     // Two services would answer each other for ever.
     if arrival.is_datagram() && service::is_vip(tables, packet.source) {
-        return Err(DropReason::MartianSource);
+        return Err(DropReason::MartianSource.into());
     }
     let second = admission::second(now);
     let seeker = flow::seeker(tables, service, hash.0, arrival, second)?;
     let entry = seeker.service.entry;
+    if entry.pick != Pick::Flow as u8 {
+        return Err(Refusal::SCHEDULE);
+    }
     if entry.sources != 0
         && tables.source_range(entry.sources, packet.source.words()) == Access::Deny as u32
     {
-        return Err(DropReason::SourceDenied);
+        return Err(DropReason::SourceDenied.into());
     }
     if let Some(new) = flow::settle(tables, control, &seeker) {
         return Ok(new);
     }
-    let assigned = tables.assign_flow(service, hash.0, arrival.0, second);
+    let assigned = tables.assign_flow(service, hash.0, arrival.0, second, hash.0);
     let assigned = Assigned(assigned).assignment(tables)?;
     if entry.mid_stream != MidStream::Schedule as u8 {
         // Without an entry its next segment would come in the middle of nothing.
         match assigned.origin {
-            Origin::Untracked => return Err(DropReason::FlowTableFull),
-            Origin::NotAdmitted => return Err(DropReason::NotAdmitted),
+            Origin::Untracked => return Err(DropReason::FlowTableFull.into()),
+            Origin::NotAdmitted => return Err(DropReason::NotAdmitted.into()),
             _ => {}
         }
     }

@@ -185,11 +185,11 @@ pub trait Tables {
 
     /// [`crate::flow::assign`].
     #[inline(always)]
-    fn assign_flow(&self, service: u32, hash: u64, arrival: u32, second: u32) -> u64
+    fn assign_flow(&self, service: u32, hash: u64, arrival: u32, second: u32, group: u64) -> u64
     where
         Self: Sized,
     {
-        crate::flow::assign(self, service, hash, arrival, second)
+        crate::flow::assign(self, service, hash, arrival, second, group)
     }
 
     /// [`crate::flow::adopt`].
@@ -228,13 +228,22 @@ pub trait Tables {
         crate::schedule::choose(self, service, hash)
     }
 
-    /// [`crate::flow::holder`].
+    /// [`crate::schedule::pick`].
     #[inline(always)]
-    fn flow_holder(&self, service: u32, hash: u64) -> u32
+    fn pick_backend(&self, service: u32, hash: u64) -> u32
     where
         Self: Sized,
     {
-        crate::flow::holder(self, service, hash)
+        crate::schedule::pick(self, service, hash)
+    }
+
+    /// [`crate::flow::holder`].
+    #[inline(always)]
+    fn flow_holder(&self, service: u32, hash: u64, group: u64) -> u32
+    where
+        Self: Sized,
+    {
+        crate::flow::holder(self, service, hash, group)
     }
 
     /// [`crate::reply::candidate`].

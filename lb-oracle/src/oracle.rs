@@ -19,8 +19,8 @@ mod way;
 use std::collections::HashMap;
 
 use lb_common::{
-    Control, DropReason, FlowHash, Forwarding, MidStream, Nanos, Protocol, Spread, counter::More,
-    counter::PerBackend, flow::EPOCH_SHIFT,
+    Control, DropReason, FlowHash, Forwarding, MidStream, Nanos, Pick, Protocol, Spread,
+    counter::More, counter::PerBackend, flow::EPOCH_SHIFT,
 };
 use lb_ebpf::fixture::{
     Fate,
@@ -293,8 +293,11 @@ impl Oracle {
         }
         let (id, origin) = assigned.map_err(refuse)?;
         let policy = self.maps.services[service].mid_stream;
-        // The long way asks that of TCP only, and no service of UDP says anything else.
-        if origin == Origin::NotAdmitted && policy != MidStream::Schedule && !aside {
+        // New flows that are not scheduled by their hash go the long way, too.
+        let long = aside || self.maps.services[service].scheduling.pick != Pick::Flow;
+        // It asks that of TCP only, and no service of UDP says anything else.
+        let asked = !long || tuple.protocol == Protocol::Tcp as u8;
+        if origin == Origin::NotAdmitted && policy != MidStream::Schedule && asked {
             return Err(refuse(DropReason::NotAdmitted));
         }
         let counted = |ledger: &mut Ledger| {
@@ -302,7 +305,7 @@ impl Oracle {
             ledger.came(id, origin, connection);
         };
         let backend = self.maps.backends[id];
-        if aside && backend.forwarding == Some(Forwarding::Dnat) {
+        if long && backend.forwarding == Some(Forwarding::Dnat) {
             match origin {
                 Origin::NotAdmitted => return Err(refuse(DropReason::NotAdmitted)),
                 Origin::Alone => return Err(refuse(DropReason::MapInconsistent)),
@@ -398,17 +401,17 @@ impl Oracle {
         hash: FlowHash,
         meaning: Meaning,
     ) -> Result<(usize, Origin), DropReason> {
-        let mut seeker = flow::Seeker {
+        let seeker = flow::Seeker {
             service,
             tuple,
             hash,
+            number: self.ledger.packets() - 1,
             meaning,
             epoch: arrived.epoch(),
         };
         if self.maps.services[service].spread == Spread::Datagram {
             // By its number among all packets, from 0 on.
-            seeker.hash = hash.nth(self.ledger.packets() - 1);
-            return Ok((flow::choose(&self.maps, &seeker)?, Origin::Alone));
+            return Ok((flow::choose_alone(&self.maps, &seeker)?, Origin::Alone));
         }
         let limits = &mut self.limits;
         self.flows.assign(&self.maps, &seeker, || {

@@ -20,6 +20,7 @@ mod quic;
 mod ranges;
 mod reader;
 pub mod render;
+mod scheduling;
 mod service;
 pub mod shrink;
 mod sources;
@@ -227,7 +228,8 @@ fn finish(draft: ServiceDraft) -> Option<(Name, Service)> {
         tunnel_ttl: draft.tunnel.ttl,
         gue_port: draft.tunnel.port,
         gue_variant: draft.tunnel.variant,
-        scheduler: draft.scheduler,
+        scheduler: draft.scheduling.scheduler(),
+        together: draft.scheduling.together(),
         ring_size: draft.ring_size.map(|at| at.value),
         udp_idle: draft.udp_idle,
         mid_stream: draft.mid_stream,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Family,
-    Forwarding, Header, NextHop, Permissions, Rule,
+    Forwarding, Header, NextHop, Permissions, Rule, Scheduling,
     quic::Lengths,
     sources::{self, Access},
 };
@@ -135,6 +135,8 @@ pub struct ServiceImage {
     pub mid_stream: u8,
     /// `lb_common::Spread`.
     pub spread: u8,
+    /// How its new flows are scheduled.
+    pub scheduling: Scheduling,
     /// As `ServiceEntry::quic`.
     pub quic: Lengths,
     /// Who may come, sorted; empty: everybody.
@@ -234,7 +236,7 @@ pub enum MapOp {
         length: u32,
     },
     /// Writes a service that no live endpoint leads to yet, or rewrites what packets do not mind
-    /// (`idle_epochs`, `mid_stream`, `spread`, `quic`, the set of sources, the ring when its pair moves). The ring slice, one store, included.
+    /// (`idle_epochs`, `mid_stream`, `spread`, how its flows are scheduled, `quic`, the set of sources, the ring when its pair moves). The ring slice, one store, included.
     WriteService {
         /// Service index.
         service: u32,

@@ -296,6 +296,7 @@ fn service_image(service: &Service, numbers: &ServiceId, ring: Arc<[u32]>) -> Se
         },
         mid_stream: service.mid_stream as u8,
         spread: service.spread as u8,
+        scheduling: service.scheduling(),
         quic: service.quic(),
         sources: ranges(&service.sources),
         ring_base: numbers.ring_base,

@@ -52,6 +52,7 @@ pub(crate) fn service(text: &str) -> Service {
         gue_port: NonZeroU16::new(6080).unwrap(),
         gue_variant: GueVariant::Direct,
         scheduler: Scheduler::Maglev,
+        together: Together::NONE,
         ring_size: Some(61),
         udp_idle: Duration::from_secs(60),
         mid_stream: MidStream::Schedule,

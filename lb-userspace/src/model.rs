@@ -6,6 +6,7 @@ mod failover;
 mod ports;
 mod prefix;
 mod quic;
+mod scheduling;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,11 +22,13 @@ pub use check::{
 };
 pub use failover::{Curve, Failback, Failover, SlowStart, Tier};
 pub use lb_common::{
-    Family, Forwarding, GueVariant, MidStream, OuterTtl, Protocol, Reach, Spread, Tunnel,
+    Family, Fields, Forwarding, GueVariant, MidStream, OuterTtl, Protocol, Reach, Scheduling,
+    Spread, Tunnel,
 };
 pub use ports::{Ports, PortsError};
 pub use prefix::{Prefix, PrefixError};
 pub use quic::{ConfigIds, ConfigIdsError, ServerId};
+pub use scheduling::{Scheduler, Together};
 
 /// Name of a service or a backend: 1 to 63 of `[a-z0-9-]`, beginning and ending alphanumerical. Shared,
 /// not copied, by all who know it: with 100,000 backends names would be most of the memory.
@@ -229,6 +232,8 @@ pub struct Service {
     pub gue_variant: GueVariant,
     /// How new flows spread.
     pub scheduler: Scheduler,
+    /// Which flows are kept together.
+    pub together: Together,
     /// Ring slots; `None`: by pool size (see `maglev::ring_size`).
     pub ring_size: Option<u32>,
     /// Flows other than TCP's that are idle for this long are scheduled anew.
@@ -298,6 +303,12 @@ impl Service {
             .map_or(Lengths::NONE, |id| self.config_ids.lengths(id.len()))
     }
 
+    /// How its new flows are scheduled, as the maps have it.
+    pub fn scheduling(&self) -> Scheduling {
+        self.together
+            .scheduling(self.scheduler, self.address.family())
+    }
+
     /// Its packets always go the long way.
     pub fn is_aside(&self) -> bool {
         self.spread != Spread::Flow || !self.config_ids.is_empty()
@@ -343,14 +354,6 @@ impl Sources {
     pub fn is_empty(&self) -> bool {
         self.allow.is_empty() && self.deny.is_empty()
     }
-}
-
-/// How new flows spread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Scheduler {
-    /// Weighted Maglev hashing (NSDI'16).
-    Maglev,
 }
 
 /// One real server of a service.

@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::backend::DEVICES;
 use lb_common::quic::Lengths;
-use lb_common::{Device, NextHop};
+use lb_common::{Device, NextHop, Scheduling};
 
 use crate::dataplane::{Actual, Image, MapOp, ServiceImage, SourceRange};
 use crate::state::Word;
@@ -316,11 +316,12 @@ fn change_service(
 }
 
 /// What a service says about its packets, besides who it is and its ring.
-fn rules(service: &ServiceImage) -> (u16, u8, u8, Lengths, &[SourceRange]) {
+fn rules(service: &ServiceImage) -> (u16, u8, u8, Scheduling, Lengths, &[SourceRange]) {
     (
         service.idle_epochs,
         service.mid_stream,
         service.spread,
+        service.scheduling,
         service.quic,
         &service.sources,
     )

@@ -16,6 +16,7 @@ mod prog;
 mod races;
 mod reflect;
 mod soak;
+mod spread;
 mod stage;
 mod storm;
 mod topology_test;

@@ -1,29 +1,19 @@
 //! Flows of services whose packets go the long way: whose packets name their backend, or are scheduled one by one.
 
-use lb_common::{
-    DropReason,
-    counter::{self, Global},
-};
+use lb_common::DropReason;
 
 use super::{
-    Assigned, Origin, Seeker, choose, enter, find, find_backend, refresh, replace_by, seeker,
+    Assigned, Origin, Seeker, enter, find, find_backend, reach, refresh, replace_by, seeker,
 };
-use crate::{forward, parse::Arrival, service, tables::Tables};
+use crate::{forward, parse::Arrival, schedule, service, tables::Tables};
 
-/// Schedules a packet by itself: the number of packets that this CPU has seen makes each one's hash another.
+/// Schedules a packet by itself.
 #[inline(always)]
 pub(super) fn alone<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
-    let Some(control) = tables.control() else {
+    let Some(hash) = schedule::numbered(tables, seeker.hash) else {
         return Assigned::refused(DropReason::MapInconsistent);
     };
-    let Some(global) = tables.counters(control.lines_per_cpu, counter::GLOBAL_LINE) else {
-        return Assigned::refused(DropReason::MapInconsistent);
-    };
-    // A read-only program does not count the packet itself.
-    let counted = u64::from(!tables.read_only());
-    let number = global.word(Global::Rx as u32).wrapping_sub(counted);
-    let hash = seeker.hash.nth(number);
-    match choose(tables, seeker, hash) {
+    match reach(tables, tables.choose_backend(seeker.service.index, hash.0)) {
         Ok(backend) => Assigned::to(backend.id, Origin::Alone, 0, 0),
         Err(reason) => Assigned::refused(reason),
     }

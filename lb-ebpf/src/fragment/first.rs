@@ -12,6 +12,7 @@ use crate::{
     parse::{self, Arrival, Packet, Piece},
     pipeline::{Context, opaque},
     reply::Owner,
+    schedule,
     service::{self, NOWHERE},
     tables::Tables,
     verdict::{Outcome, PackedOutcome},
@@ -95,17 +96,32 @@ pub(super) fn flow_hash<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
 ) -> u64 {
-    let frame = opaque(frame);
-    let Some(packet) = parse::ip::<F, V4>(frame) else {
-        return 0;
-    };
-    let Some(piece) = parse::piece(frame, &packet) else {
-        return 0;
-    };
-    let Some(ports) = frame.header::<Ports>(packet.l4().wrapping_add(piece.header)) else {
-        return 0;
-    };
-    cx.tables.hash_flow(&FlowTuple {
+    match flow::<F, V4>(opaque(frame)) {
+        Some(tuple) => cx.tables.hash_flow(&tuple),
+        None => 0,
+    }
+}
+
+/// What a first piece's flow is scheduled by, given its hash.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(super) fn group<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    service: u32,
+    hash: u64,
+) -> u64 {
+    match flow::<F, V4>(opaque(frame)) {
+        Some(tuple) => schedule::group(cx.tables, service, &tuple, hash),
+        None => hash,
+    }
+}
+
+#[inline(always)]
+fn flow<F: Frame, const V4: bool>(frame: &F) -> Option<FlowTuple> {
+    let packet = parse::ip::<F, V4>(frame)?;
+    let piece = parse::piece(frame, &packet)?;
+    let ports = frame.header::<Ports>(packet.l4().wrapping_add(piece.header))?;
+    Some(FlowTuple {
         client: packet.source,
         vip: packet.destination,
         client_port: ports.source,

@@ -14,6 +14,9 @@ impl Refusal {
     /// It is not refused: it goes into a tunnel, which is done elsewhere.
     pub const ASIDE: Self = Self(u32::MAX);
 
+    /// It is not refused: its flow is not scheduled by its hash alone, which is done elsewhere.
+    pub const SCHEDULE: Self = Self(u32::MAX - 1);
+
     /// It does not fit; `room` bytes would.
     #[inline(always)]
     pub const fn too_big(room: u32) -> Self {

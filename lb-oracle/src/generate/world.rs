@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::{
-    Control, Family, FlowRank, Forwarding, GueVariant, MidStream, Permissions, Protocol, Spread,
-    Tunnel,
+    Control, Family, Fields, FlowRank, Forwarding, GueVariant, MidStream, Permissions, Pick,
+    Protocol, Scheduling, Spread, Tunnel,
     flow::EPOCH_SHIFT,
     quic::{Lengths, MAX_SERVER_ID},
     sources::Access,
@@ -116,6 +116,7 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
         reach: None,
         quic,
         spread,
+        scheduling: scheduling(choices, spread, vip.is_ipv4()),
         ring: Vec::new(),
         mid_stream: *choices.of(&[
             MidStream::Schedule,
@@ -149,6 +150,21 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
                 server_id: (quic != Lengths::NONE).then(|| server_id(world.backends.len())),
             });
         }
+    }
+}
+
+/// Mostly by the flow's hash. What is scheduled one by one is not kept together.
+fn scheduling(choices: &mut Choices<'_>, spread: Spread, v4: bool) -> Scheduling {
+    let fields = *choices.of(&[Fields::Client, Fields::Vip, Fields::Service]);
+    let host = 1 + choices.below(if v4 { 32 } else { 128 }) as u8;
+    let bits = match choices.below(4) {
+        0 => host + if v4 { 96 } else { 0 },
+        _ => 0,
+    };
+    match (choices.below(8), spread) {
+        (0 | 1, Spread::Flow) => Scheduling::by(fields, bits),
+        (2 | 3, _) => Scheduling::picking(Pick::Random),
+        _ => Scheduling::USUAL,
     }
 }
 

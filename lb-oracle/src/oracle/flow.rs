@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::SocketAddr};
 
 use lb_common::{
-    DropReason, Epoch, FlowHash, FlowRank, FlowWord, Forwarding, MidStream, Permissions,
+    DropReason, Epoch, FlowHash, FlowRank, FlowWord, Forwarding, MidStream, Permissions, Pick,
     flow::EPOCH_SHIFT, flow::IDLE_AFTER,
 };
 use lb_ebpf::fixture::{
@@ -46,6 +46,8 @@ pub(super) struct Seeker {
     pub(super) service: usize,
     pub(super) tuple: Tuple,
     pub(super) hash: FlowHash,
+    /// The packet's among all, from 0 on.
+    pub(super) number: u64,
     pub(super) meaning: Meaning,
     pub(super) epoch: u64,
 }
@@ -176,6 +178,13 @@ impl Flows {
             }
             let backend = choose(maps, seeker)?;
             if !admit() {
+                // Each packet of the flow goes to the same backend.
+                let free = !service.scheduling.pick.is_hash() && !middle;
+                let backend = if free {
+                    by_hash(maps, seeker)?
+                } else {
+                    backend
+                };
                 return Ok((backend, Origin::NotAdmitted));
             }
             self.0.insert(seeker.tuple, fresh(backend, 1, None));
@@ -254,7 +263,7 @@ impl Flows {
                 return Some(flow.backend);
             }
         }
-        from_ring(maps, service, maps.hash(tuple))
+        from_ring(maps, service, maps.group(service, tuple))
     }
 
     /// The flow that a backend's packet to a client belongs to, and the backend.
@@ -333,8 +342,34 @@ fn from_ring(maps: &Maps, service: usize, hash: FlowHash) -> Option<usize> {
 }
 
 /// The backend of a new flow: one that a packet can reach.
-pub(super) fn choose(maps: &Maps, seeker: &Seeker) -> Result<usize, DropReason> {
-    let id = from_ring(maps, seeker.service, seeker.hash).ok_or(DropReason::NoBackend)?;
+fn choose(maps: &Maps, seeker: &Seeker) -> Result<usize, DropReason> {
+    let begins = matches!(seeker.meaning, Meaning::Opens | Meaning::Datagram);
+    match maps.services[seeker.service].scheduling.pick {
+        Pick::Random if begins => {
+            let hash = seeker.hash.nth(seeker.number);
+            match from_ring(maps, seeker.service, hash) {
+                Some(id) => reach(maps, Some(id)),
+                None => by_hash(maps, seeker),
+            }
+        }
+        _ => by_hash(maps, seeker),
+    }
+}
+
+/// The backend of a flow that can have no entry, however others are scheduled.
+fn by_hash(maps: &Maps, seeker: &Seeker) -> Result<usize, DropReason> {
+    let hash = maps.group(seeker.service, &seeker.tuple);
+    reach(maps, from_ring(maps, seeker.service, hash))
+}
+
+/// The backend of a datagram that is scheduled by itself.
+pub(super) fn choose_alone(maps: &Maps, seeker: &Seeker) -> Result<usize, DropReason> {
+    let hash = seeker.hash.nth(seeker.number);
+    reach(maps, from_ring(maps, seeker.service, hash))
+}
+
+fn reach(maps: &Maps, id: Option<usize>) -> Result<usize, DropReason> {
+    let id = id.ok_or(DropReason::NoBackend)?;
     maps.hop(maps.backends[id].next_hop)?;
     Ok(id)
 }

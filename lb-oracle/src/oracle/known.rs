@@ -1,10 +1,10 @@
 //! What the maps hold, as plain values.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::{
-    Address, Control, DropReason, FlowHash, FlowKey, Forwarding, HashKey, MidStream, Nanos,
-    Permissions, Spread, Tunnel, hash::FlowTuple, quic::Lengths, sources::Access,
+    Address, Control, DropReason, Fields, FlowHash, FlowKey, Forwarding, HashKey, MidStream, Nanos,
+    Permissions, Scheduling, Spread, Tunnel, hash::FlowTuple, quic::Lengths, sources::Access,
 };
 use lb_ebpf::fixture::world::{Change, FLOW_KEY, ServerId, Side, World, backend_mac, our_mac};
 
@@ -22,6 +22,7 @@ pub(super) struct Service {
     pub(super) ring: Vec<u32>,
     pub(super) mid_stream: MidStream,
     pub(super) spread: Spread,
+    pub(super) scheduling: Scheduling,
     pub(super) quic: Lengths,
     sources: Vec<(IpAddr, u32, Access)>,
 }
@@ -78,6 +79,7 @@ impl Maps {
             ring: spec.ring.clone(),
             mid_stream: spec.mid_stream,
             spread: spec.spread,
+            scheduling: spec.scheduling,
             quic: spec.quic,
             sources: spec.sources.clone(),
         });
@@ -229,6 +231,38 @@ impl Maps {
         })
     }
 
+    /// The hash that a flow is scheduled by: its own, or that of the fields that its service keeps together.
+    pub(super) fn group(&self, service: usize, tuple: &Tuple) -> FlowHash {
+        let Scheduling {
+            fields,
+            client_bits,
+            ..
+        } = self.services[service].scheduling;
+        let (client, vip) = (tuple.client, tuple.vip);
+        let bits = match (client_bits, client.ip()) {
+            (0, IpAddr::V4(_)) => 32,
+            (0, IpAddr::V6(_)) => 128,
+            (bits, IpAddr::V4(_)) => u32::from(bits).saturating_sub(96),
+            (bits, IpAddr::V6(_)) => u32::from(bits),
+        };
+        let nobody: IpAddr = match client {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let prefix = SocketAddr::new(first_bits(client.ip(), bits), 0);
+        let (vip, protocol) = match fields {
+            Fields::All => return self.hash(tuple),
+            Fields::Client => (SocketAddr::new(nobody, 0), 0),
+            Fields::Vip => (SocketAddr::new(vip.ip(), 0), 0),
+            Fields::Service => (vip, tuple.protocol),
+        };
+        self.hash(&Tuple {
+            client: prefix,
+            vip,
+            protocol,
+        })
+    }
+
     /// The documented hash, under the key of the maps.
     pub(super) fn hash_of(&self, tuple: &FlowTuple) -> FlowHash {
         tuple.hash(&self.key)
@@ -243,6 +277,26 @@ impl Maps {
 /// The maps never hold an endpoint of a service that is not in use; what the data plane makes of it is a fixture's.
 fn unimplemented_by_design(change: &Change) {
     panic!("the oracle knows no {change:?}");
+}
+
+/// The first address with the same first bits.
+fn first_bits(address: IpAddr, bits: u32) -> IpAddr {
+    let keep = |byte: usize| {
+        let left = bits.saturating_sub(8 * byte as u32).min(8);
+        !(0xff_u16 >> left) as u8
+    };
+    match address {
+        IpAddr::V4(a) => {
+            let mut bytes = a.octets();
+            (0..4).for_each(|n| bytes[n] &= keep(n));
+            bytes.into()
+        }
+        IpAddr::V6(a) => {
+            let mut bytes = a.octets();
+            (0..16).for_each(|n| bytes[n] &= keep(n));
+            bytes.into()
+        }
+    }
 }
 
 /// True when two addresses of a family have the same first bits.

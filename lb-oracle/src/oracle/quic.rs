@@ -76,6 +76,7 @@ impl Oracle {
             service,
             tuple,
             hash,
+            number: self.ledger.packets() - 1,
             meaning: Meaning::Datagram,
             epoch: arrived.epoch(),
         };

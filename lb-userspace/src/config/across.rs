@@ -12,7 +12,7 @@ use lb_common::limits;
 use super::codes::{self, Code};
 use super::notes::{At, Note, Notes};
 use super::service::{BackendDraft, PROTOCOLS, ServiceDraft};
-use super::{failover, quic, sources, value};
+use super::{failover, quic, scheduling, sources, value};
 use crate::maglev;
 use crate::model::{AdminState, Family, Forwarding, Limits, Name, Ports, Prefix, Protocol, family};
 
@@ -37,6 +37,7 @@ pub(super) fn check(
         sources::check(draft, notes);
         quic::check(draft, notes);
         failover::check(draft, notes);
+        scheduling::check(draft, notes);
         for backend in &draft.backends {
             against_service(draft, backend, notes);
             against_vips(backend, &vips, notes);

@@ -4,6 +4,7 @@
 
 mod failover;
 mod health;
+mod scheduling;
 
 use std::fmt::Write;
 
@@ -11,9 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::daemon::{WHEN_DEADS, xdp_mode_word};
 use super::quic::SPREADS;
-use super::service::{
-    ADMINS, ALL_DOWNS, DRAINS, FORWARDINGS, MID_STREAMS, ON_DOWNS, PROTOCOLS, SCHEDULERS,
-};
+use super::service::{ADMINS, ALL_DOWNS, DRAINS, FORWARDINGS, MID_STREAMS, ON_DOWNS, PROTOCOLS};
 use super::value::duration;
 use crate::model::{Backend, Config, Forwarding, OuterTtl, Prefix, Protocol, Service, WhenDead};
 
@@ -120,7 +119,7 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
         writeln!(out, "gue-port = {}", service.gue_port)?;
         writeln!(out, "gue-variant = {}", service.gue_variant as u8)?;
     }
-    writeln!(out, "scheduler = {}", word(SCHEDULERS, service.scheduler))?;
+    scheduling::write(out, service)?;
     if let Some(size) = service.ring_size {
         writeln!(out, "ring-size = {size}")?;
     }

@@ -219,6 +219,15 @@ codes! {
     SPREAD_CONFLICT = "FL0074", Error, "datagrams of this service cannot be scheduled one by one",
         "dnat finds the client of a reply by its flow, and a connection id names the backend of all its packets: both need what udp-spread \"datagram\" does without",
         "use udp-spread \"flow\", or forwarding \"l2dsr\", \"ipip\" or \"gue\" without `quic-config-ids`";
+    SPREAD_TOGETHER = "FL0075", Error, "datagrams of this service cannot be both scheduled one by one and kept together",
+        "`udp-spread` \"datagram\" sends each datagram of a client to another backend, and this sends all of them to one",
+        "use udp-spread \"flow\", or scheduler \"maglev\" with all five fields";
+    BAD_HASH_FIELDS = "FL0076", Error, "there are no hashes of so many fields",
+        "1: the client's address; 2: and the service's; 3: and its port and protocol; 5: all of the flow, its client's port too",
+        "use 1, 2, 3 or 5";
+    BAD_CLIENT_PREFIX = "FL0077", Error, "the prefix is longer than a client's address",
+        "clients have addresses of the service's family: 32 bits with IPv4",
+        "use 1 to 32 for IPv4, 1 to 128 for IPv6";
     BAD_HEX = "FL0080", Error, "the text is not bytes in hexadecimal digits",
         "datagrams of checks have 1 to 1024 bytes; in hexadecimal, each byte is two digits",
         "write pairs of digits such as \"00ff 10\"; blanks may stand between them";

@@ -171,7 +171,13 @@ pub static SERVICE: Section = Section {
         key("tunnel-ttl", "a number from 1 to 255, or \"inherit\"", "64"),
         key("gue-port", "a number from 1 to 65535", "6080"),
         key("gue-variant", "0 or 1", "1"),
-        key("scheduler", "\"maglev\"", "\"maglev\""),
+        key(
+            "scheduler",
+            "\"maglev\", \"source-hash\" or \"random\"",
+            "\"maglev\"",
+        ),
+        key("hash-fields", "1, 2, 3 or 5", "5"),
+        bare("client-prefix", "a number of bits such as 24"),
         bare("ring-size", "a number such as 65537"),
         key("udp-idle", "a duration such as \"60s\"", "\"60s\""),
         key(

@@ -18,12 +18,13 @@ use super::keys;
 use super::notes::{At, Note, Notes};
 use super::quic::{self, QuicDraft, ServerIdDraft};
 use super::reader::Reader;
+use super::scheduling::{self, SchedulingDraft};
 use super::sources::{self, SourcesDraft};
 use super::tunnel::{self, TunnelDraft};
 use super::{value, vip};
 use crate::model::{
     AdminState, AllDown, Check, DrainPolicy, Forwarding, HealthPolicy, MidStream, Name, OnDown,
-    Ports, Prefix, Protocol, Scheduler, Tier,
+    Ports, Prefix, Protocol, Tier,
 };
 
 pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[
@@ -43,7 +44,6 @@ pub(super) const MID_STREAMS: &[(&str, MidStream)] = &[
     ("drop", MidStream::Drop),
     ("reset", MidStream::Reset),
 ];
-pub(super) const SCHEDULERS: &[(&str, Scheduler)] = &[("maglev", Scheduler::Maglev)];
 pub(super) const DRAINS: &[(&str, DrainPolicy)] = &[
     ("keep", DrainPolicy::Keep),
     ("migrate", DrainPolicy::Migrate),
@@ -80,7 +80,7 @@ pub(super) struct ServiceDraft {
     pub(super) protocol: Option<At<Protocol>>,
     pub(super) forwarding: Option<At<Forwarding>>,
     pub(super) tunnel: TunnelDraft,
-    pub(super) scheduler: Scheduler,
+    pub(super) scheduling: SchedulingDraft,
     pub(super) ring_size: Option<At<u32>>,
     pub(super) udp_idle: Duration,
     pub(super) mid_stream: MidStream,
@@ -171,7 +171,7 @@ pub(super) fn service(
         protocol,
         forwarding,
         tunnel,
-        scheduler: optional_word(&reader, "scheduler", SCHEDULERS, Scheduler::Maglev, notes),
+        scheduling: scheduling::of_service(&reader, notes),
         ring_size: ring_size.and_then(|at| {
             u32::try_from(at.value).ok().map(|value| At {
                 value,

@@ -283,13 +283,13 @@ impl Mem {
         let (base, _) = ServiceEntry::unslice(entry.ring);
         let known = Forwarding::from_u8(entry.forwarding).is_some()
             && Protocol::from_u8(entry.protocol).is_some();
-        if !known || entry.used != 1 {
+        let Some(scheduling) = entry.scheduling().filter(|_| known && entry.used == 1) else {
             return Err(invalid(
                 "services",
                 index,
                 "it has values that nobody writes",
             ));
-        }
+        };
         let ring = self.live_ring(index, entry)?;
         if let Some(id) = ring.iter().find(|&&id| id >= self.header.backends) {
             let why = format!("its ring names BackendId {id}, which leads out of 'backends'");
@@ -305,6 +305,7 @@ impl Mem {
             idle_epochs: entry.idle_epochs,
             mid_stream: entry.mid_stream,
             spread: entry.spread,
+            scheduling,
             quic: entry.quic,
             sources: consistent::ranges(&self.source_ranges, entry.sources),
             ring_base,
@@ -402,8 +403,11 @@ fn entry(image: &ServiceImage, half: u8, sources: u32) -> ServiceEntry {
         sources,
         mid_stream: image.mid_stream,
         spread: image.spread,
-        reserved: [0; 2],
+        pick: image.scheduling.pick as u8,
+        client_bits: image.scheduling.client_bits,
         reach: image.reach,
         quic: image.quic,
+        fields: image.scheduling.fields as u8,
+        reserved: [0; 3],
     }
 }

@@ -8,7 +8,7 @@ use lb_common::counter::{Global, More, PerBackend};
 
 use super::State;
 use crate::health::{Evidence, Seen};
-use crate::model::{BackendKey, Forwarding, Name, ProbeResult, ProbeVerdict, Protocol, Scheduler};
+use crate::model::{BackendKey, Forwarding, Name, ProbeResult, ProbeVerdict, Protocol};
 use crate::status::{
     Attachment, Backend, Counters, DataPlane, Drain, Service, Status, Storage, Traffic,
 };
@@ -122,10 +122,7 @@ impl State {
             }
             .to_owned(),
             largest_packet: self.largest_packet(service),
-            scheduler: match service.scheduler {
-                Scheduler::Maglev => "maglev",
-            }
-            .to_owned(),
+            scheduler: service.scheduler.word().to_owned(),
             ring_size: if serves { ids::ring_size(service) } else { 0 },
             fail_open: self.failed_open(&service.name),
             claim_waits: self.claim_waits(service),

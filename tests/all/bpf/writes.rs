@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use lb_common::header::RANGES;
 use lb_common::{
-    Address, BackendEntry, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding, NextHop,
-    Permissions, Protocol, Reach, Rule, Tunnel,
+    Address, BackendEntry, Device, EndpointKey, EndpointKind, EndpointSlot, Fields, Forwarding,
+    NextHop, Permissions, Pick, Protocol, Reach, Rule, Scheduling, Tunnel,
     quic::Lengths,
     sources::{self, Access},
 };
@@ -66,6 +66,11 @@ pub fn service_image(index: u32, ring: Vec<u32>) -> ServiceImage {
         idle_epochs: 0,
         mid_stream: u8::try_from(index % 3).unwrap(),
         spread: u8::try_from(index / 3 % 2).unwrap(),
+        scheduling: match index % 3 {
+            0 => Scheduling::USUAL,
+            1 => Scheduling::picking(Pick::Random),
+            _ => Scheduling::by(Fields::Vip, 120),
+        },
         quic: Lengths::NONE.with(u8::try_from(index % 7).unwrap(), 4),
         sources: ranges(index),
         ring_base: index * 64,

@@ -123,6 +123,7 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
     // Each line `# key = value` may be uncommented, and then changes nothing unless it is optional.
     let optional = [
         "ring-size",
+        "client-prefix",
         "claim",
         "min-healthy",
         "slow-start",
@@ -541,6 +542,7 @@ prop_compose! {
         allow in proptest::collection::btree_set(0_u8..=16, 0..3),
         deny in proptest::collection::btree_set(17_u8..=32, 0..3),
         claim in any::<bool>(),
+        how in (0..Scheduler::ALL.len(), 0..4_usize, proptest::option::of(1_u8..=128)),
         quic in (0..4_usize, proptest::collection::btree_set(0_u8..=6, 1..=2), 1_usize..=15),
         pool in proptest::collection::vec((1_u16.., 0_u16..=1000, 0..3_usize, 0..=10_u8), 1..6),
     ) -> Service {
@@ -567,9 +569,10 @@ prop_compose! {
         if ports.single().is_none() && health.check.has_port() {
             health.port = health.port.or(Some(own_port));
         }
+        let alone = protocol == Protocol::Udp && quic.0 == 1 && !dnat;
+        let (scheduler, together) = spread(how, alone, v4);
         // Of UDP only: config ids, or datagrams one by one.
         let names = protocol == Protocol::Udp && quic.0 == 0;
-        let alone = protocol == Protocol::Udp && quic.0 == 1 && !dnat;
         let config_ids: Vec<u8> = quic.1.into_iter().collect();
         let server_id = |at: usize| {
             let digits = format!("{:0width$x}", at + 1, width = 2 * quic.2);
@@ -614,7 +617,8 @@ prop_compose! {
                 true => GueVariant::Header,
                 false => GueVariant::Direct,
             },
-            scheduler: Scheduler::Maglev,
+            scheduler,
+            together,
             ring_size,
             udp_idle: Duration::from_secs(if protocol == Protocol::Tcp { 60 } else { udp_idle }),
             mid_stream: match (matches!(protocol, Protocol::Udp | Protocol::Sctp), mid_stream) {
@@ -646,6 +650,27 @@ prop_compose! {
             backends: backends.collect(),
         }
     }
+}
+
+/// A scheduler and what goes with it.
+fn spread(
+    (scheduler, fields, prefix): (usize, usize, Option<u8>),
+    alone: bool,
+    v4: bool,
+) -> (Scheduler, Together) {
+    let scheduler = match Scheduler::ALL[scheduler].1 {
+        Scheduler::SourceHash if alone => Scheduler::Maglev,
+        scheduler => scheduler,
+    };
+    let all = [Fields::All, Fields::Client, Fields::Vip, Fields::Service];
+    let mut together = Together::NONE;
+    if scheduler.hashes_fields() && !alone {
+        together.hash_fields = all[fields];
+    }
+    if together.fields(scheduler) != Fields::All {
+        together.client_prefix = prefix.map(|bits| if v4 { (bits - 1) % 32 + 1 } else { bits });
+    }
+    (scheduler, together)
 }
 
 /// Prefixes of these lengths.

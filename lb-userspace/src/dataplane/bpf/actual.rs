@@ -201,7 +201,7 @@ fn service(
     let (ring_base, ring_capacity) = ServiceEntry::unslice(entry.pair);
     let pair_end = u64::from(ring_base).saturating_add(u64::from(ring_capacity).saturating_mul(2));
     check(entry.used == 1, "'used' is neither 0 nor 1")?;
-    check(entry.reserved == [0; 2], "reserved bytes are not zero")?;
+    check(entry.reserved == [0; 3], "reserved bytes are not zero")?;
     check(
         Spread::from_u8(entry.spread).is_some(),
         "what of its packets is scheduled is unknown",
@@ -210,6 +210,10 @@ fn service(
         entry.quic.0 >> (4 * (MAX_CONFIG + 1)) == 0,
         "its connection ids have a config id that there is not",
     )?;
+    let Some(scheduling) = entry.scheduling() else {
+        let why = "how its new flows are scheduled is unknown";
+        return Err(invalid("services", index, why));
+    };
     check(
         MidStream::from_u8(entry.mid_stream).is_some(),
         "its policy for the middle of streams is unknown",
@@ -256,6 +260,7 @@ fn service(
         idle_epochs: entry.idle_epochs,
         mid_stream: entry.mid_stream,
         spread: entry.spread,
+        scheduling,
         quic: entry.quic,
         sources: consistent::ranges(sources, entry.sources),
         ring_base,

@@ -142,9 +142,12 @@ fn service_entry(image: &ServiceImage, half: u8, sources: u32) -> Option<Service
         sources,
         mid_stream: image.mid_stream,
         spread: image.spread,
-        reserved: [0; 2],
+        pick: image.scheduling.pick as u8,
+        client_bits: image.scheduling.client_bits,
         reach: image.reach,
         quic: image.quic,
+        fields: image.scheduling.fields as u8,
+        reserved: [0; 3],
     })
 }
 

@@ -1,0 +1,82 @@
+//! How a service's new flows spread, and which of them are kept together.
+
+use lb_common::{Family, Fields, Pick, Scheduling};
+use serde::{Deserialize, Serialize};
+
+/// How new flows spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scheduler {
+    /// Weighted Maglev hashing (NSDI'16).
+    Maglev,
+    /// The same of the client's address alone.
+    SourceHash,
+    /// Each to anybody, by weight.
+    Random,
+}
+
+impl Scheduler {
+    /// All of them, by the word for each.
+    pub const ALL: &[(&'static str, Self)] = &[
+        ("maglev", Self::Maglev),
+        ("source-hash", Self::SourceHash),
+        ("random", Self::Random),
+    ];
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        let found = Self::ALL.iter().find(|(_, scheduler)| *scheduler == self);
+        found.map_or("", |(word, _)| word)
+    }
+
+    /// The backend is the one that a hash names, of fields that the operator may choose.
+    pub const fn hashes_fields(self) -> bool {
+        matches!(self, Self::Maglev)
+    }
+
+    /// The backend is the one that a hash names.
+    pub const fn is_hash(self) -> bool {
+        matches!(self, Self::Maglev | Self::SourceHash)
+    }
+}
+
+/// Which flows are kept together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Together {
+    /// Of `maglev`: the fields that are hashed.
+    pub hash_fields: Fields,
+    /// Bits of the client's address that count, where it is looked at without its port; `None`: all.
+    pub client_prefix: Option<u8>,
+}
+
+impl Together {
+    /// Each flow by itself.
+    pub const NONE: Self = Self {
+        hash_fields: Fields::All,
+        client_prefix: None,
+    };
+
+    /// What is hashed under a scheduler.
+    pub const fn fields(&self, scheduler: Scheduler) -> Fields {
+        match scheduler {
+            Scheduler::SourceHash => Fields::Client,
+            Scheduler::Maglev => self.hash_fields,
+            Scheduler::Random => Fields::All,
+        }
+    }
+
+    /// As the maps have it, for clients of a family.
+    pub fn scheduling(&self, scheduler: Scheduler, family: Family) -> Scheduling {
+        let fields = self.fields(scheduler);
+        let bits = match (self.client_prefix, family) {
+            (None, _) => 0,
+            (Some(bits), Family::V4) => bits.saturating_add(96),
+            (Some(bits), Family::V6) => bits,
+        };
+        match (scheduler, fields) {
+            (Scheduler::Random, _) => Scheduling::picking(Pick::Random),
+            (_, Fields::All) => Scheduling::USUAL,
+            (_, fields) => Scheduling::by(fields, bits),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The compiled program with one service of ten backends, whose rings are those that the control plane fills.
+
+use std::ops::Range;
+
+use lb_common::{
+    Family, FlowWord, Forwarding, HashKey, Permissions, Protocol, Scheduling, ServiceEntry,
+    counter::{BACKEND_LINE, PerBackend},
+    hash::FlowTuple,
+};
+use lb_ebpf::fixture::world::address;
+use lb_tests::{
+    bench::{
+        Case, Traffic,
+        rig::{Rig, Target, driver_bytes, in_namespace},
+        world,
+    },
+    kernel::object_bytes,
+};
+use lb_userspace::maglev::{self, Member};
+
+/// Flows of a test: above 100,000.
+pub const FLOWS: u64 = 1 << 17;
+/// Flow numbers with the same bits above these have the same client, at another port.
+pub const PORT_BITS: u32 = 14;
+/// Of rings.
+const KEY: HashKey = HashKey([7, 11]);
+/// Slots that the service has.
+const ROOM: u32 = 4096;
+
+/// The program and what it was told.
+pub struct Field {
+    pub rig: Rig,
+    weights: Vec<u16>,
+    /// Flows that each backend got until they were looked at last.
+    seen: Vec<u64>,
+}
+
+fn case(traffic: Traffic, backends: u32) -> Case {
+    Case {
+        name: "spread".to_owned(),
+        family: Family::V4,
+        outer: Family::V4,
+        protocol: Protocol::Tcp,
+        forwarding: Forwarding::L2dsr,
+        traffic,
+        flows: lb_ebpf::bench::MAX_FLOWS,
+        // Of the default size, as only one flow at a time has.
+        default_table: true,
+        services: 1,
+        backends,
+        ring: ROOM,
+        goal: None,
+    }
+}
+
+/// Runs a test over a pool with these weights.
+pub fn field<R: Send>(
+    weights: &[u16],
+    scheduling: Scheduling,
+    work: impl FnOnce(&mut Field) -> R + Send,
+) -> R {
+    let (object, driver) = (object_bytes().unwrap(), driver_bytes().unwrap());
+    in_namespace(|ends| {
+        let backends = weights.len() as u32;
+        let case = Case {
+            flows: FLOWS,
+            ..case(Traffic::New, backends)
+        };
+        let mut tables = world::tables(&case, &ends)?;
+        let service = &mut tables.services[0];
+        service.pick = scheduling.pick as u8;
+        service.fields = scheduling.fields as u8;
+        service.client_bits = scheduling.client_bits;
+        let mut field = Field {
+            rig: Rig::over(&object, &driver, &case, tables, ends)?,
+            weights: weights.to_vec(),
+            seen: vec![0; weights.len()],
+        };
+        field.fill();
+        Ok(work(&mut field))
+    })
+    .unwrap()
+}
+
+impl Field {
+    /// Writes the ring of those that take new flows.
+    fn fill(&mut self) {
+        let takes = |id: u32| {
+            self.rig.tables.backends[id as usize]
+                .permissions
+                .may_take_new()
+        };
+        let names: Vec<String> = (0..self.weights.len())
+            .map(|id| format!("web/b{id}"))
+            .collect();
+        let members: Vec<Member<'_>> = (0..)
+            .zip(&names)
+            .zip(&self.weights)
+            .filter(|((id, _), _)| takes(*id))
+            .map(|((id, name), &weight)| Member { id, name, weight })
+            .collect();
+        let ring = maglev::fill(&members, maglev::ring_size(self.weights.len()), KEY);
+        let tables = &mut self.rig.tables;
+        tables.write_ring(0, &ring);
+        tables.services[0].ring = ServiceEntry::slice(0, ring.len() as u32);
+        self.rig.configure().unwrap();
+    }
+
+    fn run(&mut self, traffic: Traffic, flows: Range<u64>) {
+        let case = case(traffic, self.weights.len() as u32);
+        self.rig.plan = world::plan(&case, 1);
+        let packets = flows.end - flows.start;
+        self.rig
+            .time(Target::DataPlane, flows.start, packets)
+            .unwrap();
+    }
+
+    /// The first packet of each flow.
+    pub fn open(&mut self, flows: Range<u64>) {
+        self.run(Traffic::New, flows);
+    }
+
+    /// Another packet of each flow.
+    pub fn send(&mut self, flows: Range<u64>) {
+        self.run(Traffic::Known, flows);
+    }
+
+    /// The flow table knows nobody any more.
+    pub fn forget(&mut self) {
+        self.rig.clear_flows().unwrap();
+    }
+
+    /// The backend takes no new flows, and the ring is filled again.
+    pub fn leave(&mut self, id: u32) {
+        self.rig.tables.backends[id as usize].permissions = Permissions(Permissions::KEEP);
+        self.fill();
+    }
+
+    /// It takes them again.
+    pub fn come_back(&mut self, id: u32) {
+        self.rig.tables.backends[id as usize].permissions = Permissions::ALL;
+        self.fill();
+    }
+
+    /// New flows of each backend since the beginning.
+    pub fn shares(&mut self) -> Vec<u64> {
+        let lines = self.rig.counter_lines().unwrap();
+        let backends = lines.iter().skip(BACKEND_LINE as usize);
+        let shares = backends.take(self.weights.len());
+        shares
+            .map(|line| line[PerBackend::NewFlows as usize])
+            .collect()
+    }
+
+    /// New flows of each backend since this was asked last.
+    pub fn new_shares(&mut self) -> Vec<u64> {
+        let shares = self.shares();
+        let seen = std::mem::replace(&mut self.seen, shares.clone());
+        shares
+            .iter()
+            .zip(seen)
+            .map(|(now, then)| now - then)
+            .collect()
+    }
+
+    /// The backend of each of the [`FLOWS`], as the flow table has it.
+    pub fn mapping(&mut self) -> Vec<u32> {
+        let control = self.rig.tables.control;
+        let lines = self.rig.kernel().flows().unwrap();
+        let vip = world::vip(Family::V4, 0);
+        let find = |flow: u64| {
+            let client = world::client(Family::V4, flow);
+            let tuple = FlowTuple {
+                client: address(client),
+                vip: address(vip),
+                client_port: client.port().to_be_bytes(),
+                vip_port: vip.port().to_be_bytes(),
+                protocol: Protocol::Tcp as u8,
+            };
+            let hash = tuple.hash(&control.multipliers);
+            let sets = hash.sets(control.flow_mask, control.flow_base_bits);
+            [sets.first, sets.second]
+                .iter()
+                .flat_map(|set| lines[*set as usize])
+                .map(FlowWord)
+                .find(|word| word.matches(sets.tag))
+                .map(FlowWord::backend_id)
+                .unwrap_or_else(|| panic!("flow {flow} has no entry"))
+        };
+        (0..FLOWS).map(find).collect()
+    }
+}
