@@ -27,6 +27,10 @@ pub const MORE_LIMITER_LINE: u32 = 7;
 /// First line of backends.
 pub const BACKEND_LINE: u32 = 8;
 
+/// Not a counter, in the lines of a service behind its reasons: one more than the slot of the service's ring whose turn was the last one
+/// on this CPU ([`crate::Pick::Turn`]); 0: nobody had one.
+pub const TURN: u32 = 31;
+
 /// Positions in line 0.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,7 +213,7 @@ drop_reasons! {
     BackendLeft = 22, "backend_left";
 }
 
-const _: () = assert!(DropReason::ALL.len() <= 8 * DROP_LINES as usize);
+const _: () = assert!(DropReason::ALL.len() <= TURN as usize && TURN < 8 * DROP_LINES);
 
 impl Global {
     /// A line of them without what is not a counter.

@@ -12,6 +12,8 @@ pub enum Pick {
     Fields = 1,
     /// By the flow's hash and the number of packets that its CPU has seen: anybody.
     Random = 2,
+    /// By turns: each CPU walks through the slots of the ring, one for each new flow.
+    Turn = 3,
 }
 
 impl Pick {
@@ -22,6 +24,7 @@ impl Pick {
             0 => Some(Self::Flow),
             1 => Some(Self::Fields),
             2 => Some(Self::Random),
+            3 => Some(Self::Turn),
             _ => None,
         }
     }
@@ -108,7 +111,7 @@ impl ServiceEntry {
         };
         let together = found.fields != Fields::All;
         let known = match found.pick {
-            Pick::Flow | Pick::Random => !together && found.client_bits == 0,
+            Pick::Flow | Pick::Random | Pick::Turn => !together && found.client_bits == 0,
             Pick::Fields => together && found.client_bits <= 128,
         };
         known.then_some(found)

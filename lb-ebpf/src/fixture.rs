@@ -145,7 +145,14 @@ pub fn changes(before: &[CounterLine], after: &[CounterLine]) -> Changes {
     for (line, (old, new)) in before.iter().zip(after).enumerate() {
         for (position, (old, new)) in old.iter().zip(new).enumerate() {
             let clock = [Global::Tick as usize, Global::Now as usize].contains(&position);
+            // The last word of a service's lines says whose turn it is.
+            let turn = line as u32 >= counter::service_line(GEOMETRY.backends, 0)
+                && (line as u32 - counter::BACKEND_LINE - GEOMETRY.backends) * 8
+                    % (8 * counter::DROP_LINES)
+                    + position as u32
+                    == counter::TURN;
             let counts = match line as u32 {
+                _ if turn => false,
                 counter::LIMITER_LINE | counter::MORE_LIMITER_LINE => false,
                 counter::GLOBAL_LINE => !clock,
                 _ => true,

@@ -26,8 +26,8 @@ use crate::{
 
 pub use aside::adopt;
 pub use choice::holder;
-pub use origin::Origin;
 use choice::{choose, reach, settled};
+pub use origin::Origin;
 pub use usual::{settle, young};
 
 /// A flow that looks for its backend.

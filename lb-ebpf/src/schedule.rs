@@ -12,7 +12,7 @@ use lb_common::{
 
 use crate::{
     service::{self, Service},
-    tables::{Tables, load},
+    tables::{CacheLine, Tables, load},
 };
 
 /// Ring slots that are tried before a new flow is refused. With a share `p` of the ring closed to
@@ -55,10 +55,7 @@ pub fn choose<T: Tables>(tables: &T, service: u32, hash: u64) -> u32 {
             return INCONSISTENT;
         };
         let id = if slot & 1 == 0 { even } else { odd };
-        if let Some(backend) = service::backend(tables, id)
-            && backend.entry.service == service.index
-            && backend.state.permissions().may_take_new()
-        {
+        if takes_new(tables, id, service.index) {
             return id;
         }
         attempt = attempt.wrapping_add(1);
@@ -99,6 +96,55 @@ pub fn pick<T: Tables>(tables: &T, service: u32, hash: u64) -> u32 {
             Some(hash) => choose(tables, service, hash.0),
             None => INCONSISTENT,
         },
+        Some(Pick::Turn) => by_turn(tables, service, FlowHash(hash)),
         _ => NOBODY,
+    }
+}
+
+/// The backend whose turn it is on this CPU. The first turn is any: many CPUs must not all begin with the same backend. One that takes
+/// no new flows loses its turn, and not to the next one, which would get twice its share.
+#[inline(always)]
+fn by_turn<T: Tables>(tables: &T, index: u32, hash: FlowHash) -> u32 {
+    let (Ok(service), Some(line)) = (service::by_index(tables, index), turn_line(tables, index))
+    else {
+        return INCONSISTENT;
+    };
+    let (base, size) = ServiceEntry::unslice(load(&service.entry.ring));
+    let at = match line.word(counter::TURN & 7) {
+        0 => hash.ring_slot(size, 0),
+        // No rest: there is no ring.
+        last => last.checked_rem(u64::from(size)).unwrap_or(0) as u32,
+    };
+    if at >= size {
+        return NOBODY;
+    }
+    tables.set(line, counter::TURN & 7, u64::from(at).wrapping_add(1));
+    let slot = base.wrapping_add(at);
+    let Some(&[even, odd]) = tables.ring(slot >> 1) else {
+        return INCONSISTENT;
+    };
+    let id = if slot & 1 == 0 { even } else { odd };
+    match takes_new(tables, id, index) {
+        true => id,
+        false => NOBODY,
+    }
+}
+
+/// The line that has a service's [`counter::TURN`] on this CPU.
+#[inline(always)]
+fn turn_line<T: Tables>(tables: &T, service: u32) -> Option<&CacheLine> {
+    let line = counter::service_line(tables.header()?.backends, service);
+    let line = line.wrapping_add(counter::TURN >> 3);
+    tables.counters(tables.control()?.lines_per_cpu, line)
+}
+
+/// The backend belongs to the service and takes new flows.
+#[inline(always)]
+fn takes_new<T: Tables>(tables: &T, id: u32, service: u32) -> bool {
+    match service::backend(tables, id) {
+        Some(backend) => {
+            backend.entry.service == service && backend.state.permissions().may_take_new()
+        }
+        None => false,
     }
 }

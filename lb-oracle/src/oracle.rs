@@ -414,9 +414,13 @@ impl Oracle {
             return Ok((flow::choose_alone(&self.maps, &seeker)?, Origin::Alone));
         }
         let limits = &mut self.limits;
-        self.flows.assign(&self.maps, &seeker, || {
+        let assigned = self.flows.assign(&self.maps, &seeker, || {
             limits.admit(Limit::NewFlow, arrived.at)
-        })
+        });
+        if let Some(slot) = self.flows.turn(service) {
+            self.ledger.turn(service, slot);
+        }
+        assigned
     }
 }
 

@@ -18,9 +18,10 @@ use crate::ids::hops::NOWHERE;
 use crate::ids::{Ids, ServiceId, backend_port, port_of, reach_of, ring_size};
 use crate::maglev::{self, Member};
 use crate::model::{
-    Backend, BackendKey, Config, DaemonConfig, Name, Prefix, Service, Sources, WhenDead,
+    Backend, BackendKey, Config, DaemonConfig, Name, Prefix, Scheduler, Service, Sources, WhenDead,
 };
 use crate::state::{Dirty, State, Word};
+use crate::turns;
 
 /// Rings as last filled. A ring is filled again only when its members, weights or size changed.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +33,7 @@ pub struct Rings {
 struct Filled {
     members: Vec<(u32, u32)>,
     size: u32,
+    scheduler: Scheduler,
     ring: Arc<[u32]>,
 }
 
@@ -262,6 +264,7 @@ impl Rings {
         if let Some(filled) = self.by_service.get(&service.name)
             && filled.members == members
             && filled.size == size
+            && filled.scheduler == service.scheduler
         {
             return Arc::clone(&filled.ring);
         }
@@ -271,10 +274,15 @@ impl Rings {
             .zip(&names)
             .map(|(&(id, weight), name)| Member { id, name, weight })
             .collect();
-        let ring: Arc<[u32]> = maglev::fill(&named, size, state.ring_key()).into();
+        let ring: Arc<[u32]> = match service.scheduler {
+            Scheduler::RoundRobin | Scheduler::WeightedRoundRobin => turns::fill(&named, size),
+            _ => maglev::fill(&named, size, state.ring_key()),
+        }
+        .into();
         let filled = Filled {
             members,
             size,
+            scheduler: service.scheduler,
             ring: Arc::clone(&ring),
         };
         self.by_service.insert(service.name.clone(), filled);

@@ -34,4 +34,5 @@ pub mod state;
 pub mod status;
 pub mod store;
 pub mod tiers;
+pub mod turns;
 pub mod velocity;

@@ -309,6 +309,14 @@ impl Service {
             .scheduling(self.scheduler, self.address.family())
     }
 
+    /// A backend's share beside others; 0: none.
+    pub fn weight_of(&self, backend: &Backend) -> u16 {
+        match self.scheduler {
+            Scheduler::RoundRobin => backend.weight.min(1),
+            _ => backend.weight,
+        }
+    }
+
     /// Its packets always go the long way.
     pub fn is_aside(&self) -> bool {
         self.spread != Spread::Flow || !self.config_ids.is_empty()

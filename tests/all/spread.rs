@@ -148,3 +148,70 @@ fn the_clients_of_a_prefix_are_kept_together() {
         },
     );
 }
+
+/// Of many turns each backend has its share, up to less than two: wherever in a round they begin and end.
+#[track_caller]
+fn shares_are_exact(found: &[u64], weights: &[u16], most: u64) {
+    let flows: u64 = found.iter().sum();
+    let total: u64 = weights.iter().copied().map(u64::from).sum();
+    for (share, weight) in found.iter().zip(weights) {
+        let fair = flows * u64::from(*weight);
+        assert!(
+            (share * total).abs_diff(fair) <= most * total,
+            "weight {weight} of {total}: {share} of {flows} flows: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn turns_are_exact_over_any_window_on_a_cpu_and_bounded_over_all() {
+    let turn = Scheduling::picking(Pick::Turn);
+    for weights in [[1; POOL], [1, 2, 3, 4, 5, 5, 4, 3, 2, 1]] {
+        let round: u64 = weights.iter().copied().map(u64::from).sum();
+        field(&weights, turn, |field| {
+            // Whole rounds: not one flow too many.
+            for n in 0..20 {
+                field.open(n * round..(n + 1) * round);
+                shares_are_exact(&field.new_shares(), &weights, 0);
+            }
+            field.forget();
+            for (n, flows) in [1, 2, 3, 17, 29, 101, 997].into_iter().enumerate() {
+                let first = 10_000 * (n as u64 + 1);
+                field.open(first..first + flows);
+                shares_are_exact(&field.new_shares(), &weights, 2);
+            }
+            field.forget();
+            field.open(0..FLOWS);
+            let shares = field.new_shares();
+            println!("by turns, weights {weights:?}: {shares:?} of {FLOWS}");
+            shares_are_exact(&shares, &weights, 2);
+            field.forget();
+            // Each CPU has its own turns: at most two too many each.
+            let cpus = field.cpus();
+            let part = FLOWS / cpus.len() as u64;
+            for (n, cpu) in (0..).zip(&cpus) {
+                field.stay_on(*cpu);
+                field.open(n * part..(n + 1) * part);
+            }
+            let shares = field.new_shares();
+            println!("the same on {} CPUs: {shares:?}", cpus.len());
+            shares_are_exact(&shares, &weights, 2 * cpus.len() as u64);
+        });
+    }
+}
+
+#[test]
+fn turns_go_on_without_who_leaves_and_flows_with_an_entry_stay() {
+    field(&[1; POOL], Scheduling::picking(Pick::Turn), |field| {
+        disrupt(field, "by turns", None);
+        // It loses its turns to all others alike before the ring is filled without it.
+        field.forget();
+        field.new_shares();
+        field.deny(LEAVER);
+        field.open(0..FLOWS);
+        let mut shares = field.new_shares();
+        println!("by turns, while the ring names one of {POOL} that takes none: {shares:?}");
+        assert_eq!(shares.remove(LEAVER as usize), 0);
+        shares_follow(&shares, &[1; POOL - 1], 10);
+    });
+}

@@ -226,7 +226,17 @@ fn read(frame: &[u8]) -> Result<Seen, String> {
         }
         TransportSlice::Icmpv4(_) if !v6 => (None, judge(&[], bytes), vec![]),
         TransportSlice::Icmpv6(_) if v6 => (None, judge(&pseudo(bytes.len()), bytes), vec![]),
-        _ => return Err("a transport layer that is not balanced".into()),
+        // ICMP of the other family: another protocol.
+        _ => {
+            return Ok(Seen {
+                source: source.clone(),
+                destination: destination.clone(),
+                ports: None,
+                ttl,
+                sum: None,
+                rest: bytes.to_vec(),
+            });
+        }
     };
     Ok(Seen {
         source: source.clone(),

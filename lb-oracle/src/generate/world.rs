@@ -163,7 +163,8 @@ fn scheduling(choices: &mut Choices<'_>, spread: Spread, v4: bool) -> Scheduling
     };
     match (choices.below(8), spread) {
         (0 | 1, Spread::Flow) => Scheduling::by(fields, bits),
-        (2 | 3, _) => Scheduling::picking(Pick::Random),
+        (2, _) => Scheduling::picking(Pick::Random),
+        (3, _) => Scheduling::picking(Pick::Turn),
         _ => Scheduling::USUAL,
     }
 }

@@ -104,7 +104,10 @@ impl Flow {
 }
 
 /// All flows.
-pub(super) struct Flows(HashMap<Tuple, Flow>);
+pub(super) struct Flows(HashMap<Tuple, Flow>, Turns);
+
+/// By service: the slot of its ring whose turn was the last one.
+pub(super) type Turns = HashMap<usize, usize>;
 
 impl Flows {
     pub(super) fn new(maps: &Maps, presets: &[Preset]) -> Self {
@@ -137,7 +140,7 @@ impl Flows {
             };
             (tuple, flow)
         });
-        Self(flows.collect())
+        Self(flows.collect(), Turns::new())
     }
 
     /// Every entry as it must stand, sorted.
@@ -176,7 +179,7 @@ impl Flows {
             if too_late {
                 return Err(DropReason::MidStream);
             }
-            let backend = choose(maps, seeker)?;
+            let backend = choose(maps, &mut self.1, seeker)?;
             if !admit() {
                 // Each packet of the flow goes to the same backend.
                 let free = !service.scheduling.pick.is_hash() && !middle;
@@ -213,7 +216,7 @@ impl Flows {
             flow.see(seeker.epoch, closes);
             return Ok((flow.backend, Origin::Known));
         }
-        let backend = choose(maps, seeker)?;
+        let backend = choose(maps, &mut self.1, seeker)?;
         // A moved flow stays what it has proven to be.
         let (origin, proof) = match loses {
             true if flow.rank() == FlowRank::Proven => (Origin::Moved, 3),
@@ -222,6 +225,11 @@ impl Flows {
         };
         *flow = fresh(backend, proof, flow.hop);
         Ok((backend, origin))
+    }
+
+    /// The slot of a service's ring whose turn was the last one.
+    pub(super) fn turn(&self, service: usize) -> Option<usize> {
+        self.1.get(&service).copied()
     }
 
     /// The flow belongs to a backend that its packet names.
@@ -335,14 +343,11 @@ fn from_ring(maps: &Maps, service: usize, hash: FlowHash) -> Option<usize> {
     }
     (0..ATTEMPTS)
         .map(|attempt| ring[hash.ring_slot(ring.len() as u32, attempt) as usize] as usize)
-        .find(|id| {
-            let backend = &maps.backends[*id];
-            backend.used && backend.service == service && backend.permissions.may_take_new()
-        })
+        .find(|id| takes_new(maps, service, *id))
 }
 
 /// The backend of a new flow: one that a packet can reach.
-fn choose(maps: &Maps, seeker: &Seeker) -> Result<usize, DropReason> {
+fn choose(maps: &Maps, turns: &mut Turns, seeker: &Seeker) -> Result<usize, DropReason> {
     let begins = matches!(seeker.meaning, Meaning::Opens | Meaning::Datagram);
     match maps.services[seeker.service].scheduling.pick {
         Pick::Random if begins => {
@@ -352,8 +357,32 @@ fn choose(maps: &Maps, seeker: &Seeker) -> Result<usize, DropReason> {
                 None => by_hash(maps, seeker),
             }
         }
+        Pick::Turn if begins => match turn(maps, turns, seeker) {
+            Some(id) => reach(maps, Some(id)),
+            None => by_hash(maps, seeker),
+        },
         _ => by_hash(maps, seeker),
     }
+}
+
+/// Whose turn it is, if that one takes new flows.
+fn turn(maps: &Maps, turns: &mut Turns, seeker: &Seeker) -> Option<usize> {
+    let ring = &maps.services[seeker.service].ring;
+    let size = ring.len();
+    if size == 0 {
+        return None;
+    }
+    let slot = match turns.get(&seeker.service) {
+        None => seeker.hash.ring_slot(size as u32, 0) as usize,
+        Some(last) => (last + 1) % size,
+    };
+    turns.insert(seeker.service, slot);
+    Some(ring[slot] as usize).filter(|id| takes_new(maps, seeker.service, *id))
+}
+
+fn takes_new(maps: &Maps, service: usize, id: usize) -> bool {
+    let backend = &maps.backends[id];
+    backend.used && backend.service == service && backend.permissions.may_take_new()
 }
 
 /// The backend of a flow that can have no entry, however others are scheduled.

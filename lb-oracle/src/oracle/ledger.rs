@@ -2,7 +2,7 @@
 
 use lb_common::{
     DropReason,
-    counter::{CounterLine, Global, More, PerBackend, lines_per_cpu},
+    counter::{CounterLine, Global, More, PerBackend, TURN, lines_per_cpu},
 };
 use lb_ebpf::fixture::{Counter, Fate, world::GEOMETRY};
 
@@ -49,6 +49,13 @@ impl Ledger {
 
     pub(super) fn dropped_of(&mut self, service: usize, reason: DropReason) {
         self.add(Counter::service(service as u32, reason), 1);
+    }
+
+    /// A service's last turn was this slot's.
+    pub(super) fn turn(&mut self, service: usize, slot: usize) {
+        let Counter(line, _) = Counter::service(service as u32, DropReason::ALL[0]);
+        let place = &mut self.0[(line + TURN / 8) as usize][(TURN % 8) as usize];
+        *place = slot as u64 + 1;
     }
 
     pub(super) fn backend(&mut self, id: usize, which: PerBackend, by: u64) {

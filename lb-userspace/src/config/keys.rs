@@ -173,7 +173,7 @@ pub static SERVICE: Section = Section {
         key("gue-variant", "0 or 1", "1"),
         key(
             "scheduler",
-            "\"maglev\", \"source-hash\" or \"random\"",
+            "\"maglev\", \"source-hash\", \"random\", \"round-robin\" or \"weighted-round-robin\"",
             "\"maglev\"",
         ),
         key("hash-fields", "1, 2, 3 or 5", "5"),

@@ -13,6 +13,10 @@ pub enum Scheduler {
     SourceHash,
     /// Each to anybody, by weight.
     Random,
+    /// One after the other, whatever their weights.
+    RoundRobin,
+    /// One after the other, by weight.
+    WeightedRoundRobin,
 }
 
 impl Scheduler {
@@ -21,6 +25,8 @@ impl Scheduler {
         ("maglev", Self::Maglev),
         ("source-hash", Self::SourceHash),
         ("random", Self::Random),
+        ("round-robin", Self::RoundRobin),
+        ("weighted-round-robin", Self::WeightedRoundRobin),
     ];
 
     /// The word for it.
@@ -61,7 +67,7 @@ impl Together {
         match scheduler {
             Scheduler::SourceHash => Fields::Client,
             Scheduler::Maglev => self.hash_fields,
-            Scheduler::Random => Fields::All,
+            _ => Fields::All,
         }
     }
 
@@ -75,6 +81,9 @@ impl Together {
         };
         match (scheduler, fields) {
             (Scheduler::Random, _) => Scheduling::picking(Pick::Random),
+            (Scheduler::RoundRobin | Scheduler::WeightedRoundRobin, _) => {
+                Scheduling::picking(Pick::Turn)
+            }
             (_, Fields::All) => Scheduling::USUAL,
             (_, fields) => Scheduling::by(fields, bits),
         }

@@ -201,7 +201,7 @@ impl State {
         }
         let candidate = Candidate {
             tier: backend.tier,
-            weight: backend.weight,
+            weight: service.weight_of(backend),
             standing: match backend.weight {
                 0 => Standing::Away,
                 _ => standing,

@@ -33,7 +33,9 @@ fn counters_are_summed_over_all_cpus() {
             add(room, first + MORE_LINE, 1, 11 * n);
             let service = first + service_line(LIMITS.backends, 7);
             add(room, service, 0, 2 * n);
-            add(room, service + 3, 7, 3 * n);
+            add(room, service + 3, 6, 3 * n);
+            // Whose turn it is: no counter.
+            add(room, service + 3, 7, 9 * n);
         }
         let sum: u64 = (1..=u64::from(cpus)).sum();
         let totals = reader.totals();
@@ -41,7 +43,7 @@ fn counters_are_summed_over_all_cpus() {
         assert_eq!((totals.drops[3], totals.drops[31]), (100 * sum, 5 * sum));
         assert_eq!(reader.backend(31)[1], 7 * sum);
         let drops = reader.service_drops(7);
-        assert_eq!((drops[0], drops[31]), (2 * sum, 3 * sum));
+        assert_eq!((drops[0], drops[30], drops[31]), (2 * sum, 3 * sum, 0));
         assert_eq!(drops.iter().sum::<u64>(), 5 * sum);
         assert_eq!(reader.backend(LIMITS.backends), [0; 8]);
         assert_eq!(reader.service_drops(LIMITS.services), [0; 32]);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use lb_common::{
-    Family, FlowWord, Forwarding, HashKey, Permissions, Protocol, Scheduling, ServiceEntry,
+    Family, FlowWord, Forwarding, HashKey, Permissions, Pick, Protocol, Scheduling, ServiceEntry,
     counter::{BACKEND_LINE, PerBackend},
     hash::FlowTuple,
 };
@@ -14,9 +14,16 @@ use lb_tests::{
         rig::{Rig, Target, driver_bytes, in_namespace},
         world,
     },
-    kernel::object_bytes,
+    kernel::{object_bytes, stay_on},
 };
-use lb_userspace::maglev::{self, Member};
+use lb_userspace::{
+    maglev::{self, Member},
+    turns,
+};
+use nix::{
+    sched::{CpuSet, sched_getaffinity},
+    unistd::Pid,
+};
 
 /// Flows of a test: above 100,000.
 pub const FLOWS: u64 = 1 << 17;
@@ -33,6 +40,7 @@ pub struct Field {
     weights: Vec<u16>,
     /// Flows that each backend got until they were looked at last.
     seen: Vec<u64>,
+    cpus: Vec<u32>,
 }
 
 fn case(traffic: Traffic, backends: u32) -> Case {
@@ -60,6 +68,8 @@ pub fn field<R: Send>(
     work: impl FnOnce(&mut Field) -> R + Send,
 ) -> R {
     let (object, driver) = (object_bytes().unwrap(), driver_bytes().unwrap());
+    // Loading keeps the thread on one of them.
+    let cpus = allowed_cpus();
     in_namespace(|ends| {
         let backends = weights.len() as u32;
         let case = Case {
@@ -75,11 +85,19 @@ pub fn field<R: Send>(
             rig: Rig::over(&object, &driver, &case, tables, ends)?,
             weights: weights.to_vec(),
             seen: vec![0; weights.len()],
+            cpus,
         };
         field.fill();
         Ok(work(&mut field))
     })
     .unwrap()
+}
+
+/// The CPUs that this thread may use.
+fn allowed_cpus() -> Vec<u32> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let is_set = |cpu: &u32| allowed.is_set(*cpu as usize).unwrap_or(false);
+    (0..CpuSet::count() as u32).filter(is_set).collect()
 }
 
 impl Field {
@@ -97,9 +115,17 @@ impl Field {
             .zip(&names)
             .zip(&self.weights)
             .filter(|((id, _), _)| takes(*id))
-            .map(|((id, name), &weight)| Member { id, name, weight })
+            .map(|((id, name), &weight)| Member {
+                id,
+                name,
+                weight: weight.into(),
+            })
             .collect();
-        let ring = maglev::fill(&members, maglev::ring_size(self.weights.len()), KEY);
+        let size = maglev::ring_size(self.weights.len());
+        let ring = match self.rig.tables.services[0].pick == Pick::Turn as u8 {
+            true => turns::fill(&members, size),
+            false => maglev::fill(&members, size, KEY),
+        };
         let tables = &mut self.rig.tables;
         tables.write_ring(0, &ring);
         tables.services[0].ring = ServiceEntry::slice(0, ring.len() as u32);
@@ -136,6 +162,22 @@ impl Field {
         self.fill();
     }
 
+    /// The backend takes no new flows, and the ring still names it.
+    pub fn deny(&mut self, id: u32) {
+        self.rig.tables.backends[id as usize].permissions = Permissions(Permissions::KEEP);
+        self.rig.configure().unwrap();
+    }
+
+    /// The CPUs that packets may be handled on.
+    pub fn cpus(&self) -> Vec<u32> {
+        self.cpus.clone()
+    }
+
+    /// From now on packets are handled on this CPU.
+    pub fn stay_on(&mut self, cpu: u32) {
+        stay_on(cpu).unwrap();
+    }
+
     /// It takes them again.
     pub fn come_back(&mut self, id: u32) {
         self.rig.tables.backends[id as usize].permissions = Permissions::ALL;
@@ -144,12 +186,12 @@ impl Field {
 
     /// New flows of each backend since the beginning.
     pub fn shares(&mut self) -> Vec<u64> {
-        let lines = self.rig.counter_lines().unwrap();
-        let backends = lines.iter().skip(BACKEND_LINE as usize);
-        let shares = backends.take(self.weights.len());
-        shares
-            .map(|line| line[PerBackend::NewFlows as usize])
-            .collect()
+        let cpus = self.rig.kernel().counters_by_cpu().unwrap();
+        let share = |id: usize| {
+            let lines = cpus.iter().map(|lines| &lines[BACKEND_LINE as usize + id]);
+            lines.map(|line| line[PerBackend::NewFlows as usize]).sum()
+        };
+        (0..self.weights.len()).map(share).collect()
     }
 
     /// New flows of each backend since this was asked last.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use lb_common::counter::{
-    BACKEND_LINE, DROP_LINE, DROP_LINES, GLOBAL_LINE, Global, MORE_LINE, Totals, lines_per_cpu,
-    service_line,
+    BACKEND_LINE, DROP_LINE, DROP_LINES, GLOBAL_LINE, Global, MORE_LINE, TURN, Totals,
+    lines_per_cpu, service_line,
 };
 use lb_common::flow::{IDLE_AFTER, WAYS};
 use lb_common::{CounterLine, Epoch, FlowRank, FlowWord};
@@ -84,7 +84,12 @@ impl Reader {
         if service >= geometry.services {
             return [0; 32];
         }
-        self.drop_lines(service_line(geometry.backends, service))
+        let mut drops = self.drop_lines(service_line(geometry.backends, service));
+        // Not a counter.
+        if let Some(turn) = drops.get_mut(TURN as usize) {
+            *turn = 0;
+        }
+        drops
     }
 
     /// All of these at once: the lines of the backends and services that are named.
