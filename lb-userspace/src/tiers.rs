@@ -172,9 +172,15 @@ fn mode(candidates: &[Candidate], rules: Rules, before: Before<'_>) -> Mode {
         .iter()
         .any(|c| c.tier == Tier::Sorry && c.standing == Standing::Ready);
     let otherwise = |mode| if sorry { Mode::Sorry } else { mode };
+    let any = |takes: fn(&Candidate) -> bool| candidates.iter().any(|c| numbered(c) && takes(c));
     let panic = panic(candidates, rules.failover.panic_threshold, before.panic);
     match (panic, rules.all_down) {
-        (Panic::Few, AllDown::FailOpen) => return Mode::Open,
+        (Panic::Few, AllDown::FailOpen) if any(|c| c.standing == Standing::Ready) => {
+            return Mode::Open;
+        }
+        // The healthy ones are full: nobody who is ill is tried before a sorry backend.
+        (Panic::Few, AllDown::FailOpen) if any(opens) => return otherwise(Mode::Open),
+        (Panic::Few, AllDown::FailOpen) => return otherwise(Mode::Nobody),
         (Panic::Few, AllDown::FailClosed) => return otherwise(Mode::Closed),
         (Panic::None, AllDown::FailOpen) => return otherwise(Mode::Open),
         (Panic::None, AllDown::FailClosed) | (Panic::No, _) => {}

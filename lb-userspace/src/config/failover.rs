@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use super::codes;
 use super::notes::{At, Note, Notes};
 use super::reader::Reader;
-use super::service::{ServiceDraft, optional_word};
+use super::service::{BackendDraft, ServiceDraft, optional_word};
 use super::value;
 use crate::model::{Curve, Failback, Failover, Protocol, SlowStart, Tier};
 
@@ -157,9 +157,12 @@ pub(super) fn check(draft: &ServiceDraft, notes: &mut Notes<'_>) {
     let Some(tiers) = tiers.collect::<Option<Vec<&At<Tier>>>>() else {
         return;
     };
+    // One that never takes flows never counts as up.
+    let takes_flows = |draft: &BackendDraft| draft.weight.as_ref().is_none_or(|at| at.value > 0);
     let numbered = tiers
         .iter()
-        .filter(|tier| tier.value != Tier::Sorry)
+        .zip(&draft.backends)
+        .filter(|(tier, backend)| tier.value != Tier::Sorry && takes_flows(backend))
         .count();
     if let Some(at) = &draft.failover.min_healthy
         && numbered > 0

@@ -399,9 +399,11 @@ fn what_a_backend_may_no_longer_do_is_the_first_write_of_a_plan() {
     let actual = world.mem.actual().unwrap();
     let desired = world.image();
     let ops = plan(&actual, &desired).unwrap();
+    let permissions = desired.backends[&id].permissions;
+    assert!(!permissions.may_take_new() && !permissions.may_keep());
     let first = MapOp::SetBackendWord {
         id,
-        permissions: lb_common::Permissions::NONE,
+        permissions,
         next_hop: actual.image.backends[&id].next_hop,
     };
     assert_eq!(ops.first(), Some(&first));

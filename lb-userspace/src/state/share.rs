@@ -118,7 +118,7 @@ impl State {
             loads: held.as_ref(),
         };
         let decision = tiers::decide(&candidates, rules(service), before);
-        let now_held = held_after(service, &candidates, &decision, held.as_ref());
+        let now_held = held_after(service, &seats, &decision, held.as_ref());
         if now_held != held {
             persist(effects);
         }
@@ -430,7 +430,7 @@ fn rules(service: &Service) -> Rules {
 /// What the tiers of a service keep from now on.
 fn held_after(
     service: &Service,
-    candidates: &[Candidate],
+    seats: &[Seat],
     decision: &Decision,
     held: Option<&Loads>,
 ) -> Option<Loads> {
@@ -438,9 +438,13 @@ fn held_after(
         return None;
     }
     // Whoever is known to be well first must not keep the flows from the others.
-    let settled = candidates
-        .iter()
-        .all(|c| c.standing != Standing::Unknown || c.tier == Tier::Sorry);
+    let settled = seats.iter().all(|seat| match seat.candidate.standing {
+        _ if seat.candidate.tier == Tier::Sorry => true,
+        Standing::Unknown => false,
+        // Nobody has found the way to it yet.
+        Standing::Lost => seat.since.is_some(),
+        _ => true,
+    });
     match &decision.mode {
         Mode::Tiers { loads } if settled => Some(loads.clone()),
         _ => held.cloned(),
