@@ -4,6 +4,7 @@
 //! | request | body | answer |
 //! |---|---|---|
 //! | `GET /v1/status` | - | [`crate::status::Status`] |
+//! | `GET /v1/why?backend=BACKEND` | - | [`crate::why::Why`] |
 //! | `POST /v1/admin` | [`Admin`] | [`Done`] |
 //! | `POST /v1/reload` | [`Reload`] | [`Done`] |
 //! | `POST /v1/failback` | [`Failback`] | [`Done`] |

@@ -9,12 +9,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::check;
 use crate::config::render::Colour;
 use crate::model::{BackendKey, Name, Prefix, XdpMode};
+use crate::why::Whom;
 
 pub mod act;
 pub mod columns;
 pub mod out;
 pub mod table;
 pub mod watch;
+pub mod why;
 
 /// Layer-4 load balancer: an XDP data plane with health checks, drain and metrics.
 #[derive(Parser, Debug)]
@@ -45,6 +47,8 @@ pub enum Command {
     Check(Check),
     /// Show services, backends, health and counters.
     Status(Status),
+    /// Show why a backend gets new flows or does not, and what it would take to come back.
+    Why(Why),
     /// Let a backend finish its flows and take no new ones.
     Drain(Drain),
     /// Let a backend take flows again.
@@ -145,6 +149,17 @@ pub struct Status {
     /// Show it again every second until Ctrl-C.
     #[arg(long)]
     pub watch: bool,
+}
+
+/// Arguments of `why`.
+#[derive(Args, Debug)]
+pub struct Why {
+    /// The backend: SERVICE/BACKEND, its name (in all services), or its address.
+    #[arg(value_name = "BACKEND")]
+    pub backend: Whom,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A backend.

@@ -251,6 +251,16 @@ impl Tracker {
         down.then(|| self.damper.words(policy, now_ns)).flatten()
     }
 
+    /// For how long it must still be good before damping lets it be up, nanoseconds; 0: it is not damped.
+    pub fn damped_for(&self, now_ns: u64) -> u64 {
+        self.damper.left(&self.streak.thresholds.damping, now_ns)
+    }
+
+    /// True while results differ from the verdict, and are not enough to change it.
+    pub fn is_changing(&self) -> bool {
+        self.streak.is_changing()
+    }
+
     /// More good probes in a row until it is up, if it is not damped; `None`: it is.
     pub fn good_until_up(&self) -> Option<u16> {
         (self.health() != Health::Up).then(|| self.streak.good_left())

@@ -36,3 +36,4 @@ pub mod store;
 pub mod tiers;
 pub mod turns;
 pub mod velocity;
+pub mod why;

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
-use lb_userspace::cli::{Cli, Command, act, out};
+use lb_userspace::cli::{Cli, Command, act, out, why};
 use lb_userspace::config::check;
 use lb_userspace::{daemon, decap, logging};
 
@@ -63,6 +63,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Status(args) => runtime(1)?.block_on(act::status(&socket, &args)),
+        Command::Why(args) => runtime(1)?.block_on(why::why(&socket, &args)),
         Command::Drain(args) => runtime(1)?.block_on(act::drain(&socket, args)),
         Command::Enable(args) => runtime(1)?.block_on(act::enable(&socket, args.backend)),
         Command::Disable(args) => runtime(1)?.block_on(act::disable(&socket, args)),

@@ -18,6 +18,7 @@ pub mod share;
 mod tests;
 pub mod view;
 pub mod way;
+mod why;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -5,6 +5,7 @@ mod end;
 mod metrics;
 mod refusal;
 mod socket;
+mod why;
 
 use std::process::{Command, Output};
 

@@ -3,11 +3,12 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -15,12 +16,15 @@ use tokio_util::sync::CancellationToken;
 use super::aside::aside;
 use super::{Admin, Done, Failback, Refused, Reload};
 use crate::status::Status;
+use crate::why::{Whom, Why};
 
 /// A question or order for the owner of the state, with the way back.
 #[derive(Debug)]
 pub enum Request {
     /// What is the state?
     Status(oneshot::Sender<Box<Status>>),
+    /// Why do these backends get new flows, or not?
+    Why(Whom, oneshot::Sender<Result<Why, Refused>>),
     /// Change an admin state.
     Admin(Admin, oneshot::Sender<Result<Done, Refused>>),
     /// Let the flows of a service return.
@@ -62,6 +66,7 @@ pub async fn serve(
 ) {
     let app = Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/why", get(why))
         .route("/v1/admin", post(admin))
         .route("/v1/reload", post(reload))
         .route("/v1/failback", post(failback))
@@ -93,9 +98,25 @@ async fn status(State(owner): State<mpsc::Sender<Request>>) -> Response {
     }
 }
 
+/// What follows the path in a question.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    backend: String,
+}
+
+async fn why(State(owner): State<mpsc::Sender<Request>>, Query(asked): Query<Asked>) -> Response {
+    let whom = match asked.backend.parse() {
+        Ok(whom) => whom,
+        Err(error) => return (StatusCode::CONFLICT, Json(Refused { error })).into_response(),
+    };
+    let (reply, answer) = oneshot::channel();
+    answered(owner.send(Request::Why(whom, reply)).await.is_ok(), answer).await
+}
+
 async fn admin(State(owner): State<mpsc::Sender<Request>>, Json(order): Json<Admin>) -> Response {
     let (reply, answer) = oneshot::channel();
-    order_done(
+    answered(
         owner.send(Request::Admin(order, reply)).await.is_ok(),
         answer,
     )
@@ -104,7 +125,7 @@ async fn admin(State(owner): State<mpsc::Sender<Request>>, Json(order): Json<Adm
 
 async fn reload(State(owner): State<mpsc::Sender<Request>>, Json(order): Json<Reload>) -> Response {
     let (reply, answer) = oneshot::channel();
-    order_done(
+    answered(
         owner.send(Request::Reload(order, reply)).await.is_ok(),
         answer,
     )
@@ -116,19 +137,22 @@ async fn failback(
     Json(order): Json<Failback>,
 ) -> Response {
     let (reply, answer) = oneshot::channel();
-    order_done(
+    answered(
         owner.send(Request::Failback(order, reply)).await.is_ok(),
         answer,
     )
     .await
 }
 
-async fn order_done(sent: bool, answer: oneshot::Receiver<Result<Done, Refused>>) -> Response {
+async fn answered<T: Serialize>(
+    sent: bool,
+    answer: oneshot::Receiver<Result<T, Refused>>,
+) -> Response {
     if !sent {
         return gone();
     }
     match answer.await {
-        Ok(Ok(done)) => Json(done).into_response(),
+        Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(refused)) => (StatusCode::CONFLICT, Json(refused)).into_response(),
         Err(_) => gone(),
     }

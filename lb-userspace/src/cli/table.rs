@@ -228,7 +228,7 @@ fn packets(status: &Status) -> Vec<String> {
 }
 
 /// A duration in milliseconds, in its largest unit.
-fn ago(ms: u64) -> String {
+pub(super) fn ago(ms: u64) -> String {
     let s = ms / 1000;
     match s {
         0 => format!("{ms} ms"),
@@ -240,7 +240,7 @@ fn ago(ms: u64) -> String {
 }
 
 /// A count in at most five characters.
-fn short(n: u64) -> String {
+pub(super) fn short(n: u64) -> String {
     match n {
         0..=99_999 => n.to_string(),
         100_000..=999_999 => format!("{} k", n / 1000),

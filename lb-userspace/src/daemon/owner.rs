@@ -371,6 +371,7 @@ impl<'a> Owner<'a> {
     fn answer(&mut self, request: Request) -> anyhow::Result<()> {
         match request {
             Request::Status(reply) => self.report(reply),
+            Request::Why(whom, reply) => self.explain(&whom, reply),
             Request::Admin(order, reply) => self.admin(&order, reply)?,
             Request::Failback(order, reply) => self.failback(&order.service, reply)?,
             Request::Reload(Reload { allow_shrink }, reply) => self.reload(Asked {

@@ -7,12 +7,14 @@ use std::ops::Bound;
 use tokio::sync::oneshot;
 
 use super::owner::Owner;
+use crate::api::Refused;
 use crate::dataplane::bpf::Reader;
 use crate::health::runner::now_ns;
 use crate::model::{Name, Service};
 use crate::state::State;
 use crate::state::view::Surroundings;
 use crate::status::{self, Status};
+use crate::why::{Whom, Why};
 
 /// Backends that are told at once, or one service. In a release build this takes about a quarter of a millisecond.
 const PART: usize = 100;
@@ -47,6 +49,25 @@ impl Owner<'_> {
     pub(super) fn report(&mut self, reply: Reply) {
         self.reports.waiting.push_back(reply);
         self.report_more();
+    }
+
+    /// Somebody asks about few backends; whoever asks about those of a large pool by address gets the first ones.
+    pub(super) fn explain(&self, whom: &Whom, reply: oneshot::Sender<Result<Why, Refused>>) {
+        let state = self.parts.reconciler.state();
+        let mut keys = state.meant(whom);
+        keys.truncate(PART);
+        let answer = match keys.is_empty() {
+            true => Err(Refused {
+                error: state.nobody(whom),
+            }),
+            false => {
+                let ids = keys.iter().filter_map(|key| state.ids().backend(key));
+                let counters = self.reader.counters(ids.map(|numbers| numbers.id), []);
+                Ok(state.explain(now_ns(), &keys, &counters))
+            }
+        };
+        // Whoever hung up is told nothing.
+        drop(reply.send(answer));
     }
 
     /// Tells the next part.

@@ -79,13 +79,18 @@ impl Damper {
             .min(nanos(policy.hold_max))
     }
 
+    /// For how long it must still be good, nanoseconds; 0: it is not damped.
+    pub(super) fn left(&self, policy: &Damping, now: u64) -> u64 {
+        let good = self.good_since.map_or(0, |since| now.saturating_sub(since));
+        self.hold(policy).saturating_sub(good)
+    }
+
     /// Why it is kept down and for how long, for people; `None`: it is not.
     pub(super) fn words(&self, policy: &Damping, now: u64) -> Option<String> {
         let hold = self.hold(policy);
         if hold == 0 {
             return None;
         }
-        let good = self.good_since.map_or(0, |since| now.saturating_sub(since));
         let seconds =
             |ns: u64| humantime::format_duration(Duration::from_secs(ns.div_ceil(SECOND)));
         Some(format!(
@@ -93,7 +98,7 @@ impl Damper {
             policy.changes,
             humantime::format_duration(policy.window),
             seconds(hold),
-            seconds(hold.saturating_sub(good))
+            seconds(self.left(policy, now))
         ))
     }
 }

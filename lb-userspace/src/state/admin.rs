@@ -68,6 +68,17 @@ impl State {
         Ok(effects)
     }
 
+    /// There is no such backend: who may have been meant.
+    pub(super) fn unknown(&self, key: &BackendKey) -> AdminError {
+        let distance =
+            |k: &BackendKey| strsim::damerau_levenshtein(&k.to_string(), &key.to_string());
+        let nearest = self.backends.keys().min_by_key(|k| distance(k)).cloned();
+        AdminError::Unknown {
+            backend: key.clone(),
+            nearest: nearest.filter(|k| distance(k) <= 3),
+        }
+    }
+
     pub(super) fn order(
         &mut self,
         now: u64,
@@ -77,13 +88,7 @@ impl State {
         effects: &mut Vec<Effect>,
     ) -> Result<(), AdminError> {
         let Some((_, configured)) = self.config.backend(key) else {
-            let distance =
-                |k: &BackendKey| strsim::damerau_levenshtein(&k.to_string(), &key.to_string());
-            let nearest = self.backends.keys().min_by_key(|k| distance(k)).cloned();
-            return Err(AdminError::Unknown {
-                backend: key.clone(),
-                nearest: nearest.filter(|k| distance(k) <= 3),
-            });
+            return Err(self.unknown(key));
         };
         let base = configured.admin;
         let before = self.admin(key).unwrap_or(base);

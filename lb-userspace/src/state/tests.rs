@@ -4,6 +4,7 @@ mod changes;
 mod failover;
 mod orders;
 mod returns;
+mod why;
 
 use std::collections::BTreeMap;
 

@@ -107,20 +107,8 @@ impl State {
             name: service.name.to_string(),
             address: service.address,
             port: service.port,
-            protocol: match service.protocol {
-                Protocol::Tcp => "tcp",
-                Protocol::Udp => "udp",
-                Protocol::Sctp => "sctp",
-                Protocol::Any => "any",
-            }
-            .to_owned(),
-            forwarding: match service.forwarding {
-                Forwarding::Dnat => "dnat",
-                Forwarding::L2dsr => "l2dsr",
-                Forwarding::Ipip => "ipip",
-                Forwarding::Gue => "gue",
-            }
-            .to_owned(),
+            protocol: protocol(service).to_owned(),
+            forwarding: forwarding(service).to_owned(),
             largest_packet: self.largest_packet(service),
             scheduler: service.scheduler.word().to_owned(),
             ring_size: if serves { ids::ring_size(service) } else { 0 },
@@ -158,7 +146,7 @@ impl State {
             .min()
     }
 
-    fn backend_status(
+    pub(super) fn backend_status(
         &self,
         now: u64,
         key: &BackendKey,
@@ -241,6 +229,24 @@ impl State {
     }
 }
 
+pub(super) fn protocol(service: &model::Service) -> &'static str {
+    match service.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+        Protocol::Any => "any",
+    }
+}
+
+pub(super) fn forwarding(service: &model::Service) -> &'static str {
+    match service.forwarding {
+        Forwarding::Dnat => "dnat",
+        Forwarding::L2dsr => "l2dsr",
+        Forwarding::Ipip => "ipip",
+        Forwarding::Gue => "gue",
+    }
+}
+
 fn at(line: &[u64], position: usize) -> u64 {
     line.get(position).copied().unwrap_or(0)
 }
@@ -308,6 +314,7 @@ fn mac(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-fn millis(ns: u64) -> u64 {
+/// Whole milliseconds.
+pub(super) fn millis(ns: u64) -> u64 {
     ns / 1_000_000
 }
