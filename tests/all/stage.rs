@@ -379,7 +379,7 @@ impl Stage {
             early: self.early,
             ..excused
         };
-        let deadline = Instant::now() + Duration::from_secs(3);
+        let deadline = Instant::now() + Duration::from_secs(15);
         loop {
             let plane = self.daemon.status().unwrap().data_plane;
             match self.reading().check(&plane, excused) {

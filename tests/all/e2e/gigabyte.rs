@@ -18,7 +18,7 @@ use crate::stage::{SHAPES, Stage, WEB, wait_until};
 const BLOCKS: u64 = 1024;
 const BLOCK: usize = 1 << 20;
 /// How fast at most, in bytes per second, so that a backend dies before the end.
-const RATE: &str = "200M";
+const RATE: &str = "80M";
 
 /// Which way the gigabyte goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
