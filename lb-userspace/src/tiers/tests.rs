@@ -160,6 +160,16 @@ fn too_few_healthy_backends_are_panic() {
         half,
         "all that are enabled (fail-open) [0, 1, 1, 1]",
     );
+    // Those who could serve are full: a sorry backend does, before anybody who is ill is tried.
+    let most = threshold(RULES, 60);
+    check("0f 0d sr", most, "the sorry backends [0, 0, 1]");
+    check("0f 0l sr", most, "the sorry backends [0, 0, 1]");
+    check("0f 0l", most, "nobody [0, 0]");
+    check(
+        "0r 0d 0d sr",
+        most,
+        "all that are enabled (fail-open) [1, 1, 1, 0]",
+    );
     // A person's word takes nobody's health.
     check("0r 0a 0a", half, "tier 0: 100 % [1, 0, 0]");
     let closed = threshold(closed(), 50);
@@ -322,6 +332,9 @@ proptest! {
                 prop_assert_eq!(rules.all_down, AllDown::FailOpen);
                 prop_assert!(served.iter().all(|c| numbered(c) && opens(c)));
                 prop_assert!(candidates.iter().filter(|c| numbered(c) && opens(c)).count() == served.len());
+                prop_assert!(!served.is_empty());
+                let sorry = candidates.iter().any(|c| ready(c) && !numbered(c));
+                prop_assert!(!sorry || served.iter().any(|c| ready(c)));
             }
             Mode::Closed => {
                 prop_assert_eq!(rules.all_down, AllDown::FailClosed);

@@ -136,6 +136,21 @@ fn at_a_start_flows_do_not_stay_with_whoever_answered_first() {
     assert_eq!(sim.mode(), "tier 0: 100 %");
 }
 
+/// The way to the first tier may be found after that to the second: nobody was ever well there.
+#[test]
+fn at_a_start_flows_do_not_stay_with_whoever_was_reached_first() {
+    let mut trusting = (*tiers(Failback::Stay)).clone();
+    let web = trusting.services.get_mut(&name("web")).unwrap();
+    web.health.trust_at_start = true;
+    let address = web.backends[&name("c")].address;
+    let mut sim = start(Arc::new(trusting), None, SECOND);
+    sim.event(Event::Link(link(1, true)));
+    sim.route(address, 1, 7);
+    assert_eq!(sim.mode(), "tier 1: 100 %");
+    sim.connect();
+    assert_eq!(sim.mode(), "tier 0: 100 %");
+}
+
 #[test]
 fn a_drained_tier_is_no_loss_while_another_can_serve() {
     let mut sim = running(tiers(Failback::Return));
