@@ -5,9 +5,10 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, DevMap, LpmTrie, lpm_trie},
+    btf_maps::{Array, DevMap, LpmTrie, PerCpuArray, ProgramArray, lpm_trie},
     helpers::bpf_get_smp_processor_id,
     macros::btf_map,
+    programs::XdpContext,
 };
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointSlot, Header, NextHop, Rule, ServiceEntry,
@@ -62,6 +63,32 @@ static RETURN_HOP_TABLE: Array<Line, FLOW_SETS, MMAPABLE> = Array::new();
 static FRAGMENT_TABLE: Array<Line, { fragment::SETS as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "counters")]
 static COUNTER_TABLE: Array<Line, COUNTERS, MMAPABLE> = Array::new();
+
+/// Where the usual packet's program goes on for all others. A map of this very program and pinned beside it: an array of
+/// programs that neither a process nor a pin holds is emptied (`prog_array_map_clear`).
+#[btf_map(name = "asides")]
+static ASIDES: ProgramArray<1> = ProgramArray::new();
+/// What one program tells the other about the packet between them. Not pinned: a map of these two.
+#[btf_map(name = "way")]
+static WAY: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Goes on in the other program with this word. Comes back only if there is none.
+#[inline(always)]
+pub(crate) fn go_aside(context: &XdpContext, word: u64) {
+    if let Some(way) = WAY.get_ptr_mut(0) {
+        // SAFETY: a word of this CPU's, which no other program than these two reaches, one after the other.
+        unsafe { *way = word };
+        // SAFETY: nothing here has to be dropped.
+        unsafe { ASIDES.tail_call(context, 0) };
+    }
+}
+
+/// The word of [`go_aside`].
+#[inline(always)]
+pub(crate) fn way_aside() -> u64 {
+    // SAFETY: as there.
+    WAY.get_ptr(0).map_or(0, |way| unsafe { *way })
+}
 
 /// Two slots of a ring. The kernel refuses bare arrays and atomics as a map's value type (EINVAL,
 /// Linux 6.18), hence this and [`Line`].

@@ -36,27 +36,70 @@ impl Clock for Nanos {
 }
 
 /// Handles one packet: rewrites it if it is ours, counts it once, and says where it goes.
+///
+/// [`usual`] and [`aside`] in turn. In BPF they are two programs, so that each has a stack of its own.
 #[inline(always)]
 pub fn process<F: Frame, T: Tables, C: Clock>(frame: &mut F, tables: &T, clock: C) -> Verdict {
-    let Some(control) = tables.control() else {
+    match usual(frame, tables, clock) {
+        Step::Done(verdict) => verdict,
+        Step::Aside(way) => aside(frame, tables, clock, way),
+    }
+}
+
+/// What [`usual`] has come to.
+pub enum Step {
+    /// This becomes of the packet.
+    Done(Verdict),
+    /// Its way goes on [`aside`].
+    Aside(PackedOutcome),
+}
+
+/// The usual packet's way, and where another's leaves it.
+#[inline(always)]
+pub fn usual<F: Frame, T: Tables, C: Clock>(frame: &mut F, tables: &T, clock: C) -> Step {
+    let Some(lane) = Lane::begin(frame, tables, clock) else {
+        return Step::Done(Verdict::drop(DropReason::MapInconsistent));
+    };
+    tables.add(lane.global, Global::Rx as u32, 1);
+    let way = route(frame, &lane);
+    match way.is_aside() {
+        true => Step::Aside(way),
+        false => Step::Done(lane.end(way)),
+    }
+}
+
+/// Goes on where [`usual`] left the way of the same packet.
+#[inline(always)]
+pub fn aside<F: Frame, T: Tables, C: Clock>(
+    frame: &mut F,
+    tables: &T,
+    clock: C,
+    way: PackedOutcome,
+) -> Verdict {
+    let Some(lane) = Lane::begin(frame, tables, clock) else {
         return Verdict::drop(DropReason::MapInconsistent);
     };
-    let first = tables.first_counter(control.lines_per_cpu);
-    let Some(global) = tables.counter(first.wrapping_add(GLOBAL_LINE)) else {
-        return Verdict::drop(DropReason::MapInconsistent);
-    };
-    tables.add(global, Global::Rx as u32, 1);
-    let lane = Lane {
+    let cx = Context {
         tables,
-        control,
-        global,
-        first,
-        clock,
-        bytes: frame.len(),
+        control: lane.control,
+        now: lane.now(),
     };
-    let outcome: Outcome = route(frame, &lane).into();
-    if !matches!(outcome.account, Account::Counted) {
-        verdict::count(tables, control, global, &outcome, lane.bytes as u64);
+    let ethernet = frame.header::<Ethernet>(0);
+    let outcome = match ethernet.is_some_and(|ethernet| ethernet.ether_type == ETHERTYPE_IPV4) {
+        true => segment::aside::<F, T, true>(frame, &cx, way),
+        false => segment::aside::<F, T, false>(frame, &cx, way),
+    };
+    lane.end(outcome)
+}
+
+/// What becomes of a packet whose way aside is not there: it is dropped, and counted.
+#[inline(always)]
+pub fn lost<T: Tables>(tables: &T) -> Verdict {
+    let outcome = Outcome::drop(DropReason::MapInconsistent);
+    if let Some(control) = tables.control()
+        && let Some(global) = tables.counters(control.lines_per_cpu, GLOBAL_LINE)
+    {
+        verdict::count(tables, control, global, &outcome, 0);
     }
     outcome.verdict
 }
@@ -82,6 +125,21 @@ pub(crate) struct Context<'t, T> {
 }
 
 impl<'t, T: Tables, C: Clock> Lane<'t, T, C> {
+    /// `None`: the maps are not what they have to be.
+    #[inline(always)]
+    fn begin<F: Frame>(frame: &F, tables: &'t T, clock: C) -> Option<Self> {
+        let control = tables.control()?;
+        let first = tables.first_counter(control.lines_per_cpu);
+        Some(Self {
+            tables,
+            control,
+            global: tables.counter(first.wrapping_add(GLOBAL_LINE))?,
+            first,
+            clock,
+            bytes: frame.len(),
+        })
+    }
+
     /// The time.
     #[inline(always)]
     pub(crate) fn now(&self) -> Nanos {
@@ -90,7 +148,7 @@ impl<'t, T: Tables, C: Clock> Lane<'t, T, C> {
 
     /// Goes on with a call that has a frame and a context of its own.
     #[inline(always)]
-    pub(crate) fn aside<F: Frame, R>(
+    pub(crate) fn call<F: Frame, R>(
         &self,
         frame: &mut F,
         call: impl FnOnce(&mut F, &Context<'t, T>) -> R,
@@ -101,6 +159,17 @@ impl<'t, T: Tables, C: Clock> Lane<'t, T, C> {
             now: self.now(),
         };
         frame.aside(|frame| call(frame, &cx))
+    }
+
+    /// Counts what is not counted yet.
+    #[inline(always)]
+    fn end(&self, outcome: PackedOutcome) -> Verdict {
+        let outcome: Outcome = outcome.into();
+        if !matches!(outcome.account, Account::Counted) {
+            let bytes = self.bytes as u64;
+            verdict::count(self.tables, self.control, self.global, &outcome, bytes);
+        }
+        outcome.verdict
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     service::{self, Live, NOWHERE},
     tables::{Tables, load},
     tunnel,
-    verdict::{self, PackedOutcome, Parcel, Refusal, Sent, Verdict},
+    verdict::{self, Aside, PackedOutcome, Parcel, Refusal, Sent},
     wire::{FrontV4, FrontV6, Ports, protocol},
 };
 
@@ -37,7 +37,7 @@ pub(crate) fn route_v4<F: Frame, T: Tables, C: Clock>(
             return route::<F, T, C, true>(frame, lane, &packet, ports);
         }
     }
-    aside::<F, T, C, true>(frame, lane)
+    Aside::Rest.into()
 }
 
 /// An IPv6 packet.
@@ -55,7 +55,7 @@ pub(crate) fn route_v6<F: Frame, T: Tables, C: Clock>(
             return route::<F, T, C, false>(frame, lane, &packet, ports);
         }
     }
-    aside::<F, T, C, false>(frame, lane)
+    Aside::Rest.into()
 }
 
 /// True for a packet whose ports can be read.
@@ -66,13 +66,23 @@ fn is_segment(packet: &Packet) -> bool {
         && packet.holds(packet.l4(), size_of::<Ports>())
 }
 
-/// Anything else.
+/// The rest of a packet's way that is not the usual one. Each part is a call, so that each has its own share of BPF's 512
+/// bytes of stack.
 #[inline(always)]
-fn aside<F: Frame, T: Tables, C: Clock, const V4: bool>(
+pub(crate) fn aside<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
-    lane: &Lane<'_, T, C>,
+    cx: &Context<'_, T>,
+    way: PackedOutcome,
 ) -> PackedOutcome {
-    lane.aside(frame, others::<F, T, V4>)
+    match way.way_on() {
+        Aside::Rest => others::<F, T, V4>(frame, cx),
+        Aside::Reply => {
+            let outcome = replied::<F, T, V4>(frame, cx);
+            message::tell::<F, T, V4>(frame, cx, outcome)
+        }
+        Aside::Ranges | Aside::Schedule => other::route::<F, T, V4>(frame, cx),
+        Aside::Refused { refusal, service } => refused::<F, T, V4>(frame, cx, refusal.0, service),
+    }
 }
 
 /// ICMP, pieces of datagrams, other protocols, and what cannot be read.
@@ -95,31 +105,17 @@ fn others<F: Frame, T: Tables, const V4: bool>(
     message::tell::<F, T, V4>(frame, cx, outcome)
 }
 
-/// What [`unclaimed`] is told of a packet: it may be a backend's reply ...
-const REPLY: u32 = 1;
-/// ... or it is to a service whose new flows are not scheduled by their hash alone.
-const SCHEDULE: u32 = 2;
-
-/// A segment or datagram that no endpoint takes: perhaps a backend's reply, or to a service with a range; or one that the
-/// usual way does not schedule.
+/// A segment or datagram that no endpoint takes and that may be a backend's reply; if it is none, it may be to a service
+/// with a range.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn unclaimed<F: Frame, T: Tables, const V4: bool>(
+fn replied<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
-    what: u32,
 ) -> PackedOutcome {
-    if what == REPLY {
-        match pipeline::returning::<F, T, V4>(frame, cx) {
-            NO_FLOW => {}
-            owner => {
-                let outcome = pipeline::from_backend::<F, T, V4>(frame, cx, owner);
-                return message::tell::<F, T, V4>(frame, cx, outcome);
-            }
-        }
-    }
-    match what == SCHEDULE || Live::of(cx.control).has_ranges() {
-        true => other::route::<F, T, V4>(frame, cx),
-        false => PackedOutcome::PASS,
+    match pipeline::returning::<F, T, V4>(frame, cx) {
+        NO_FLOW if Live::of(cx.control).has_ranges() => other::route::<F, T, V4>(frame, cx),
+        NO_FLOW => PackedOutcome::PASS,
+        owner => pipeline::from_backend::<F, T, V4>(frame, cx, owner),
     }
 }
 
@@ -152,27 +148,22 @@ fn route<F: Frame, T: Tables, C: Clock, const V4: bool>(
     let live = Live::of(lane.control);
     let service = service::vip(lane.tables, lane.control, live, &key);
     if service == NOWHERE {
-        return from_others::<F, T, C, V4>(frame, lane, packet, ports, live);
+        return from_others(lane, packet, ports, live);
     }
     match to_backend::<F, T, C, V4>(frame, lane, packet, ports, service) {
-        Ok(verdict) => PackedOutcome::counted(verdict),
+        Ok(outcome) => outcome,
         Err(Refusal(DEAD)) if pipeline::passes_when_dead(lane.control) => PackedOutcome::PASS,
         Err(Refusal(word)) if word >> 8 == 0 && word != MID_STREAM && word != BACKEND_LEFT => {
             PackedOutcome::service_drop(word as u8, service)
         }
-        Err(Refusal::SCHEDULE) => lane.aside(frame, |frame, cx| {
-            unclaimed::<F, T, V4>(frame, cx, SCHEDULE)
-        }),
-        Err(Refusal(word)) => lane.aside(frame, |frame, cx| {
-            refused::<F, T, V4>(frame, cx, word, service)
-        }),
+        Err(Refusal::SCHEDULE) => Aside::Schedule.into(),
+        Err(refusal) => Aside::Refused { refusal, service }.into(),
     }
 }
 
 /// A packet to no endpoint: perhaps a backend's reply, or to a service with a range.
 #[inline(always)]
-fn from_others<F: Frame, T: Tables, C: Clock, const V4: bool>(
-    frame: &mut F,
+fn from_others<T: Tables, C: Clock>(
     lane: &Lane<'_, T, C>,
     packet: &Packet,
     ports: Ports,
@@ -183,11 +174,11 @@ fn from_others<F: Frame, T: Tables, C: Clock, const V4: bool>(
         port: ports.source,
         protocol: packet.protocol,
     };
-    let may_be_reply = service::may_be_backend(lane.tables, lane.control, live, &key);
-    match may_be_reply || live.has_ranges() {
-        true => lane.aside(frame, |frame, cx| {
-            unclaimed::<F, T, V4>(frame, cx, u32::from(may_be_reply))
-        }),
+    if service::may_be_backend(lane.tables, lane.control, live, &key) {
+        return Aside::Reply.into();
+    }
+    match live.has_ranges() {
+        true => Aside::Ranges.into(),
         false => PackedOutcome::PASS,
     }
 }
@@ -225,7 +216,7 @@ fn to_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
     packet: &Packet,
     ports: Ports,
     service: u32,
-) -> Result<Verdict, Refusal> {
+) -> Result<PackedOutcome, Refusal> {
     let mut arrival = Arrival::MIDDLE;
     check(frame, packet, lane.bytes, &mut arrival)?;
     let tuple = FlowTuple {
@@ -251,10 +242,10 @@ fn to_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
         Ok(()) => {}
         Err(Refusal::ASIDE) => {
             let parcel = Parcel::new(&sent, exit.verdict()).seal(hash.0);
-            let sending = lane.aside(frame, |frame, cx| {
+            let sending = lane.call(frame, |frame, cx| {
                 tunnel::send::<F, T, V4>(frame, cx, parcel, hash.0)
             });
-            return sending.into();
+            return Result::from(sending).map(PackedOutcome::counted);
         }
         Err(Refusal(word)) => {
             // The flow is in the table although its packet goes nowhere: its next one will not be new.
@@ -268,7 +259,7 @@ fn to_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
         }
     }
     verdict::count_sent(lane.tables, lane.global, lane.first, &sent, exit.verdict());
-    Ok(exit.verdict())
+    Ok(PackedOutcome::counted(exit.verdict()))
 }
 
 /// The flow's backend.

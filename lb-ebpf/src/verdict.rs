@@ -1,5 +1,6 @@
 //! What becomes of a packet, and what is counted for it.
 
+mod aside;
 mod parcel;
 
 use lb_common::{
@@ -12,6 +13,7 @@ use crate::{
     tables::{CacheLine, Tables},
 };
 
+pub use aside::Aside;
 pub use parcel::{PackedSending, Parcel, Refusal};
 
 /// The one thing done with a packet. Every packet is counted under exactly one.
@@ -175,13 +177,13 @@ impl PackedOutcome {
 
     /// From [`Self::word`].
     #[inline(always)]
-    pub(crate) const fn of(word: u64) -> Self {
+    pub const fn of(word: u64) -> Self {
         Self(word)
     }
 
     /// The word.
     #[inline(always)]
-    pub(crate) const fn word(self) -> u64 {
+    pub const fn word(self) -> u64 {
         self.0
     }
 

@@ -30,6 +30,7 @@ use lb_ebpf::{
     mem::{self, MemTables},
     verdict::{Action, Verdict},
 };
+use lb_userspace::dataplane::bpf;
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
@@ -37,6 +38,8 @@ use rtnetlink::LinkVeth;
 
 /// The program's name in the object.
 const PROGRAM: &str = "fairlead";
+/// The names of all programs in the object.
+const PROGRAMS: [&str; 2] = [PROGRAM, "fairlead_aside"];
 /// The least that the kernel runs a program over: an Ethernet header.
 pub const SHORTEST: usize = 14;
 /// Room for a packet that comes back.
@@ -205,10 +208,16 @@ impl Kernel {
         let begin = std::time::Instant::now();
         program.load().context("load the program")?;
         let took = begin.elapsed();
-        let instructions = program
+        let mut instructions = program
             .info()?
             .verified_instruction_count()
             .context("the kernel does not say how many instructions it verified")?;
+        // An older object, to be measured beside this one, has none.
+        if let Some(aside) = bpf::link_aside(&mut ebpf)? {
+            instructions += aside
+                .verified_instruction_count()
+                .context("the kernel does not say how many instructions it verified")?;
+        }
         let kernel = Self {
             ebpf,
             ends,

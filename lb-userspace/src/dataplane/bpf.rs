@@ -39,7 +39,7 @@ pub use host::{effective_capabilities, kernel_version, missing_capabilities};
 pub use links::{Attached, AttachedHow, Attachment, AttachmentState};
 pub use netdev::AttachMode;
 pub use place::{Component, check_path};
-pub use program::{Program, ProgramOptions};
+pub use program::{Program, ProgramOptions, link_aside};
 pub use reader::{FlowCounts, Reader, Sweep};
 
 use crate::model::{Limits, XdpMode};
@@ -179,6 +179,7 @@ impl Bpf {
         let maps = Maps::open(&directory)?;
         check_keys(settings, &directory, &maps)?;
         check_cpus(&directory, &maps)?;
+        pins::forget_asides(&directory)?;
         let (program, same_program, debug_log) = match same_program(settings, &directory) {
             Some(program) => (program, true, None),
             None => {
@@ -297,8 +298,13 @@ impl Bpf {
     ) -> Result<Attached, BpfError> {
         self.check_ownership()?;
         let program = (self.program.fd(), self.program.id());
-        self.links
-            .attach(&self.directory, program, interface, mode, change)
+        let attached = self
+            .links
+            .attach(&self.directory, program, interface, mode, change)?;
+        if attached.how != AttachedHow::Kept {
+            pins::forget_asides(&self.directory)?;
+        }
+        Ok(attached)
     }
 
     /// Takes the program off an interface that is not ours any more. False: it was not on it. On an error the
@@ -328,6 +334,11 @@ impl Bpf {
             .iter()
             .map(|(name, fd)| ((*name).to_owned(), *fd))
             .chain([(PROGRAM_PIN.to_owned(), self.program.fd())])
+            .chain(
+                self.program
+                    .asides()
+                    .map(|fd| (pins::asides(self.program.id()), fd)),
+            )
             .chain(self.links.named());
         let mut missing = Vec::new();
         for (name, fd) in all {

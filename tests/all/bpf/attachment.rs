@@ -270,10 +270,15 @@ impl Sender {
         Self(fd, ifindex(interface))
     }
 
+    /// Sends an ICMP message (RFC 791, RFC 792) that is nobody's, which is not the usual packet: both programs see it.
     fn send(&self) {
         let mut frame = [0_u8; 64];
-        frame[..6].fill(0xff);
-        frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+        frame[..6].fill(2);
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[14..34].copy_from_slice(&[
+            0x45, 0, 0, 50, 0, 0, 0, 0, 64, 1, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2,
+        ]);
+        frame[34] = 8;
         // SAFETY: all zero is a value of this plain structure.
         let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         to.sll_family = libc::AF_PACKET as u16;
@@ -359,6 +364,11 @@ fn a_newer_program_takes_over_without_losing_a_packet() {
         assert_eq!(rx() - before, sent);
         let totals = reader.totals();
         assert_eq!(totals.global[0], totals.global[1], "all were passed");
+        let asides = fs::read_dir(room.pins()).unwrap().filter(|entry| {
+            let name = entry.as_ref().unwrap().file_name();
+            name.to_string_lossy().starts_with("asides-")
+        });
+        assert_eq!(asides.count(), 1, "of the program that runs");
     });
 }
 

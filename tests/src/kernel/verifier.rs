@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Map, MapData};
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info};
 use aya_obj::{Function, Object};
 
-use super::{Kernel, PROGRAM};
+use super::{Kernel, PROGRAMS};
 
 /// `BPF_LOG_STATS` of include/linux/bpf_verifier.h: figures and nothing else.
 const LOG_STATISTICS: u32 = 4;
@@ -23,9 +23,11 @@ const STACK_STEP: u32 = 32;
 /// `BPF_JMP | BPF_CALL`, and the source register `BPF_PSEUDO_CALL`: a call of another function of the program.
 const CALL: (u8, u8) = (0x85, 1);
 
-/// The verifier's figures.
+/// The verifier's figures of a program.
 #[derive(Clone, Debug)]
 pub struct Statistics {
+    /// The program.
+    pub program: &'static str,
     /// Instructions that it followed; at most a million.
     pub instructions: u32,
     /// Bytes of stack of the deepest chain of calls; at most 512.
@@ -37,9 +39,14 @@ pub struct Statistics {
 }
 
 impl Kernel {
-    /// Loads the program of this object once more, which must be the one that this was made of.
-    pub fn statistics(&self, object: &[u8]) -> Result<Statistics> {
-        let function = self.linked(object)?;
+    /// Loads the programs of this object once more, which must be the one that this was made of.
+    pub fn statistics(&self, object: &[u8]) -> Result<Vec<Statistics>> {
+        let each = PROGRAMS.iter().map(|program| self.of(object, program));
+        each.collect()
+    }
+
+    fn of(&self, object: &[u8], program: &'static str) -> Result<Statistics> {
+        let function = self.linked(object, program)?;
         let btf = self.btf()?;
         let mut log = vec![0_u8; 1 << 16];
         let begin = Instant::now();
@@ -48,10 +55,11 @@ impl Kernel {
         let log = CStr::from_bytes_until_nul(&log)
             .context("the verifier's log has no end")?
             .to_string_lossy();
-        let program = result.with_context(|| format!("load the program again: {log}"))?;
+        let loaded = result.with_context(|| format!("load {program} again: {log}"))?;
         let (instructions, each) = parse(&log)?;
-        let stack = deepest(&kept(&program)?, &each)?;
+        let stack = deepest(&kept(&loaded)?, &each)?;
         Ok(Statistics {
+            program,
             instructions,
             stack,
             each,
@@ -60,7 +68,7 @@ impl Kernel {
     }
 
     /// The program with all functions that it calls, over our maps.
-    fn linked(&self, object: &[u8]) -> Result<Function> {
+    fn linked(&self, object: &[u8], program: &str) -> Result<Function> {
         let mut object = Object::parse(object)?;
         let maps: Vec<_> = object.maps.drain().collect();
         let maps = maps.iter().map(|(name, map)| {
@@ -73,7 +81,7 @@ impl Kernel {
         let sections = sections.collect();
         object.relocate_maps(maps.into_iter(), &sections)?;
         object.relocate_calls(&sections)?;
-        let program = object.programs.get(PROGRAM);
+        let program = object.programs.get(program);
         let key = program.context("the object has no program")?.function_key();
         object
             .functions
@@ -93,7 +101,12 @@ impl Kernel {
 
 fn data(map: &Map) -> Result<&MapData> {
     match map {
-        Map::Array(data) | Map::DevMap(data) | Map::LpmTrie(data) | Map::RingBuf(data) => Ok(data),
+        Map::Array(data)
+        | Map::DevMap(data)
+        | Map::LpmTrie(data)
+        | Map::RingBuf(data)
+        | Map::ProgramArray(data)
+        | Map::PerCpuArray(data) => Ok(data),
         other => bail!("the data plane has a map of another kind: {other:?}"),
     }
 }
@@ -105,6 +118,8 @@ fn load(function: &Function, btf: &OwnedFd, log: &mut [u8]) -> Result<OwnedFd> {
     // SAFETY: the member that BPF_PROG_LOAD reads; it is plain numbers.
     let load = unsafe { &mut attr.__bindgen_anon_3 };
     load.prog_type = XDP;
+    // As aya has it: programs that share an array of programs have to agree (`__bpf_prog_map_compatible`).
+    load.expected_attach_type = bpf_attach_type::BPF_XDP as u32;
     load.insns = function.instructions.as_ptr() as u64;
     load.insn_cnt = u32::try_from(function.instructions.len())?;
     load.license = c"Dual MIT/GPL".as_ptr() as u64;

@@ -82,7 +82,7 @@ fn load(object: &[u8], fates: &Path, rules: &Rules) -> Result<Program, BpfError>
         .map_err(|error| refused(EbpfError::ProgramError(error)))?
         .as_fd()
         .try_clone_to_owned()
-        .and_then(Program::of)
+        .and_then(|fd| Program::of(fd, None))
         .map_err(BpfError::system("keep the loaded program"))
 }
 

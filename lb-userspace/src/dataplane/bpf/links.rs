@@ -148,6 +148,16 @@ pub(crate) fn pinned_interfaces(directory: &Path) -> Result<Vec<String>, BpfErro
         .collect())
 }
 
+/// Numbers of the programs that pinned links run.
+pub(crate) fn programs(directory: &Path) -> Result<Vec<u32>, BpfError> {
+    let interfaces = pinned_interfaces(directory)?;
+    let links = interfaces.iter().map(|name| pinned_link(directory, name));
+    links
+        .filter_map(|link| link.transpose())
+        .map(|link| link.map(|(_, info)| info.program_id))
+        .collect()
+}
+
 impl Held {
     /// Makes a link and its pin.
     fn create(

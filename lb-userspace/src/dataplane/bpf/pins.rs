@@ -2,6 +2,7 @@
 //! their removal.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use lb_common::header::{LAYOUT_VERSION, MAGIC};
@@ -18,6 +19,31 @@ pub(crate) const PROGRAM_PIN: &str = "program";
 const NEXT_PROGRAM_PIN: &str = "program-next";
 /// An empty directory whose name says which object `program` was loaded from.
 const FINGERPRINT: &str = "object-";
+/// What the pin of a map `asides` begins with.
+const ASIDES: &str = "asides-";
+
+/// The pin of a program's map `asides`: of each program apart, as an interface may still run the last one while the next
+/// one is pinned.
+pub(crate) fn asides(program: u32) -> String {
+    format!("{ASIDES}{program}")
+}
+
+/// Removes the pins of `asides` of programs that are neither pinned nor run by a pinned link.
+pub(crate) fn forget_asides(directory: &Path) -> Result<(), BpfError> {
+    let mut needed = links::programs(directory)?;
+    if let Ok(program) = sys::open_pin(&directory.join(PROGRAM_PIN)) {
+        let info = sys::program_info(program.as_fd());
+        needed.push(
+            info.map_err(BpfError::system("look at the pinned program"))?
+                .id,
+        );
+    }
+    let needed: Vec<_> = needed.into_iter().map(asides).collect();
+    place::list(directory)?
+        .iter()
+        .filter(|name| name.starts_with(ASIDES) && !needed.contains(name))
+        .try_for_each(|name| place::unlink(&directory.join(name)))
+}
 
 /// Loads this binary's program over the maps in `directory` and puts it in the place of the pinned
 /// one. At every moment there is a pinned program, and a fingerprint only if it is that one's.
@@ -41,6 +67,12 @@ pub(crate) fn load_and_pin(
         };
         stale.map_err(BpfError::system(format!("remove {}", path.display())))?;
     }
+    // Before the program: whoever finds that finds this.
+    if let Some(fd) = program.asides() {
+        let path = directory.join(asides(program.id()));
+        place::unlink(&path)?;
+        sys::pin(fd, &path).map_err(BpfError::system(format!("pin {}", path.display())))?;
+    }
     let next = directory.join(NEXT_PROGRAM_PIN);
     sys::pin(program.fd(), &next).map_err(BpfError::system(format!("pin {}", next.display())))?;
     let pin = directory.join(PROGRAM_PIN);
@@ -55,7 +87,10 @@ pub(crate) fn same_program(settings: &Settings, directory: &Path) -> Option<Prog
     if settings.debug_log || !fingerprint(settings, directory).is_dir() {
         return None;
     }
-    Program::pinned(&directory.join(PROGRAM_PIN)).ok()
+    Program::pinned(&directory.join(PROGRAM_PIN), |id| {
+        directory.join(asides(id))
+    })
+    .ok()
 }
 
 fn options(settings: &Settings) -> ProgramOptions {

@@ -5,7 +5,7 @@
 //! looked at, and where there is no bpffs we mount one of our own with mode 0700.
 //!
 //! Below it stands one directory a map layout, `v<N>`, with a pin for each map under its name,
-//! `program`, and `link-<interface>`.
+//! `program`, `asides-<program's number>`, and `link-<interface>`.
 
 use std::fs;
 use std::io;

@@ -4,9 +4,10 @@
 //! that a new program works on the live maps from its first packet on.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use aya::programs::{ProgramError, Xdp};
+use aya::maps::{Map, ProgramArray};
+use aya::programs::{ProgramError, ProgramInfo as LoadedProgram, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::backend::DEVICES;
 use sha2::{Digest, Sha256};
@@ -17,6 +18,10 @@ use super::sys::{self, ProgramInfo};
 
 /// The name of the XDP program in the object.
 const PROGRAM: &str = "fairlead";
+/// The name of the program that goes on where the first one leaves a packet.
+const ASIDE_PROGRAM: &str = "fairlead_aside";
+/// The map through which it does.
+const ASIDES: &str = "asides";
 /// `BPF_PROG_TYPE_XDP`.
 const PROGRAM_TYPE_XDP: u32 = 6;
 
@@ -34,6 +39,8 @@ pub struct ProgramOptions {
 pub struct Program {
     fd: OwnedFd,
     info: ProgramInfo,
+    /// Map `asides` of one that has it, which the kernel empties once neither a process nor a pin holds it.
+    asides: Option<OwnedFd>,
 }
 
 impl Program {
@@ -54,12 +61,19 @@ impl Program {
         sys::test_run(self.fd(), frame, ifindex)
     }
 
-    /// Takes the program that is pinned at `path`.
-    pub(crate) fn pinned(path: &Path) -> std::io::Result<Self> {
-        Self::of(sys::open_pin(path)?)
+    /// Its map `asides`.
+    pub(crate) fn asides(&self) -> Option<BorrowedFd<'_>> {
+        self.asides.as_ref().map(OwnedFd::as_fd)
     }
 
-    pub(super) fn of(fd: OwnedFd) -> std::io::Result<Self> {
+    /// Takes the program that is pinned at `path`, and its map at what `asides` says of its number.
+    pub(crate) fn pinned(path: &Path, asides: impl Fn(u32) -> PathBuf) -> std::io::Result<Self> {
+        let fd = sys::open_pin(path)?;
+        let id = sys::program_info(fd.as_fd())?.id;
+        Self::of(fd, Some(sys::open_pin(&asides(id))?))
+    }
+
+    pub(super) fn of(fd: OwnedFd, asides: Option<OwnedFd>) -> std::io::Result<Self> {
         let info = sys::program_info(fd.as_fd())?;
         if info.program_type != PROGRAM_TYPE_XDP {
             return Err(std::io::Error::new(
@@ -67,7 +81,7 @@ impl Program {
                 format!("it is a program of type {}, not of XDP", info.program_type),
             ));
         }
-        Ok(Self { fd, info })
+        Ok(Self { fd, info, asides })
     }
 }
 
@@ -121,14 +135,53 @@ pub(crate) fn load(
         .map_err(|error| refused(EbpfError::ProgramError(error)))?;
     xdp.load()
         .map_err(|error| refused(EbpfError::ProgramError(error)))?;
+    let keep = || BpfError::system("keep the loaded program");
     let fd = xdp
         .fd()
         .map_err(|error| refused(EbpfError::ProgramError(error)))?
         .as_fd()
         .try_clone_to_owned()
-        .and_then(Program::of)
-        .map_err(BpfError::system("keep the loaded program"))?;
-    Ok((fd, object))
+        .map_err(keep())?;
+    link_aside(&mut object)?.ok_or_else(|| BpfError::Object {
+        why: format!("the object has no program '{ASIDE_PROGRAM}' or no map '{ASIDES}'"),
+    })?;
+    let asides = match object.map(ASIDES) {
+        Some(Map::ProgramArray(map)) => map.fd().as_fd().try_clone_to_owned().map_err(keep())?,
+        _ => {
+            return Err(BpfError::Object {
+                why: format!("map '{ASIDES}' is no array of programs"),
+            });
+        }
+    };
+    let program = Program::of(fd, Some(asides)).map_err(keep())?;
+    Ok((program, object))
+}
+
+/// Loads what the program of an object leaves packets to, and says so in its map `asides`. What the kernel says about
+/// it; `None`: the object has no such thing.
+pub fn link_aside(object: &mut Ebpf) -> Result<Option<LoadedProgram>, BpfError> {
+    let Some(program) = object.program_mut(ASIDE_PROGRAM) else {
+        return Ok(None);
+    };
+    let of_program = |error| refused(EbpfError::ProgramError(error));
+    let aside: &mut Xdp = program.try_into().map_err(of_program)?;
+    aside.load().map_err(of_program)?;
+    let info = aside.info().map_err(of_program)?;
+    let fd = aside
+        .fd()
+        .map_err(of_program)?
+        .try_clone()
+        .map_err(|source| BpfError::System {
+            what: "keep the loaded program".to_owned(),
+            source,
+        })?;
+    let Some(map) = object.map_mut(ASIDES) else {
+        return Ok(None);
+    };
+    let of_map = |error| refused(EbpfError::MapError(error));
+    let mut asides = ProgramArray::try_from(map).map_err(of_map)?;
+    asides.set(0, &fd, 0).map_err(of_map)?;
+    Ok(Some(info))
 }
 
 /// Sorts aya's errors by what can be done about them.
