@@ -107,13 +107,6 @@ impl std::fmt::Display for Mode {
     }
 }
 
-impl Mode {
-    /// The all-down policy acts.
-    pub fn is_panic(&self) -> bool {
-        matches!(self, Self::Open | Self::Closed)
-    }
-}
-
 /// What a service's operator says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -126,7 +119,7 @@ pub struct Rules {
 /// What was decided last.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Before<'a> {
-    /// The all-down policy acted.
+    /// [`Decision::panic`].
     pub panic: bool,
     /// What the tiers carried, for [`Failback::Stay`].
     pub loads: Option<&'a Loads>,
@@ -139,11 +132,14 @@ pub struct Decision {
     pub mode: Mode,
     /// Relative shares of the candidates, in their order, at most [`LARGEST`]; 0: none.
     pub weights: Vec<u32>,
+    /// Too few are healthy, whoever serves for that reason: [`Before::panic`] of the next decision.
+    pub panic: bool,
 }
 
 /// Decides.
 pub fn decide(candidates: &[Candidate], rules: Rules, before: Before<'_>) -> Decision {
-    let mode = mode(candidates, rules, before);
+    let panic = panic(candidates, rules.failover.panic_threshold, before.panic);
+    let mode = mode(candidates, rules, before, &panic);
     let weights = match &mode {
         Mode::Tiers { loads } => spread(candidates, loads),
         Mode::Sorry => plain(candidates, |c| {
@@ -152,7 +148,11 @@ pub fn decide(candidates: &[Candidate], rules: Rules, before: Before<'_>) -> Dec
         Mode::Open => plain(candidates, |c| numbered(c) && opens(c)),
         Mode::Closed | Mode::Nobody => vec![0; candidates.len()],
     };
-    Decision { mode, weights }
+    Decision {
+        mode,
+        weights,
+        panic: !matches!(panic, Panic::No),
+    }
 }
 
 fn numbered(candidate: &Candidate) -> bool {
@@ -167,13 +167,12 @@ fn opens(candidate: &Candidate) -> bool {
     )
 }
 
-fn mode(candidates: &[Candidate], rules: Rules, before: Before<'_>) -> Mode {
+fn mode(candidates: &[Candidate], rules: Rules, before: Before<'_>, panic: &Panic) -> Mode {
     let sorry = candidates
         .iter()
         .any(|c| c.tier == Tier::Sorry && c.standing == Standing::Ready);
     let otherwise = |mode| if sorry { Mode::Sorry } else { mode };
     let any = |takes: fn(&Candidate) -> bool| candidates.iter().any(|c| numbered(c) && takes(c));
-    let panic = panic(candidates, rules.failover.panic_threshold, before.panic);
     match (panic, rules.all_down) {
         (Panic::Few, AllDown::FailOpen) if any(|c| c.standing == Standing::Ready) => {
             return Mode::Open;

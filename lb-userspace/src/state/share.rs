@@ -11,6 +11,8 @@ use crate::tiers::{self, Before, Candidate, Decision, Loads, Mode, Rules, Standi
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Share {
     pub(super) mode: Mode,
+    /// Too few of its backends are healthy.
+    panic: bool,
     /// What its tiers keep, where flows stay.
     pub(super) held: Option<Loads>,
     /// Its backends, by name.
@@ -105,16 +107,16 @@ impl State {
             return;
         };
         let before = self.shares.remove(name);
-        let (seats, shown, held) = match before {
-            Some(share) => (share.seats, Some(share.mode), share.held),
-            None => (Vec::new(), None, None),
+        let (seats, shown, panic, held) = match before {
+            Some(share) => (share.seats, Some(share.mode), share.panic, share.held),
+            None => (Vec::new(), None, false, None),
         };
         let mut seats = self.seated(now, service, seats, changed);
         self.warm_up(now, service, &mut seats);
         let candidates: Vec<Candidate> = seats.iter().map(|seat| seat.candidate).collect();
         self.note_vip(service, &candidates, effects);
         let before = Before {
-            panic: shown.as_ref().is_some_and(Mode::is_panic),
+            panic,
             loads: held.as_ref(),
         };
         let decision = tiers::decide(&candidates, rules(service), before);
@@ -150,6 +152,7 @@ impl State {
         }
         let share = Share {
             mode: decision.mode,
+            panic: decision.panic,
             held: now_held,
             seats,
         };
@@ -243,6 +246,12 @@ impl State {
         })
     }
 
+    /// It could take flows, but its tier has no share of them. It may take them all the same, as only the ring leads to it: so a
+    /// failover or failback is one store, the ring's, before and after which every new flow finds somebody.
+    pub(super) fn rests(&self, service: &Service, backend: &Backend, key: &BackendKey) -> bool {
+        backend.weight > 0 && self.standing(service, backend, key) == Some(Standing::Ready)
+    }
+
     /// A person wants the flows of a service back where they belong.
     pub fn failback(&mut self, now: u64, service: &Name) -> Result<Vec<Effect>, FailbackError> {
         let Some(known) = self.config.services.get(service) else {
@@ -290,7 +299,7 @@ impl State {
         });
         let candidates: Vec<Candidate> = without.collect();
         let before = Before {
-            panic: share.mode.is_panic(),
+            panic: share.panic,
             loads: share.held.as_ref(),
         };
         let without = tiers::decide(&candidates, rules(service), before);
@@ -411,6 +420,7 @@ impl State {
                     mode: Mode::Tiers {
                         loads: loads.clone(),
                     },
+                    panic: false,
                     held: Some(loads.clone()),
                     seats: Vec::new(),
                 };

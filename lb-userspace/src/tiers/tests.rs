@@ -201,6 +201,21 @@ fn while_verdicts_are_to_come_there_is_no_panic_but_one_that_was_goes_on() {
     };
     let again = decide(&pool("0r 0d 0u"), half, before);
     assert_eq!(text(&again), "all that are enabled (fail-open) [1, 1, 1]");
+    // Also while a sorry backend serves.
+    let first = decide(&pool("0f 0d 0d sr"), half, Before::default());
+    assert_eq!(text(&first), "the sorry backends [0, 0, 0, 1]");
+    let then = decide(
+        &pool("0r 0d 0d 0u sr"),
+        half,
+        Before {
+            panic: first.panic,
+            loads: None,
+        },
+    );
+    assert_eq!(
+        text(&then),
+        "all that are enabled (fail-open) [1, 1, 1, 1, 0]"
+    );
 }
 
 #[test]
