@@ -4,6 +4,7 @@ mod bench;
 mod bpf;
 mod controlbench;
 mod e2e;
+mod failoverbench;
 mod fault;
 mod flood;
 mod lab_test;

@@ -7,6 +7,7 @@ pub mod controlbench;
 pub mod daemon;
 pub mod decap;
 pub mod disk;
+pub mod failoverbench;
 pub mod inventory;
 pub mod kernel;
 pub mod lab;

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`, `bench-net` and `bench-control`: become one of the benchmarks.
+//! `cargo xtask bench`, `bench-net`, `bench-control` and `bench-failover`: become one of the benchmarks.
 
 use std::{ffi::OsString, os::unix::process::CommandExt, path::Path, process::ExitCode};
 

@@ -37,6 +37,8 @@ pub(crate) struct Built {
     pub(crate) netbench: PathBuf,
     /// The program `fairlead-controlbench`.
     pub(crate) controlbench: PathBuf,
+    /// The program `fairlead-failoverbench`.
+    pub(crate) failoverbench: PathBuf,
     /// The program `fairlead-soak`.
     pub(crate) soak: PathBuf,
     /// The program `fairlead-guest`.
@@ -82,6 +84,7 @@ pub(crate) fn run(
         bench: folder.join("fairlead-bench"),
         netbench: folder.join("fairlead-netbench"),
         controlbench: folder.join("fairlead-controlbench"),
+        failoverbench: folder.join("fairlead-failoverbench"),
         soak: folder.join("fairlead-soak"),
         guest: folder.join("fairlead-guest"),
     })

@@ -108,6 +108,19 @@ enum Command {
         )]
         options: Vec<OsString>,
     },
+    /// Sets up, builds, and measures how long servers that fail still get new flows; needs root.
+    ///
+    /// All options go to the benchmark; `cargo xtask bench-failover --help` shows them.
+    #[command(disable_help_flag = true)]
+    BenchFailover {
+        /// Options of the benchmark.
+        #[arg(
+            allow_hyphen_values = true,
+            trailing_var_arg = true,
+            value_name = "BENCH_OPTIONS"
+        )]
+        options: Vec<OsString>,
+    },
     /// Sets up, builds, and sends random packets through the data plane and a slow second opinion.
     ///
     /// All options go to the program; `cargo xtask soak --help` shows them.
@@ -197,6 +210,11 @@ fn run_command(command: Command, fairlead: Option<&[OsString]>) -> anyhow::Resul
             let compiler = setup::run(&workspace, Purpose::Build, Consent::Withheld)?;
             let built = build::run(&workspace, &compiler, true)?;
             bench::replace_process(&built, &built.controlbench, &options)
+        }
+        Command::BenchFailover { options } => {
+            let compiler = setup::run(&workspace, Purpose::BenchNet, Consent::Withheld)?;
+            let built = build::run(&workspace, &compiler, true)?;
+            bench::replace_process(&built, &built.failoverbench, &options)
         }
         Command::Soak { options } => {
             let compiler = setup::run(&workspace, Purpose::Build, Consent::Withheld)?;

@@ -42,7 +42,7 @@ pub(crate) enum Purpose {
     Build,
     /// Building and testing.
     Test,
-    /// Building and `cargo xtask bench-net`.
+    /// Building, `cargo xtask bench-net` and `cargo xtask bench-failover`.
     BenchNet,
 }
 
@@ -146,7 +146,7 @@ const LINKER_PACKAGES: [Package; 5] = [
     ),
 ];
 
-/// What `cargo xtask bench-net` measures beside Fairlead; its small version is a test.
+/// What `cargo xtask bench-net` measures beside Fairlead, and `bench-failover` makes faults with; small versions of both are tests.
 const PEER_PACKAGES: [Package; 2] = [
     package(
         "nftables",

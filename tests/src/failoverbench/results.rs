@@ -1,0 +1,116 @@
+//! What a run measured, in numbers: what `--json` prints, and what the table is made from.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Checks, Effort, Fault};
+use crate::bench::machine::Machine;
+
+/// One failure.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Kill {
+    /// The failover time, in milliseconds.
+    pub failover_ms: f64,
+    /// New flows that went to the failed server in that time.
+    pub flows: u64,
+    /// Connections that failed although they were begun after that time.
+    pub failed_later: u64,
+    /// The longest that a thread of this machine which was due had to wait meanwhile, in milliseconds.
+    pub late_ms: f64,
+}
+
+/// All failures of a kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The kind.
+    pub fault: Fault,
+    /// In the order in which they were made.
+    pub kills: Vec<Kill>,
+}
+
+/// All failures that were found in one way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Column {
+    /// The way.
+    pub checks: Checks,
+    /// The longest failover time that is as it should be, in milliseconds.
+    pub goal_ms: f64,
+    /// By kind.
+    pub rows: Vec<Row>,
+}
+
+/// A run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// What it ran on.
+    pub machine: Machine,
+    /// CPUs that it might use.
+    pub cpus: usize,
+    /// Threads that ran or waited for a CPU, over the minute before the run (`/proc/loadavg`).
+    pub load_before: f64,
+    /// Between two probes, in milliseconds.
+    pub interval_ms: u64,
+    /// Of a probe, in milliseconds.
+    pub timeout_ms: u64,
+    /// Bad probes in a row until a server is down.
+    pub fall: u32,
+    /// New connections per second, over all servers.
+    pub per_second: u32,
+    /// By what finds the fault.
+    pub columns: Vec<Column>,
+}
+
+/// Of some failover times, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Figures {
+    /// Half of them are at most this.
+    pub median: f64,
+    /// 99 of 100 are at most this; of fewer than 100, it is the worst.
+    pub p99: f64,
+    /// The longest.
+    pub worst: f64,
+}
+
+impl Figures {
+    /// By nearest rank; `None` without any time.
+    pub fn of(times: &[f64]) -> Option<Self> {
+        let mut sorted = times.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let at = |percent: usize| {
+            let rank = (sorted.len() * percent).div_ceil(100);
+            sorted.get(rank.checked_sub(1)?).copied()
+        };
+        Some(Self {
+            median: at(50)?,
+            p99: at(99)?,
+            worst: at(100)?,
+        })
+    }
+}
+
+impl Row {
+    /// The failover times, in milliseconds.
+    pub fn times(&self) -> Vec<f64> {
+        self.kills.iter().map(|kill| kill.failover_ms).collect()
+    }
+}
+
+impl Column {
+    /// Nothing measured yet.
+    pub fn empty(checks: Checks, effort: &Effort) -> Self {
+        Self {
+            checks,
+            goal_ms: checks.goal(effort).as_secs_f64() * 1e3,
+            rows: Fault::ALL
+                .map(|fault| Row {
+                    fault,
+                    kills: vec![],
+                })
+                .to_vec(),
+        }
+    }
+
+    /// All failures, of all kinds.
+    pub fn kills(&self) -> impl Iterator<Item = &Kill> {
+        self.rows.iter().flat_map(|row| &row.kills)
+    }
+}
