@@ -11,11 +11,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 mod control;
+mod dnsmasq;
 mod echo;
+mod grpc;
 mod http;
 mod nginx;
+mod program;
 mod run;
 
+pub use dnsmasq::Dnsmasq;
+pub use grpc::{Grpc, Settings as GrpcSettings};
 pub use nginx::Nginx;
 pub(crate) use run::binary;
 pub use run::{Server, lab_binary, serve};

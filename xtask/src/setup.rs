@@ -161,7 +161,7 @@ const PEER_PACKAGES: [Package; 2] = [
 ];
 
 /// What the tests run beside Fairlead, besides these.
-const TEST_PACKAGES: [Package; 8] = [
+const TEST_PACKAGES: [Package; 10] = [
     package(
         "iproute2",
         ShownBy::Program("ip"),
@@ -176,6 +176,16 @@ const TEST_PACKAGES: [Package; 8] = [
         "nginx-light",
         ShownBy::Program("nginx"),
         "tests use a server that is not ours",
+    ),
+    package(
+        "dnsmasq-base",
+        ShownBy::Program("dnsmasq"),
+        "tests check a name server that is not ours",
+    ),
+    package(
+        "python3-grpcio",
+        ShownBy::File("/usr/lib/python3/dist-packages/grpc/__init__.py"),
+        "tests check a gRPC server that is not ours",
     ),
     package(
         "curl",

@@ -16,11 +16,12 @@ const USER_SPACE: &str =
 const MEMORY: &str =
     "reads the kernel's own count of a map's memory, which Linux has from 6.4 on (`map_mem_usage`)";
 const LOAD: &str = "sends millions of packets, hours of them on an emulated CPU";
+const SERVERS: &str = "needs a Python and servers that the guest does not have";
 const NO_KERNEL: &str = "is about the tests' own tools and asks nothing of a kernel";
 
 /// Tests that do not run there, by a prefix of their names, each with its reason. Tests that are not
 /// listed run.
-const LEFT_OUT: [(&str, &str); 27] = [
+const LEFT_OUT: [(&str, &str); 28] = [
     ("bench::", BENCH),
     (
         "bpf::attachment::a_device_that_is_deleted_and_made_again_is_attached_anew",
@@ -30,6 +31,7 @@ const LEFT_OUT: [(&str, &str); 27] = [
     ("bpf::mutation::", USER_SPACE),
     ("bpf::verdicts::", NETLINK),
     ("e2e::change::", SLOW),
+    ("e2e::checks::", SERVERS),
     ("e2e::encapsulation::", SLOW),
     ("e2e::interfaces::", SLOW),
     ("e2e::lab::", SLOW),

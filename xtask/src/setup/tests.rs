@@ -87,8 +87,9 @@ fn a_complete_machine_needs_no_step() {
 fn a_fresh_debian_gets_the_packages_and_then_the_linker() {
     check(&fresh(), Purpose::Build, Consent::Withheld, BUILD);
     let peers = "g++,nftables,haproxy";
-    let tests =
-        format!("{peers},iproute2,ethtool,nginx-light,curl,prometheus,tcpdump,strace,e2fsprogs");
+    let tests = format!(
+        "{peers},iproute2,ethtool,nginx-light,dnsmasq-base,python3-grpcio,curl,prometheus,tcpdump,strace,e2fsprogs"
+    );
     check(
         &fresh(),
         Purpose::Test,
