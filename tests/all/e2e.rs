@@ -15,5 +15,6 @@ mod policies;
 mod quic;
 mod ranges;
 mod restart;
+mod schedulers;
 mod traffic;
 mod tunnel;

@@ -21,7 +21,7 @@ const NO_KERNEL: &str = "is about the tests' own tools and asks nothing of a ker
 
 /// Tests that do not run there, by a prefix of their names, each with its reason. Tests that are not
 /// listed run.
-const LEFT_OUT: [(&str, &str); 28] = [
+const LEFT_OUT: [(&str, &str); 29] = [
     ("bench::", BENCH),
     (
         "bpf::attachment::a_device_that_is_deleted_and_made_again_is_attached_anew",
@@ -37,6 +37,7 @@ const LEFT_OUT: [(&str, &str); 28] = [
     ("e2e::lab::", SLOW),
     ("e2e::neighbours::", SLOW),
     ("e2e::restart::", SLOW),
+    ("e2e::schedulers::", SLOW),
     ("e2e::traffic::", SLOW),
     ("e2e::tunnel::", SLOW),
     ("failoverbench::", BENCH),

@@ -1,0 +1,142 @@
+//! Every scheduler with real connections: who of the servers answers how many of them.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use lb_tests::daemon::{Config, Protocol, Service};
+use lb_tests::server::{ECHO_PORT, MESSAGE_BYTES, Server, signature};
+use lb_tests::topology::{Family, Topology};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+use socket2::{Domain, Socket, Type};
+
+use crate::stage::{SHAPES, Stage};
+
+/// Of the backends, where they count.
+const WEIGHTS: [u16; 3] = [3, 2, 1];
+/// Whole rounds of all turns.
+const FLOWS: u64 = 600;
+/// More addresses of the client, for who looks at nothing else.
+const CLIENTS: std::ops::Range<u8> = 10..74;
+
+/// One service for each: a server's port stands in at most four services of a family.
+const SERVICES: [(&str, Family); 5] = [
+    ("round-robin", Family::V4),
+    ("weighted-round-robin", Family::V4),
+    ("random", Family::V4),
+    ("source-hash", Family::V4),
+    ("maglev", Family::V6),
+];
+
+fn config(mut config: Config, topology: &Topology) -> Config {
+    let service = |(number, &(name, family)): (u8, &(&str, Family))| {
+        let mut service = Service::new(topology, name, family, number, Protocol::Tcp, ECHO_PORT);
+        for (backend, weight) in service.backends.iter_mut().zip(WEIGHTS) {
+            backend.weight = weight;
+        }
+        service.extra += &format!("\nscheduler = \"{name}\"");
+        service
+    };
+    config.services = (0..).zip(&SERVICES).map(service).collect();
+    config
+}
+
+/// How many connections of a storm each backend answers; all of them are answered.
+fn spread(stage: &Stage, name: &str) -> [u64; 3] {
+    // A backend could not tell connections of two services apart that come from the same port of a client.
+    let number = SERVICES.iter().position(|(other, _)| *other == name);
+    let first = 1024 + 12_000 * number.unwrap();
+    let ports = format!("{first} {}", first + 11_999);
+    let own = [("net/ipv4/ip_local_port_range", ports.as_str())];
+    stage.topology.namespace("client").sysctl(&own).unwrap();
+    let report = stage.storm(&[name], FLOWS);
+    report.assert_clean(usize::try_from(FLOWS).unwrap());
+    let found = report.backends();
+    [1, 2, 3].map(|n| found.get(&n).copied().unwrap_or(0))
+}
+
+/// Shares by weight, as chance has it: within six standard deviations, which two of a thousand million runs are not.
+#[track_caller]
+fn check_by_chance(found: [u64; 3], flows: u64, weights: [u16; 3]) {
+    let (flows, all) = (flows as f64, f64::from(weights.iter().sum::<u16>()));
+    for (count, weight) in found.into_iter().zip(weights) {
+        let share = f64::from(weight) / all;
+        let deviation = (flows * share * (1.0 - share)).sqrt();
+        let off = (count as f64 - flows * share).abs();
+        assert!(off <= 6.0 * deviation, "{found:?} for {weights:?}");
+    }
+}
+
+/// The backend that answers a connection from this address of the client.
+fn answers(topology: &Topology, from: Ipv4Addr, target: SocketAddr) -> u8 {
+    topology.run_in("client", || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+        let patience = Duration::from_secs(10);
+        socket.connect_timeout(&target.into(), patience).unwrap();
+        socket.set_read_timeout(Some(patience)).unwrap();
+        let mut stream = std::net::TcpStream::from(socket);
+        let mut message = [0; MESSAGE_BYTES];
+        stream.write_all(&message).unwrap();
+        stream.read_exact(&mut message).unwrap();
+        let name = signature(&message);
+        name.strip_prefix('b').unwrap().parse().unwrap()
+    })
+}
+
+#[test]
+fn real_connections_spread_as_their_scheduler_says() {
+    let all_cpus = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let first = (0..CpuSet::count()).find(|&cpu| all_cpus.is_set(cpu).unwrap());
+    let mut one_cpu = CpuSet::new();
+    one_cpu.set(first.unwrap()).unwrap();
+    // Hosts and switch receive on the CPUs of whoever builds them: so the data plane sees all flows on this one.
+    sched_setaffinity(Pid::from_raw(0), &one_cpu).unwrap();
+    let servers = |topology: &Topology| {
+        sched_setaffinity(Pid::from_raw(0), &all_cpus).unwrap();
+        Server::threads(topology)
+    };
+    let stage = Stage::with_topology(SHAPES[0], servers, config);
+
+    assert_eq!(spread(&stage, "round-robin"), [FLOWS / 3; 3]);
+    let by_weight = WEIGHTS.map(|weight| FLOWS / 6 * u64::from(weight));
+    assert_eq!(spread(&stage, "weighted-round-robin"), by_weight);
+    check_by_chance(spread(&stage, "random"), FLOWS, WEIGHTS);
+    check_by_chance(spread(&stage, "maglev"), FLOWS, WEIGHTS);
+
+    // A client, whatever its ports, has one backend; many clients are spread.
+    let found = spread(&stage, "source-hash");
+    assert_eq!(
+        found.iter().filter(|count| **count > 0).count(),
+        1,
+        "{found:?}"
+    );
+    let target = stage.targets(&["source-hash"])[0];
+    let mut clients = BTreeMap::new();
+    for last in CLIENTS {
+        let from = Ipv4Addr::new(10, 10, 0, last);
+        let added = stage
+            .topology
+            .add_address("client", "eth0", from.into(), 24);
+        added.unwrap();
+        let backends = [(); 2].map(|()| answers(&stage.topology, from, target));
+        assert_eq!(backends[0], backends[1], "{from}");
+        *clients.entry(backends[0]).or_default() += 1;
+    }
+    let found = [1, 2, 3].map(|n| clients.get(&n).copied().unwrap_or(0));
+    check_by_chance(found, CLIENTS.len() as u64, WEIGHTS);
+
+    // Who takes no flows has no turn, and then its own again. Until the ring is made anew, hashes tell who of the others
+    // has the turns of the one that left.
+    let order = |verb: &str| {
+        let told = stage.daemon.cli(&[verb, "round-robin/b3"]).unwrap();
+        told.succeeded().unwrap();
+    };
+    order("drain");
+    check_by_chance(spread(&stage, "round-robin"), FLOWS, [1, 1, 0]);
+    order("enable");
+    check_by_chance(spread(&stage, "round-robin"), FLOWS, [1, 1, 1]);
+    stage.end();
+}
