@@ -14,6 +14,7 @@ mod diagnostic;
 mod failover;
 pub mod file;
 mod health;
+mod hook;
 pub mod keys;
 mod notes;
 mod quic;
@@ -137,10 +138,12 @@ fn document(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Config> {
     if let Some(daemon) = &daemon {
         tunnel::check(&daemon.tunnel_source, &drafts, notes);
     }
+    let hooks = hook::hooks(&file, &drafts, notes);
     let mut config = Config {
         daemon: daemon?,
         limits,
         services: BTreeMap::new(),
+        hooks,
         revision: 0,
     };
     let complete = drafts.into_iter().map(finish).collect::<Option<Vec<_>>>();

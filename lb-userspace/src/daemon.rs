@@ -18,6 +18,7 @@ use crate::api;
 use crate::cli::Run;
 use crate::dataplane::bpf::{self, Bpf, Opening, Settings};
 use crate::health::runner::{self, Runner};
+use crate::hooks::runner::Hooks;
 use crate::metrics;
 use crate::model::Config;
 use crate::neigh::follower::Follower;
@@ -147,7 +148,8 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
         adopted: matches!(opening, Opening::Adopted { .. }),
         started,
     };
-    let mut owner = Owner::new(parts, saver, reloads);
+    let hooks = Hooks::spawn(cancel.clone());
+    let mut owner = Owner::new(parts, saver, reloads, hooks);
     owner.begin(effects)?;
     let queues = Queues {
         events: event_queue,
@@ -167,8 +169,11 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
 
     cancel.cancel();
     // With it goes its way to the thread that writes files, which ends when all is written.
-    drop(owner);
+    let hooks = owner.end();
     let ended = async {
+        if let Err(error) = hooks.ended().await {
+            tracing::error!("hooks: {error}");
+        }
         if let Err(error) = runner.ended().await {
             tracing::error!("the prober: {error}");
         }

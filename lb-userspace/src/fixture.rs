@@ -138,6 +138,7 @@ pub(crate) fn with_services(services: BTreeMap<Name, Service>) -> Arc<Config> {
             source_ranges: 64,
         },
         services,
+        hooks: BTreeMap::new(),
         revision,
     })
 }

@@ -18,6 +18,7 @@ pub mod event;
 #[expect(clippy::arithmetic_side_effects, reason = "figures of tests are small")]
 mod fixture;
 pub mod health;
+pub mod hooks;
 pub mod ids;
 pub mod logging;
 pub mod maglev;

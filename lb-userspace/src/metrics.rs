@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::model::Health;
-use crate::status::{Service, Status, Traffic};
+use crate::status::{Hook, Service, Status, Traffic};
 
 pub mod classic;
 pub mod server;
@@ -84,6 +84,7 @@ pub fn openmetrics(status: &Status, timings: &Timings) -> Result<String, std::fm
     };
     data_plane(&mut page, status);
     daemon(&mut page, status);
+    hooks(&mut page, status);
     services(&mut page, status);
     backends(&mut page, status);
     for service in &status.services {
@@ -259,6 +260,32 @@ fn daemon(page: &mut Page<'_>, status: &Status) {
             let labels = vec![("interface", a.interface.clone()), ("mode", a.mode.clone())];
             (Labels(labels), i64::from(a.state == "attached"))
         }),
+    );
+}
+
+fn hooks(page: &mut Page<'_>, status: &Status) {
+    if status.hooks.is_empty() {
+        return;
+    }
+    let rows = |value: fn(&Hook) -> u64| {
+        let labels = |hook: &Hook| Labels(vec![("hook", hook.name.clone())]);
+        status.hooks.iter().map(move |h| (labels(h), value(h)))
+    };
+    page.counter("hook_sent", "Events told to the hook", rows(|h| h.sent));
+    page.counter(
+        "hook_failed",
+        "Events given up after all attempts to tell them",
+        rows(|h| h.failed),
+    );
+    page.counter(
+        "hook_dropped",
+        "Events dropped because too many waited",
+        rows(|h| h.dropped),
+    );
+    page.gauge(
+        "hook_waiting",
+        "Events not told yet",
+        rows(|h| h.waiting).map(|(l, n)| (l, i64::try_from(n).unwrap_or(i64::MAX))),
     );
 }
 

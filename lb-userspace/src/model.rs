@@ -3,6 +3,7 @@
 
 mod check;
 mod failover;
+mod hook;
 mod ports;
 mod prefix;
 mod quic;
@@ -21,6 +22,7 @@ pub use check::{
     Check, DnsCheck, DnsRcode, DnsType, ExecCheck, GrpcCheck, HttpCheck, TlsCheck, UdpCheck,
 };
 pub use failover::{Curve, Failback, Failover, SlowStart, Tier};
+pub use hook::{Call, Hook, Host, Topic, Webhook};
 pub use lb_common::{
     Family, Fields, Forwarding, GueVariant, MidStream, OuterTtl, Protocol, Reach, Scheduling,
     Spread, Tunnel,
@@ -115,6 +117,8 @@ pub struct Config {
     pub limits: Limits,
     /// Services by name. The order in the file means nothing.
     pub services: BTreeMap<Name, Service>,
+    /// Who is told what happens, by name.
+    pub hooks: BTreeMap<Name, Hook>,
     /// First eight bytes of the SHA-256 of the canonical form, so that a pure reorder of the
     /// file is the same revision.
     pub revision: u64,

@@ -33,6 +33,9 @@ pub struct Status {
     /// How it stands with the state directory.
     #[serde(default)]
     pub storage: Storage,
+    /// How it stands with each hook.
+    #[serde(default)]
+    pub hooks: Vec<Hook>,
     /// Counters of all packets since the maps were made.
     pub data_plane: DataPlane,
     /// Services by name.
@@ -61,6 +64,25 @@ pub struct Storage {
     pub late_ms: u64,
     /// How long the oldest change of the state has been waiting to be on disk; 0: all are.
     pub unsaved_ms: u64,
+}
+
+/// A hook.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// Name.
+    pub name: String,
+    /// The command, or scheme and host of the URL.
+    pub call: String,
+    /// Events that were told since the daemon started.
+    pub sent: u64,
+    /// Events that were given up after all attempts.
+    pub failed: u64,
+    /// Events that were dropped because too many waited.
+    pub dropped: u64,
+    /// Events that are not told yet.
+    pub waiting: u64,
+    /// Why the last attempt failed; `null`: it did not.
+    pub trouble: Option<String>,
 }
 
 /// Counters of the data plane; rx = pass + tx + redirect + sum of drops.

@@ -2,6 +2,7 @@
 
 mod command;
 mod end;
+mod hooks;
 mod metrics;
 mod refusal;
 mod socket;

@@ -13,7 +13,7 @@ mod handle;
 mod status;
 
 pub use handle::{Daemon, Output, fairlead_binary};
-pub use status::{Backend, DataPlane, Service as ServiceStatus, Status, Storage, Traffic};
+pub use status::{Backend, DataPlane, Hook, Service as ServiceStatus, Status, Storage, Traffic};
 
 /// What a service takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +167,8 @@ pub struct Config {
     pub flows: u64,
     /// More lines of TOML for the table `[daemon]`.
     pub extra: String,
+    /// More tables of TOML.
+    pub tables: String,
 }
 
 impl Config {
@@ -196,6 +198,7 @@ impl Config {
             xdp_mode: "native",
             flows: 1 << 20,
             extra: String::new(),
+            tables: String::new(),
         }
     }
 
@@ -233,7 +236,7 @@ impl Config {
         if forwardings.any(Forwarding::is_tunnel) {
             writeln!(out, "tunnel-source = {TUNNEL_SOURCES:?}")?;
         }
-        writeln!(out, "[limits]\nflows = {}", self.flows)?;
+        writeln!(out, "[limits]\nflows = {}\n{}", self.flows, self.tables)?;
         self.services
             .iter()
             .try_for_each(|service| service.write(out))

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::columns::{self, Cell, shorten};
 use crate::model::{AdminState, Health, endpoint};
-use crate::status::{Backend, Service, Status};
+use crate::status::{Backend, Hook, Service, Status};
 
 /// Fewer columns than this leave no room for the weight, the time and the reason of each backend.
 const WIDE: usize = 100;
@@ -75,6 +75,7 @@ fn headline(status: &Status, width: usize) -> Vec<String> {
         lines.push(text.to_owned());
     }
     let mut lines: Vec<String> = lines.iter().map(|line| shorten(line, width)).collect();
+    lines.extend(status.hooks.iter().map(|h| shorten(&hook_line(h), width)));
     if let Some(trouble) = &status.storage.trouble {
         lines.push(format!(
             "the state is not on disk: {trouble}; forwarding and verdicts go on"
@@ -84,6 +85,23 @@ fn headline(status: &Status, width: usize) -> Vec<String> {
         lines.push(format!("the configuration file is not what runs: {error}"));
     }
     lines
+}
+
+fn hook_line(hook: &Hook) -> String {
+    let mut line = format!("hook {} ({}): {} told", hook.name, hook.call, hook.sent);
+    for (count, what) in [
+        (hook.waiting, "waiting"),
+        (hook.failed, "FAILED"),
+        (hook.dropped, "DROPPED"),
+    ] {
+        if count > 0 {
+            line.push_str(&format!(", {count} {what}"));
+        }
+    }
+    match &hook.trouble {
+        Some(why) => format!("{line}; the last attempt: {why}"),
+        None => line,
+    }
 }
 
 /// Of Ethernet: who sends as much is not told.

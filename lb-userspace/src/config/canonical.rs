@@ -4,6 +4,7 @@
 
 mod failover;
 mod health;
+mod hook;
 mod scheduling;
 
 use std::fmt::Write;
@@ -80,6 +81,9 @@ fn write_config(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "ring-slots = {}", limits.ring_slots)?;
     writeln!(out, "next-hops = {}", limits.next_hops)?;
     writeln!(out, "source-ranges = {}", limits.source_ranges)?;
+    for hook in config.hooks.values() {
+        hook::write(out, hook)?;
+    }
     for service in config.services.values() {
         write_service(out, service)?;
     }

@@ -240,6 +240,18 @@ codes! {
     NO_RESET = "FL0092", Error, "flows of this protocol cannot be reset",
         "a reset ends a TCP connection; the balancer can make none for other protocols",
         "use \"migrate\": their clients are served by another backend from the next packet on";
+    BAD_URL = "FL0095", Error, "the text is not the URL of a webhook",
+        "events are posted to a server over HTTP or HTTPS; a fragment is not sent, and neither are a user and a password",
+        "write scheme, host and path, such as \"https://example.org/hook\", an IPv6 address in brackets";
+    BAD_HOOK = "FL0096", Error, "a hook is never told anything, or does not say how",
+        "a hook runs a command or posts to a URL, one of the two, for events of some kinds",
+        "add `command` or `url`";
+    DUPLICATE_HOOK = "FL0097", Error, "two hooks have the same name",
+        "metrics and the log know a hook by its name",
+        "rename one of them";
+    UNKNOWN_SERVICE = "FL0098", Error, "there is no service of this name",
+        "a hook for a service that there is not would never be told anything, and that would not be seen until it matters",
+        "use the `name` of a service of this file";
 
     WEIGHT_ZERO = "FL0101", Warning, "a backend of weight 0 takes no new flows",
         "the weight is its share of the new flows",

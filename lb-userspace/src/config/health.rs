@@ -8,8 +8,10 @@ mod kind;
 mod tls;
 
 pub(super) use dns::{RCODES, TYPES};
+pub(super) use exec::check as exec_check;
 #[cfg(test)]
 pub(super) use tls::CA;
+pub(super) use tls::check as tls_check;
 
 use std::num::NonZeroU16;
 use std::time::Duration;

@@ -2,8 +2,10 @@
 //! default. Unknown keys, did-you-mean, help texts, tests and docs read it. Pure.
 
 mod health;
+mod hook;
 
 pub use health::HEALTH;
+pub use hook::HOOK;
 
 /// A key.
 #[derive(Debug)]
@@ -56,6 +58,7 @@ pub static ROOT: Section = Section {
             "service",
             "a list of tables, each under a header [[service]]",
         ),
+        bare("hook", "a list of tables, each under a header [[hook]]"),
     ],
     synonyms: &[
         ("global", "daemon"),
@@ -64,6 +67,10 @@ pub static ROOT: Section = Section {
         ("vips", "service"),
         ("frontend", "service"),
         ("listen", "service"),
+        ("hooks", "hook"),
+        ("webhook", "hook"),
+        ("notify", "hook"),
+        ("alert", "hook"),
     ],
 };
 
@@ -304,7 +311,7 @@ pub static BACKEND: Section = Section {
 };
 
 /// All tables.
-pub static ALL: &[&Section] = &[&ROOT, &DAEMON, &LIMITS, &SERVICE, &HEALTH, &BACKEND];
+pub static ALL: &[&Section] = &[&ROOT, &DAEMON, &LIMITS, &SERVICE, &HEALTH, &BACKEND, &HOOK];
 
 impl Section {
     /// The key of this name.

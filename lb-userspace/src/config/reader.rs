@@ -288,6 +288,17 @@ impl<'t, 'a> Reader<'t, 'a> {
         notes: &mut Notes<'_>,
     ) -> Option<At<T>> {
         let text = self.string(key, notes)?;
+        self.one_of(key, text, words, notes)
+    }
+
+    /// The one of a few words that a text is, which is the key's value or one of a list.
+    pub(super) fn one_of<T: Copy>(
+        &self,
+        key: &str,
+        text: At<&str>,
+        words: &[(&'static str, T)],
+        notes: &mut Notes<'_>,
+    ) -> Option<At<T>> {
         if let Some((_, value)) = words.iter().find(|(w, _)| *w == text.value) {
             return Some(At {
                 value: *value,

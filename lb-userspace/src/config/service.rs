@@ -125,7 +125,7 @@ pub(super) fn forwarding_word(forwarding: Forwarding) -> &'static str {
 }
 
 /// The name in a table if it is fit to be shown in a path, or the place in the list.
-fn label(table: &DeTable<'_>, index: usize) -> String {
+pub(super) fn label(table: &DeTable<'_>, index: usize) -> String {
     match table.get("name").map(|v| v.get_ref()) {
         Some(DeValue::String(name)) if Name::new(name).is_some() => name.to_string(),
         _ => format!("#{}", index.saturating_add(1)),
@@ -230,7 +230,7 @@ pub(super) fn optional_word<T: Copy>(
         .map_or(default, |at| at.value)
 }
 
-fn name(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Option<At<Name>> {
+pub(super) fn name(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Option<At<Name>> {
     reader.require("name", notes);
     let text = reader.string("name", notes)?;
     if let Some(value) = Name::new(text.value) {

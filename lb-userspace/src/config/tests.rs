@@ -3,6 +3,7 @@
 mod broken;
 mod check;
 mod good;
+mod hook;
 mod hostile;
 mod limits;
 mod readme;

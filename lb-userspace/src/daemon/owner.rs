@@ -24,6 +24,7 @@ use crate::dataplane::bpf::{Bpf, Reader};
 use crate::desired;
 use crate::event::{Effect, Event};
 use crate::health::runner::{Runner, now_ns};
+use crate::hooks::runner::Hooks;
 use crate::metrics::Timings;
 use crate::model::{AdminState, Config, Name, ProbeVerdict, XdpMode};
 use crate::neigh::follower;
@@ -90,11 +91,12 @@ pub(super) struct Owner<'a> {
     pub(super) attachments: Vec<status::Attachment>,
     /// Interfaces that are to be left.
     pub(super) departures: Vec<Departure>,
+    pub(super) hooks: Hooks,
     beats: u64,
 }
 
 impl<'a> Owner<'a> {
-    pub(super) fn new(mut parts: Parts<'a>, saver: Saver, reloads: Reloads) -> Self {
+    pub(super) fn new(mut parts: Parts<'a>, saver: Saver, reloads: Reloads, hooks: Hooks) -> Self {
         let reader = parts.reconciler.dataplane().reader();
         let sweeper = Sweeper::new(reader.clone());
         let attachments = Vec::new();
@@ -111,8 +113,14 @@ impl<'a> Owner<'a> {
             numbers: 0,
             attachments,
             departures: Vec::new(),
+            hooks,
             beats: 0,
         }
+    }
+
+    /// Leaves what others still end.
+    pub(super) fn end(self) -> Hooks {
+        self.hooks
     }
 
     pub(super) fn config(&self) -> Arc<Config> {
@@ -127,6 +135,7 @@ impl<'a> Owner<'a> {
     /// The first image and the first attachment, at once if all ids are on disk. Probes and the search for
     /// ways need not wait for that.
     pub(super) fn begin(&mut self, effects: Vec<Effect>) -> anyhow::Result<()> {
+        self.hooks.configure(&self.config().hooks);
         self.keep_not_configured();
         self.note_origins();
         self.must_save(&effects);
@@ -303,7 +312,11 @@ impl<'a> Owner<'a> {
                 },
                 // Done by now: see `must_save`.
                 Effect::Persist => {}
-                Effect::Record(record) => record::log(&record),
+                Effect::Record(record) => {
+                    record::log(&record);
+                    self.hooks
+                        .tell(&record, self.parts.reconciler.state().config());
+                }
             }
         }
     }

@@ -276,6 +276,7 @@ impl Owner<'_> {
             self.refuse(asked, format!("{error}; {}", summary(&otherwise)));
             return Ok(());
         }
+        self.hooks.configure(&config.hooks);
         self.new_ids = true;
         self.must_save(&folded.effects);
         self.write()?;

@@ -125,6 +125,7 @@ impl Owner<'_> {
             attachments: self.attachments.clone(),
             flow_capacity,
             storage: self.saver.storage(),
+            hooks: self.hooks.status(),
         };
         let counters = self.reader.counters([], []);
         let state = self.parts.reconciler.state();

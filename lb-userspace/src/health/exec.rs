@@ -1,7 +1,7 @@
 //! The probe by a command: good when it ends with 0. The first line of its output is the reason when it does not.
 //!
-//! It runs without a shell, in a process group of its own and with nothing of ours: no descriptor but an empty input
-//! and one pipe for output and errors, no environment but whom it is to check, no way to more privileges, and another
+//! It runs without a shell, in a process group of its own and with nothing of ours: no descriptor but its input (empty
+//! for a probe) and one pipe for output and errors, no environment but whom it is about, no way to more privileges, and another
 //! user if one is configured. When it has ended, or at the timeout, the whole group is killed; a command that leaves its
 //! group (setsid(2)) is beyond that. It is not reaped before the group is killed, so that the group's number cannot be
 //! somebody else's by then.
@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal as Kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -30,48 +31,80 @@ const BYTES: usize = 64 * 1024;
 /// The most bytes of the first line that are kept.
 const LINE: usize = 256;
 
+/// The environment of a command.
+pub(crate) type Environment = Vec<(&'static str, String)>;
+
 /// Probes the target.
 pub async fn probe(target: &Target, check: &ExecCheck) -> ProbeVerdict {
-    let deadline = deadline(target.timeout);
-    // Before the start, so that no end is missed.
-    let children = match signal(SignalKind::child()) {
-        Ok(children) => children,
-        Err(error) => return failed("start", &error),
-    };
-    let (wanted, about) = (check.clone(), child::About::of(target));
-    // Looking up a user and fork(2) may take their time.
-    let starting = tokio::task::spawn_blocking(move || {
-        // Whoever drops it, kills it: this probe may have been abandoned meanwhile.
-        child::start(&wanted, &about).map(|(child, output)| (Group(Some(child)), output))
-    });
-    let (group, output) = match timeout_at(deadline, starting).await {
-        Ok(Ok(Ok(both))) => both,
-        Ok(Ok(Err(why))) => return void(&why),
-        Ok(Err(error)) => return void(&format!("start: {error}")),
-        Err(_) => return void("start: this host took longer than the timeout"),
-    };
-    let mut running = match Running::new(group, output, children) {
-        Ok(running) => running,
-        Err(error) => return failed("start", &error),
-    };
-    match timeout_at(deadline, running.ended()).await {
-        Ok(Ok(status)) => judge(status, &running.line),
-        Ok(Err(error)) => failed("wait", &error),
-        Err(_) => timed_out("command", target.timeout),
+    let about = vec![
+        ("FAIRLEAD_SERVICE", target.backend.service.to_string()),
+        ("FAIRLEAD_BACKEND", target.backend.backend.to_string()),
+        ("FAIRLEAD_ADDRESS", target.address.to_string()),
+        ("FAIRLEAD_PORT", target.port.to_string()),
+    ];
+    match run(check, about, Vec::new(), target.timeout).await {
+        Ok(ended) => ended.verdict(),
+        Err(verdict) => verdict,
     }
 }
 
-fn judge(status: ExitStatus, line: &[u8]) -> ProbeVerdict {
-    let how = match (status.code(), status.signal()) {
-        (Some(0), _) => return ProbeVerdict::Good,
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => format!("ended by signal {signal}"),
-        (None, None) => status.to_string(),
+/// Runs a command to its end, with this environment and input (less than a page).
+pub(crate) async fn run(
+    command: &ExecCheck,
+    environment: Environment,
+    input: Vec<u8>,
+    timeout: Duration,
+) -> Result<Ended, ProbeVerdict> {
+    let deadline = deadline(timeout);
+    // Before the start, so that no end is missed.
+    let children = signal(SignalKind::child()).map_err(|error| failed("start", &error))?;
+    let wanted = command.clone();
+    // Looking up a user and fork(2) may take their time.
+    let starting = tokio::task::spawn_blocking(move || {
+        // Whoever drops it, kills it: this probe may have been abandoned meanwhile.
+        child::start(&wanted, environment, &input)
+            .map(|(child, output)| (Group(Some(child)), output))
+    });
+    let (group, output) = match timeout_at(deadline, starting).await {
+        Ok(Ok(Ok(both))) => both,
+        Ok(Ok(Err(why))) => return Err(void(&why)),
+        Ok(Err(error)) => return Err(void(&format!("start: {error}"))),
+        Err(_) => return Err(void("start: this host took longer than the timeout")),
     };
-    let said = String::from_utf8_lossy(line);
-    match said.trim() {
-        "" => bad(&how),
-        said => bad(&format!("{how}: {said}")),
+    let mut running =
+        Running::new(group, output, children).map_err(|error| failed("start", &error))?;
+    match timeout_at(deadline, running.ended()).await {
+        Ok(Ok(status)) => Ok(Ended {
+            status,
+            line: running.line,
+        }),
+        Ok(Err(error)) => Err(failed("wait", &error)),
+        Err(_) => Err(timed_out("command", timeout)),
+    }
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    status: ExitStatus,
+    /// The first line of its output.
+    line: Vec<u8>,
+}
+
+impl Ended {
+    /// Good with 0.
+    pub(crate) fn verdict(&self) -> ProbeVerdict {
+        let how = match (self.status.code(), self.status.signal()) {
+            (Some(0), _) => return ProbeVerdict::Good,
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("ended by signal {signal}"),
+            (None, None) => self.status.to_string(),
+        };
+        let said = String::from_utf8_lossy(&self.line);
+        match said.trim() {
+            "" => bad(&how),
+            said => bad(&format!("{how}: {said}")),
+        }
     }
 }
 

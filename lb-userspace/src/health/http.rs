@@ -6,16 +6,18 @@
 //! body is searched as it comes and not kept. The verdict is known, and the connection closed, as
 //! soon as nothing that may still come can change it.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, HOST, USER_AGENT};
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
+use hyper::http::request;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -34,6 +36,14 @@ pub(super) const BODY_BYTES: usize = 64 * 1024;
 /// The request of a probe.
 pub(super) type Probe = Request<Empty<Bytes>>;
 
+/// A request that tells something.
+pub(crate) type Post = Request<Full<Bytes>>;
+
+/// What a request may carry: all of it is there.
+pub(crate) trait Content: Body<Data = Bytes, Error = Infallible> + Send + 'static {}
+
+impl<B: Body<Data = Bytes, Error = Infallible> + Send + 'static> Content for B {}
+
 /// Probes `target`.
 pub async fn probe(target: SocketAddr, check: &HttpCheck, timeout: Duration) -> ProbeVerdict {
     let deadline = deadline(timeout);
@@ -48,9 +58,9 @@ pub async fn probe(target: SocketAddr, check: &HttpCheck, timeout: Duration) -> 
 }
 
 /// Asks over an open connection, which it closes, and judges the answer.
-pub(super) async fn converse(
+pub(crate) async fn converse<B: Content>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    request: Probe,
+    request: Request<B>,
     check: &HttpCheck,
     deadline: Instant,
     timeout: Duration,
@@ -81,6 +91,20 @@ struct Limit {
 
 /// The request, unless it cannot be one.
 pub(super) fn request(target: SocketAddr, check: &HttpCheck) -> Result<Probe, ProbeVerdict> {
+    with_body(head(target, check), Empty::new())
+}
+
+/// A request with JSON in it, unless it cannot be one.
+pub(crate) fn post(
+    target: SocketAddr,
+    check: &HttpCheck,
+    json: Bytes,
+) -> Result<Post, ProbeVerdict> {
+    let head = head(target, check).header(CONTENT_TYPE, "application/json");
+    with_body(head, Full::new(json))
+}
+
+fn head(target: SocketAddr, check: &HttpCheck) -> request::Builder {
     let host = check.host.clone().unwrap_or_else(|| target.to_string());
     Request::builder()
         .method(check.method.as_str())
@@ -90,14 +114,17 @@ pub(super) fn request(target: SocketAddr, check: &HttpCheck) -> Result<Probe, Pr
         .header(ACCEPT, "*/*")
         .header(ACCEPT_ENCODING, "identity")
         .header(CONNECTION, "close")
-        .body(Empty::new())
+}
+
+fn with_body<B>(head: request::Builder, body: B) -> Result<Request<B>, ProbeVerdict> {
+    head.body(body)
         .map_err(|error| void(&format!("request: {error} (correct the service's check)")))
 }
 
 /// Sends the request and judges what comes back.
-async fn exchange(
-    mut sender: SendRequest<Empty<Bytes>>,
-    request: Probe,
+async fn exchange<B: Content>(
+    mut sender: SendRequest<B>,
+    request: Request<B>,
     check: &HttpCheck,
     limit: Limit,
 ) -> ProbeVerdict {

@@ -16,7 +16,7 @@ use crate::model::ProbeVerdict;
 
 /// Which way a connection ends when it is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Closing {
+pub(crate) enum Closing {
     /// With a reset.
     Reset,
     /// With a FIN (a reset, if the target had more to say).
@@ -33,14 +33,14 @@ pub async fn probe(target: SocketAddr, timeout: Duration) -> ProbeVerdict {
 }
 
 /// When a probe that starts now must have ended.
-pub(super) fn deadline(timeout: Duration) -> Instant {
+pub(crate) fn deadline(timeout: Duration) -> Instant {
     let now = Instant::now();
     // No clock ends so soon that a configured timeout would not fit; if one did, the probe fails.
     now.checked_add(timeout).unwrap_or(now)
 }
 
 /// Connects, or says why not. The socket is non-blocking, closed on exec and without Nagle's delay.
-pub(super) async fn connect(
+pub(crate) async fn connect(
     target: SocketAddr,
     closing: Closing,
     deadline: Instant,

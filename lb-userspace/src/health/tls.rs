@@ -66,15 +66,15 @@ async fn goodbye(mut stream: TlsStream<TcpStream>) -> io::Result<()> {
 
 /// A connection after the handshake.
 #[derive(Debug)]
-pub(super) struct Shaken {
+pub(crate) struct Shaken {
     /// Encrypted.
-    pub(super) stream: TlsStream<TcpStream>,
+    pub(crate) stream: TlsStream<TcpStream>,
     /// What is wrong with the certificate, though the handshake succeeded.
-    pub(super) warning: Option<String>,
+    pub(crate) warning: Option<String>,
 }
 
 /// Connects and shakes hands, or says why not. `protocols` are offered by ALPN (RFC 7301).
-pub(super) async fn shake(
+pub(crate) async fn shake(
     target: SocketAddr,
     check: &TlsCheck,
     protocols: &'static [&'static str],

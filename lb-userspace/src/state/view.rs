@@ -10,7 +10,7 @@ use super::State;
 use crate::health::{Evidence, Seen};
 use crate::model::{BackendKey, Forwarding, Name, ProbeResult, ProbeVerdict, Protocol};
 use crate::status::{
-    Attachment, Backend, Counters, DataPlane, Drain, Service, Status, Storage, Traffic,
+    Attachment, Backend, Counters, DataPlane, Drain, Hook, Service, Status, Storage, Traffic,
 };
 use crate::{ids, model};
 
@@ -35,6 +35,8 @@ pub struct Surroundings {
     pub flow_capacity: u64,
     /// How it stands with the state directory.
     pub storage: Storage,
+    /// How it stands with each hook.
+    pub hooks: Vec<Hook>,
 }
 
 impl State {
@@ -52,6 +54,7 @@ impl State {
             checker_suspect: self.velocity.checker_suspect(),
             attachments: around.attachments,
             storage: around.storage,
+            hooks: around.hooks,
             data_plane: self.data_plane(counters, around.flow_capacity),
             services: Vec::new(),
         }

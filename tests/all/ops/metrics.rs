@@ -24,6 +24,7 @@ enum Each {
     Balancer,
     Interface,
     Reason,
+    Hook,
     Service,
     ServiceAndReason,
     Backend,
@@ -56,6 +57,10 @@ const FAMILIES: &[(&str, Each)] = &[
     ("fairlead_store_failures_total", Each::Balancer),
     ("fairlead_store_late_seconds", Each::Balancer),
     ("fairlead_store_unsaved_seconds", Each::Balancer),
+    ("fairlead_hook_sent_total", Each::Hook),
+    ("fairlead_hook_failed_total", Each::Hook),
+    ("fairlead_hook_dropped_total", Each::Hook),
+    ("fairlead_hook_waiting", Each::Hook),
     ("fairlead_service_packets_total", Each::Service),
     ("fairlead_service_bytes_total", Each::Service),
     ("fairlead_service_reply_packets_total", Each::Service),
@@ -118,7 +123,8 @@ fn total(page: &Page, name: &str) -> f64 {
 fn every_known_series_is_there_at_the_first_scrape() {
     // No servers: nothing is known of any backend, and no traffic has been.
     let topology = Topology::build(SHAPES[0]).unwrap();
-    let config = Config::lab(&topology);
+    let mut config = Config::lab(&topology);
+    config.tables += "[[hook]]\nname = \"h\"\ncommand = [\"/bin/true\"]\n";
     let (interfaces, services) = (config.interfaces.len(), config.services.len());
     let backends: usize = config.services.iter().map(|s| s.backends.len()).sum();
     let daemon = Daemon::start(&topology, config).unwrap();
@@ -128,6 +134,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
         Each::Balancer => 1,
         Each::Interface => interfaces,
         Each::Reason => reasons,
+        Each::Hook => 1,
         Each::Service => services,
         Each::ServiceAndReason => services * reasons,
         Each::Backend => backends,
@@ -147,7 +154,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
         .collect();
     assert_eq!(found, expected);
     let series: usize = found.values().sum();
-    let formula = 71 + interfaces + reasons + services * (26 + reasons) + 10 * backends;
+    let formula = 71 + interfaces + reasons + services * (26 + reasons) + 10 * backends + 4;
     assert_eq!(series, formula, "the formula in README.md");
     let quiet = page.iter().filter(|(name, _)| {
         let counts =

@@ -19,10 +19,28 @@ pub struct Status {
     pub checker_suspect: bool,
     /// The files of the state directory.
     pub storage: Storage,
+    /// Hooks.
+    #[serde(default)]
+    pub hooks: Vec<Hook>,
     /// Counters of all packets.
     pub data_plane: DataPlane,
     /// Services.
     pub services: Vec<Service>,
+}
+
+/// A hook.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Hook {
+    /// Name.
+    pub name: String,
+    /// Events that were told.
+    pub sent: u64,
+    /// Events that were given up.
+    pub failed: u64,
+    /// Events that were dropped.
+    pub dropped: u64,
+    /// Events that are not told yet.
+    pub waiting: u64,
 }
 
 /// How it stands with the state directory.

@@ -72,11 +72,18 @@ fn optional_tls(out: &mut String, check: Option<&TlsCheck>) -> Result {
 }
 
 fn tls(out: &mut String, check: &TlsCheck) -> Result {
-    let path = |path: &std::path::Path| text(&path.to_string_lossy());
     if let Some(name) = &check.server_name {
         writeln!(out, "server-name = {}", text(name))?;
     }
     writeln!(out, "verify = {}", check.verify)?;
+    files(out, check)?;
+    let warn = text(&duration(check.warn_before_expiry));
+    writeln!(out, "warn-before-expiry = {warn}")
+}
+
+/// Whom a TLS client trusts, and who it is.
+pub(super) fn files(out: &mut String, check: &TlsCheck) -> Result {
+    let path = |path: &std::path::Path| text(&path.to_string_lossy());
     if check.verify {
         writeln!(out, "ca = {}", path(&check.ca))?;
     }
@@ -84,8 +91,7 @@ fn tls(out: &mut String, check: &TlsCheck) -> Result {
         writeln!(out, "client-certificate = {}", path(certificate))?;
         writeln!(out, "client-key = {}", path(key))?;
     }
-    let warn = text(&duration(check.warn_before_expiry));
-    writeln!(out, "warn-before-expiry = {warn}")
+    Ok(())
 }
 
 fn grpc(out: &mut String, check: &GrpcCheck) -> Result {
@@ -118,7 +124,8 @@ fn dns(out: &mut String, check: &DnsCheck) -> Result {
     writeln!(out, "transport = {}", text(transport))
 }
 
-fn exec(out: &mut String, check: &ExecCheck) -> Result {
+/// Writes a command and who runs it.
+pub(super) fn exec(out: &mut String, check: &ExecCheck) -> Result {
     let program = text(&check.command.to_string_lossy());
     let words: Vec<String> = std::iter::once(program)
         .chain(check.arguments.iter().map(|word| text(word)))

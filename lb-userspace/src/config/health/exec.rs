@@ -14,7 +14,7 @@ const ARGUMENTS: usize = 64;
 const BYTES: usize = 4096;
 
 /// The command and who runs it.
-pub(super) fn check(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> ExecCheck {
+pub(in crate::config) fn check(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> ExecCheck {
     reader.require("command", notes);
     let mut words = command(reader, notes).into_iter();
     ExecCheck {

@@ -40,7 +40,7 @@ pub(super) fn optional(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Option
 }
 
 /// Whom to trust and who we are.
-pub(super) fn check(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> TlsCheck {
+pub(in crate::config) fn check(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> TlsCheck {
     let verify = reader.boolean("verify", notes).unwrap_or(true);
     if !verify {
         let help = "set `verify = true`, or remove the key";

@@ -161,6 +161,8 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
         "transport",
         "command",
         "user",
+        "url",
+        "services",
         "udp-spread",
         "quic-config-ids",
         "server-id",
@@ -200,9 +202,12 @@ fn the_table_of_keys_tells_the_true_defaults() {
         "type = \"dns\"\nquery = \".\"",
         "damping = 2",
     ];
+    let hook = "[[hook]]\nname = \"h\"\ncommand = [\"/bin/true\"]\n";
+    let hooked = format!("{}\n{hook}", example("minimal.toml"));
     let canonical = canonical
         + &to_toml(&good(&udp))
         + &to_toml(&good(&gue))
+        + &to_toml(&good(&hooked))
         + &checks.map(checked_by).concat();
     let mut checked = 0;
     for section in keys::ALL {
@@ -228,6 +233,8 @@ fn the_table_of_keys_tells_the_true_defaults() {
                 "expect-hex",
                 "expect-address",
                 "user",
+                "on",
+                "services",
             ];
             if apart.contains(&key.name) {
                 continue;
@@ -700,7 +707,12 @@ fn tunnel_source(services: &[Service], (v4, v6): (u8, u8)) -> Vec<Prefix> {
 
 prop_compose! {
     fn config()(
-        services in (0_usize..5).prop_flat_map(|n| (0..n).map(service).collect::<Vec<_>>()),
+        (services, hooks) in (0_usize..5)
+            .prop_flat_map(|n| (0..n).map(service).collect::<Vec<_>>())
+            .prop_flat_map(|services| {
+                let names = services.iter().map(|s| s.name.clone()).collect();
+                (Just(services), proptest::collection::vec(super::hook::hook(names), 0..3))
+            }),
         mode in 0..3_usize,
         metrics in proptest::option::of(1_u16..),
         echo_per_second in 0_u32..=10_000_000,
@@ -743,6 +755,7 @@ prop_compose! {
                 source_ranges: 1000,
             },
             services: services.into_iter().map(|s| (s.name.clone(), s)).collect::<BTreeMap<_, _>>(),
+            hooks: hooks.into_iter().map(|h| (h.name.clone(), h)).collect(),
             revision: 0,
         };
         config.revision = revision(&config);

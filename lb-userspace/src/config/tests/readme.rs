@@ -1,5 +1,5 @@
 //! The configuration reference is the table of keys, with a word on each: in README.md, and what is about
-//! who gets flows in docs/failover.md.
+//! who gets flows in docs/failover.md, about hooks in docs/hooks.md.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,7 @@ use crate::config::keys::ALL;
 
 const README: &str = include_str!("../../../../README.md");
 const FAILOVER: &str = include_str!("../../../../docs/failover.md");
+const HOOKS: &str = include_str!("../../../../docs/hooks.md");
 
 /// The first three cells of the rows below each header of a table of the file.
 fn reference(text: &str) -> impl Iterator<Item = (String, String)> {
@@ -46,11 +47,15 @@ fn the_docs_name_every_key_once_with_its_form_and_default() {
         .split("\n## ")
         .find(|part| part.starts_with("Configuration\n"))
         .unwrap();
-    let failover = FAILOVER
-        .split("\n## ")
-        .find(|part| part.starts_with("Keys\n"))
-        .unwrap();
-    let found = by_header(reference(readme).chain(reference(failover)));
+    let [failover, hooks] = [FAILOVER, HOOKS].map(|text| {
+        let mut parts = text.split("\n## ");
+        parts.find(|part| part.starts_with("Keys\n")).unwrap()
+    });
+    let found = by_header(
+        reference(readme)
+            .chain(reference(failover))
+            .chain(reference(hooks)),
+    );
     for (header, rows) in &expected {
         assert_eq!(found.get(header), Some(rows), "{header}");
     }

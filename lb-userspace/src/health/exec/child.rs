@@ -8,25 +8,15 @@ use std::process::{Child, Command, Stdio};
 use nix::fcntl::OFlag;
 use nix::unistd::{User, pipe2};
 
-use crate::model::{ExecCheck, Target};
-
-/// Whom the command is to check: its environment.
-#[derive(Debug)]
-pub(super) struct About([(&'static str, String); 4]);
-
-impl About {
-    pub(super) fn of(target: &Target) -> Self {
-        Self([
-            ("FAIRLEAD_SERVICE", target.backend.service.to_string()),
-            ("FAIRLEAD_BACKEND", target.backend.backend.to_string()),
-            ("FAIRLEAD_ADDRESS", target.address.to_string()),
-            ("FAIRLEAD_PORT", target.port.to_string()),
-        ])
-    }
-}
+use super::Environment;
+use crate::model::ExecCheck;
 
 /// The child, and the end of the pipe that its output and errors come from (non-blocking); or why there is none.
-pub(super) fn start(check: &ExecCheck, about: &About) -> Result<(Child, OwnedFd), String> {
+pub(super) fn start(
+    check: &ExecCheck,
+    environment: Environment,
+    input: &[u8],
+) -> Result<(Child, OwnedFd), String> {
     let path = check.command.display();
     let say = |error: io::Error| match error.raw_os_error() {
         Some(libc::ENOENT) => format!("'{path}': there is no such file, or not its interpreter"),
@@ -39,9 +29,9 @@ pub(super) fn start(check: &ExecCheck, about: &About) -> Result<(Child, OwnedFd)
     command
         .args(&check.arguments)
         .env_clear()
-        .envs(about.0.iter().map(|(key, value)| (key, value)))
+        .envs(environment)
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(stdin(input).map_err(say)?)
         .stdout(write.try_clone().map_err(say)?)
         .stderr(write)
         .process_group(0);
@@ -57,6 +47,19 @@ pub(super) fn start(check: &ExecCheck, about: &About) -> Result<(Child, OwnedFd)
     unsafe { command.pre_exec(confine) };
     let child = command.spawn().map_err(say)?;
     Ok((child, read))
+}
+
+/// What a command reads. All of it is in the pipe before the command is there, so that nobody need wait for it to read.
+fn stdin(input: &[u8]) -> io::Result<Stdio> {
+    if input.is_empty() {
+        return Ok(Stdio::null());
+    }
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    nonblocking(&write)?;
+    match nix::unistd::write(&write, input)? {
+        written if written == input.len() => Ok(read.into()),
+        _ => Err(io::Error::other("its input does not fit into a pipe")),
+    }
 }
 
 fn nonblocking(pipe: &OwnedFd) -> io::Result<()> {
