@@ -24,6 +24,13 @@ pub enum Event {
         /// With this result.
         result: ProbeResult,
     },
+    /// The agent of a backend said something in the answer to a check that was good, or nothing.
+    Reported {
+        /// The backend.
+        backend: BackendKey,
+        /// Its words, at most 256 bytes.
+        said: Option<String>,
+    },
     /// The way to a backend's address is known, changed, or lost.
     Route {
         /// The backend's address.
@@ -99,6 +106,13 @@ pub enum Record {
         /// The backend.
         backend: BackendKey,
         /// `velocity`, `checker-suspect` or `damped`, and figures.
+        reason: String,
+    },
+    /// What the agent of a backend says is ignored from now on, until it can be used again.
+    Agent {
+        /// The backend.
+        backend: BackendKey,
+        /// Why.
         reason: String,
     },
     /// All targets failed within one round: the checker is suspected, nothing more is taken out.

@@ -70,6 +70,7 @@ pub(crate) fn service(text: &str) -> Service {
             fall: NonZeroU16::new(2).unwrap(),
             trust_at_start: false,
             damping: Damping::default(),
+            agent: None,
         },
         drain: DrainPolicy::Migrate,
         drain_deadline: None,

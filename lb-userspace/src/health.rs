@@ -20,6 +20,7 @@ mod damping;
 pub mod dns;
 pub mod exec;
 pub mod grpc;
+pub mod hearing;
 pub mod http;
 pub mod http2;
 pub mod https;

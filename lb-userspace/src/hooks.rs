@@ -39,9 +39,10 @@ pub fn wants(hook: &Hook, record: &Record) -> bool {
 /// The kind of an event; `None`: no hook is told.
 fn topic(record: &Record) -> Option<Topic> {
     match record {
-        Record::Health { .. } | Record::Held { .. } | Record::CheckerSuspect { .. } => {
-            Some(Topic::Health)
-        }
+        Record::Health { .. }
+        | Record::Held { .. }
+        | Record::Agent { .. }
+        | Record::CheckerSuspect { .. } => Some(Topic::Health),
         Record::Admin { .. } | Record::Drained { .. } => Some(Topic::Drain),
         Record::Failover { .. } => Some(Topic::Failover),
         Record::ProbeVoid { .. }
@@ -57,6 +58,7 @@ pub(crate) fn service(record: &Record) -> Option<&Name> {
     match record {
         Record::Health { backend, .. }
         | Record::Held { backend, .. }
+        | Record::Agent { backend, .. }
         | Record::Admin { backend, .. }
         | Record::Drained { backend, .. } => Some(&backend.service),
         Record::Failover { service, .. } => Some(service),

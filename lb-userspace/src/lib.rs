@@ -4,6 +4,7 @@
 //! Dependencies point one way: `model <- {maglev, health, state} <- desired <- plan <- reconcile
 //! <- daemon <- main`.
 
+pub mod agent;
 pub mod announce;
 pub mod api;
 pub mod cli;

@@ -13,9 +13,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::model::Health;
-use crate::status::{Hook, Service, Status, Traffic};
+use crate::status::{Service, Status, Traffic};
 
 pub mod classic;
+mod hooks;
 pub mod server;
 pub mod timings;
 
@@ -84,7 +85,7 @@ pub fn openmetrics(status: &Status, timings: &Timings) -> Result<String, std::fm
     };
     data_plane(&mut page, status);
     daemon(&mut page, status);
-    hooks(&mut page, status);
+    hooks::write(&mut page, status);
     services(&mut page, status);
     backends(&mut page, status);
     for service in &status.services {
@@ -263,32 +264,6 @@ fn daemon(page: &mut Page<'_>, status: &Status) {
     );
 }
 
-fn hooks(page: &mut Page<'_>, status: &Status) {
-    if status.hooks.is_empty() {
-        return;
-    }
-    let rows = |value: fn(&Hook) -> u64| {
-        let labels = |hook: &Hook| Labels(vec![("hook", hook.name.clone())]);
-        status.hooks.iter().map(move |h| (labels(h), value(h)))
-    };
-    page.counter("hook_sent", "Events told to the hook", rows(|h| h.sent));
-    page.counter(
-        "hook_failed",
-        "Events given up after all attempts to tell them",
-        rows(|h| h.failed),
-    );
-    page.counter(
-        "hook_dropped",
-        "Events dropped because too many waited",
-        rows(|h| h.dropped),
-    );
-    page.gauge(
-        "hook_waiting",
-        "Events not told yet",
-        rows(|h| h.waiting).map(|(l, n)| (l, i64::try_from(n).unwrap_or(i64::MAX))),
-    );
-}
-
 fn services(page: &mut Page<'_>, status: &Status) {
     let rows = |value: fn(&Service) -> u64| {
         status
@@ -421,4 +396,14 @@ fn backends(page: &mut Page<'_>, status: &Status) {
         "Relative share of new flows",
         each().map(|(l, b)| (l, i64::from(b.weight))),
     );
+    let mut agents = each()
+        .filter_map(|(l, b)| Some((l, i64::from(b.agent?))))
+        .peekable();
+    if agents.peek().is_some() {
+        page.gauge(
+            "backend_agent_permille",
+            "Thousandths of its weight that the backend gets as its agent says",
+            agents,
+        );
+    }
 }

@@ -1,6 +1,7 @@
 //! The nouns: what an operator configures, as it is after `config` has checked it, and what the
 //! world reports about it. Plain values; every wrong state that a type can exclude is excluded.
 
+mod agent;
 mod check;
 mod failover;
 mod hook;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use lb_common::quic::Lengths;
 use serde::{Deserialize, Serialize};
 
+pub use agent::{AgentSource, AgentWeight};
 pub use check::{
     Check, DnsCheck, DnsRcode, DnsType, ExecCheck, GrpcCheck, HttpCheck, TlsCheck, UdpCheck,
 };
@@ -470,6 +472,8 @@ pub struct HealthPolicy {
     pub trust_at_start: bool,
     /// How a target that goes up and down is kept down.
     pub damping: Damping,
+    /// What becomes of what backends say about their load.
+    pub agent: Option<AgentWeight>,
 }
 
 /// A target that changes too often has to stay good for longer before it is up again.
@@ -537,6 +541,8 @@ pub struct Target {
     pub port: u16,
     /// What to do.
     pub check: Check,
+    /// Where in the answer the backend says how much it can bear.
+    pub agent: Option<AgentSource>,
     /// As in [`HealthPolicy`].
     pub interval: Duration,
     /// As in [`HealthPolicy`].

@@ -11,6 +11,7 @@ mod configure;
 pub mod permission;
 pub mod persistent;
 mod probe;
+mod reports;
 mod returns;
 pub mod share;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use lb_common::{Device, HashKey, Permissions};
 
+use crate::agent::Agent;
 use crate::event::{Effect, Event, Record};
 use crate::health::Tracker;
 use crate::ids::hops::Hops;
@@ -82,6 +84,8 @@ struct BackendState {
     ready_since: Option<u64>,
     /// It has as many flows as it may have.
     full: bool,
+    /// What it says about its load.
+    agent: Agent,
 }
 
 /// Everything that is known.
@@ -99,6 +103,8 @@ pub struct State {
     shares: BTreeMap<Name, Share>,
     /// Services with backends that warm up, and when the next step is due.
     warming: BTreeMap<Name, u64>,
+    /// Services whose agents want other shares than they have: when the next step is due, and whose.
+    leaning: BTreeMap<Name, (u64, BTreeSet<Name>)>,
     /// Backends with a limit of flows.
     limited: Vec<BackendKey>,
     /// VIPs that are claimed, or would be if they are to be: enough backends were healthy once.
@@ -183,6 +189,9 @@ impl State {
         match event {
             Event::Config(config) => self.configure(now, config, &mut effects)?,
             Event::Probe { backend, result } => self.probed(now, &backend, &result, &mut effects),
+            Event::Reported { backend, said } => {
+                self.reported(now, &backend, said.as_deref(), &mut effects);
+            }
             Event::Route { address, route } => self.routed(now, address, route, &mut effects),
             Event::Link(link) => self.linked(link, &mut effects),
             Event::LinkGone { ifindex } => self.unlinked(ifindex, &mut effects),
@@ -200,6 +209,7 @@ impl State {
             }
             Event::Tick => self.tick(now, &mut effects),
         }
+        self.lean(now);
         self.settle(now, &mut effects);
         Ok(effects)
     }

@@ -208,6 +208,9 @@ pub struct Backend {
     /// Why it gets that share, or none.
     #[serde(default)]
     pub share_why: String,
+    /// The part of its weight that it gets as its agent says, in thousandths; `null`: agents are not asked.
+    #[serde(default)]
+    pub agent: Option<u32>,
     /// What a person says.
     pub admin: AdminState,
     /// What probes say.

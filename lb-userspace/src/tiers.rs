@@ -30,7 +30,13 @@ mod tests;
 pub const WHOLE: u32 = 1000;
 
 /// The largest weight that [`decide`] gives.
-pub const LARGEST: u32 = 1_000_000;
+pub const LARGEST: u32 = 2_000_000;
+
+/// The largest weight where several tiers share, so that each gets its load exactly enough.
+const SCALED: u32 = 1_000_000;
+
+/// The largest part of its weight that a backend gets: see [`Candidate::warmth`].
+pub const MOST: u32 = 2 * WHOLE;
 
 /// What a backend is to the flows of its service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +64,7 @@ pub struct Candidate {
     pub weight: u16,
     /// What it is to flows.
     pub standing: Standing,
-    /// The part of [`WHOLE`] of its weight that it gets, 1 or more: less while it warms up.
+    /// The part of [`WHOLE`] of its weight that it gets, 1 to [`MOST`]: less while it warms up, less or more as its agent says.
     pub warmth: u32,
 }
 
@@ -297,7 +303,7 @@ fn whole(mut loads: Loads) -> Loads {
     loads
 }
 
-/// Weights as they are configured, and less of them for those who warm up.
+/// Weights as they are configured, and less of them for those who warm up, and as agents say.
 fn plain(candidates: &[Candidate], takes: impl Fn(&Candidate) -> bool) -> Vec<u32> {
     let mut takers = candidates.iter().filter(|c| takes(c));
     let first = takers.next().map_or(WHOLE, |c| c.warmth);
@@ -313,7 +319,7 @@ fn plain(candidates: &[Candidate], takes: impl Fn(&Candidate) -> bool) -> Vec<u3
 
 /// In parts of [`WHOLE`] of weight 1.
 fn warm(candidate: &Candidate) -> u32 {
-    let warmth = candidate.warmth.clamp(1, WHOLE);
+    let warmth = candidate.warmth.clamp(1, MOST);
     u32::from(candidate.weight).saturating_mul(warmth)
 }
 
@@ -333,7 +339,7 @@ fn spread(candidates: &[Candidate], loads: &Loads) -> Vec<u32> {
         let sum = sums.entry(candidate.tier).or_default();
         *sum = sum.saturating_add(warm(candidate).into());
     }
-    // Far below 2^128: load, weight and warmth are at most a thousand or a million each.
+    // Far below 2^128: a load is at most a thousand, a weight times its warmth two millions.
     const FINE: u128 = 1 << 64;
     let fine = |candidate: &Candidate| -> u128 {
         let part = u128::from(load_of(candidate)).saturating_mul(warm(candidate).into());
@@ -346,8 +352,8 @@ fn spread(candidates: &[Candidate], loads: &Loads) -> Vec<u32> {
     let weight = |candidate: &Candidate| match fine(candidate) {
         0 => 0,
         part => {
-            let scaled = part.saturating_mul(LARGEST.into()).checked_div(most);
-            u32::try_from(scaled.unwrap_or(0)).unwrap_or(LARGEST).max(1)
+            let scaled = part.saturating_mul(SCALED.into()).checked_div(most);
+            u32::try_from(scaled.unwrap_or(0)).unwrap_or(SCALED).max(1)
         }
     };
     candidates.iter().map(weight).collect()

@@ -1,5 +1,6 @@
 //! Reads `[service.health]`. Pure.
 
+mod agent;
 mod datagram;
 mod dns;
 mod exec;
@@ -7,6 +8,7 @@ mod http;
 mod kind;
 mod tls;
 
+pub(super) use agent::SOURCES;
 pub(super) use dns::{RCODES, TYPES};
 pub(super) use exec::check as exec_check;
 #[cfg(test)]
@@ -45,6 +47,7 @@ pub(super) fn default_policy() -> HealthPolicy {
         fall: NonZeroU16::MIN.saturating_add(2),
         trust_at_start: false,
         damping: Damping::default(),
+        agent: None,
     }
 }
 
@@ -52,6 +55,7 @@ pub(super) fn default_policy() -> HealthPolicy {
 pub(super) fn policy(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> HealthPolicy {
     let default = default_policy();
     let check = kind::check(reader, notes);
+    let agent = agent::weight(reader, &check, notes);
     let (interval, timeout, jitter) = timings(reader, &default, notes);
     let fast = reader.duration("fast-interval", *INTERVAL.start()..=interval, notes);
     let fall = threshold(reader, "fall", default.fall, notes);
@@ -78,6 +82,7 @@ pub(super) fn policy(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> HealthPo
         fall,
         trust_at_start: reader.boolean("trust-at-start", notes).unwrap_or(false),
         damping: damping(reader, notes),
+        agent,
     }
 }
 

@@ -21,9 +21,10 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout_at;
 
+use super::hearing::Hearing;
 use super::tcp::deadline;
 use super::verdict::{bad, failed, timed_out, void};
-use crate::model::{ExecCheck, ProbeVerdict, Target};
+use crate::model::{AgentSource, ExecCheck, ProbeVerdict, Target};
 
 /// The most bytes of output that are read; whatever a command prints beyond is lost.
 const BYTES: usize = 64 * 1024;
@@ -35,7 +36,7 @@ const LINE: usize = 256;
 pub(crate) type Environment = Vec<(&'static str, String)>;
 
 /// Probes the target.
-pub async fn probe(target: &Target, check: &ExecCheck) -> ProbeVerdict {
+pub async fn probe(target: &Target, check: &ExecCheck, hearing: &mut Hearing) -> ProbeVerdict {
     let about = vec![
         ("FAIRLEAD_SERVICE", target.backend.service.to_string()),
         ("FAIRLEAD_BACKEND", target.backend.backend.to_string()),
@@ -43,7 +44,10 @@ pub async fn probe(target: &Target, check: &ExecCheck) -> ProbeVerdict {
         ("FAIRLEAD_PORT", target.port.to_string()),
     ];
     match run(check, about, Vec::new(), target.timeout).await {
-        Ok(ended) => ended.verdict(),
+        Ok(ended) => {
+            hearing.hear(AgentSource::Line, &ended.line);
+            ended.verdict()
+        }
         Err(verdict) => verdict,
     }
 }

@@ -23,9 +23,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
+use super::hearing::{FIELD, Hearing};
 use super::tcp::{Closing, connect, deadline};
 use super::verdict::{bad, failed, timed_out, void};
-use crate::model::{HttpCheck, ProbeVerdict};
+use crate::model::{AgentSource, HttpCheck, ProbeVerdict};
 
 /// The most bytes of a response's head, and of what hyper buffers.
 pub(super) const HEAD_BYTES: usize = 16 * 1024;
@@ -45,14 +46,22 @@ pub(crate) trait Content: Body<Data = Bytes, Error = Infallible> + Send + 'stati
 impl<B: Body<Data = Bytes, Error = Infallible> + Send + 'static> Content for B {}
 
 /// Probes `target`.
-pub async fn probe(target: SocketAddr, check: &HttpCheck, timeout: Duration) -> ProbeVerdict {
+pub async fn probe(
+    target: SocketAddr,
+    check: &HttpCheck,
+    timeout: Duration,
+    hearing: &mut Hearing,
+) -> ProbeVerdict {
     let deadline = deadline(timeout);
     let request = match request(target, check) {
         Ok(request) => request,
         Err(verdict) => return verdict,
     };
     match connect(target, Closing::Orderly, deadline, timeout).await {
-        Ok(stream) => converse(stream, request, check, deadline, timeout).await,
+        Ok(stream) => {
+            let limit = Limit { deadline, timeout };
+            converse(stream, request, check, limit, hearing).await
+        }
         Err(verdict) => verdict,
     }
 }
@@ -62,10 +71,9 @@ pub(crate) async fn converse<B: Content>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<B>,
     check: &HttpCheck,
-    deadline: Instant,
-    timeout: Duration,
+    limit: Limit,
+    hearing: &mut Hearing,
 ) -> ProbeVerdict {
-    let limit = Limit { deadline, timeout };
     let handshake = http1::Builder::new()
         .max_buf_size(HEAD_BYTES)
         .handshake(TokioIo::new(stream))
@@ -75,7 +83,7 @@ pub(crate) async fn converse<B: Content>(
         Err(error) => return not_answered("headers", &error),
     };
     // The exchange makes progress only while the connection is polled beside it.
-    let exchange = pin!(exchange(sender, request, check, limit));
+    let exchange = pin!(exchange(sender, request, check, limit, hearing));
     match select(exchange, pin!(connection)).await {
         Either::Left((verdict, _closed_on_drop)) => verdict,
         Either::Right((_told_to_the_exchange, exchange)) => exchange.await,
@@ -84,9 +92,9 @@ pub(crate) async fn converse<B: Content>(
 
 /// Until when, and how long that was.
 #[derive(Clone, Copy)]
-struct Limit {
-    deadline: Instant,
-    timeout: Duration,
+pub(crate) struct Limit {
+    pub(crate) deadline: Instant,
+    pub(crate) timeout: Duration,
 }
 
 /// The request, unless it cannot be one.
@@ -127,6 +135,7 @@ async fn exchange<B: Content>(
     request: Request<B>,
     check: &HttpCheck,
     limit: Limit,
+    hearing: &mut Hearing,
 ) -> ProbeVerdict {
     let response = match timeout_at(limit.deadline, sender.send_request(request)).await {
         Ok(Ok(response)) => response,
@@ -137,9 +146,12 @@ async fn exchange<B: Content>(
     if !expected(status.as_u16(), &check.expect_status) {
         return bad(&unexpected(status, &check.expect_status));
     }
+    if let Some(said) = response.headers().get(FIELD) {
+        hearing.hear(AgentSource::Header, said.as_bytes());
+    }
     match &check.expect_body {
-        None => ProbeVerdict::Good,
-        Some(text) => search(response.into_body(), text, limit).await,
+        None if !hearing.wants(AgentSource::Body) => ProbeVerdict::Good,
+        text => search(response.into_body(), text.as_deref(), limit, hearing).await,
     }
 }
 
@@ -170,23 +182,46 @@ pub(super) fn unexpected(status: StatusCode, ranges: &[(u16, u16)]) -> String {
     )
 }
 
-/// Reads the body until it holds `text`, ends, or is too long.
-async fn search(mut body: Incoming, text: &str, limit: Limit) -> ProbeVerdict {
-    let mut needle = Needle::new(text.as_bytes());
+/// Reads the body until it holds `text`, if it has to, and the agent's line is complete, if one is wanted; or until it
+/// ends, or is too long.
+async fn search(
+    mut body: Incoming,
+    text: Option<&str>,
+    limit: Limit,
+    hearing: &mut Hearing,
+) -> ProbeVerdict {
+    let mut needle = text.map(|text| Needle::new(text.as_bytes()));
+    let lacks = |within: &str| {
+        bad(&format!(
+            "body lacks '{}'{within}",
+            text.unwrap_or_default()
+        ))
+    };
     let mut left = BODY_BYTES;
     loop {
         let data = match timeout_at(limit.deadline, body.frame()).await {
             Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+            // What is missing is only what an agent might say.
+            Ok(Some(Err(_)) | None) | Err(_) if needle.is_none() => return ProbeVerdict::Good,
             Ok(Some(Err(error))) => return not_answered("body", &error),
-            Ok(None) => return bad(&format!("body lacks '{text}'")),
+            Ok(None) => return lacks(""),
             Err(_) => return timed_out("body", limit.timeout),
         };
-        if needle.found_in(data.get(..left).unwrap_or(&data)) {
+        let piece = data.get(..left).unwrap_or(&data);
+        hearing.hear(AgentSource::Body, piece);
+        // What was found needs no more search.
+        if needle.as_mut().is_some_and(|needle| needle.found_in(piece)) {
+            needle = None;
+        }
+        if needle.is_none() && !hearing.wants(AgentSource::Body) {
             return ProbeVerdict::Good;
         }
         left = left.saturating_sub(data.len());
         if left == 0 {
-            return bad(&format!("body lacks '{text}' in its first 64 KiB"));
+            return match needle {
+                None => ProbeVerdict::Good,
+                Some(_) => lacks(" in its first 64 KiB"),
+            };
         }
     }
 }

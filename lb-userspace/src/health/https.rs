@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::http;
+use super::hearing::Hearing;
+use super::http::{self, Limit};
 use super::tcp::deadline;
 use super::tls::{self, Clients, Shaken};
 use crate::model::{HttpCheck, ProbeVerdict, TlsCheck};
@@ -18,6 +19,7 @@ pub async fn probe(
     with: &TlsCheck,
     clients: &Clients,
     timeout: Duration,
+    hearing: &mut Hearing,
 ) -> ProbeVerdict {
     let deadline = deadline(timeout);
     let request = match http::request(target, &named(check, with)) {
@@ -26,7 +28,8 @@ pub async fn probe(
     };
     match tls::shake(target, with, PROTOCOLS, clients, deadline, timeout).await {
         Ok(Shaken { stream, warning }) => {
-            let verdict = http::converse(stream, request, check, deadline, timeout).await;
+            let limit = Limit { deadline, timeout };
+            let verdict = http::converse(stream, request, check, limit, hearing).await;
             tls::with(verdict, warning)
         }
         Err(verdict) => verdict,

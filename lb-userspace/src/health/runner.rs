@@ -16,6 +16,7 @@ use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::hearing::Hearing;
 use super::tls::Clients;
 use super::{dns, exec, grpc, http, http2, https, icmp, tcp, tls, udp};
 use crate::event::Event;
@@ -178,6 +179,7 @@ async fn round(
         scheduled,
         target,
     } = due;
+    let mut hearing = Hearing::to(target.agent);
     let result = {
         // First: a command that waits for others takes no permit from other probes. The semaphores are never closed.
         let _command = match &target.check {
@@ -186,7 +188,7 @@ async fn round(
         };
         let _permit = permits.acquire().await;
         let started = now_ns();
-        let verdict = probe(&target, &tools).await;
+        let verdict = probe(&target, &tools, &mut hearing).await;
         ProbeResult {
             scheduled,
             started,
@@ -195,6 +197,11 @@ async fn round(
         }
     };
     let seen = result.ended;
+    let good = matches!(result.verdict, ProbeVerdict::Good | ProbeVerdict::Warned(_));
+    if let Some(said) = hearing.said().filter(|_| good) {
+        let backend = target.backend.clone();
+        let _told = events.send((seen, Event::Reported { backend, said })).await;
+    }
     let event = Event::Probe {
         backend: target.backend,
         result: result.clone(),
@@ -205,15 +212,17 @@ async fn round(
 }
 
 /// Does what the target's check says.
-pub async fn probe(target: &Target, tools: &Tools) -> ProbeVerdict {
+pub async fn probe(target: &Target, tools: &Tools, hearing: &mut Hearing) -> ProbeVerdict {
     let address = SocketAddr::new(target.address, target.port);
     let (clients, timeout) = (&tools.clients, target.timeout);
     match &target.check {
         Check::None => ProbeVerdict::Good,
-        Check::Tcp => tcp::probe(address, timeout).await,
+        Check::Tcp => tcp::probe(address, timeout, hearing).await,
         Check::Tls(check) => tls::probe(address, check, clients, timeout).await,
-        Check::Http(check) => http::probe(address, check, timeout).await,
-        Check::Https(check, with) => https::probe(address, check, with, clients, timeout).await,
+        Check::Http(check) => http::probe(address, check, timeout, hearing).await,
+        Check::Https(check, with) => {
+            https::probe(address, check, with, clients, timeout, hearing).await
+        }
         Check::Http2(check, with) => {
             http2::probe(address, check, with.as_ref(), clients, timeout).await
         }
@@ -223,7 +232,7 @@ pub async fn probe(target: &Target, tools: &Tools) -> ProbeVerdict {
         Check::Udp(check) => udp::probe(address, check, timeout).await,
         Check::Dns(check) => dns::probe(address, check, timeout).await,
         Check::Icmp => icmp::probe(target.address, timeout).await,
-        Check::Exec(check) => exec::probe(target, check).await,
+        Check::Exec(check) => exec::probe(target, check, hearing).await,
     }
 }
 

@@ -8,11 +8,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
+use super::hearing::Hearing;
 use super::verdict::{failed, timed_out};
-use crate::model::ProbeVerdict;
+use crate::model::{AgentSource, ProbeVerdict};
 
 /// Which way a connection ends when it is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +25,24 @@ pub(crate) enum Closing {
     Orderly,
 }
 
-/// Probes `target`.
-pub async fn probe(target: SocketAddr, timeout: Duration) -> ProbeVerdict {
+/// Probes `target`, and hears what its agent says, if anybody listens: then until a line is complete, the target closes, or
+/// time is up. All of these are good: a connection was accepted.
+pub async fn probe(target: SocketAddr, timeout: Duration, hearing: &mut Hearing) -> ProbeVerdict {
     let deadline = deadline(timeout);
-    match connect(target, Closing::Reset, deadline, timeout).await {
-        Ok(_closed_on_drop) => ProbeVerdict::Good,
-        Err(verdict) => verdict,
+    let mut stream = match connect(target, Closing::Reset, deadline, timeout).await {
+        Ok(stream) => stream,
+        Err(verdict) => return verdict,
+    };
+    let mut piece = [0; 64];
+    while hearing.wants(AgentSource::Line) {
+        match timeout_at(deadline, stream.read(&mut piece)).await {
+            Ok(Ok(read @ 1..)) => {
+                hearing.hear(AgentSource::Line, piece.get(..read).unwrap_or_default());
+            }
+            Ok(Ok(0) | Err(_)) | Err(_) => break,
+        }
     }
+    ProbeVerdict::Good
 }
 
 /// When a probe that starts now must have ended.

@@ -9,7 +9,8 @@ use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout_at};
 
 use super::Attempt;
-use crate::health::http::{self, post};
+use crate::health::hearing::Hearing;
+use crate::health::http::{self, Limit, post};
 use crate::health::tcp::{Closing, connect, deadline};
 use crate::health::tls::{self, Clients, Shaken};
 use crate::health::verdict::{bad, failed, timed_out};
@@ -37,15 +38,16 @@ pub(crate) async fn tell(
             expect_body: None,
         };
         let request = post(target, &check, Bytes::from(body))?;
+        let (limit, mut nothing) = (Limit { deadline, timeout }, Hearing::default());
         Ok(match &webhook.tls {
             None => {
                 let stream = connect(target, Closing::Orderly, deadline, timeout).await?;
-                http::converse(stream, request, &check, deadline, timeout).await
+                http::converse(stream, request, &check, limit, &mut nothing).await
             }
             Some(with) => {
                 let shaken = tls::shake(target, with, PROTOCOLS, clients, deadline, timeout);
                 let Shaken { stream, .. } = shaken.await?;
-                http::converse(stream, request, &check, deadline, timeout).await
+                http::converse(stream, request, &check, limit, &mut nothing).await
             }
         })
     };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::changes::Unsaved;
 use super::{BackendState, State, StateError, persist, record};
+use crate::agent::Agent;
 use crate::desired;
 use crate::event::{Effect, Record};
 use crate::health::{Thresholds, Tracker};
@@ -104,13 +105,19 @@ impl State {
                     weight: 0,
                     ready_since: None,
                     full: false,
+                    agent: Agent::default(),
                 });
             if moved.contains(&key) {
                 known.tracker = Tracker::new(thresholds);
                 known.since = now;
                 known.reason = "its address or port is new; no probe has ended yet".into();
+                known.agent = Agent::default();
             }
             known.tracker.set_thresholds(thresholds);
+            match &service.health.agent {
+                Some(policy) => known.agent.bound(policy),
+                None => known.agent = Agent::default(),
+            }
             known.full &= backend.max_connections.is_some();
             // An order that the configuration has caught up with is no exception any more.
             known.said = known.said.filter(|said| *said != backend.admin);
@@ -140,6 +147,7 @@ impl State {
                 self.velocity.remove_pool(name);
                 self.shares.remove(name);
                 self.warming.remove(name);
+                self.leaning.remove(name);
             }
         }
         self.set_all_pools();
@@ -239,6 +247,7 @@ pub(super) fn targets(config: &Config) -> Vec<Target> {
             address: backend.address,
             port,
             check: health.check.clone(),
+            agent: health.agent.map(|agent| agent.source),
             interval: health.interval,
             fast_interval: health.fast_interval,
             timeout: health.timeout,

@@ -101,6 +101,7 @@ impl State {
             draining: BTreeSet::new(),
             shares: BTreeMap::new(),
             warming: BTreeMap::new(),
+            leaning: BTreeMap::new(),
             limited: Vec::new(),
             live_vips: BTreeSet::new(),
             claims: BTreeSet::new(),

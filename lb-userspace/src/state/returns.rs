@@ -22,8 +22,10 @@ impl State {
             let warmth = seat
                 .since
                 .map(|since| slow_start::warmth(policy, since, now));
-            seat.candidate.warmth = warmth.unwrap_or(WHOLE);
-            if seat.candidate.warmth < WHOLE {
+            let warmth = warmth.unwrap_or(WHOLE);
+            let part = warmth.saturating_mul(seat.part) / WHOLE;
+            seat.candidate.warmth = part.max(1);
+            if warmth < WHOLE {
                 let due = seat
                     .since
                     .and_then(|since| slow_start::next_step(policy, since, now));

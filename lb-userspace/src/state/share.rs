@@ -26,6 +26,8 @@ pub(super) struct Seat {
     pub(super) candidate: Candidate,
     /// Since when it might take flows; nanoseconds since boot.
     pub(super) since: Option<u64>,
+    /// The part of [`WHOLE`] of its weight that its agent leaves it.
+    pub(super) part: u32,
     /// Its relative share of new flows; 0: none.
     weight: u32,
 }
@@ -215,6 +217,7 @@ impl State {
             name: backend.name.clone(),
             candidate,
             since: known.ready_since,
+            part: known.agent.part(),
             weight: known.weight,
         })
     }
@@ -384,7 +387,9 @@ impl State {
                 (Mode::Sorry, _) => "nobody of the numbered tiers may take flows".to_owned(),
                 (mode, _) => mode.to_string(),
             };
-            return why + &warming;
+            let agent = self.backends.get(key).and_then(|known| known.agent.words());
+            let agent = agent.map_or_else(String::new, |words| format!("; {words}"));
+            return why + &warming + &agent;
         }
         match standing {
             Standing::Away => "a person took it out".to_owned(),

@@ -3,6 +3,7 @@
 mod changes;
 mod failover;
 mod orders;
+mod reports;
 mod returns;
 mod why;
 

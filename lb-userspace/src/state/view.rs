@@ -172,6 +172,7 @@ impl State {
             share: self.share(key, all_weights),
             max_connections: backend.max_connections.map(NonZeroU32::get),
             share_why: self.share_why(now, service, backend, key),
+            agent: service.health.agent.map(|_| known.agent.part()),
             admin: self.admin(key)?,
             health: self.health(key),
             health_for_ms: millis(now.saturating_sub(known.since)),

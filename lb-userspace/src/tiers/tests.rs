@@ -271,7 +271,7 @@ fn candidate() -> impl Strategy<Value = Candidate> {
         1 => Just(Standing::Away),
     ];
     let tier = prop_oneof![6 => (0..4_u8).prop_map(Tier::Number), 1 => Just(Tier::Sorry)];
-    (tier, 1..=1000_u16, standing, 100..=WHOLE).prop_map(|(tier, weight, standing, warmth)| {
+    (tier, 1..=1000_u16, standing, 100..=MOST).prop_map(|(tier, weight, standing, warmth)| {
         Candidate {
             tier,
             weight,

@@ -28,6 +28,7 @@ enum Each {
     Service,
     ServiceAndReason,
     Backend,
+    Agent,
 }
 
 /// Every family of series but for histograms.
@@ -85,6 +86,7 @@ const FAMILIES: &[(&str, Each)] = &[
     ("fairlead_backend_up", Each::Backend),
     ("fairlead_backend_takes_new_flows", Each::Backend),
     ("fairlead_backend_weight", Each::Backend),
+    ("fairlead_backend_agent_permille", Each::Agent),
 ];
 
 /// Every histogram.
@@ -124,6 +126,8 @@ fn every_known_series_is_there_at_the_first_scrape() {
     // No servers: nothing is known of any backend, and no traffic has been.
     let topology = Topology::build(SHAPES[0]).unwrap();
     let mut config = Config::lab(&topology);
+    config.services[0].health.extra = "agent-weight = \"header\"";
+    let agents = config.services[0].backends.len();
     config.tables += "[[hook]]\nname = \"h\"\ncommand = [\"/bin/true\"]\n";
     let (interfaces, services) = (config.interfaces.len(), config.services.len());
     let backends: usize = config.services.iter().map(|s| s.backends.len()).sum();
@@ -138,6 +142,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
         Each::Service => services,
         Each::ServiceAndReason => services * reasons,
         Each::Backend => backends,
+        Each::Agent => agents,
     };
     let mut expected: BTreeMap<String, usize> = FAMILIES
         .iter()
@@ -154,7 +159,8 @@ fn every_known_series_is_there_at_the_first_scrape() {
         .collect();
     assert_eq!(found, expected);
     let series: usize = found.values().sum();
-    let formula = 71 + interfaces + reasons + services * (26 + reasons) + 10 * backends + 4;
+    let formula =
+        71 + interfaces + reasons + services * (26 + reasons) + 10 * backends + agents + 4;
     assert_eq!(series, formula, "the formula in README.md");
     let quiet = page.iter().filter(|(name, _)| {
         let counts =

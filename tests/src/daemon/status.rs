@@ -119,6 +119,9 @@ pub struct Backend {
     /// Why it is that.
     #[serde(default)]
     pub share_why: String,
+    /// The thousandths of its weight that its agent leaves it, if agents are asked.
+    #[serde(default)]
+    pub agent: Option<u32>,
     /// The way to it: interface and MAC address, or why there is none.
     pub route: String,
     /// Counters.

@@ -82,7 +82,8 @@ pub(super) const UNSAFE: [Entry; 14] = [
 
 /// Modules that decide and do nothing: no clock, no random number, no file, no socket, no
 /// environment, and no order that differs from run to run.
-pub(super) const PURE: [Entry; 27] = [
+pub(super) const PURE: [Entry; 29] = [
+    entry("lb-userspace/src/agent.rs", "reports to parts of weights"),
     entry("lb-userspace/src/announce.rs", "what to announce"),
     entry("lb-userspace/src/cluster.rs", "who owns what"),
     entry("lb-userspace/src/config.rs", "text to configuration"),
@@ -96,6 +97,7 @@ pub(super) const PURE: [Entry; 27] = [
         "lb-userspace/src/health/damping.rs",
         "how long a flapping target is kept down",
     ),
+    entry("lb-userspace/src/health/hearing.rs", "what an agent says"),
     entry("lb-userspace/src/health/streak.rs", "results in a row"),
     entry("lb-userspace/src/history.rs", "what is kept"),
     entry("lb-userspace/src/hooks.rs", "who is told what, and when"),

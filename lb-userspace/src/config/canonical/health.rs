@@ -3,7 +3,7 @@
 use std::fmt::{Result, Write};
 
 use super::{text, word};
-use crate::config::health::{RCODES, TYPES};
+use crate::config::health::{RCODES, SOURCES, TYPES};
 use crate::config::value::duration;
 use crate::model::{
     Check, DnsCheck, ExecCheck, GrpcCheck, HealthPolicy, HttpCheck, TlsCheck, UdpCheck,
@@ -34,6 +34,12 @@ pub(super) fn write(out: &mut String, health: &HealthPolicy) -> Result {
     writeln!(out, "rise = {}", health.rise)?;
     writeln!(out, "fall = {}", health.fall)?;
     writeln!(out, "trust-at-start = {}", health.trust_at_start)?;
+    if let Some(agent) = &health.agent {
+        writeln!(out, "agent-weight = {}", word(SOURCES, agent.source))?;
+        writeln!(out, "agent-weight-min = {}", agent.least)?;
+        writeln!(out, "agent-weight-max = {}", agent.most)?;
+        writeln!(out, "agent-weight-step = {}", agent.step)?;
+    }
     match &health.check {
         Check::None | Check::Tcp | Check::Icmp => Ok(()),
         Check::Tls(check) => tls(out, check),

@@ -59,6 +59,15 @@ const OWNERS: &[(&[&str], &[Kind])] = &[
     ),
     (&["command", "user"], &[Exec]),
     (
+        &[
+            "agent-weight",
+            "agent-weight-min",
+            "agent-weight-max",
+            "agent-weight-step",
+        ],
+        &[Tcp, Http, Https, Exec],
+    ),
+    (
         &["port"],
         &[Tcp, Tls, Http, Https, Http2, Grpc, Udp, Dns, Exec],
     ),

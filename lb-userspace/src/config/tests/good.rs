@@ -163,6 +163,10 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
         "user",
         "url",
         "services",
+        "agent-weight",
+        "agent-weight-min",
+        "agent-weight-max",
+        "agent-weight-step",
         "udp-spread",
         "quic-config-ids",
         "server-id",
@@ -201,6 +205,7 @@ fn the_table_of_keys_tells_the_true_defaults() {
         "type = \"tls\"",
         "type = \"dns\"\nquery = \".\"",
         "damping = 2",
+        "agent-weight = \"line\"",
     ];
     let hook = "[[hook]]\nname = \"h\"\ncommand = [\"/bin/true\"]\n";
     let hooked = format!("{}\n{hook}", example("minimal.toml"));
@@ -478,13 +483,24 @@ prop_compose! {
         fall in 1_u16..=1000,
         trust_at_start in any::<bool>(),
         damping in (0_u16..5, 1_u64..1000, 1_u64..1000, 0_u64..1000),
+        agent in proptest::option::of((any::<bool>(), 1_u16..=100, 100_u16..=200, 1_u16..=100)),
     ) -> HealthPolicy {
         if check == Check::None {
             // Without checks the other keys have no effect, and so no place in the file.
             return HealthPolicy { check, ..crate::config::health::default_policy() };
         }
         let (changes, window, hold, more) = damping;
+        let source = |first| match check {
+            Check::Http(_) | Check::Https(..) if first => Some(AgentSource::Header),
+            Check::Http(_) | Check::Https(..) => Some(AgentSource::Body),
+            Check::Tcp | Check::Exec(_) => Some(AgentSource::Line),
+            _ => None,
+        };
+        let agent = agent.and_then(|(first, least, most, step)| {
+            Some(AgentWeight { source: source(first)?, least, most, step })
+        });
         HealthPolicy {
+            agent,
             port: NonZeroU16::new(port).filter(|_| check.has_port()),
             check,
             interval: Duration::from_millis(interval),

@@ -1,5 +1,6 @@
 //! The configuration reference is the table of keys, with a word on each: in README.md, and what is about
-//! who gets flows in docs/failover.md, about hooks in docs/hooks.md.
+//! who gets flows in docs/failover.md, about hooks in docs/hooks.md, about agents in
+//! docs/health.md.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +8,7 @@ use crate::config::keys::ALL;
 
 const README: &str = include_str!("../../../../README.md");
 const FAILOVER: &str = include_str!("../../../../docs/failover.md");
+const HEALTH: &str = include_str!("../../../../docs/health.md");
 const HOOKS: &str = include_str!("../../../../docs/hooks.md");
 
 /// The first three cells of the rows below each header of a table of the file.
@@ -47,15 +49,11 @@ fn the_docs_name_every_key_once_with_its_form_and_default() {
         .split("\n## ")
         .find(|part| part.starts_with("Configuration\n"))
         .unwrap();
-    let [failover, hooks] = [FAILOVER, HOOKS].map(|text| {
+    let apart = [FAILOVER, HEALTH, HOOKS].map(|text| {
         let mut parts = text.split("\n## ");
         parts.find(|part| part.starts_with("Keys\n")).unwrap()
     });
-    let found = by_header(
-        reference(readme)
-            .chain(reference(failover))
-            .chain(reference(hooks)),
-    );
+    let found = by_header(reference(readme).chain(apart.into_iter().flat_map(reference)));
     for (header, rows) in &expected {
         assert_eq!(found.get(header), Some(rows), "{header}");
     }

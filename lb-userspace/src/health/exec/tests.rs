@@ -25,6 +25,7 @@ fn target(check: &ExecCheck, timeout: Duration) -> Target {
         address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)),
         port: 8080,
         check: Check::Exec(check.clone()),
+        agent: None,
         interval: timeout,
         fast_interval: timeout,
         timeout,
@@ -36,12 +37,17 @@ fn target(check: &ExecCheck, timeout: Duration) -> Target {
 }
 
 async fn run(check: ExecCheck) -> ProbeVerdict {
-    probe(&target(&check, Duration::from_secs(10)), &check).await
+    probe(
+        &target(&check, Duration::from_secs(10)),
+        &check,
+        &mut Hearing::default(),
+    )
+    .await
 }
 
 async fn run_for(script: &str, timeout: Duration) -> ProbeVerdict {
     let check = shell(script);
-    probe(&target(&check, timeout), &check).await
+    probe(&target(&check, timeout), &check, &mut Hearing::default()).await
 }
 
 fn bad_as(words: &str) -> ProbeVerdict {
@@ -212,7 +218,7 @@ async fn what_a_command_leaves_behind_is_killed_when_it_ends() {
 async fn abandoned_probe_leaves_no_process() {
     let check = shell("sleep 98765.4; echo");
     let target = target(&check, Duration::from_secs(60));
-    let task = tokio::spawn(async move { probe(&target, &check).await });
+    let task = tokio::spawn(async move { probe(&target, &check, &mut Hearing::default()).await });
     let until = Instant::now() + Duration::from_secs(10);
     while processes("98765.4").is_empty() {
         assert!(Instant::now() < until, "it was not started");
@@ -221,4 +227,16 @@ async fn abandoned_probe_leaves_no_process() {
     task.abort();
     assert!(task.await.unwrap_err().is_cancelled());
     gone("98765.4").await;
+}
+
+#[tokio::test]
+async fn an_agent_is_heard_in_the_first_line_of_the_output() {
+    let check = shell("echo 40%; echo more");
+    let mut hearing = Hearing::to(Some(AgentSource::Line));
+    let target = target(&check, Duration::from_secs(10));
+    assert_eq!(
+        probe(&target, &check, &mut hearing).await,
+        ProbeVerdict::Good
+    );
+    assert_eq!(hearing.said(), Some(Some("40%".to_owned())));
 }

@@ -126,7 +126,7 @@ fn check(answer: Answer, check: HttpCheck, expected: Result<(), &str>) {
         .block_on(async {
             let server = serve(V4, answer).await;
             let began = Instant::now();
-            let verdict = probe(server.address, &check, TIMEOUT).await;
+            let verdict = probe(server.address, &check, TIMEOUT, &mut Hearing::default()).await;
             assert!(
                 began.elapsed() < TIMEOUT + Duration::from_secs(1),
                 "took {:?}",
@@ -289,7 +289,7 @@ async fn redirect_is_bad_and_not_followed() {
     );
     let server = serve(V4, Answer::Bytes(location.as_bytes())).await;
     assert_eq!(
-        probe(server.address, &get(None), TIMEOUT).await,
+        probe(server.address, &get(None), TIMEOUT, &mut Hearing::default()).await,
         ProbeVerdict::Bad("status 302, expected 200-299 (redirects are not followed)".into())
     );
     assert_eq!(other.connections.load(Ordering::SeqCst), 0);
@@ -299,7 +299,7 @@ async fn redirect_is_bad_and_not_followed() {
 async fn request_is_what_was_configured() {
     let server = serve(Ipv6Addr::LOCALHOST.into(), Answer::Bytes(OK)).await;
     assert_eq!(
-        probe(server.address, &get(None), TIMEOUT).await,
+        probe(server.address, &get(None), TIMEOUT, &mut Hearing::default()).await,
         ProbeVerdict::Good
     );
     let head = server.request.lock().unwrap().clone();
@@ -318,7 +318,7 @@ async fn request_is_what_was_configured() {
         ..get(None)
     };
     assert_eq!(
-        probe(server.address, &named, TIMEOUT).await,
+        probe(server.address, &named, TIMEOUT, &mut Hearing::default()).await,
         ProbeVerdict::Good
     );
     let head = server.request.lock().unwrap().clone();
@@ -331,7 +331,9 @@ async fn request_that_cannot_be_written_says_nothing_about_the_target() {
         host: Some("two\r\nlines".into()),
         ..get(None)
     };
-    let ProbeVerdict::Void(reason) = probe((V4, 1).into(), &check, TIMEOUT).await else {
+    let ProbeVerdict::Void(reason) =
+        probe((V4, 1).into(), &check, TIMEOUT, &mut Hearing::default()).await
+    else {
         panic!("not void");
     };
     assert!(reason.starts_with("request: "), "{reason}");
@@ -378,7 +380,7 @@ async fn ten_gigabytes_alone() {
     .await;
     let check = get(Some("never there"));
     let run = async || {
-        let verdict = probe(server.address, &check, TIMEOUT).await;
+        let verdict = probe(server.address, &check, TIMEOUT, &mut Hearing::default()).await;
         assert_eq!(
             verdict,
             ProbeVerdict::Bad("body lacks 'never there' in its first 64 KiB".into())
@@ -423,4 +425,50 @@ proptest! {
             prop_assert_eq!(reason, words);
         }
     }
+}
+
+/// Verdict, and what was heard.
+async fn heard(answer: Answer, check: HttpCheck, source: AgentSource) -> (bool, Option<String>) {
+    let server = serve(V4, answer).await;
+    let mut hearing = Hearing::to(Some(source));
+    let verdict = probe(server.address, &check, TIMEOUT, &mut hearing).await;
+    (verdict == ProbeVerdict::Good, hearing.said().unwrap())
+}
+
+#[tokio::test]
+async fn an_agent_is_heard_in_the_head_or_the_first_line_of_the_body() {
+    use AgentSource::{Body, Header};
+    let answer: &[u8] = b"HTTP/1.1 200 OK\r\nX-Fairlead-Weight:  75% \r\ncontent-length: 15\r\n\r\nup 50%\nreadiness";
+    let some = |text: &str| Some(text.to_owned());
+    for (text, good) in [(None, true), (Some("ready"), false), (Some("readi"), true)] {
+        let (ok, said) = heard(Answer::Bytes(answer), get(text), Header).await;
+        assert_eq!((ok, said), (good, some("75%")), "{text:?}");
+        let (ok, said) = heard(Answer::Bytes(answer), get(text), Body).await;
+        assert_eq!((ok, said), (good, some("up 50%")), "{text:?}");
+    }
+    // No report, a body that does not end, one without an end of the line, and one that is no text.
+    let silent = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(
+        heard(Answer::Bytes(silent), get(None), Header).await,
+        (true, None)
+    );
+    assert_eq!(
+        heard(Answer::Bytes(silent), get(None), Body).await,
+        (true, None)
+    );
+    let open = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n30%";
+    assert_eq!(
+        heard(Answer::Hang(open), get(None), Body).await,
+        (true, some("30%"))
+    );
+    let long = Answer::Endless(b"HTTP/1.1 200 OK\r\n\r\n", &[b'9'; 1024]);
+    assert_eq!(
+        heard(long, get(None), Body).await,
+        (true, Some("9".repeat(64)))
+    );
+    let odd = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n\x01\xff\n";
+    assert_eq!(
+        heard(Answer::Bytes(odd), get(None), Body).await,
+        (true, some("\\u{1}\u{fffd}"))
+    );
 }

@@ -32,7 +32,15 @@ async fn echo(mut stream: TlsStream<TcpStream>, status: &'static str) {
 
 async fn run(ca: &Authority, target: SocketAddr, check: &HttpCheck) -> ProbeVerdict {
     let with = ca.check(Some(NAME));
-    probe(target, check, &with, &Clients::default(), TIMEOUT).await
+    probe(
+        target,
+        check,
+        &with,
+        &Clients::default(),
+        TIMEOUT,
+        &mut Hearing::default(),
+    )
+    .await
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ fn target(n: u64, port: u16, interval_ms: u64, timeout_ms: u64) -> Target {
         address: V4,
         port,
         check: Check::Tcp,
+        agent: None,
         interval: Duration::from_millis(interval_ms),
         fast_interval: Duration::from_millis(interval_ms),
         timeout: Duration::from_millis(timeout_ms),
@@ -348,14 +349,17 @@ fn probe_without_descriptors_is_void() {
 async fn probe_without_descriptors_alone() {
     let (port, _server) = accepting().await;
     let target = target(1, port, 1000, 100);
-    assert_eq!(probe(&target, &Tools::default()).await, ProbeVerdict::Good);
+    assert_eq!(
+        probe(&target, &Tools::default(), &mut Hearing::default()).await,
+        ProbeVerdict::Good
+    );
     if std::env::var_os(ALONE).is_none() {
         return;
     }
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
     assert_eq!(
-        probe(&target, &Tools::default()).await,
+        probe(&target, &Tools::default(), &mut Hearing::default()).await,
         ProbeVerdict::Void(
             "socket: no file descriptor left in this process (raise LimitNOFILE)".into()
         )

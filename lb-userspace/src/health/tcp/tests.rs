@@ -12,7 +12,12 @@ const TIMEOUT: Duration = Duration::from_millis(200);
 async fn listening_target_is_good_in_both_families() {
     for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
         let listener = TcpListener::bind((address, 0)).await.unwrap();
-        let verdict = probe(listener.local_addr().unwrap(), TIMEOUT).await;
+        let verdict = probe(
+            listener.local_addr().unwrap(),
+            TIMEOUT,
+            &mut Hearing::default(),
+        )
+        .await;
         assert_eq!(verdict, ProbeVerdict::Good);
     }
 }
@@ -23,7 +28,12 @@ async fn closed_port_is_refused() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     assert_eq!(
-        probe(socket.local_addr().unwrap(), TIMEOUT).await,
+        probe(
+            socket.local_addr().unwrap(),
+            TIMEOUT,
+            &mut Hearing::default()
+        )
+        .await,
         ProbeVerdict::Bad("connect: refused".into())
     );
 }
@@ -47,7 +57,12 @@ async fn full_accept_queue_times_out() {
     let (listener, _held) = full().await;
     let began = Instant::now();
     assert_eq!(
-        probe(listener.local_addr().unwrap(), TIMEOUT).await,
+        probe(
+            listener.local_addr().unwrap(),
+            TIMEOUT,
+            &mut Hearing::default()
+        )
+        .await,
         ProbeVerdict::Bad("connect: timed out after 200 ms".into())
     );
     assert!(began.elapsed() < TIMEOUT + Duration::from_secs(1));
@@ -57,9 +72,39 @@ async fn full_accept_queue_times_out() {
 async fn target_sees_a_reset_so_that_no_time_wait_is_left() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    assert_eq!(probe(address, TIMEOUT).await, ProbeVerdict::Good);
+    assert_eq!(
+        probe(address, TIMEOUT, &mut Hearing::default()).await,
+        ProbeVerdict::Good
+    );
     let (stream, _) = listener.accept().await.unwrap();
     stream.readable().await.unwrap();
     let error = stream.try_read(&mut [0; 1]).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ECONNRESET));
+}
+
+#[tokio::test]
+async fn an_agent_is_heard_until_its_line_ends_and_silence_is_good_too() {
+    for (says, heard) in [
+        ("75% up\nmore", Some("75% up")),
+        ("30%", Some("30%")),
+        ("", None),
+    ] {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let said = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, says.as_bytes())
+                .await
+                .unwrap();
+            // Not closed before the end of the check.
+            let _reset = stream.read(&mut [0; 1]).await;
+        });
+        let mut hearing = Hearing::to(Some(AgentSource::Line));
+        assert_eq!(
+            probe(address, TIMEOUT, &mut hearing).await,
+            ProbeVerdict::Good
+        );
+        assert_eq!(hearing.said().unwrap().as_deref(), heard);
+        said.await.unwrap();
+    }
 }

@@ -16,7 +16,7 @@ fn slowly(curve: Curve) -> Arc<Config> {
 }
 
 impl Sim {
-    fn weights(&self) -> (u32, u32) {
+    pub(super) fn weights(&self) -> (u32, u32) {
         (
             self.state.weight(&key("web/a")),
             self.state.weight(&key("web/b")),
@@ -24,7 +24,7 @@ impl Sim {
     }
 
     /// `web/a` down, which `web/b` is not.
-    fn fall_and_return(&mut self) {
+    pub(super) fn fall_and_return(&mut self) {
         for good in [false, true] {
             for _ in 0..2 {
                 self.probe("web/a", good, 1);

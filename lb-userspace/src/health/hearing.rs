@@ -1,0 +1,58 @@
+//! What an agent says in the answer to a check: [`Hearing`], the first line of where it is expected. Pure.
+
+use super::verdict::bounded;
+use crate::model::AgentSource;
+
+/// The most bytes of a report.
+const BYTES: usize = 64;
+
+/// The field of an HTTP answer.
+pub(super) const FIELD: &str = "x-fairlead-weight";
+
+/// What was heard so far.
+#[derive(Debug, Default)]
+pub struct Hearing {
+    source: Option<AgentSource>,
+    line: Option<Vec<u8>>,
+    /// The line is complete.
+    whole: bool,
+}
+
+impl Hearing {
+    /// Listens here, or nowhere.
+    pub fn to(source: Option<AgentSource>) -> Self {
+        Self {
+            source,
+            ..Self::default()
+        }
+    }
+
+    /// It listens here, and has not heard all.
+    pub(super) fn wants(&self, source: AgentSource) -> bool {
+        self.source == Some(source) && !self.whole
+    }
+
+    /// Some of what was said here.
+    pub(super) fn hear(&mut self, source: AgentSource, piece: &[u8]) {
+        if !self.wants(source) || piece.is_empty() {
+            return;
+        }
+        let line = self.line.get_or_insert_default();
+        for byte in piece {
+            self.whole = *byte == b'\n' || line.len() >= BYTES;
+            if self.whole {
+                break;
+            }
+            line.push(*byte);
+        }
+    }
+
+    /// What the agent of a target that passed its check said. The outer `None`: nobody listened.
+    pub fn said(self) -> Option<Option<String>> {
+        self.source?;
+        let text = self
+            .line
+            .map(|line| bounded(String::from_utf8_lossy(&line).trim()));
+        Some(text.filter(|text| !text.is_empty()))
+    }
+}

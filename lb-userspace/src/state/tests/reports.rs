@@ -1,0 +1,104 @@
+//! What agents say, from the report to the weights.
+
+use std::time::Duration;
+
+use super::*;
+use crate::model::{AgentSource, AgentWeight, Curve, SlowStart};
+
+fn asked(most: u16, slow: u64) -> Arc<Config> {
+    web(|web| {
+        web.health.agent = Some(AgentWeight {
+            source: AgentSource::Header,
+            least: 10,
+            most,
+            step: 10,
+        });
+        web.failover.slow_start = SlowStart {
+            duration: Duration::from_secs(slow),
+            curve: Curve::Linear,
+        };
+    })
+}
+
+impl Sim {
+    /// How often it was told that what an agent says is ignored.
+    fn say(&mut self, backend: &str, said: &str) -> usize {
+        self.effects.clear();
+        self.event(Event::Reported {
+            backend: key(backend),
+            said: Some(said.to_owned()),
+        });
+        let agent = |effect: &&Effect| matches!(effect, Effect::Record(Record::Agent { .. }));
+        self.effects.iter().filter(agent).count()
+    }
+}
+
+#[test]
+fn a_report_moves_the_share_by_steps_and_in_few_writes() {
+    let mut sim = running(asked(200, 0));
+    assert_eq!(sim.weights(), (1, 1));
+    sim.say("web/a", "50%");
+    assert_eq!(sim.weights(), (500, 1000));
+    sim.pass(1);
+    let (mut seen, mut writes) = (vec![500], 0);
+    for _ in 0..100 {
+        // Both say the same many times a second.
+        sim.say("web/a", "72%");
+        sim.say("web/b", "up 100%");
+        sim.state.take_dirty();
+        sim.event(Event::Tick);
+        writes += usize::from(!sim.state.take_dirty().is_empty());
+        if seen.last() != Some(&sim.weights().0) {
+            seen.push(sim.weights().0);
+        }
+    }
+    assert_eq!(seen, [500, 600, 700, 720]);
+    assert!(writes <= 4, "{writes}");
+    assert_eq!(sim.weights().1, 1000);
+}
+
+#[test]
+fn agents_that_lie_take_no_service_away_and_draw_no_more_than_twice_their_weight() {
+    let mut sim = running(asked(200, 0));
+    for backend in ["web/a", "web/b"] {
+        sim.say(backend, "0%");
+    }
+    // Both have the least: that is as good as the whole.
+    assert_eq!(sim.weights(), (1, 1));
+    for _ in 0..40 {
+        sim.say("web/a", "1000%");
+        sim.say("web/b", "100%");
+        sim.pass(1);
+    }
+    assert_eq!(sim.weights(), (2000, 1000));
+    assert_eq!(sim.say("web/a", "100000%"), 1);
+    assert_eq!(sim.say("web/a", "-1%"), 0, "it is told once");
+    assert_eq!(sim.weights(), (2000, 1000));
+    let web = &sim.state.config.services[&name("web")];
+    let told = sim
+        .state
+        .share_why(sim.now, web, &web.backends[&name("a")], &key("web/a"));
+    let ignored =
+        "what its agent says is ignored ('-1%' is not from 0% to 1000%): 200 % of its weight";
+    assert!(told.ends_with(ignored), "{told}");
+    // Another configuration does not ask.
+    sim.event(Event::Config(web_alone()));
+    assert_eq!(sim.weights(), (1, 1));
+    sim.say("web/a", "50%");
+    assert_eq!(sim.weights(), (1, 1));
+}
+
+fn web_alone() -> Arc<Config> {
+    web(|_| {})
+}
+
+#[test]
+fn who_warms_up_gets_a_part_of_what_its_agent_leaves() {
+    let mut sim = running(asked(100, 20));
+    sim.pass(60);
+    sim.say("web/a", "50%");
+    sim.fall_and_return();
+    assert_eq!(sim.weights(), (50, 1000));
+    sim.pass(60);
+    assert_eq!(sim.weights(), (500, 1000));
+}

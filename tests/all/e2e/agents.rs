@@ -1,0 +1,91 @@
+//! Agents: what servers say in the answers to checks moves their shares, within bounds.
+
+use lb_tests::server::{Health, Server};
+
+use crate::stage::{SHAPES, Stage};
+
+/// Connections whose shares are looked at.
+const CONNECTIONS: usize = 3000;
+
+fn say(stage: &Stage, server: usize, report: &str) {
+    let health = Health {
+        body: format!("{report}\n"),
+        ..Health::default()
+    };
+    stage.servers[server].set_health(&health).unwrap();
+}
+
+/// The share of b1 in thousandths of new connections; nobody goes without.
+fn share_of_b1(stage: &Stage) -> u64 {
+    let report = stage.storm(&["web4"], CONNECTIONS as u64);
+    report.assert_clean(CONNECTIONS);
+    let backends = report.backends();
+    assert_eq!(backends.len(), 3, "{backends:?}");
+    backends[&1] * 1000 / CONNECTIONS as u64
+}
+
+#[test]
+fn servers_say_how_much_they_can_bear_and_a_liar_draws_no_more_than_its_bound() {
+    let stage = Stage::with(SHAPES[0], Server::threads, |mut config| {
+        let web = config.services.iter_mut().find(|s| s.name == "web4");
+        web.unwrap().health.extra =
+            "agent-weight = \"body\"\nagent-weight-max = 200\nagent-weight-step = 100";
+        config
+    });
+    // Nobody says anything useful: it is told, and changes nothing.
+    let part = |wanted: u32| {
+        stage.wait(
+            &format!("b1 gets {wanted} thousandths of its weight"),
+            |status| status.backend("web4/b1").agent == Some(wanted),
+        )
+    };
+    part(1000);
+    say(&stage, 0, "busy 25%");
+    let status = part(250);
+    let why = &status.backend("web4/b1").share_why;
+    assert!(
+        why.contains("as its agent says, 25 % of its weight"),
+        "{why}"
+    );
+    assert_eq!(status.backend("web6/b1").agent, None);
+    // 25 of 225.
+    let share = share_of_b1(&stage);
+    assert!((80..=145).contains(&share), "{share}");
+    let why = stage
+        .daemon
+        .cli(&["why", "web4/b1"])
+        .unwrap()
+        .succeeded()
+        .unwrap()
+        .stdout;
+    assert!(
+        why.contains("as its agent says, 25 % of its weight"),
+        "{why}"
+    );
+    // A lie: 2 of 4, and no more.
+    say(&stage, 0, "1000%");
+    part(2000);
+    let share = share_of_b1(&stage);
+    assert!((450..=550).contains(&share), "{share}");
+    // What cannot be meant changes nothing.
+    say(&stage, 0, "99999999999999999999%");
+    stage.wait("it is ignored", |status| {
+        status.backend("web4/b1").share_why.contains("is ignored")
+    });
+    part(2000);
+    let log = stage.daemon.log();
+    assert!(log.contains("what its agent says is ignored"), "{log}");
+    // All ask for nothing: each gets the same as before.
+    for server in 0..3 {
+        say(&stage, server, "0%");
+    }
+    stage.wait("all have the least", |status| {
+        let web = status.service("web4").unwrap();
+        web.backends
+            .iter()
+            .all(|b| b.agent == Some(100) && b.share > 0)
+    });
+    let share = share_of_b1(&stage);
+    assert!((280..=390).contains(&share), "{share}");
+    stage.end();
+}
