@@ -21,6 +21,7 @@ mod fixture;
 pub mod health;
 pub mod hooks;
 pub mod ids;
+pub mod latency;
 pub mod logging;
 pub mod maglev;
 pub mod metrics;

@@ -32,6 +32,7 @@ use crate::event::{Effect, Event, Record};
 use crate::health::Tracker;
 use crate::ids::hops::Hops;
 use crate::ids::{Exhausted, Ids, Sizes};
+use crate::latency::Pace;
 use crate::model::{AdminState, Backend, BackendKey, Config, Health, Link, Name, Route, Service};
 use crate::plan::endpoints::PlacementError;
 use crate::velocity::Velocity;
@@ -86,6 +87,8 @@ struct BackendState {
     full: bool,
     /// What it says about its load.
     agent: Agent,
+    /// How long its checks take, for `least-response-time`.
+    pace: Pace,
 }
 
 /// Everything that is known.

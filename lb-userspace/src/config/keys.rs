@@ -180,7 +180,7 @@ pub static SERVICE: Section = Section {
         key("gue-variant", "0 or 1", "1"),
         key(
             "scheduler",
-            "\"maglev\", \"source-hash\", \"random\", \"round-robin\" or \"weighted-round-robin\"",
+            "\"maglev\", \"source-hash\", \"random\", \"round-robin\", \"weighted-round-robin\" or \"least-response-time\"",
             "\"maglev\"",
         ),
         key("hash-fields", "1, 2, 3 or 5", "5"),
@@ -251,6 +251,7 @@ pub static SERVICE: Section = Section {
         ("algorithm", "scheduler"),
         ("lb-algo", "scheduler"),
         ("balance", "scheduler"),
+        ("lb-policy", "scheduler"),
         ("server", "backend"),
         ("real", "backend"),
         ("real-server", "backend"),

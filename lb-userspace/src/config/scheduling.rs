@@ -8,7 +8,7 @@ use super::codes;
 use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::service::ServiceDraft;
-use crate::model::{Scheduler, Together};
+use crate::model::{Check, Scheduler, Together};
 
 const SCHEDULER: &str = "scheduler";
 const HASH_FIELDS: &str = "hash-fields";
@@ -111,6 +111,19 @@ pub(super) fn check(draft: &ServiceDraft, notes: &mut Notes<'_>) {
         let message = format!("an IPv4 address has no {} bits", prefix.value);
         let note = Note::new(&codes::BAD_CLIENT_PREFIX, &prefix.span, &path, message);
         notes.add(note.label(&address.span, "clients of this address have IPv4"));
+    }
+    if scheduler == Scheduler::LeastResponseTime
+        && draft.health.check == Check::None
+        && let Some(at) = &scheduling.scheduler
+    {
+        let path = format!("{}{SCHEDULER}", draft.path);
+        let message = format!("`{SCHEDULER}` has no effect: without checks no time is measured");
+        let note = Note::new(&codes::KEY_WITHOUT_EFFECT, &at.span, &path, message);
+        notes.add(
+            note.help(
+                "use a type of check that takes time, such as \"http\", or another scheduler",
+            ),
+        );
     }
     if draft.quic.spread() == Spread::Datagram
         && fields != Fields::All

@@ -17,6 +17,8 @@ pub enum Scheduler {
     RoundRobin,
     /// One after the other, by weight.
     WeightedRoundRobin,
+    /// As `Maglev`, with weights that follow how long checks take.
+    LeastResponseTime,
 }
 
 impl Scheduler {
@@ -27,6 +29,7 @@ impl Scheduler {
         ("random", Self::Random),
         ("round-robin", Self::RoundRobin),
         ("weighted-round-robin", Self::WeightedRoundRobin),
+        ("least-response-time", Self::LeastResponseTime),
     ];
 
     /// The word for it.
@@ -37,19 +40,19 @@ impl Scheduler {
 
     /// The backend is the one that a hash names, of fields that the operator may choose.
     pub const fn hashes_fields(self) -> bool {
-        matches!(self, Self::Maglev)
+        matches!(self, Self::Maglev | Self::LeastResponseTime)
     }
 
     /// The backend is the one that a hash names.
     pub const fn is_hash(self) -> bool {
-        matches!(self, Self::Maglev | Self::SourceHash)
+        self.hashes_fields() || matches!(self, Self::SourceHash)
     }
 }
 
 /// Which flows are kept together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Together {
-    /// Of `maglev`: the fields that are hashed.
+    /// Of `maglev` and `least-response-time`: the fields that are hashed.
     pub hash_fields: Fields,
     /// Bits of the client's address that count, where it is looked at without its port; `None`: all.
     pub client_prefix: Option<u8>,
@@ -66,7 +69,7 @@ impl Together {
     pub const fn fields(&self, scheduler: Scheduler) -> Fields {
         match scheduler {
             Scheduler::SourceHash => Fields::Client,
-            Scheduler::Maglev => self.hash_fields,
+            Scheduler::Maglev | Scheduler::LeastResponseTime => self.hash_fields,
             _ => Fields::All,
         }
     }

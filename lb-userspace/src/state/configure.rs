@@ -11,6 +11,8 @@ use crate::desired;
 use crate::event::{Effect, Record};
 use crate::health::{Thresholds, Tracker};
 use crate::ids::{Ids, Sizes};
+use crate::latency::Pace;
+use crate::model::Scheduler;
 use crate::model::{AdminState, BackendKey, Check, Config, Health, Name, Target};
 use crate::plan::endpoints;
 use crate::velocity::{Limit, Member};
@@ -106,14 +108,19 @@ impl State {
                     ready_since: None,
                     full: false,
                     agent: Agent::default(),
+                    pace: Pace::default(),
                 });
             if moved.contains(&key) {
                 known.tracker = Tracker::new(thresholds);
                 known.since = now;
                 known.reason = "its address or port is new; no probe has ended yet".into();
                 known.agent = Agent::default();
+                known.pace = Pace::default();
             }
             known.tracker.set_thresholds(thresholds);
+            if service.scheduler != Scheduler::LeastResponseTime {
+                known.pace = Pace::default();
+            }
             match &service.health.agent {
                 Some(policy) => known.agent.bound(policy),
                 None => known.agent = Agent::default(),

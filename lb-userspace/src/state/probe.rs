@@ -20,6 +20,9 @@ impl State {
         };
         let seen = backend.tracker.observe(result, now);
         let raw = backend.tracker.health();
+        if seen.evidence == Evidence::Good {
+            self.measured(now, key, result.ended.saturating_sub(result.started));
+        }
         if let Evidence::Void(reason) = &seen.evidence {
             record(
                 effects,

@@ -1,15 +1,80 @@
-//! What backends say about their load, in the answers to checks, becomes a part of their weight: see [`crate::agent`].
+//! What backends say about their load, in the answers to checks, and how long these take, becomes a part of their weight: see
+//! [`crate::agent`] and [`crate::latency`].
 
-use super::{State, record};
+use std::collections::BTreeSet;
+
+use super::{BackendState, State, record};
 use crate::agent;
 use crate::event::{Effect, Record};
 use crate::health::nanos;
-use crate::model::{BackendKey, Service};
+use crate::latency;
+use crate::model::{BackendKey, Name, Scheduler, Service};
+use crate::tiers::{MOST, WHOLE};
 
 /// The shortest time between two steps of a service: each fills its ring.
 const SECOND: u64 = 1_000_000_000;
 
+impl BackendState {
+    /// The part of [`WHOLE`] of its weight that a backend gets once it is warm.
+    pub(super) fn part(&self) -> u32 {
+        let part = self.agent.part().saturating_mul(self.pace.part()) / WHOLE;
+        part.clamp(1, MOST)
+    }
+}
+
 impl State {
+    /// A good check took this long, nanoseconds.
+    pub(super) fn measured(&mut self, now: u64, key: &BackendKey, nanos: u64) {
+        let service = self.config.services.get(&key.service);
+        let follows = |service: &&Service| service.scheduler == Scheduler::LeastResponseTime;
+        let (Some(service), Some(backend)) = (service.filter(follows), self.backends.get_mut(key))
+        else {
+            return;
+        };
+        backend.pace.took(nanos);
+        if !self.leaning.contains_key(&key.service) {
+            let due = agent::next_step(now, grid(service));
+            let nobody = BTreeSet::new();
+            self.leaning.insert(key.service.clone(), (due, nobody));
+        }
+    }
+
+    /// The backends of a service whose part a step by their times has changed.
+    fn keep_pace(&mut self, service: &Service) -> Vec<BackendKey> {
+        let keys: Vec<BackendKey> = service.keyed_backends().map(|(key, _)| key).collect();
+        let means = keys
+            .iter()
+            .filter_map(|key| self.backends.get(key)?.pace.mean());
+        let Some(median) = latency::median(means) else {
+            return Vec::new();
+        };
+        let mut step = |key: &BackendKey| {
+            let known = self.backends.get_mut(key);
+            known.is_some_and(|known| known.pace.step(median))
+        };
+        keys.into_iter().filter(|key| step(key)).collect()
+    }
+
+    /// What its times make of a backend's weight, for people.
+    pub(super) fn pace_words(&self, service: &Service, key: &BackendKey) -> String {
+        let pace = self.backends.get(key).map(|known| known.pace);
+        let follows = service.scheduler == Scheduler::LeastResponseTime;
+        match pace
+            .filter(|_| follows)
+            .and_then(|pace| Some((pace.mean()?, pace.part())))
+        {
+            None => String::new(),
+            Some((mean, part)) => {
+                let micros = mean / 1000;
+                let (ms, tenths) = (micros / 1000, micros / 100 % 10);
+                format!(
+                    "; its checks take {ms}.{tenths} ms: {} % of its weight",
+                    part / 10
+                )
+            }
+        }
+    }
+
     pub(super) fn reported(
         &mut self,
         now: u64,
@@ -44,6 +109,16 @@ impl State {
     /// Takes the steps that are due.
     pub(super) fn lean(&mut self, now: u64) {
         let due = |(_, (due, _)): &(_, &mut (u64, _))| *due <= now;
+        let config = std::sync::Arc::clone(&self.config);
+        let moving = |(name, _): &(&Name, &(u64, _))| config.services.get(*name);
+        let times = self.leaning.iter().filter(|(_, (due, _))| *due <= now);
+        let times: Vec<&Service> = times.filter_map(|both| moving(&both)).collect();
+        for service in times {
+            if service.scheduler == Scheduler::LeastResponseTime {
+                let moved = self.keep_pace(service);
+                self.dirty.backends.extend(moved);
+            }
+        }
         let mut done = Vec::new();
         for (name, (next, backends)) in self.leaning.iter_mut().filter(due) {
             let Some(service) = self.config.services.get(name) else {

@@ -217,7 +217,7 @@ impl State {
             name: backend.name.clone(),
             candidate,
             since: known.ready_since,
-            part: known.agent.part(),
+            part: known.part(),
             weight: known.weight,
         })
     }
@@ -388,8 +388,9 @@ impl State {
                 (mode, _) => mode.to_string(),
             };
             let agent = self.backends.get(key).and_then(|known| known.agent.words());
+            let pace = self.pace_words(service, key);
             let agent = agent.map_or_else(String::new, |words| format!("; {words}"));
-            return why + &warming + &agent;
+            return why + &warming + &agent + &pace;
         }
         match standing {
             Standing::Away => "a person took it out".to_owned(),

@@ -30,6 +30,8 @@ fn servers_say_how_much_they_can_bear_and_a_liar_draws_no_more_than_its_bound() 
         let web = config.services.iter_mut().find(|s| s.name == "web4");
         web.unwrap().health.extra =
             "agent-weight = \"body\"\nagent-weight-max = 200\nagent-weight-step = 100";
+        let web = config.services.iter_mut().find(|s| s.name == "web6");
+        web.unwrap().extra += "\nscheduler = \"least-response-time\"";
         config
     });
     // Nobody says anything useful: it is told, and changes nothing.
@@ -87,5 +89,21 @@ fn servers_say_how_much_they_can_bear_and_a_liar_draws_no_more_than_its_bound() 
     });
     let share = share_of_b1(&stage);
     assert!((280..=390).contains(&share), "{share}");
+    // Where response times count, a slow server gets less: not more than a few steps are waited for.
+    let slow = Health {
+        delay_ms: 50,
+        ..Health::default()
+    };
+    stage.servers[1].set_health(&slow).unwrap();
+    let status = stage.wait("b2 gets less of web6", |status| {
+        status.backend("web6/b2").share < 300
+    });
+    let slow = status.backend("web6/b2");
+    assert!(
+        slow.share_why.contains("its checks take ") && slow.health == "up",
+        "{slow:?}"
+    );
+    assert!(status.backend("web6/b1").share > slow.share, "{status:?}");
+    assert_eq!(status.backend("echo4/b2").share, 333);
     stage.end();
 }

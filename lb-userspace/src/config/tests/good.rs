@@ -593,7 +593,10 @@ prop_compose! {
             health.port = health.port.or(Some(own_port));
         }
         let alone = protocol == Protocol::Udp && quic.0 == 1 && !dnat;
-        let (scheduler, together) = spread(how, alone, v4);
+        let (mut scheduler, together) = spread(how, alone, v4);
+        if scheduler == Scheduler::LeastResponseTime && health.check == Check::None {
+            scheduler = Scheduler::Maglev;
+        }
         // Of UDP only: config ids, or datagrams one by one.
         let names = protocol == Protocol::Udp && quic.0 == 0;
         let config_ids: Vec<u8> = quic.1.into_iter().collect();

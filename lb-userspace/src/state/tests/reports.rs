@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::model::{AgentSource, AgentWeight, Curve, SlowStart};
+use crate::model::{AgentSource, AgentWeight, Curve, Scheduler, SlowStart};
 
 fn asked(most: u16, slow: u64) -> Arc<Config> {
     web(|web| {
@@ -101,4 +101,45 @@ fn who_warms_up_gets_a_part_of_what_its_agent_leaves() {
     assert_eq!(sim.weights(), (50, 1000));
     sim.pass(60);
     assert_eq!(sim.weights(), (500, 1000));
+}
+
+#[test]
+fn who_is_slow_gets_less_under_least_response_time_and_nobody_is_left_out() {
+    let config = web(|web| web.scheduler = Scheduler::LeastResponseTime);
+    let mut sim = running(config);
+    assert_eq!(sim.weights(), (1, 1));
+    let mut seen = Vec::new();
+    for _ in 0..300 {
+        for (backend, ms) in [("web/a", 80), ("web/b", 5)] {
+            let at = sim.now + SECOND / 10;
+            let result = ProbeResult {
+                scheduled: at,
+                started: at,
+                ended: at + ms * SECOND / 1000,
+                verdict: ProbeVerdict::Good,
+            };
+            sim.event(Event::Probe {
+                backend: key(backend),
+                result,
+            });
+        }
+        seen.push(sim.weights());
+    }
+    // The median of two is the slower one: the faster gets up to twice its weight.
+    assert_eq!(sim.weights(), (1000, 2000));
+    let steps = seen.windows(2).map(|pair| pair[1].1.abs_diff(pair[0].1));
+    assert!(
+        steps
+            .skip(1)
+            .filter(|step| *step < 900)
+            .all(|step| step <= 50),
+        "{seen:?}"
+    );
+    let web = &sim.state.config.services[&name("web")];
+    let told = sim
+        .state
+        .share_why(sim.now, web, &web.backends[&name("b")], &key("web/b"));
+    assert!(told.contains(" ms: 200 % of its weight"), "{told}");
+    sim.event(Event::Config(web_alone()));
+    assert_eq!(sim.weights(), (1, 1));
 }

@@ -1,0 +1,104 @@
+//! Parts of weights by measured response times, for the scheduler `least-response-time`: [`Pace`] of each backend, and
+//! [`parts`] for all of a service. Pure.
+//!
+//! A backend's time is a moving mean of how long its good checks took. Who is slower than the median of its service is to
+//! get less of its weight, who is faster more: by the square root of the proportion, within bounds. The parts move towards
+//! that by small steps, on a grid of the clock. So of several balancers that see the same backends none chases the others: when
+//! the load moved, and the times with it, each has gone a little of the way and looks again.
+
+use crate::tiers::{MOST, WHOLE};
+
+/// Each new time counts for one part in so many of the mean.
+const MEMORY: u64 = 8;
+
+/// Added to all times, so that what differs by fractions of a millisecond is alike.
+const FLOOR: u64 = 1_000_000;
+
+/// The least part.
+const LEAST: u32 = WHOLE / 4;
+
+/// The largest change of a part at a time.
+const STEP: u32 = WHOLE / 20;
+
+/// A difference below this moves nothing.
+const DEAD_BAND: u32 = WHOLE / 20;
+
+/// How long a backend's checks take, and the part of its weight that follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// The mean, nanoseconds; 0: nothing was measured yet.
+    mean: u64,
+    /// The part of [`WHOLE`] of its weight that it gets.
+    part: u32,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            mean: 0,
+            part: WHOLE,
+        }
+    }
+}
+
+impl Pace {
+    /// A good check took this long, nanoseconds.
+    pub fn took(&mut self, nanos: u64) {
+        let nanos = nanos.max(1);
+        self.mean = match self.mean {
+            0 => nanos,
+            mean => {
+                let old = mean.saturating_mul(MEMORY - 1);
+                old.saturating_add(nanos) / MEMORY
+            }
+        };
+    }
+
+    /// The mean, nanoseconds; `None`: nothing was measured yet.
+    pub fn mean(&self) -> Option<u64> {
+        (self.mean > 0).then_some(self.mean)
+    }
+
+    /// The part of [`WHOLE`] of its weight that it gets: never 0.
+    pub fn part(&self) -> u32 {
+        self.part
+    }
+
+    /// Takes a step towards what is right where the median is this; true if the part changed.
+    pub fn step(&mut self, median: u64) -> bool {
+        let wanted = match self.mean {
+            0 => WHOLE,
+            mean => wanted(mean, median),
+        };
+        if self.part.abs_diff(wanted) < DEAD_BAND {
+            return false;
+        }
+        let low = self.part.saturating_sub(STEP);
+        self.part = wanted.clamp(low, self.part.saturating_add(STEP));
+        true
+    }
+}
+
+/// The square root of the proportion, in parts of [`WHOLE`], within bounds.
+fn wanted(mean: u64, median: u64) -> u32 {
+    let (mean, median) = (mean.saturating_add(FLOOR), median.saturating_add(FLOOR));
+    let whole = u128::from(WHOLE);
+    let square = u128::from(median)
+        .saturating_mul(whole.saturating_mul(whole))
+        .checked_div(mean.into())
+        .unwrap_or(0);
+    u32::try_from(square.isqrt())
+        .unwrap_or(MOST)
+        .clamp(LEAST, MOST)
+}
+
+/// The median of what was measured; `None`: nothing was.
+pub fn median(paces: impl Iterator<Item = u64>) -> Option<u64> {
+    let mut means: Vec<u64> = paces.collect();
+    means.sort_unstable();
+    means.get(means.len() / 2).copied()
+}
+
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "figures of tests are small")]
+mod tests;
