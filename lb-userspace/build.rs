@@ -2,8 +2,8 @@
 //!
 //! The objects need a second compiler, the source of `core` and bpf-linker. If this build script
 //! built them, nobody could run `cargo test` without all of that. So `cargo xtask` builds them
-//! and names the data plane in `FAIRLEAD_BPF_OBJECT`, with the decapsulator beside it; this script copies them to
-//! `$OUT_DIR/fairlead.bpf.o` and `$OUT_DIR/decap.bpf.o` and sets the cfg `bpf_object`. Without that variable the
+//! and names the data plane in `FAIRLEAD_BPF_OBJECT`, with the others beside it; this script copies them to
+//! `$OUT_DIR/fairlead.bpf.o`, `$OUT_DIR/decap.bpf.o` and `$OUT_DIR/probe.bpf.o` and sets the cfg `bpf_object`. Without that variable the
 //! files are empty and the cfg is not set: `cargo test` works on the default members with stable Rust alone,
 //! without root and BPF tools. The price: such a binary has no data plane. It must say so instead of failing in an
 //! odd way: "this fairlead was built without its data plane: build it with `cargo xtask build`".
@@ -14,8 +14,11 @@ use std::{env, error::Error, fs, path::Path, path::PathBuf};
 /// Every ELF file, and so every BPF object, begins with these bytes.
 const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
 
-/// The decapsulator's file beside the data plane's.
-const DECAPSULATOR: &str = "fairlead-decap-bpf";
+/// Files beside the data plane's, and what they are embedded as.
+const OTHERS: [(&str, &str); 2] = [
+    ("fairlead-decap-bpf", "decap.bpf.o"),
+    ("fairlead-probe-bpf", "probe.bpf.o"),
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rustc-check-cfg=cfg(bpf_object)");
@@ -23,20 +26,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed=FAIRLEAD_BPF_OBJECT");
 
     let out_dir = env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: run this through cargo")?;
-    let embedded = ["fairlead.bpf.o", "decap.bpf.o"].map(|name| Path::new(&out_dir).join(name));
+    let out_dir = Path::new(&out_dir);
+    let data_plane = out_dir.join("fairlead.bpf.o");
 
     let Some(object) = env::var_os("FAIRLEAD_BPF_OBJECT").filter(|path| !path.is_empty()) else {
-        for path in embedded {
-            fs::write(path, [])?;
+        fs::write(data_plane, [])?;
+        for (_, embedded) in OTHERS {
+            fs::write(out_dir.join(embedded), [])?;
         }
         return Ok(());
     };
     let object = PathBuf::from(object);
-    let objects = [object.with_file_name(DECAPSULATOR), object]
-        .into_iter()
-        .rev();
-    for (object, embedded) in objects.zip(embedded) {
-        embed(&object, &embedded)?;
+    embed(&object, &data_plane)?;
+    for (other, embedded) in OTHERS {
+        embed(&object.with_file_name(other), &out_dir.join(embedded))?;
     }
     println!("cargo::rustc-cfg=bpf_object");
     Ok(())

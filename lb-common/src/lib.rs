@@ -32,6 +32,7 @@ pub mod fragment;
 pub mod hash;
 pub mod header;
 pub mod limits;
+pub mod probe;
 pub mod quic;
 pub mod rule;
 pub mod scheduling;

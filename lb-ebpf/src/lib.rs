@@ -28,6 +28,7 @@ mod message;
 mod other;
 pub mod parse;
 pub mod pipeline;
+pub mod probe;
 #[cfg(test)]
 mod props;
 pub mod quic;

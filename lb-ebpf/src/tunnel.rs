@@ -5,7 +5,7 @@
 //! The usual tunnel, whose headers are all of one family, is part of the usual packet's way. [`send`], a call of its
 //! own, makes them all.
 
-use lb_common::{Address, Control, DropReason, Family, FlowHash, tunnel::OuterTtl};
+use lb_common::{Address, Control, DropReason, Family, FlowHash, Tunnel, tunnel::OuterTtl};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
@@ -42,7 +42,7 @@ pub const fn growth(family: Family) -> usize {
 
 /// What an outer header says besides its addresses.
 #[derive(Clone, Copy)]
-struct Head {
+pub(crate) struct Head {
     /// DSCP and ECN.
     class: u8,
     ttl: u8,
@@ -54,6 +54,32 @@ struct Head {
     /// What the wire may show of the flow's hash.
     shown: u64,
     macs: MacWords,
+}
+
+impl Head {
+    /// Of any tunnel's outer header around a packet. `ttl`: what the packet has left.
+    #[inline(always)]
+    pub(crate) fn of(
+        packet: &Packet,
+        outer: Family,
+        tunnel: Tunnel,
+        ttl: u8,
+        shown: u64,
+        macs: MacWords,
+    ) -> Self {
+        Self {
+            class: packet.class,
+            ttl: tunnel.ttl(ttl),
+            protocol: match tunnel.gue_port() {
+                0 => protocol_of(packet.family),
+                _ => protocol::UDP,
+            },
+            payload: packet.size().wrapping_add(tunnel.between()),
+            growth: tunnel.growth(outer) as u16,
+            shown,
+            macs,
+        }
+    }
 }
 
 /// Puts the usual outer header before the packet, and these Ethernet addresses before that. TTL and ECN bits are those
@@ -154,40 +180,56 @@ fn wrap<F: Frame, T: Tables, const V4: bool>(
         return Err(Refusal::too_big(room));
     }
     forward::age_and_patch(frame, &packet, Delta::NONE)?;
-    let port = tunnel.gue_port();
-    let head = Head {
-        class: packet.class,
-        ttl: tunnel.ttl(packet.ttl.wrapping_sub(1)),
-        protocol: match port {
-            0 => protocol_of(packet.family),
-            _ => protocol::UDP,
-        },
-        payload: packet.size().wrapping_add(tunnel.between()),
-        growth: growth as u16,
-        shown: hash.shown(&cx.control.multipliers),
-        macs: exit.macs(),
-    };
+    let shown = hash.shown(&cx.control.multipliers);
+    let ttl = packet.ttl.wrapping_sub(1);
+    let head = Head::of(&packet, outer, tunnel, ttl, shown, exit.macs());
     match outer {
         Family::V4 => {
             let addresses = addresses_v4(cx.control, backend, head.shown);
-            ipv4(frame, &head, addresses)?;
-            if port != 0 {
-                gue::over_ipv4(frame, &head, tunnel, packet.family)?;
-            }
+            put_v4(frame, &head, tunnel, packet.family, addresses)?;
         }
         Family::V6 => {
             let addresses = addresses_v6(cx.control, backend, head.shown);
-            let inside = match port {
-                0 => 0,
-                _ => gue::inner_sum::<F, V4>(frame, &packet),
-            };
-            ipv6(frame, &head, addresses)?;
-            if port != 0 {
-                gue::over_ipv6(frame, &head, tunnel, packet.family, addresses, inside)?;
-            }
+            put_v6::<F, V4>(frame, &head, tunnel, &packet, addresses)?;
         }
     }
     Ok(())
+}
+
+/// Puts any outer header of IPv4 before the packet.
+#[inline(always)]
+pub(crate) fn put_v4<F: Frame>(
+    frame: &mut F,
+    head: &Head,
+    tunnel: Tunnel,
+    inner: Family,
+    addresses: [[u8; 4]; 2],
+) -> Result<(), DropReason> {
+    ipv4(frame, head, addresses)?;
+    match tunnel.gue_port() {
+        0 => Ok(()),
+        _ => gue::over_ipv4(frame, head, tunnel, inner),
+    }
+}
+
+/// Puts any outer header of IPv6 before the packet.
+#[inline(always)]
+pub(crate) fn put_v6<F: Frame, const V4: bool>(
+    frame: &mut F,
+    head: &Head,
+    tunnel: Tunnel,
+    packet: &Packet,
+    addresses: [[u8; 8]; 4],
+) -> Result<(), DropReason> {
+    let inside = match tunnel.gue_port() {
+        0 => 0,
+        _ => gue::inner_sum::<F, V4>(frame, packet),
+    };
+    ipv6(frame, head, addresses)?;
+    match tunnel.gue_port() {
+        0 => Ok(()),
+        _ => gue::over_ipv6(frame, head, tunnel, packet.family, addresses, inside),
+    }
 }
 
 /// Source and destination of an outer IPv4 header.

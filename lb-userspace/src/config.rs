@@ -6,6 +6,7 @@
 //! with our own table of keys ([`keys`]), so that one run reports all errors of all kinds.
 
 mod across;
+mod aim;
 mod canonical;
 pub mod check;
 pub mod codes;

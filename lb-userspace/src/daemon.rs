@@ -33,6 +33,7 @@ mod departures;
 mod durable;
 mod interfaces;
 mod owner;
+mod probing;
 mod record;
 mod reload;
 mod report;

@@ -14,8 +14,15 @@ static DECAPSULATOR_BYTES: &Aligned<[u8]> = &Aligned {
     bytes: *include_bytes!(concat!(env!("OUT_DIR"), "/decap.bpf.o")),
 };
 
+static PROBE_BYTES: &Aligned<[u8]> = &Aligned {
+    bytes: *include_bytes!(concat!(env!("OUT_DIR"), "/probe.bpf.o")),
+};
+
 /// The ELF file of the data plane.
 pub static OBJECT: &[u8] = &DATA_PLANE.bytes;
 
 /// The ELF file of the decapsulator.
 pub static DECAPSULATOR: &[u8] = &DECAPSULATOR_BYTES.bytes;
+
+/// The ELF file of the program for checks.
+pub static PROBE: &[u8] = &PROBE_BYTES.bytes;

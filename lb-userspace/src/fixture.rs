@@ -68,6 +68,7 @@ pub(crate) fn service(text: &str) -> Service {
             jitter: Duration::ZERO,
             rise: NonZeroU16::new(2).unwrap(),
             fall: NonZeroU16::new(2).unwrap(),
+            target: None,
             trust_at_start: false,
             damping: Damping::default(),
             agent: None,
@@ -128,6 +129,7 @@ pub(crate) fn with_services(services: BTreeMap<Name, Service>) -> Arc<Config> {
             when_dead: WhenDead::Forward,
             dead_after: Duration::from_secs(10),
             velocity_percent: 50,
+            check_marks: 0x4600_0000,
             velocity_window: Duration::from_secs(10),
         },
         limits: Limits {

@@ -26,6 +26,8 @@ pub mod http2;
 pub mod https;
 pub mod icmp;
 mod limited;
+pub mod peer;
+mod real_path;
 pub mod runner;
 mod streak;
 pub mod tcp;

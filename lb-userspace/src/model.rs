@@ -2,6 +2,7 @@
 //! world reports about it. Plain values; every wrong state that a type can exclude is excluded.
 
 mod agent;
+mod aim;
 mod check;
 mod failover;
 mod hook;
@@ -20,6 +21,7 @@ use lb_common::quic::Lengths;
 use serde::{Deserialize, Serialize};
 
 pub use agent::{AgentSource, AgentWeight};
+pub use aim::{Aim, RealPath, no_real_path};
 pub use check::{
     Check, DnsCheck, DnsRcode, DnsType, ExecCheck, GrpcCheck, HttpCheck, TlsCheck, UdpCheck,
 };
@@ -166,6 +168,8 @@ pub struct DaemonConfig {
     /// Sources of the outer headers of tunnels: at most one of each family, IPv4 first. Host bits are filled
     /// from the flow's hash.
     pub tunnel_source: Vec<Prefix>,
+    /// First of the 65,536 socket marks that are kept for checks; a multiple of that, not 0.
+    pub check_marks: u32,
     /// What becomes of forwarding without a daemon ...
     pub when_dead: WhenDead,
     /// ... that has been silent for this long.
@@ -456,6 +460,8 @@ pub struct HealthPolicy {
     pub check: Check,
     /// Port to probe; `None`: the backend's own.
     pub port: Option<NonZeroU16>,
+    /// As configured; see [`Service::aim`].
+    pub target: Option<Aim>,
     /// Between the starts of two probes of one target.
     pub interval: Duration,
     /// The same, while results are beginning to differ from the verdict; at most the interval.
@@ -539,6 +545,8 @@ pub struct Target {
     pub address: IpAddr,
     /// Port to connect to.
     pub port: u16,
+    /// How it is probed as the VIP; `None`: as itself.
+    pub real_path: Option<RealPath>,
     /// What to do.
     pub check: Check,
     /// Where in the answer the backend says how much it can bear.

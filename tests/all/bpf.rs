@@ -5,6 +5,7 @@ mod adoption;
 mod attachment;
 mod memory;
 mod mutation;
+mod probe;
 mod program;
 mod readers;
 mod refusals;

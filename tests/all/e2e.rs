@@ -15,6 +15,7 @@ mod patient;
 mod policies;
 mod quic;
 mod ranges;
+mod real_path;
 mod restart;
 mod schedulers;
 mod traffic;

@@ -12,7 +12,7 @@ use lb_common::limits;
 use super::codes::{self, Code};
 use super::notes::{At, Note, Notes};
 use super::service::{BackendDraft, PROTOCOLS, ServiceDraft};
-use super::{failover, quic, scheduling, sources, value};
+use super::{aim, failover, quic, scheduling, sources, value};
 use crate::maglev;
 use crate::model::{AdminState, Family, Forwarding, Limits, Name, Ports, Prefix, Protocol, family};
 
@@ -38,6 +38,7 @@ pub(super) fn check(
         quic::check(draft, notes);
         failover::check(draft, notes);
         scheduling::check(draft, notes);
+        aim::check(draft, notes);
         for backend in &draft.backends {
             against_service(draft, backend, notes);
             against_vips(backend, &vips, notes);

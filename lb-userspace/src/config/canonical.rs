@@ -63,6 +63,7 @@ fn write_config(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "icmp-errors-per-second = {rate}")?;
     writeln!(out, "resets-per-second = {}", daemon.resets_per_second)?;
     write_prefixes(out, "tunnel-source", &daemon.tunnel_source)?;
+    writeln!(out, "check-marks = {:#x}", daemon.check_marks)?;
     writeln!(out, "when-dead = {}", word(WHEN_DEADS, daemon.when_dead))?;
     if daemon.when_dead != WhenDead::Forward {
         writeln!(out, "dead-after = {}", text(&duration(daemon.dead_after)))?;

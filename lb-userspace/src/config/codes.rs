@@ -253,6 +253,13 @@ codes! {
         "a hook for a service that there is not would never be told anything, and that would not be seen until it matters",
         "use the `name` of a service of this file";
 
+    NO_REAL_PATH = "FL0093", Error, "checks cannot go to the VIP",
+        "a check goes to the VIP on a backend where clients' packets do so, by the same way: in l2dsr and the tunnels, for a service with one address, to backends of its family, by a connection or a datagram",
+        "use `target = \"backend\"`, or leave the key out: then each check goes the way that it can";
+    UNEVEN_MARKS = "FL0094", Error, "the marks for checks begin at an odd place",
+        "they are 65,536, told from all others by the high half of a packet's mark",
+        "use a multiple of 0x10000 whose high half no rule of this machine looks at";
+
     WEIGHT_ZERO = "FL0101", Warning, "a backend of weight 0 takes no new flows",
         "the weight is its share of the new flows",
         "give it a weight, or say `admin = \"draining\"` so that status and metrics show that it is meant";

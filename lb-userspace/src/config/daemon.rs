@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use lb_common::limits;
+use lb_common::probe::MARKS;
 use toml::de::DeValue;
 
 use super::codes;
@@ -16,6 +17,9 @@ use crate::model::{DaemonConfig, Limits, WhenDead, XdpMode};
 
 /// More than any machine has that forwards; with far more, two would have one slot of `redirects`.
 const INTERFACES: usize = 256;
+
+/// The first mark that is kept for checks, if nothing is said: bits that no well-known tool masks.
+const CHECK_MARKS: u32 = 0x4600_0000;
 
 const XDP_MODES: &[(&str, XdpMode)] = &[
     ("native", XdpMode::Native),
@@ -73,6 +77,7 @@ pub(super) fn daemon(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> DaemonCo
         icmp_errors_per_second,
         resets_per_second,
         tunnel_source: tunnel::sources(reader, notes),
+        check_marks: check_marks(reader, notes),
         when_dead,
         dead_after: dead_after.map_or(Duration::from_secs(10), |at| at.value),
         velocity_percent: percent
@@ -80,6 +85,23 @@ pub(super) fn daemon(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> DaemonCo
             .unwrap_or(50),
         velocity_window: window.map_or(Duration::from_secs(10), |at| at.value),
     }
+}
+
+/// The first of as many marks as there are in the low half of a word.
+fn check_marks(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> u32 {
+    const KEY: &str = "check-marks";
+    let range = u64::from(MARKS)..=u64::from(u32::MAX - (MARKS - 1));
+    let Some(at) = reader.integer(KEY, range, notes) else {
+        return CHECK_MARKS;
+    };
+    let mark = u32::try_from(at.value).unwrap_or(CHECK_MARKS);
+    if mark & (MARKS - 1) == 0 {
+        return mark;
+    }
+    let message = format!("`{KEY}` is {mark:#x}, which is no multiple of 0x10000");
+    let note = Note::new(&codes::UNEVEN_MARKS, &at.span, &reader.name(KEY), message);
+    notes.add(note.suggest(format!("{:#x}", mark & !(MARKS - 1))));
+    CHECK_MARKS
 }
 
 fn directory(reader: &Reader<'_, '_>, key: &str, default: &str, notes: &mut Notes<'_>) -> PathBuf {

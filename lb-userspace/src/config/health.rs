@@ -24,7 +24,9 @@ use super::codes;
 use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::value;
-use crate::model::{Check, Damping, HealthPolicy};
+use crate::model::{Aim, Check, Damping, HealthPolicy};
+
+pub(super) const TARGETS: &[(&str, Aim)] = &[("vip", Aim::Vip), ("backend", Aim::Backend)];
 
 /// Shortest and longest time between two probes.
 const INTERVAL: std::ops::RangeInclusive<Duration> =
@@ -39,6 +41,7 @@ pub(super) fn default_policy() -> HealthPolicy {
     HealthPolicy {
         check: Check::Tcp,
         port: None,
+        target: None,
         interval: Duration::from_secs(1),
         fast_interval: Duration::from_secs(1),
         timeout: Duration::from_millis(500),
@@ -74,6 +77,7 @@ pub(super) fn policy(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> HealthPo
     HealthPolicy {
         check,
         port: port(reader, notes).map(|at| at.value),
+        target: reader.word("target", TARGETS, notes).map(|at| at.value),
         interval,
         fast_interval: fast.map_or(interval, |at| at.value),
         timeout,

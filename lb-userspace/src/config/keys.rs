@@ -123,6 +123,7 @@ pub static DAEMON: Section = Section {
             "\"forward\"",
         ),
         key("dead-after", "a duration such as \"10s\"", "\"10s\""),
+        key("check-marks", "a number such as 0x46000000", "0x46000000"),
         key("velocity-percent", "a number from 1 to 100", "50"),
         key("velocity-window", "a duration such as \"10s\"", "\"10s\""),
     ],

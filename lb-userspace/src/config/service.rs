@@ -11,6 +11,7 @@ use lb_common::limits;
 use toml::de::{DeTable, DeValue};
 
 use super::across;
+use super::aim;
 use super::codes;
 use super::failover::{self, FailoverDraft};
 use super::health;
@@ -87,6 +88,8 @@ pub(super) struct ServiceDraft {
     pub(super) quic: QuicDraft,
     pub(super) sources: SourcesDraft,
     pub(super) health: HealthPolicy,
+    /// Where checks are told to go to the VIP.
+    pub(super) to_vip: Option<At<()>>,
     /// `health.port` is there and could not be read; that has been noted.
     pub(super) health_port_is_wrong: bool,
     pub(super) drain: DrainPolicy,
@@ -188,6 +191,7 @@ pub(super) fn service(
         ),
         quic: quic::of_service(&reader, kind, notes),
         sources: sources::read(&reader, notes),
+        to_vip: aim::to_vip(&reader, &health),
         health,
         health_port_is_wrong,
         drain: optional_word(&reader, "drain-policy", DRAINS, DrainPolicy::Keep, notes),

@@ -105,7 +105,14 @@ impl Owner<'_> {
             let bpf = self.parts.reconciler.dataplane();
             attach::again(bpf, name, daemon.xdp_mode);
             self.attachments = attach::report(bpf);
+            self.keep_probing();
         }
+    }
+
+    /// The programs for checks are where they belong.
+    pub(super) fn keep_probing(&mut self) {
+        let config = self.config();
+        self.probing.keep(&config.daemon, self.parts.runner);
     }
 
     /// Attaches what a configuration names anew, and changes modes. `Err`: why not; all is as it was.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::departures::Departure;
+use super::probing::Probing;
 use super::record;
 use super::reload::{Asked, Reloads};
 use super::report::Reports;
@@ -89,6 +90,8 @@ pub(super) struct Owner<'a> {
     pub(super) numbers: u32,
     /// Interfaces, as last looked at.
     pub(super) attachments: Vec<status::Attachment>,
+    /// What checks need in the kernel.
+    pub(super) probing: Probing,
     /// Interfaces that are to be left.
     pub(super) departures: Vec<Departure>,
     pub(super) hooks: Hooks,
@@ -112,6 +115,7 @@ impl<'a> Owner<'a> {
             new_ids: true,
             numbers: 0,
             attachments,
+            probing: Probing::default(),
             departures: Vec::new(),
             hooks,
             beats: 0,
@@ -255,6 +259,7 @@ impl<'a> Owner<'a> {
         self.look_at_departures()?;
         if self.beats.is_multiple_of(PIN_BEATS) {
             self.keep_pins();
+            self.keep_probing();
         }
         Ok(())
     }
@@ -302,7 +307,11 @@ impl<'a> Owner<'a> {
     pub(super) fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Probe(targets) => self.parts.runner.set_targets(targets),
+                Effect::Probe(targets) => {
+                    let config = self.config();
+                    self.probing
+                        .probe(targets, &config.daemon, self.parts.runner);
+                }
                 Effect::Follow(addresses) => self.parts.follower.follow(addresses),
                 Effect::Interfaces(interfaces) => self.parts.follower.leave_by(interfaces),
                 // Before the first image, the last list counts: see `begin`.

@@ -23,6 +23,7 @@ pub fn run(args: &Unload) -> anyhow::Result<ExitCode> {
         run_dir,
         state_dir,
         backends,
+        interfaces,
     } = places(args)?;
     let removed = bpf::unload(&bpffs, run_dir.as_deref(), args.layout)?;
     match removed {
@@ -39,6 +40,11 @@ pub fn run(args: &Unload) -> anyhow::Result<ExitCode> {
                 reasons.join("; ")
             )),
             Err(error) => problems.push(format!("{error:#}")),
+        }
+    }
+    for interface in interfaces {
+        if let Err(error) = bpf::probe::clear(&interface) {
+            problems.push(error.to_string());
         }
     }
     let backends: Vec<IpAddr> = backends.into_iter().collect();
@@ -87,6 +93,8 @@ struct Places {
     state_dir: Option<PathBuf>,
     /// Addresses of backends, in the file and in the last good one.
     backends: BTreeSet<IpAddr>,
+    /// Where a killed daemon may have left its filters for checks.
+    interfaces: BTreeSet<String>,
 }
 
 /// Where pins, lock and state are. A configuration with errors must not keep anybody from
@@ -99,6 +107,7 @@ fn places(args: &Unload) -> anyhow::Result<Places> {
             run_dir,
             state_dir: None,
             backends: BTreeSet::new(),
+            interfaces: BTreeSet::new(),
         });
     }
     let loaded = file::load(&args.config).with_context(|| {
@@ -109,13 +118,18 @@ fn places(args: &Unload) -> anyhow::Result<Places> {
     })?;
     let daemon = loaded.config.daemon.clone();
     let last = file::load(&last_good(&daemon.state_dir)).ok();
-    let configs = [Some(loaded), last].into_iter().flatten();
-    let backends = configs.flat_map(|file| {
+    let configs: Vec<_> = [Some(loaded), last].into_iter().flatten().collect();
+    let interfaces = configs
+        .iter()
+        .flat_map(|f| f.config.daemon.interfaces.clone());
+    let interfaces = interfaces.collect();
+    let backends = configs.iter().flat_map(|file| {
         let addresses = file.config.keyed_backends().map(|(_, b)| b.address);
         addresses.collect::<Vec<_>>()
     });
     Ok(Places {
         backends: backends.collect(),
+        interfaces,
         bpffs: daemon.bpffs,
         run_dir: Some(daemon.run_dir),
         state_dir: Some(daemon.state_dir),

@@ -5,7 +5,7 @@
 //! Files below: `place` (where pins live), `pins` (what stands there), `lock`, `host` (privileges, kernel), `geometry` (sizes and their
 //! check), `sys` and `mapped` (the unsafe parts), `maps`, `program`, `links` and `netdev`
 //! (attachment), `apply` and `actual` (the seam [`Dataplane`](super::Dataplane)), `reader`
-//! (counters, flow table), `debug_log`. `decap` is the backend's own program, apart from all this.
+//! (counters, flow table), `debug_log`. Apart from all this: `decap`, the program of a backend, and `probe`, that of checks.
 
 mod actual;
 mod apply;
@@ -21,6 +21,7 @@ mod maps;
 mod netdev;
 mod pins;
 mod place;
+pub mod probe;
 mod program;
 mod reader;
 mod sys;

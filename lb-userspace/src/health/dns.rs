@@ -2,7 +2,7 @@
 //! of the type that was asked for (and the expected address among them). Over UDP an answer has no more than fits
 //! without EDNS or is truncated, over TCP at most 64 KiB.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, Query};
@@ -10,6 +10,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
+use super::peer::Peer;
 use super::tcp::{Closing, connect, deadline};
 use super::udp;
 use super::verdict::{bad, failed, timed_out, void};
@@ -19,8 +20,9 @@ use crate::model::{DnsCheck, DnsRcode, DnsType, ProbeVerdict};
 const DATAGRAM: usize = 4096;
 
 /// Probes `target`.
-pub async fn probe(target: SocketAddr, check: &DnsCheck, timeout: Duration) -> ProbeVerdict {
+pub async fn probe(target: impl Into<Peer>, check: &DnsCheck, timeout: Duration) -> ProbeVerdict {
     let deadline = deadline(timeout);
+    let target = target.into();
     let (query, bytes) = match query(check) {
         Ok(both) => both,
         Err(error) => return void(&format!("query: {error} (correct the service's check)")),
@@ -47,7 +49,7 @@ fn query(check: &DnsCheck) -> Result<(Message, Vec<u8>), hickory_proto::ProtoErr
 }
 
 async fn datagram(
-    target: SocketAddr,
+    target: Peer,
     query: &Message,
     bytes: &[u8],
     deadline: Instant,
@@ -71,7 +73,7 @@ async fn datagram(
 
 /// Over TCP each message has its length before it (section 4.2.2).
 async fn stream(
-    target: SocketAddr,
+    target: Peer,
     query: &Message,
     bytes: &[u8],
     deadline: Instant,

@@ -1,7 +1,6 @@
 //! The gRPC probe: `grpc.health.v1.Health/Check` of the gRPC health checking protocol over [`super::http2`]; good when
 //! the service is `SERVING`. Its two messages have one field each, so they are written and read here by hand.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use h2::RecvStream;
@@ -10,6 +9,7 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, TE, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
 
 use super::http2::{self, Call, Limit};
+use super::peer::Peer;
 use super::tcp::deadline;
 use super::tls::Clients;
 use super::verdict::{bad, void};
@@ -20,7 +20,7 @@ const BYTES: usize = 4096;
 
 /// Probes `target`.
 pub async fn probe(
-    target: SocketAddr,
+    target: impl Into<Peer>,
     check: &GrpcCheck,
     with: Option<&TlsCheck>,
     clients: &Clients,
@@ -29,7 +29,8 @@ pub async fn probe(
     const PATH: &str = "/grpc.health.v1.Health/Check";
     let name = with.and_then(|with| with.server_name.as_deref());
     let host = check.host.as_deref().or(name);
-    let request = http2::uri(target, PATH, host, with.is_some()).and_then(|uri| {
+    let target = target.into();
+    let request = http2::uri(target.address, PATH, host, with.is_some()).and_then(|uri| {
         Request::post(uri)
             .header(CONTENT_TYPE, "application/grpc")
             .header(TE, "trailers")

@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
 use super::hearing::{FIELD, Hearing};
+use super::peer::Peer;
 use super::tcp::{Closing, connect, deadline};
 use super::verdict::{bad, failed, timed_out, void};
 use crate::model::{AgentSource, HttpCheck, ProbeVerdict};
@@ -47,13 +48,14 @@ impl<B: Body<Data = Bytes, Error = Infallible> + Send + 'static> Content for B {
 
 /// Probes `target`.
 pub async fn probe(
-    target: SocketAddr,
+    target: impl Into<Peer>,
     check: &HttpCheck,
     timeout: Duration,
     hearing: &mut Hearing,
 ) -> ProbeVerdict {
     let deadline = deadline(timeout);
-    let request = match request(target, check) {
+    let target = target.into();
+    let request = match request(target.address, check) {
         Ok(request) => request,
         Err(verdict) => return verdict,
     };

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use super::http::{BODY_BYTES, HEAD_BYTES, Needle, expected, unexpected};
 use super::https::named;
 use super::limited::Limited;
+use super::peer::Peer;
 use super::tcp::{Closing, connect, deadline};
 use super::tls::{self, Clients, Shaken};
 use super::verdict::{bad, failed, timed_out, void};
@@ -31,14 +32,21 @@ const PROTOCOLS: &[&str] = &["h2"];
 
 /// Probes `target`.
 pub async fn probe(
-    target: SocketAddr,
+    target: impl Into<Peer>,
     check: &HttpCheck,
     with: Option<&TlsCheck>,
     clients: &Clients,
     timeout: Duration,
 ) -> ProbeVerdict {
     let check = &with.map_or_else(|| check.clone(), |with| named(check, with));
-    let request = uri(target, &check.path, check.host.as_deref(), with.is_some()).and_then(|uri| {
+    let target = target.into();
+    let request = uri(
+        target.address,
+        &check.path,
+        check.host.as_deref(),
+        with.is_some(),
+    )
+    .and_then(|uri| {
         Request::builder()
             .method(check.method.as_str())
             .uri(uri)
@@ -121,7 +129,7 @@ impl Limit {
 
 /// Connects, asks, and lets `judge` say what the answer is worth.
 pub(super) async fn over(
-    target: SocketAddr,
+    target: Peer,
     with: Option<&TlsCheck>,
     clients: &Clients,
     call: Call,

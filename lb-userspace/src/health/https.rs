@@ -1,10 +1,10 @@
 //! The HTTPS probe: [`super::http`] over [`super::tls`].
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::hearing::Hearing;
 use super::http::{self, Limit};
+use super::peer::Peer;
 use super::tcp::deadline;
 use super::tls::{self, Clients, Shaken};
 use crate::model::{HttpCheck, ProbeVerdict, TlsCheck};
@@ -14,7 +14,7 @@ const PROTOCOLS: &[&str] = &["http/1.1"];
 
 /// Probes `target`.
 pub async fn probe(
-    target: SocketAddr,
+    target: impl Into<Peer>,
     check: &HttpCheck,
     with: &TlsCheck,
     clients: &Clients,
@@ -22,7 +22,8 @@ pub async fn probe(
     hearing: &mut Hearing,
 ) -> ProbeVerdict {
     let deadline = deadline(timeout);
-    let request = match http::request(target, &named(check, with)) {
+    let target = target.into();
+    let request = match http::request(target.address, &named(check, with)) {
         Ok(request) => request,
         Err(verdict) => return verdict,
     };

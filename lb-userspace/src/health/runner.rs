@@ -17,8 +17,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::hearing::Hearing;
+use super::peer::Peer;
 use super::tls::Clients;
-use super::{dns, exec, grpc, http, http2, https, icmp, tcp, tls, udp};
+use super::{dns, exec, grpc, http, http2, https, icmp, real_path, tcp, tls, udp};
 use crate::event::Event;
 use crate::model::{Check, ProbeResult, ProbeVerdict, Target};
 use crate::rota::{Due, Rota, TargetId};
@@ -36,6 +37,8 @@ pub struct Tools {
     pub clients: Clients,
     /// Permits for commands.
     commands: Semaphore,
+    /// Why checks cannot go to a VIP at present; `None`: they can.
+    pub(super) no_real_path: watch::Sender<Option<String>>,
 }
 
 impl Default for Tools {
@@ -43,6 +46,7 @@ impl Default for Tools {
         Self {
             clients: Clients::default(),
             commands: Semaphore::new(COMMANDS),
+            no_real_path: watch::Sender::default(),
         }
     }
 }
@@ -54,6 +58,7 @@ pub type Events = mpsc::Sender<(u64, Event)>;
 #[derive(Debug)]
 pub struct Runner {
     targets: watch::Sender<Vec<Target>>,
+    tools: Arc<Tools>,
     task: JoinHandle<()>,
 }
 
@@ -62,16 +67,18 @@ impl Runner {
     /// any more, and when it is dropped. `seed` spreads the probes.
     pub fn spawn(events: Events, cancel: CancellationToken, concurrency: usize, seed: u64) -> Self {
         let (sender, targets) = watch::channel(Vec::new());
+        let tools: Arc<Tools> = Arc::default();
         let work = Work {
             rota: Rota::new(seed),
             permits: Arc::new(Semaphore::new(concurrency.clamp(1, Semaphore::MAX_PERMITS))),
-            tools: Arc::default(),
+            tools: Arc::clone(&tools),
             events,
             probes: JoinSet::new(),
             abandon: BTreeMap::new(),
         };
         Self {
             targets: sender,
+            tools,
             task: tokio::spawn(work.run(targets, cancel)),
         }
     }
@@ -80,6 +87,11 @@ impl Runner {
     /// changed or are gone are abandoned. A result that was already sent may still arrive.
     pub fn set_targets(&self, targets: Vec<Target>) {
         self.targets.send_replace(targets);
+    }
+
+    /// Why checks cannot go to VIPs at present, which makes them void; `None`: they can.
+    pub fn set_no_real_path(&self, why: Option<String>) {
+        self.tools.no_real_path.send_replace(why);
     }
 
     /// It has ended, which it should not before it is cancelled.
@@ -213,24 +225,38 @@ async fn round(
 
 /// Does what the target's check says.
 pub async fn probe(target: &Target, tools: &Tools, hearing: &mut Hearing) -> ProbeVerdict {
-    let address = SocketAddr::new(target.address, target.port);
-    let (clients, timeout) = (&tools.clients, target.timeout);
+    match &target.real_path {
+        Some(path) => real_path::probe(target, path, tools, hearing).await,
+        None => {
+            let address = SocketAddr::new(target.address, target.port);
+            check(target, address.into(), tools, target.timeout, hearing).await
+        }
+    }
+}
+
+/// The same, of a peer that stands for the target.
+pub(super) async fn check(
+    target: &Target,
+    peer: Peer,
+    tools: &Tools,
+    timeout: Duration,
+    hearing: &mut Hearing,
+) -> ProbeVerdict {
+    let clients = &tools.clients;
     match &target.check {
         Check::None => ProbeVerdict::Good,
-        Check::Tcp => tcp::probe(address, timeout, hearing).await,
-        Check::Tls(check) => tls::probe(address, check, clients, timeout).await,
-        Check::Http(check) => http::probe(address, check, timeout, hearing).await,
+        Check::Tcp => tcp::probe(peer, timeout, hearing).await,
+        Check::Tls(check) => tls::probe(peer, check, clients, timeout).await,
+        Check::Http(check) => http::probe(peer, check, timeout, hearing).await,
         Check::Https(check, with) => {
-            https::probe(address, check, with, clients, timeout, hearing).await
+            https::probe(peer, check, with, clients, timeout, hearing).await
         }
         Check::Http2(check, with) => {
-            http2::probe(address, check, with.as_ref(), clients, timeout).await
+            http2::probe(peer, check, with.as_ref(), clients, timeout).await
         }
-        Check::Grpc(check, with) => {
-            grpc::probe(address, check, with.as_ref(), clients, timeout).await
-        }
-        Check::Udp(check) => udp::probe(address, check, timeout).await,
-        Check::Dns(check) => dns::probe(address, check, timeout).await,
+        Check::Grpc(check, with) => grpc::probe(peer, check, with.as_ref(), clients, timeout).await,
+        Check::Udp(check) => udp::probe(peer, check, timeout).await,
+        Check::Dns(check) => dns::probe(peer, check, timeout).await,
         Check::Icmp => icmp::probe(target.address, timeout).await,
         Check::Exec(check) => exec::probe(target, check, hearing).await,
     }

@@ -5,7 +5,7 @@
 //! targets a second. The target's application sees a connection that was reset before a byte; the
 //! HTTP probe, which talks to the application, closes in order.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -13,6 +13,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
 use super::hearing::Hearing;
+use super::peer::Peer;
 use super::verdict::{failed, timed_out};
 use crate::model::{AgentSource, ProbeVerdict};
 
@@ -27,7 +28,11 @@ pub(crate) enum Closing {
 
 /// Probes `target`, and hears what its agent says, if anybody listens: then until a line is complete, the target closes, or
 /// time is up. All of these are good: a connection was accepted.
-pub async fn probe(target: SocketAddr, timeout: Duration, hearing: &mut Hearing) -> ProbeVerdict {
+pub async fn probe(
+    target: impl Into<Peer>,
+    timeout: Duration,
+    hearing: &mut Hearing,
+) -> ProbeVerdict {
     let deadline = deadline(timeout);
     let mut stream = match connect(target, Closing::Reset, deadline, timeout).await {
         Ok(stream) => stream,
@@ -54,24 +59,26 @@ pub(crate) fn deadline(timeout: Duration) -> Instant {
 
 /// Connects, or says why not. The socket is non-blocking, closed on exec and without Nagle's delay.
 pub(crate) async fn connect(
-    target: SocketAddr,
+    target: impl Into<Peer>,
     closing: Closing,
     deadline: Instant,
     timeout: Duration,
 ) -> Result<TcpStream, ProbeVerdict> {
-    let socket = open(target.ip(), closing).map_err(|e| failed("socket", &e))?;
-    match timeout_at(deadline, socket.connect(target)).await {
+    let target = target.into();
+    let socket = open(&target, closing).map_err(|e| failed("socket", &e))?;
+    match timeout_at(deadline, socket.connect(target.address)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(failed("connect", &error)),
         Err(_) => Err(timed_out("connect", timeout)),
     }
 }
 
-fn open(address: IpAddr, closing: Closing) -> std::io::Result<TcpSocket> {
-    let socket = match address {
+fn open(target: &Peer, closing: Closing) -> std::io::Result<TcpSocket> {
+    let socket = match target.address.ip() {
         IpAddr::V4(_) => TcpSocket::new_v4()?,
         IpAddr::V6(_) => TcpSocket::new_v6()?,
     };
+    target.prepare(&socket)?;
     socket.set_nodelay(true)?;
     if closing == Closing::Reset {
         socket.set_zero_linger()?;

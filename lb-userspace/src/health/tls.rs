@@ -9,7 +9,6 @@ mod client;
 pub(crate) mod fixture;
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::ServerName;
@@ -22,6 +21,7 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
 pub use self::client::Clients;
+use super::peer::Peer;
 use super::tcp::{Closing, connect, deadline};
 use super::verdict::{bad, failed, timed_out, void, warned};
 use crate::model::{ProbeVerdict, TlsCheck};
@@ -31,12 +31,13 @@ const BYTES: usize = 64 * 1024;
 
 /// Probes `target`.
 pub async fn probe(
-    target: SocketAddr,
+    target: impl Into<Peer>,
     check: &TlsCheck,
     clients: &Clients,
     timeout: Duration,
 ) -> ProbeVerdict {
     let deadline = deadline(timeout);
+    let target = target.into();
     let shaken = shake(target, check, &[], clients, deadline, timeout).await;
     let Shaken { stream, warning } = match shaken {
         Ok(shaken) => shaken,
@@ -75,7 +76,7 @@ pub(crate) struct Shaken {
 
 /// Connects and shakes hands, or says why not. `protocols` are offered by ALPN (RFC 7301).
 pub(crate) async fn shake(
-    target: SocketAddr,
+    target: impl Into<Peer>,
     check: &TlsCheck,
     protocols: &'static [&'static str],
     clients: &Clients,
@@ -87,8 +88,9 @@ pub(crate) async fn shake(
         Ok(Err(why)) => return Err(void(&format!("tls: {why}"))),
         Err(_) => return Err(void("tls: reading the files took longer than the timeout")),
     };
+    let target = target.into();
     let name = match &check.server_name {
-        None => ServerName::from(target.ip()),
+        None => ServerName::from(target.address.ip()),
         Some(name) => ServerName::try_from(name.clone())
             .map_err(|error| void(&format!("tls: server-name '{name}': {error}")))?,
     };

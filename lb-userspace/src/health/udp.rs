@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::timeout_at;
 
+use super::peer::Peer;
 use super::tcp::deadline;
 use super::verdict::{bad, failed, timed_out};
 use crate::model::{ProbeVerdict, UdpCheck};
@@ -19,7 +20,7 @@ const BYTES: usize = 1024;
 const SHOWN: usize = 32;
 
 /// Probes `target`.
-pub async fn probe(target: SocketAddr, check: &UdpCheck, timeout: Duration) -> ProbeVerdict {
+pub async fn probe(target: impl Into<Peer>, check: &UdpCheck, timeout: Duration) -> ProbeVerdict {
     let deadline = deadline(timeout);
     let socket = match connected(target).await {
         Ok(socket) => socket,
@@ -46,13 +47,15 @@ pub async fn probe(target: SocketAddr, check: &UdpCheck, timeout: Duration) -> P
 }
 
 /// A socket that talks to the target alone.
-pub(super) async fn connected(target: SocketAddr) -> io::Result<UdpSocket> {
-    let any: IpAddr = match target {
+pub(super) async fn connected(target: impl Into<Peer>) -> io::Result<UdpSocket> {
+    let target = target.into();
+    let any: IpAddr = match target.address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(target).await?;
+    target.prepare(&socket)?;
+    socket.connect(target.address).await?;
     Ok(socket)
 }
 

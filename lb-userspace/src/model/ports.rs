@@ -62,6 +62,11 @@ impl Ports {
         NonZeroU16::new(self.low).filter(|_| self.low == self.high)
     }
 
+    /// True for one of them.
+    pub const fn contains(self, port: NonZeroU16) -> bool {
+        self.low <= port.get() && port.get() <= self.high
+    }
+
     /// How many there are.
     pub const fn count(self) -> u32 {
         (self.high as u32)

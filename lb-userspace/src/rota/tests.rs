@@ -13,6 +13,7 @@ fn target(n: u64) -> Target {
         backend: format!("web/b{n}").parse().unwrap(),
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         port: 80,
+        real_path: None,
         check: Check::Tcp,
         agent: None,
         interval: Duration::from_millis(1000),

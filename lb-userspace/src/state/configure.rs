@@ -12,8 +12,9 @@ use crate::event::{Effect, Record};
 use crate::health::{Thresholds, Tracker};
 use crate::ids::{Ids, Sizes};
 use crate::latency::Pace;
-use crate::model::Scheduler;
-use crate::model::{AdminState, BackendKey, Check, Config, Health, Name, Target};
+use crate::model::{
+    AdminState, BackendKey, Check, Config, Health, Name, RealPath, Scheduler, Target,
+};
 use crate::plan::endpoints;
 use crate::velocity::{Limit, Member};
 
@@ -29,7 +30,7 @@ impl State {
         let renumbered = numbered(&mut ids, &config, self.sizes, now)?;
         let before = std::mem::replace(&mut self.config, Arc::clone(&config));
         let moved = moved(&self.ids, &ids);
-        self.ids = ids;
+        let old_ids = std::mem::replace(&mut self.ids, ids);
         self.unsaved = Unsaved::All;
         self.keep_backends(now, &moved);
         self.keep_ways();
@@ -42,8 +43,8 @@ impl State {
         }
         for (old, new) in [
             (
-                Effect::Probe(targets(&before)),
-                Effect::Probe(targets(&config)),
+                Effect::Probe(targets(&before, &old_ids)),
+                Effect::Probe(targets(&config, &self.ids)),
             ),
             (follow(&before), follow(&config)),
             (interfaces(&before), interfaces(&config)),
@@ -68,7 +69,7 @@ impl State {
     /// All that the I/O tasks must do for the present configuration.
     pub fn announcements(&self) -> Vec<Effect> {
         vec![
-            Effect::Probe(targets(&self.config)),
+            Effect::Probe(targets(&self.config, &self.ids)),
             follow(&self.config),
             Effect::Claim(self.claims.iter().cloned().collect()),
             Effect::Record(configured(&self.config)),
@@ -241,15 +242,26 @@ fn moved(before: &Ids, after: &Ids) -> BTreeSet<BackendKey> {
 }
 
 /// Whom to probe. Draining and disabled backends too: one wants to see them well before they are enabled.
-pub(super) fn targets(config: &Config) -> Vec<Target> {
+pub(super) fn targets(config: &Config, ids: &Ids) -> Vec<Target> {
     let probed = |(key, backend): (BackendKey, &crate::model::Backend)| {
-        let health = &config.services.get(&key.service)?.health;
+        let service = config.services.get(&key.service)?;
+        let health = &service.health;
         // The configuration says so where a backend has no port of its own.
         let port = match health.check.has_port() {
             true => health.port.or(backend.port)?.get(),
             false => 0,
         };
+        let path = service.probe_path(backend, &config.daemon.tunnel_source);
+        let real_path = path.and_then(|path| {
+            Some(RealPath {
+                // What differs between the backends of a service is where the packets go.
+                mark: config.daemon.check_marks | ids.service(&key.service)?.index,
+                vip: service.address.address(),
+                path,
+            })
+        });
         (health.check != Check::None).then(|| Target {
+            real_path,
             backend: key,
             address: backend.address,
             port,

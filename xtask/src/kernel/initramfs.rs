@@ -10,15 +10,15 @@ use anyhow::Context;
 
 use super::{cpio::Archive, modules::Modules};
 use crate::{
-    build::{Built, DECAPSULATOR},
+    build::{Built, DECAPSULATOR, PROBE},
     shell::{command, output, run, which},
     workspace::Workspace,
 };
 
 /// Modules that tests need and that the kernel would have a program load for it.
-const MODULES: [&str; 2] = ["veth", "bridge"];
+const MODULES: [&str; 4] = ["veth", "bridge", "sch_ingress", "cls_bpf"];
 /// Programs of the host that tests run.
-const PROGRAMS: [&str; 6] = ["ip", "nft", "curl", "nginx", "chmod", "sh"];
+const PROGRAMS: [&str; 7] = ["ip", "tc", "nft", "curl", "nginx", "chmod", "sh"];
 /// Accounts that programs look up.
 const ACCOUNTS: [(&str, &str); 2] = [
     (
@@ -74,7 +74,8 @@ pub(super) fn build(
         archive.file(&text(&library)?, &read(&library)?)?;
     }
     let decapsulator = built.bpf_object.with_file_name(DECAPSULATOR);
-    for object in [&built.bpf_object, &decapsulator] {
+    let probe = built.bpf_object.with_file_name(PROBE);
+    for object in [&built.bpf_object, &decapsulator, &probe] {
         archive.file(&text(object)?, &read(object)?)?;
     }
     for (path, content) in ACCOUNTS {

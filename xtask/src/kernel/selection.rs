@@ -15,13 +15,15 @@ const USER_SPACE: &str =
     "makes a thousand data planes of which our own code refuses each; the kernel has no part in it";
 const MEMORY: &str =
     "reads the kernel's own count of a map's memory, which Linux has from 6.4 on (`map_mem_usage`)";
+const LINKS: &str =
+    "is about links that Linux has from 6.6 on (TCX); its neighbour is about filters";
 const LOAD: &str = "sends millions of packets, hours of them on an emulated CPU";
 const SERVERS: &str = "needs a Python and servers that the guest does not have";
 const NO_KERNEL: &str = "is about the tests' own tools and asks nothing of a kernel";
 
 /// Tests that do not run there, by a prefix of their names, each with its reason. Tests that are not
 /// listed run.
-const LEFT_OUT: [(&str, &str); 29] = [
+const LEFT_OUT: [(&str, &str); 31] = [
     ("bench::", BENCH),
     (
         "bpf::attachment::a_device_that_is_deleted_and_made_again_is_attached_anew",
@@ -29,6 +31,7 @@ const LEFT_OUT: [(&str, &str); 29] = [
     ),
     ("bpf::memory::", MEMORY),
     ("bpf::mutation::", USER_SPACE),
+    ("bpf::probe::links_", LINKS),
     ("bpf::verdicts::", NETLINK),
     ("e2e::change::", SLOW),
     ("e2e::checks::", SERVERS),
@@ -36,6 +39,7 @@ const LEFT_OUT: [(&str, &str); 29] = [
     ("e2e::interfaces::", SLOW),
     ("e2e::lab::", SLOW),
     ("e2e::neighbours::", SLOW),
+    ("e2e::real_path::", SLOW),
     ("e2e::restart::", SLOW),
     ("e2e::schedulers::", SLOW),
     ("e2e::traffic::", SLOW),

@@ -13,7 +13,7 @@ const fn entry(path: &'static str, why: &'static str) -> Entry {
 }
 
 /// Files that may name aya.
-pub(super) const AYA: [Entry; 10] = [
+pub(super) const AYA: [Entry; 11] = [
     entry(
         "lb-userspace/src/dataplane/bpf.rs",
         "the one Dataplane over BPF",
@@ -30,6 +30,10 @@ pub(super) const AYA: [Entry; 10] = [
         "lb-ebpf/src/decap/main.rs",
         "the kernel binding of the decapsulator",
     ),
+    entry(
+        "lb-ebpf/src/probe/main.rs",
+        "the kernel binding of the program for checks",
+    ),
     entry("lb-ebpf/src/bench/", "the benchmark's own programs"),
     entry(
         "tests/",
@@ -39,7 +43,7 @@ pub(super) const AYA: [Entry; 10] = [
 ];
 
 /// Files that may hold `unsafe`.
-pub(super) const UNSAFE: [Entry; 14] = [
+pub(super) const UNSAFE: [Entry; 15] = [
     entry(
         "lb-userspace/src/health/exec/child.rs",
         "what a child does between fork and exec",
@@ -66,6 +70,10 @@ pub(super) const UNSAFE: [Entry; 14] = [
     entry(
         "lb-ebpf/src/decap/main.rs",
         "the decapsulator's maps and licence section",
+    ),
+    entry(
+        "lb-ebpf/src/probe/main.rs",
+        "the packet in a socket buffer, and the licence section",
     ),
     entry(
         "lb-ebpf/src/main.rs",

@@ -3,7 +3,7 @@
 use std::fmt::{Result, Write};
 
 use super::{text, word};
-use crate::config::health::{RCODES, SOURCES, TYPES};
+use crate::config::health::{RCODES, SOURCES, TARGETS, TYPES};
 use crate::config::value::duration;
 use crate::model::{
     Check, DnsCheck, ExecCheck, GrpcCheck, HealthPolicy, HttpCheck, TlsCheck, UdpCheck,
@@ -18,6 +18,9 @@ pub(super) fn write(out: &mut String, health: &HealthPolicy) -> Result {
     }
     if let Some(port) = health.port {
         writeln!(out, "port = {port}")?;
+    }
+    if let Some(aim) = health.target {
+        writeln!(out, "target = {}", word(TARGETS, aim))?;
     }
     let mut time = |key: &str, value| writeln!(out, "{key} = {}", text(&duration(value)));
     time("interval", health.interval)?;

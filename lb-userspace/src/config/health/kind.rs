@@ -58,6 +58,7 @@ const OWNERS: &[(&[&str], &[Kind])] = &[
         &[Dns],
     ),
     (&["command", "user"], &[Exec]),
+    (&["target"], &[Tcp, Tls, Http, Https, Http2, Grpc, Udp, Dns]),
     (
         &[
             "agent-weight",

@@ -17,6 +17,11 @@ pub static HEALTH: Section = Section {
             "a number from 1 to 65535",
             "the backend's port, if it has one",
         ),
+        key(
+            "target",
+            "\"vip\" or \"backend\"",
+            "the VIP where clients' packets go there",
+        ),
         key("interval", "a duration such as \"1s\"", "\"1s\""),
         key(
             "fast-interval",

@@ -131,6 +131,7 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
         "drain-deadline",
         "max-connections",
         "port",
+        "target",
         "tunnel-source",
         "allow",
         "deny",
@@ -237,6 +238,7 @@ fn the_table_of_keys_tells_the_true_defaults() {
                 "expect",
                 "expect-hex",
                 "expect-address",
+                "target",
                 "user",
                 "on",
                 "services",
@@ -482,6 +484,7 @@ prop_compose! {
         rise in 1_u16..=1000,
         fall in 1_u16..=1000,
         trust_at_start in any::<bool>(),
+        to_backend in any::<bool>(),
         damping in (0_u16..5, 1_u64..1000, 1_u64..1000, 0_u64..1000),
         agent in proptest::option::of((any::<bool>(), 1_u16..=100, 100_u16..=200, 1_u16..=100)),
     ) -> HealthPolicy {
@@ -499,7 +502,9 @@ prop_compose! {
         let agent = agent.and_then(|(first, least, most, step)| {
             Some(AgentWeight { source: source(first)?, least, most, step })
         });
+        let to_backend = to_backend && !matches!(check, Check::Icmp | Check::Exec(_));
         HealthPolicy {
+            target: to_backend.then_some(Aim::Backend),
             agent,
             port: NonZeroU16::new(port).filter(|_| check.has_port()),
             check,
@@ -739,6 +744,7 @@ prop_compose! {
         icmp_errors_per_second in 0_u32..=10_000_000,
         resets_per_second in 0_u32..=10_000_000,
         tunnel_lengths in (8..=32_u8, 96..=128_u8),
+        marks in 1_u32..=0xffff,
         when_dead in 0..3_usize,
         dead_after in 2_u64..=86_400,
         velocity_percent in 1_u8..=100,
@@ -760,6 +766,7 @@ prop_compose! {
                 icmp_errors_per_second,
                 resets_per_second,
                 tunnel_source: tunnel_source(&services, tunnel_lengths),
+                check_marks: marks << 16,
                 when_dead: [WhenDead::Forward, WhenDead::Pass, WhenDead::Drop][when_dead],
                 dead_after: Duration::from_secs(if when_dead == 0 { 10 } else { dead_after }),
                 velocity_percent,

@@ -1,5 +1,6 @@
 //! The DNS probe against a server in this process.
 
+use std::net::SocketAddr;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hickory_proto::op::ResponseCode;

@@ -24,6 +24,7 @@ fn target(check: &ExecCheck, timeout: Duration) -> Target {
         backend: "web/b1".parse().unwrap(),
         address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)),
         port: 8080,
+        real_path: None,
         check: Check::Exec(check.clone()),
         agent: None,
         interval: timeout,

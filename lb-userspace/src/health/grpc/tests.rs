@@ -1,6 +1,7 @@
 //! The gRPC probe against a real server, and its messages as bytes.
 
 use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;

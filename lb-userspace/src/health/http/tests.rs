@@ -331,8 +331,13 @@ async fn request_that_cannot_be_written_says_nothing_about_the_target() {
         host: Some("two\r\nlines".into()),
         ..get(None)
     };
-    let ProbeVerdict::Void(reason) =
-        probe((V4, 1).into(), &check, TIMEOUT, &mut Hearing::default()).await
+    let ProbeVerdict::Void(reason) = probe(
+        SocketAddr::from((V4, 1)),
+        &check,
+        TIMEOUT,
+        &mut Hearing::default(),
+    )
+    .await
     else {
         panic!("not void");
     };

@@ -1,5 +1,6 @@
 //! The HTTPS probe against a server that speaks HTTP/1.1 over TLS.
 
+use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;

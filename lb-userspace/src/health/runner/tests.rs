@@ -20,6 +20,7 @@ fn target(n: u64, port: u16, interval_ms: u64, timeout_ms: u64) -> Target {
         backend: format!("web/b{n}").parse().unwrap(),
         address: V4,
         port,
+        real_path: None,
         check: Check::Tcp,
         agent: None,
         interval: Duration::from_millis(interval_ms),

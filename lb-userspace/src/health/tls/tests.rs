@@ -1,5 +1,6 @@
 //! The TLS probe against servers with good and bad certificates.
 
+use std::net::SocketAddr;
 use tokio::net::TcpListener;
 
 use super::fixture::{Authority, serve};
