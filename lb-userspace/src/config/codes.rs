@@ -240,6 +240,12 @@ codes! {
     NO_RESET = "FL0092", Error, "flows of this protocol cannot be reset",
         "a reset ends a TCP connection; the balancer can make none for other protocols",
         "use \"migrate\": their clients are served by another backend from the next packet on";
+    NO_REAL_PATH = "FL0093", Error, "checks cannot go to the VIP",
+        "a check goes to the VIP on a backend where clients' packets do so, by the same way: in l2dsr and the tunnels, for a service with one address, to backends of its family, by a connection or a datagram",
+        "use `target = \"backend\"`, or leave the key out: then each check goes the way that it can";
+    UNEVEN_MARKS = "FL0094", Error, "the marks for checks begin at an odd place",
+        "they are 65,536, told from all others by the high half of a packet's mark",
+        "use a multiple of 0x10000 whose high half no rule of this machine looks at";
     BAD_URL = "FL0095", Error, "the text is not the URL of a webhook",
         "events are posted to a server over HTTP or HTTPS; a fragment is not sent, and neither are a user and a password",
         "write scheme, host and path, such as \"https://example.org/hook\", an IPv6 address in brackets";
@@ -252,13 +258,6 @@ codes! {
     UNKNOWN_SERVICE = "FL0098", Error, "there is no service of this name",
         "a hook for a service that there is not would never be told anything, and that would not be seen until it matters",
         "use the `name` of a service of this file";
-
-    NO_REAL_PATH = "FL0093", Error, "checks cannot go to the VIP",
-        "a check goes to the VIP on a backend where clients' packets do so, by the same way: in l2dsr and the tunnels, for a service with one address, to backends of its family, by a connection or a datagram",
-        "use `target = \"backend\"`, or leave the key out: then each check goes the way that it can";
-    UNEVEN_MARKS = "FL0094", Error, "the marks for checks begin at an odd place",
-        "they are 65,536, told from all others by the high half of a packet's mark",
-        "use a multiple of 0x10000 whose high half no rule of this machine looks at";
 
     WEIGHT_ZERO = "FL0101", Warning, "a backend of weight 0 takes no new flows",
         "the weight is its share of the new flows",
