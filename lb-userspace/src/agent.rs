@@ -14,6 +14,9 @@ const LARGEST_REPORT: u32 = 1000;
 /// A difference below this (parts of [`WHOLE`]) moves nothing, unless the wish is a bound or the whole.
 const DEAD_BAND: u32 = WHOLE / 50;
 
+/// Between two events about reports of one backend that cannot be read, nanoseconds.
+const QUIET: u64 = 600_000_000_000;
+
 /// A backend's agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agent {
@@ -23,10 +26,12 @@ pub struct Agent {
     wanted: u32,
     /// Something that could be read has been said.
     heard: bool,
-    /// The last step, by its place on the grid.
-    slot: u64,
+    /// When the last step was taken; nanoseconds since boot.
+    stepped: u64,
     /// What is wrong with the last report.
     refused: Option<String>,
+    /// When that was last told.
+    told: Option<u64>,
 }
 
 impl Default for Agent {
@@ -35,8 +40,9 @@ impl Default for Agent {
             part: WHOLE,
             wanted: WHOLE,
             heard: false,
-            slot: 0,
+            stepped: 0,
             refused: None,
+            told: None,
         }
     }
 }
@@ -62,6 +68,16 @@ impl Agent {
         None
     }
 
+    /// What is wrong with a report may be told now: not again and again of an agent that says right and wrong in turn.
+    pub fn may_tell(&mut self, now: u64) -> bool {
+        let quiet = |at: u64| now.saturating_sub(at) < QUIET;
+        if self.told.is_some_and(quiet) {
+            return false;
+        }
+        self.told = Some(now);
+        true
+    }
+
     /// Other bounds.
     pub fn bound(&mut self, policy: &AgentWeight) {
         self.wanted = bounded(policy, self.wanted);
@@ -77,11 +93,11 @@ impl Agent {
 
     /// Takes a step at `now`, if the last one was before on the grid (nanoseconds).
     pub fn step(&mut self, policy: &AgentWeight, now: u64, grid: u64) {
-        let slot = now.checked_div(grid).unwrap_or(0);
-        if slot <= self.slot || !self.leans(policy) {
+        let slot = |at: u64| at.checked_div(grid).unwrap_or(0);
+        if slot(now) <= slot(self.stepped) || !self.leans(policy) {
             return;
         }
-        self.slot = slot;
+        self.stepped = now;
         let most = u32::from(policy.step).saturating_mul(WHOLE / 100);
         let low = self.part.saturating_sub(most);
         let high = self.part.saturating_add(most);

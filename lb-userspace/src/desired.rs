@@ -245,9 +245,6 @@ impl Rings {
     /// The ring of a service as it is to be now.
     fn of(&mut self, state: &State, service: &Service) -> Arc<[u32]> {
         let takes_new = |key: &BackendKey, backend: &Backend| {
-            if state.weight(key) == 0 {
-                return false;
-            }
             let word = state.word_of(service, backend, key);
             word.is_some_and(|word| word.permissions.may_take_new())
         };

@@ -106,6 +106,8 @@ pub struct Queue {
     /// Oldest first.
     waiting: VecDeque<Arc<Message>>,
     current: Option<Current>,
+    /// Whoever may make attempts, and nobody before it.
+    holder: u64,
     /// Events that this hook was to be told.
     number: u64,
     /// When, at the hook's rate, the next event would be due if none were let through early.
@@ -174,6 +176,7 @@ impl Queue {
             limits,
             waiting: VecDeque::new(),
             current: None,
+            holder: 0,
             number: 0,
             due: 0,
             attempts: 0,
@@ -195,6 +198,21 @@ impl Queue {
     pub fn give_up(&mut self) {
         if let Some(current) = &mut self.current {
             current.attempt = None;
+        }
+    }
+
+    /// A new holder makes the attempts from now on, and the one that another has under way again. Its number.
+    pub fn begin(&mut self) -> u64 {
+        self.holder = self.holder.saturating_add(1);
+        self.give_up();
+        self.holder
+    }
+
+    /// [`Self::next`] for a holder; one that another has followed has nothing to do.
+    pub fn next_for(&mut self, holder: u64, now: u64) -> Next {
+        match holder == self.holder {
+            true => self.next(now),
+            false => Next::Idle,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
 use lb_userspace::cli::{Cli, Command, act, out, why};
@@ -51,7 +52,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(args) => {
             logging::init(args.log_format, &args.log)?;
-            runtime(2)?.block_on(daemon::run(args))
+            let runtime = runtime(2)?;
+            let ended = runtime.block_on(daemon::run(args));
+            // A look-up of a name that nobody answers must not hold up the next start.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            ended
         }
         Command::Check(args) => Ok(check::run(&args.into(), &mut std::io::stdout())?.into()),
         Command::Decap(args) => decap::run::run(&args),

@@ -308,7 +308,7 @@ impl State {
             health: self.health(key),
             trust_at_start: service.health.trust_at_start,
             on_down: service.on_down,
-            chosen: known.weight > 0 || self.rests(service, backend, key),
+            chosen: known.weight > 0,
             reachable: self.way(backend.address).resolved.is_ok(),
             fail_open: self.failed_open(&key.service),
         })

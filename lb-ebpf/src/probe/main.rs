@@ -204,6 +204,9 @@ fn fairlead_probe_out(context: TcContext) -> i32 {
     let mut frame = Buffer { context, room: 0 };
     match PATHS.get(number) {
         Some(path) if *path != ProbePath::NONE && probe::out(&mut frame, path, &Kernel) => {
+            // Once is enough, whatever devices the packet still passes.
+            // SAFETY: as above; the field is writable (`tc_cls_act_is_valid_access`).
+            unsafe { (*context).mark = 0 };
             TC_ACT_UNSPEC
         }
         _ => TC_ACT_SHOT,

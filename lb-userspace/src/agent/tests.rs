@@ -75,6 +75,17 @@ fn the_first_report_holds_at_once_and_later_ones_by_steps() {
 }
 
 #[test]
+fn steps_go_on_when_a_reload_has_changed_their_interval() {
+    let policy = policy(10, 100, 10);
+    let mut agent = heard(&policy, "50%");
+    agent.report(&policy, Some("20%"));
+    agent.step(&policy, 864_001 * SECOND, SECOND);
+    agent.step(&policy, 864_005 * SECOND, 5 * SECOND);
+    agent.step(&policy, 864_006 * SECOND, SECOND);
+    assert_eq!(agent.part(), 200);
+}
+
+#[test]
 fn a_silent_agent_gets_its_weight_back_and_a_broken_one_keeps_its_part_and_is_told_once() {
     let policy = policy(10, 100, 100);
     let mut agent = heard(&policy, "50%");
@@ -91,8 +102,11 @@ fn a_silent_agent_gets_its_weight_back_and_a_broken_one_keeps_its_part_and_is_to
     assert_eq!((agent.part(), agent.words()), (WHOLE, None));
     assert!(
         agent.report(&policy, Some("1001%")).is_some(),
-        "it is told again after a good one"
+        "it is known again after a good one"
     );
+    // And told now and then.
+    let told = [0, 1, 599, 600, 601].map(|second| agent.may_tell(second * SECOND));
+    assert_eq!(told, [true, false, false, true, false]);
 }
 
 #[test]

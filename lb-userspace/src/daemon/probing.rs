@@ -1,7 +1,10 @@
 //! Checks through the real path, as the daemon sees them: the programs in the kernel exist while some check needs them, stand on
-//! the interfaces that run the data plane, and where they cannot, checks of VIPs are void.
+//! the interfaces that run the data plane, and where they cannot, that is told, checks do without, and it is tried again.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use lb_common::probe::ProbePath;
 
 use crate::dataplane::bpf::BpfError;
 use crate::dataplane::bpf::probe::{Holder, ProbePrograms};
@@ -9,10 +12,17 @@ use crate::embedded;
 use crate::health::runner::Runner;
 use crate::model::{DaemonConfig, Target};
 
+/// Between two attempts to load the programs.
+const AGAIN: Duration = Duration::from_secs(10);
+
 /// What checks need in the kernel.
 #[derive(Default)]
 pub(super) struct Probing {
     programs: Option<(u32, ProbePrograms)>,
+    /// What becomes of packets with marks, by mark - the first.
+    paths: BTreeMap<u32, ProbePath>,
+    /// When the programs could not be had, or not told the paths.
+    failed: Option<Instant>,
     /// Why checks cannot go to VIPs, as last told.
     why: Option<String>,
 }
@@ -22,35 +32,46 @@ impl Probing {
     pub(super) fn probe(&mut self, targets: Vec<Target>, daemon: &DaemonConfig, runner: &Runner) {
         let first = daemon.check_marks;
         let paths = targets.iter().filter_map(|t| t.real_path.as_ref());
-        let paths: BTreeMap<_, _> = paths.map(|p| (p.mark ^ first, p.path)).collect();
-        if self.programs.as_ref().is_none_or(|(at, _)| *at != first) || paths.is_empty() {
+        self.paths = paths.map(|p| (p.mark ^ first, p.path)).collect();
+        if self.programs.as_ref().is_none_or(|(at, _)| *at != first) || self.paths.is_empty() {
             self.programs = None;
         }
-        let prepared = match paths.is_empty() {
-            true => Ok(()),
-            false => self.prepare(first).and_then(|()| match &mut self.programs {
-                Some((_, programs)) => programs.set_paths(&paths),
-                None => Ok(()),
-            }),
-        };
-        match prepared {
-            Ok(()) => self.keep(daemon, runner),
-            Err(error) => self.tell(Some(error.to_string()), runner),
-        }
+        self.failed = None;
+        self.prepare(first, runner);
+        self.keep(daemon, runner);
         runner.set_targets(targets);
     }
 
-    fn prepare(&mut self, first: u32) -> Result<(), BpfError> {
-        if self.programs.is_none() {
-            let programs = ProbePrograms::load(embedded::PROBE, first, Holder::best()?)?;
-            self.programs = Some((first, programs));
+    fn prepare(&mut self, first: u32, runner: &Runner) {
+        match self.prepared(first) {
+            Ok(()) => self.failed = None,
+            Err(error) => {
+                self.failed = Some(Instant::now());
+                self.tell(Some(error.to_string()), runner);
+            }
         }
-        Ok(())
     }
 
-    /// Looks after the interfaces.
+    fn prepared(&mut self, first: u32) -> Result<(), BpfError> {
+        if self.paths.is_empty() {
+            return Ok(());
+        }
+        let (_, programs) = match &mut self.programs {
+            Some(programs) => programs,
+            empty => empty.insert((
+                first,
+                ProbePrograms::load(embedded::PROBE, first, Holder::best()?)?,
+            )),
+        };
+        programs.set_paths(&self.paths)
+    }
+
+    /// Looks after the programs and the interfaces.
     pub(super) fn keep(&mut self, daemon: &DaemonConfig, runner: &Runner) {
-        let Some((_, programs)) = &mut self.programs else {
+        if self.failed.is_some_and(|at| at.elapsed() >= AGAIN) {
+            self.prepare(daemon.check_marks, runner);
+        }
+        let (None, Some((_, programs))) = (self.failed, &mut self.programs) else {
             return;
         };
         let failed = programs.keep_on(&daemon.interfaces);
@@ -67,7 +88,7 @@ impl Probing {
         }
         match &why {
             Some(why) => tracing::error!(
-                "checks cannot go to VIPs, and are void: {why} (with `target = \"backend\"` they go to backends' own addresses)"
+                "checks cannot go to VIPs: {why} (they go to backends' own addresses, unless `target = \"vip\"` says otherwise: then they are void)"
             ),
             None => tracing::info!("checks go to VIPs again"),
         }

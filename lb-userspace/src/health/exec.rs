@@ -19,7 +19,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::timeout_at;
+use tokio::time::{sleep, timeout_at};
 
 use super::hearing::Hearing;
 use super::tcp::deadline;
@@ -28,6 +28,8 @@ use crate::model::{AgentSource, ExecCheck, ProbeVerdict, Target};
 
 /// The most bytes of output that are read; whatever a command prints beyond is lost.
 const BYTES: usize = 64 * 1024;
+/// Between two looks at output beyond that: 6 MB a second are thrown away at most.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The most bytes of the first line that are kept.
 const LINE: usize = 256;
@@ -122,8 +124,10 @@ struct Running {
     line: Vec<u8>,
     /// The first line is complete.
     whole: bool,
-    /// Bytes that may still be read.
+    /// Bytes that are still looked at.
     left: usize,
+    /// Nobody writes any more.
+    closed: bool,
 }
 
 impl Running {
@@ -135,10 +139,12 @@ impl Running {
             line: Vec::new(),
             whole: false,
             left: BYTES,
+            closed: false,
         })
     }
 
-    /// Waits for the end; what was printed until then is read, up to the bound.
+    /// Waits for the end; what was printed until then is read, and beyond the bound thrown away: a command that nobody reads
+    /// would hang.
     async fn ended(&mut self) -> io::Result<ExitStatus> {
         while !self.group.has_ended()? {
             tokio::select! {
@@ -147,6 +153,7 @@ impl Running {
                     readable?;
                     self.read();
                 }
+                () = sleep(PAUSE), if self.left == 0 && !self.closed => self.discard(),
             }
         }
         self.drain();
@@ -159,7 +166,20 @@ impl Running {
         match self.output.try_read(&mut piece) {
             Ok(read) => self.take(piece.get(..read).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.left = 0,
+            Err(_) => {
+                self.left = 0;
+                self.closed = true;
+            }
+        }
+    }
+
+    /// Throws away what is there, a pipe's fill at most.
+    fn discard(&mut self) {
+        let mut piece = vec![0; BYTES];
+        match self.output.try_read(&mut piece) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => self.closed = true,
         }
     }
 
@@ -176,6 +196,7 @@ impl Running {
 
     /// Nothing: the output ended.
     fn take(&mut self, piece: &[u8]) {
+        self.closed = piece.is_empty();
         self.left = match piece.len() {
             0 => 0,
             read => self.left.saturating_sub(read),
@@ -236,7 +257,9 @@ impl Drop for Group {
         };
         // At once, nearly always; a process in the middle of I/O may take longer, and nobody must wait for it here.
         if !matches!(leader.try_wait(), Ok(Some(_))) {
-            std::thread::spawn(move || leader.wait());
+            // Without a thread to reap it, it stays a zombie: better than a panic.
+            let reaper = std::thread::Builder::new();
+            drop(reaper.spawn(move || leader.wait()));
         }
     }
 }

@@ -16,6 +16,8 @@ pub struct Hearing {
     line: Option<Vec<u8>>,
     /// The line is complete.
     whole: bool,
+    /// Time was up, or the answer broke off, before the agent was done.
+    cut: bool,
 }
 
 impl Hearing {
@@ -47,9 +49,18 @@ impl Hearing {
         }
     }
 
-    /// What the agent of a target that passed its check said. The outer `None`: nobody listened.
+    /// Time is up, or the answer has broken off.
+    pub(super) fn cut(&mut self) {
+        self.cut = true;
+    }
+
+    /// What the agent of a target that passed its check said. The outer `None`: nobody listened, or it was cut short, which
+    /// says nothing: a server that is too busy to report in time must not get its whole weight for that.
     pub fn said(self) -> Option<Option<String>> {
         self.source?;
+        if self.cut && !self.whole {
+            return None;
+        }
         let text = self
             .line
             .map(|line| bounded(String::from_utf8_lossy(&line).trim()));

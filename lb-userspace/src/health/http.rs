@@ -204,7 +204,11 @@ async fn search(
         let data = match timeout_at(limit.deadline, body.frame()).await {
             Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
             // What is missing is only what an agent might say.
-            Ok(Some(Err(_)) | None) | Err(_) if needle.is_none() => return ProbeVerdict::Good,
+            Ok(None) if needle.is_none() => return ProbeVerdict::Good,
+            Ok(Some(Err(_))) | Err(_) if needle.is_none() => {
+                hearing.cut();
+                return ProbeVerdict::Good;
+            }
             Ok(Some(Err(error))) => return not_answered("body", &error),
             Ok(None) => return lacks(""),
             Err(_) => return timed_out("body", limit.timeout),

@@ -1,10 +1,23 @@
 //! Whom a probe talks to, and by which way.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::TcpSocket;
+
+/// The local ports of connections with a mark, in turn: those that Linux takes by default (ip(7),
+/// `ip_local_port_range`).
+const PORTS: std::ops::RangeInclusive<u16> = 32_768..=60_999;
+/// Ports that are tried: others may be somebody else's.
+const TRIES: usize = 64;
+/// The largest segment of a connection by a tunnel: its packets are longer on the way than the socket knows.
+const SEGMENT: u32 = 1200;
+
+/// The port after the last one given.
+static NEXT: AtomicU16 = AtomicU16::new(*PORTS.start());
 
 /// The other end of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,12 +26,17 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The mark of its packets (SO_MARK, socket(7)): as whom they go.
     pub mark: Option<u32>,
+    /// They go by a tunnel.
+    pub tunnel: bool,
 }
 
 impl From<SocketAddr> for Peer {
     fn from(address: SocketAddr) -> Self {
-        let mark = None;
-        Self { address, mark }
+        Self {
+            address,
+            mark: None,
+            tunnel: false,
+        }
     }
 }
 
@@ -28,6 +46,81 @@ impl Peer {
         match &self.mark {
             Some(mark) => setsockopt(socket, sockopt::Mark, mark).map_err(io::Error::from),
             None => Ok(()),
+        }
+    }
+
+    /// The same for a connection. Those to the backends of one VIP are told apart by their local ports alone, on the way
+    /// back, and the kernel gives one port to several connections that differ in their other ends: so each has
+    /// its own, and gets it again only after all others.
+    pub(super) fn prepare_connection(&self, socket: &TcpSocket) -> io::Result<()> {
+        self.prepare(socket)?;
+        if self.mark.is_none() {
+            return Ok(());
+        }
+        if self.tunnel {
+            setsockopt(socket, sockopt::TcpMaxSeg, &SEGMENT)?;
+        }
+        // Also one in TIME_WAIT.
+        socket.set_reuseaddr(true)?;
+        let any = match self.address {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+        for _ in 0..TRIES {
+            match socket.bind(SocketAddr::new(any, next_port())) {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+fn next_port() -> u16 {
+    let after = |port: u16| match PORTS.contains(&port) {
+        true => port.saturating_add(1),
+        false => *PORTS.start(),
+    };
+    // It always gives a value, so there is no error.
+    let port = NEXT.fetch_update(Relaxed, Relaxed, |port| Some(after(port)));
+    port.unwrap_or(*PORTS.start())
+        .clamp(*PORTS.start(), *PORTS.end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_with_a_mark_have_ports_of_their_own() {
+        // Marks need a privilege; ports do not.
+        let peer = Peer {
+            mark: None,
+            ..Peer::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 9)))
+        };
+        let bind = |peer: &Peer| {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            peer.prepare(&socket).unwrap();
+            socket
+                .bind((Ipv4Addr::UNSPECIFIED, next_port()).into())
+                .unwrap();
+            socket
+        };
+        let sockets: Vec<TcpSocket> = (0..100).map(|_| bind(&peer)).collect();
+        let ports = sockets
+            .iter()
+            .map(|socket| socket.local_addr().unwrap().port());
+        let ports: std::collections::BTreeSet<u16> = ports.collect();
+        assert_eq!(ports.len(), 100);
+        assert!(ports.iter().all(|port| PORTS.contains(port)));
+    }
+
+    #[test]
+    fn after_the_last_port_comes_the_first() {
+        for _ in 0..70_000 {
+            assert!(PORTS.contains(&next_port()));
         }
     }
 }

@@ -12,7 +12,7 @@ use super::hearing::Hearing;
 use super::peer::Peer;
 use super::runner::{Tools, check};
 use super::tcp::deadline;
-use super::verdict::{bad, void};
+use super::verdict::{bad, void, warned};
 use crate::model::{ProbeVerdict, RealPath, Target};
 
 /// Probes `target` by its real path.
@@ -23,14 +23,15 @@ pub(super) async fn probe(
     hearing: &mut Hearing,
 ) -> ProbeVerdict {
     let blocked = tools.no_real_path.borrow().clone();
-    if let Some(why) = blocked {
-        return void(&format!("check of {}: {why}", path.vip));
-    }
     let address = SocketAddr::new(target.address, target.port);
+    if let Some(why) = blocked {
+        return without(target, path, &why, address, tools, hearing).await;
+    }
     let end = deadline(target.timeout);
     let vip = Peer {
         address,
         mark: Some(path.mark),
+        tunnel: path.path.is_tunnel(),
     };
     let mut vip = pin!(check(target, vip, tools, target.timeout, hearing));
     let half = target.timeout.checked_div(2).unwrap_or_default();
@@ -42,6 +43,12 @@ pub(super) async fn probe(
     let left = end.saturating_duration_since(tokio::time::Instant::now());
     // Not a moment longer than the other one.
     let left = left.saturating_sub(Duration::from_millis(1));
+    let Ok(_permit) = tools.second_checks.try_acquire() else {
+        return match early {
+            Some(words) => bad(&words),
+            None => vip.await,
+        };
+    };
     // What an agent says counts only where clients are served.
     let mut unheard = Hearing::default();
     let own = check(target, address.into(), tools, left, &mut unheard);
@@ -61,6 +68,26 @@ pub(super) async fn probe(
         },
     };
     bad(&told(&words, own.as_ref(), path))
+}
+
+/// The check where the real path cannot be had: of the backend's own address, which is better than nothing, unless the
+/// operator wants the VIP or nothing.
+async fn without(
+    target: &Target,
+    path: &RealPath,
+    why: &str,
+    address: SocketAddr,
+    tools: &Tools,
+    hearing: &mut Hearing,
+) -> ProbeVerdict {
+    let why = format!("check of {}: {why}", path.vip);
+    if path.only {
+        return void(&why);
+    }
+    match check(target, address.into(), tools, target.timeout, hearing).await {
+        ProbeVerdict::Good => warned(&format!("{why}; its own address is checked")),
+        verdict => verdict,
+    }
 }
 
 /// The words of a check that failed, with what the backend's own address had to say. The kinds of faults that the two tell
@@ -91,6 +118,7 @@ mod tests {
         RealPath {
             mark: 1,
             vip: "192.0.2.1".parse().unwrap(),
+            only: false,
             path: ProbePath {
                 source: [source; 2],
                 ..ProbePath::NONE

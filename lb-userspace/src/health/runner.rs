@@ -24,11 +24,15 @@ use crate::event::Event;
 use crate::model::{Check, ProbeResult, ProbeVerdict, Target};
 use crate::rota::{Due, Rota, TargetId};
 
-/// Probes under way at once, unless told otherwise. Each holds one descriptor.
+/// Probes under way at once, unless told otherwise. Each holds one descriptor, and some a second one ([`SECOND_CHECKS`]).
 pub const CONCURRENCY: usize = 512;
 
 /// Commands that run at once. Each is a process.
 pub const COMMANDS: usize = 16;
+
+/// Second checks that are made at once of backends that do not answer as the VIP: they only find words, and the descriptors
+/// of a process are few (1024, unless told otherwise).
+pub const SECOND_CHECKS: usize = 64;
 
 /// What probes share.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub struct Tools {
     pub clients: Clients,
     /// Permits for commands.
     commands: Semaphore,
+    /// Permits for second checks.
+    pub(super) second_checks: Semaphore,
     /// Why checks cannot go to a VIP at present; `None`: they can.
     pub(super) no_real_path: watch::Sender<Option<String>>,
 }
@@ -46,6 +52,7 @@ impl Default for Tools {
         Self {
             clients: Clients::default(),
             commands: Semaphore::new(COMMANDS),
+            second_checks: Semaphore::new(SECOND_CHECKS),
             no_real_path: watch::Sender::default(),
         }
     }
@@ -89,7 +96,7 @@ impl Runner {
         self.targets.send_replace(targets);
     }
 
-    /// Why checks cannot go to VIPs at present, which makes them void; `None`: they can.
+    /// Why checks cannot go to VIPs at present; `None`: they can.
     pub fn set_no_real_path(&self, why: Option<String>) {
         self.tools.no_real_path.send_replace(why);
     }

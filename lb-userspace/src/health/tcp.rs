@@ -44,7 +44,11 @@ pub async fn probe(
             Ok(Ok(read @ 1..)) => {
                 hearing.hear(AgentSource::Line, piece.get(..read).unwrap_or_default());
             }
-            Ok(Ok(0) | Err(_)) | Err(_) => break,
+            Ok(Ok(0)) => break,
+            Ok(Err(_)) | Err(_) => {
+                hearing.cut();
+                break;
+            }
         }
     }
     ProbeVerdict::Good
@@ -78,7 +82,7 @@ fn open(target: &Peer, closing: Closing) -> std::io::Result<TcpSocket> {
         IpAddr::V4(_) => TcpSocket::new_v4()?,
         IpAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    target.prepare(&socket)?;
+    target.prepare_connection(&socket)?;
     socket.set_nodelay(true)?;
     if closing == Closing::Reset {
         socket.set_zero_linger()?;

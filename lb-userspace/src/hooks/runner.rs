@@ -64,7 +64,8 @@ impl Hooks {
                     Arc::new(Line {
                         hook: hook.clone(),
                         queue: Arc::clone(&line.queue),
-                        wake: Arc::clone(&line.wake),
+                        // Its own: the worker before it must not take its wake-ups.
+                        wake: Arc::default(),
                     })
                 }
                 None => Arc::new(Line {
@@ -173,8 +174,9 @@ async fn work(mut lines: watch::Receiver<Vec<Arc<Line>>>, cancel: CancellationTo
 
 /// Tells one hook its events, one after the other.
 async fn worker(line: Arc<Line>, host: Arc<str>, clients: Arc<Clients>) {
+    let holder = line.queue().begin();
     loop {
-        let next = line.queue().next(now_ns());
+        let next = line.queue().next_for(holder, now_ns());
         match next {
             // A wake-up that came before is kept, so none is missed.
             Next::Idle => line.wake.notified().await,

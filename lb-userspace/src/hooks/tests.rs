@@ -231,6 +231,19 @@ fn what_was_under_way_when_a_hook_changed_is_told_again_and_its_old_end_means_no
     assert_eq!(tells(&mut queue, 3).message.number, 3);
 }
 
+/// Between a change and its end, the worker before it may begin an attempt that nobody finishes.
+#[test]
+fn an_attempt_of_a_worker_that_another_has_followed_is_made_again() {
+    let mut queue = queue(0, 60, 10);
+    let old = queue.begin();
+    queue.push(message());
+    queue.change(queue.limits);
+    assert!(matches!(queue.next_for(old, 0), Next::Tell(_)));
+    let new = queue.begin();
+    assert!(matches!(queue.next_for(old, 1), Next::Idle));
+    assert!(matches!(queue.next_for(new, 1), Next::Tell(_)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -25,6 +25,8 @@ pub struct RealPath {
     pub vip: IpAddr,
     /// What becomes of packets with that mark.
     pub path: ProbePath,
+    /// The operator wants the VIP checked and nothing else: `target = "vip"`.
+    pub only: bool,
 }
 
 /// An address as the maps have it.

@@ -13,7 +13,7 @@ use crate::health::{Thresholds, Tracker};
 use crate::ids::{Ids, Sizes};
 use crate::latency::Pace;
 use crate::model::{
-    AdminState, BackendKey, Check, Config, Health, Name, RealPath, Scheduler, Target,
+    AdminState, Aim, BackendKey, Check, Config, Health, Name, RealPath, Scheduler, Target,
 };
 use crate::plan::endpoints;
 use crate::velocity::{Limit, Member};
@@ -258,6 +258,7 @@ pub(super) fn targets(config: &Config, ids: &Ids) -> Vec<Target> {
                 mark: config.daemon.check_marks | ids.service(&key.service)?.index,
                 vip: service.address.address(),
                 path,
+                only: health.target == Some(Aim::Vip),
             })
         });
         (health.check != Check::None).then(|| Target {

@@ -19,7 +19,7 @@ pub struct Facts {
     pub trust_at_start: bool,
     /// What becomes of its flows when it is down or cannot be reached.
     pub on_down: OnDown,
-    /// It is among those that get the flows of its service (`tiers`), or would be if its tier had a share.
+    /// It is among those that get the flows of its service (`tiers`).
     pub chosen: bool,
     /// The way to it is resolved.
     pub reachable: bool,

@@ -32,10 +32,14 @@ impl State {
             return;
         };
         backend.pace.took(nanos);
-        if !self.leaning.contains_key(&key.service) {
-            let due = agent::next_step(now, grid(service));
-            let nobody = BTreeSet::new();
-            self.leaning.insert(key.service.clone(), (due, nobody));
+        let due = agent::next_step(now, grid(service));
+        match self.leaning.get_mut(&key.service) {
+            // The interval may have been longer before a reload.
+            Some((next, _)) => *next = due.min(*next),
+            None => {
+                let nobody = BTreeSet::new();
+                self.leaning.insert(key.service.clone(), (due, nobody));
+            }
         }
     }
 
@@ -91,7 +95,9 @@ impl State {
             return;
         };
         let before = backend.agent.part();
-        if let Some(reason) = backend.agent.report(policy, said) {
+        if let Some(reason) = backend.agent.report(policy, said)
+            && backend.agent.may_tell(now)
+        {
             let backend = key.clone();
             record(effects, Record::Agent { backend, reason });
         }
@@ -101,7 +107,9 @@ impl State {
         if backend.agent.leans(policy) {
             let due = agent::next_step(now, grid(service));
             let leaning = self.leaning.entry(key.service.clone());
-            let (_, backends) = leaning.or_insert_with(|| (due, Default::default()));
+            let (next, backends) = leaning.or_insert_with(|| (due, Default::default()));
+            // The interval may have been longer before a reload.
+            *next = due.min(*next);
             backends.insert(key.backend.clone());
         }
     }

@@ -249,12 +249,6 @@ impl State {
         })
     }
 
-    /// It could take flows, but its tier has no share of them. It may take them all the same, as only the ring leads to it: so a
-    /// failover or failback is one store, the ring's, before and after which every new flow finds somebody.
-    pub(super) fn rests(&self, service: &Service, backend: &Backend, key: &BackendKey) -> bool {
-        backend.weight > 0 && self.standing(service, backend, key) == Some(Standing::Ready)
-    }
-
     /// A person wants the flows of a service back where they belong.
     pub fn failback(&mut self, now: u64, service: &Name) -> Result<Vec<Effect>, FailbackError> {
         let Some(known) = self.config.services.get(service) else {

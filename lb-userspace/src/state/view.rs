@@ -177,7 +177,7 @@ impl State {
             health: self.health(key),
             health_for_ms: millis(now.saturating_sub(known.since)),
             reason: known.reason.to_string(),
-            takes_new: known.weight > 0 && word.permissions.may_take_new(),
+            takes_new: word.permissions.may_take_new(),
             keeps: word.permissions.may_keep(),
             held: match self.velocity.hold(key) {
                 Some(why) => Some(why.to_string()),

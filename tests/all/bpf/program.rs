@@ -165,7 +165,12 @@ fn a_read_only_program_counts_nothing() {
             read_only: true,
             ..ProgramOptions::default()
         };
-        let frame = [0x88_u8; 64];
+        // Nobody's ICMP message (RFC 791, RFC 792): both programs see it.
+        let mut frame = [2_u8; 64];
+        frame[12..34].copy_from_slice(&[
+            8, 0, 0x45, 0, 0, 50, 0, 0, 0, 0, 64, 1, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2,
+        ]);
+        frame[34] = 8;
         let reader = bpf.reader();
         let before = reader.totals();
         const PASS: u32 = 2;

@@ -5,8 +5,17 @@ use std::fs;
 use super::error::BpfError;
 
 /// The oldest kernel: `BPF_CMPXCHG` came with 5.12 (XDP links with 5.9, mappable arrays with 5.5);
-/// 5.15 is the first long-term one that has it.
-const OLDEST: (u32, u32) = (5, 15);
+/// 5.15 is the first long-term one that has it. A program that calls functions and another program needs a compiler that
+/// counts both: x86 has it from 5.10 on, arm64 from 6.0 (kernel commit d4609a5d8c70), others later.
+const OLDEST: (u32, u32) = match cfg!(target_arch = "x86_64") {
+    true => (5, 15),
+    false => (6, 1),
+};
+/// The same in words.
+const OLDEST_NAME: &str = match cfg!(target_arch = "x86_64") {
+    true => "5.15",
+    false => "6.1",
+};
 
 /// Capabilities by number, include/uapi/linux/capability.h.
 const NET_ADMIN: (u32, &str) = (12, "CAP_NET_ADMIN");
@@ -64,7 +73,7 @@ pub(crate) fn check_kernel() -> Result<(), BpfError> {
     }
     Err(BpfError::OldKernel {
         found: release,
-        needed: "5.15",
+        needed: OLDEST_NAME,
         feature: "atomic compare-and-exchange in BPF programs",
     })
 }

@@ -147,13 +147,22 @@ impl ProbePrograms {
         }
         let mut links = Vec::new();
         for (end, name) in PROGRAMS {
-            let options = match self.holder {
-                Holder::Tcx => TcAttachOptions::TcxOrder(LinkOrder::default()),
-                Holder::Clsact => TcAttachOptions::Netlink(NlOptions::default()),
+            // Before others, which still run after it: one that lets a packet pass ends the chain.
+            let options = || match self.holder {
+                Holder::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
+                Holder::Clsact => TcAttachOptions::Netlink(NlOptions {
+                    priority: 1,
+                    ..NlOptions::default()
+                }),
             };
+            let (options, fallback) = (options(), TcAttachOptions::Netlink(NlOptions::default()));
             let program = program(&mut self.ebpf, name)?;
-            let link = program
-                .attach_with_options(interface, end, options)
+            let mut id = program.attach_with_options(interface, end, options);
+            if id.is_err() && self.holder == Holder::Clsact {
+                // The first place is of filters of another kind or protocol.
+                id = program.attach_with_options(interface, end, fallback);
+            }
+            let link = id
                 .and_then(|id| program.take_link(id))
                 .map_err(program_refused)?;
             links.push(link);
