@@ -125,7 +125,7 @@ fn small_differences_move_nothing_but_the_ends_are_reached() {
     ] {
         agent.report(&policy, Some(said));
         assert!(agent.leans(&policy), "{said}");
-        let now = (agent.slot + 1) * SECOND;
+        let now = agent.stepped + SECOND;
         agent.step(&policy, now, SECOND);
         assert_eq!(agent.part(), end, "{said}");
     }
@@ -158,7 +158,7 @@ proptest! {
             let bounds = u32::from(least) * 10..=u32::from(most) * 10;
             prop_assert!(bounds.contains(&agent.part()), "{}", agent.part());
             prop_assert!(agent.part().abs_diff(before) <= u32::from(step) * 10);
-            prop_assert!(pass > 0 || jumped || slot == 1 || agent.slot <= slot);
+            prop_assert!(pass > 0 || jumped || slot == 1 || agent.stepped <= slot * SECOND);
         }
         // In time it gets what it asks for, but for what the dead band hides.
         for _ in 0..200 {
