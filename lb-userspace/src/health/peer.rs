@@ -16,7 +16,7 @@ const TRIES: usize = 64;
 /// The largest segment of a connection by a tunnel: its packets are longer on the way than the socket knows.
 const SEGMENT: u32 = 1200;
 
-/// The port after the last one given.
+/// The port that is given next.
 static NEXT: AtomicU16 = AtomicU16::new(*PORTS.start());
 
 /// The other end of a probe.
@@ -66,61 +66,56 @@ impl Peer {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
-        let mut last = io::Error::from(io::ErrorKind::AddrInUse);
-        for _ in 0..TRIES {
-            match socket.bind(SocketAddr::new(any, next_port())) {
-                Ok(()) => return Ok(()),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+        bind_alone(socket, any)
     }
 }
 
-fn next_port() -> u16 {
-    let after = |port: u16| match PORTS.contains(&port) {
+/// Binds to a port that no other check has got for as long as there are ports.
+fn bind_alone(socket: &TcpSocket, any: IpAddr) -> io::Result<()> {
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..TRIES {
+        // It always gives a value, so there is no error.
+        let (Ok(port) | Err(port)) = NEXT.fetch_update(Relaxed, Relaxed, |port| Some(after(port)));
+        match socket.bind(SocketAddr::new(any, port)) {
+            Ok(()) => return Ok(()),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// The port that is next in turn.
+fn after(port: u16) -> u16 {
+    match port < *PORTS.end() {
         true => port.saturating_add(1),
         false => *PORTS.start(),
-    };
-    // It always gives a value, so there is no error.
-    let port = NEXT.fetch_update(Relaxed, Relaxed, |port| Some(after(port)));
-    port.unwrap_or(*PORTS.start())
-        .clamp(*PORTS.start(), *PORTS.end())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[tokio::test]
-    async fn connections_with_a_mark_have_ports_of_their_own() {
-        // Marks need a privilege; ports do not.
-        let peer = Peer {
-            mark: None,
-            ..Peer::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 9)))
-        };
-        let bind = |peer: &Peer| {
+    async fn connections_have_ports_of_their_own() {
+        let bound = || {
             let socket = TcpSocket::new_v4().unwrap();
             socket.set_reuseaddr(true).unwrap();
-            peer.prepare(&socket).unwrap();
-            socket
-                .bind((Ipv4Addr::UNSPECIFIED, next_port()).into())
-                .unwrap();
+            bind_alone(&socket, Ipv4Addr::UNSPECIFIED.into()).unwrap();
             socket
         };
-        let sockets: Vec<TcpSocket> = (0..100).map(|_| bind(&peer)).collect();
-        let ports = sockets
-            .iter()
-            .map(|socket| socket.local_addr().unwrap().port());
-        let ports: std::collections::BTreeSet<u16> = ports.collect();
+        let sockets: Vec<TcpSocket> = (0..100).map(|_| bound()).collect();
+        let port = |socket: &TcpSocket| socket.local_addr().unwrap().port();
+        let ports: BTreeSet<u16> = sockets.iter().map(port).collect();
         assert_eq!(ports.len(), 100);
         assert!(ports.iter().all(|port| PORTS.contains(port)));
     }
 
     #[test]
     fn after_the_last_port_comes_the_first() {
-        for _ in 0..70_000 {
-            assert!(PORTS.contains(&next_port()));
-        }
+        assert_eq!(after(*PORTS.start()), *PORTS.start() + 1);
+        assert_eq!(after(*PORTS.end()), *PORTS.start());
     }
 }
