@@ -11,7 +11,7 @@ mod origin;
 mod usual;
 
 use lb_common::{
-    DropReason, Epoch, FlowHash, FlowRank, FlowWord, MidStream, Pick, Spread,
+    Control, DropReason, Epoch, FlowHash, FlowRank, FlowWord, MidStream, Pick, Spread,
     flow::{FlowSets, WAYS},
     hash::FlowTuple,
 };
@@ -48,21 +48,39 @@ pub struct Seeker<'t> {
     pub second: u32,
 }
 
-impl Seeker<'_> {
+impl<'t> Seeker<'t> {
+    /// Of a flow that is scheduled by its own hash.
+    #[inline(always)]
+    pub fn new(
+        control: &Control,
+        service: Service<'t>,
+        hash: u64,
+        arrival: Arrival,
+        second: u32,
+    ) -> Self {
+        let hash = FlowHash(hash);
+        Self {
+            service,
+            hash,
+            group: hash,
+            sets: hash.sets(control.flow_mask, control.flow_base_bits),
+            arrival,
+            epoch: admission::epoch(second),
+            second,
+        }
+    }
+
     /// True when the flow may only begin with a SYN, and this is none.
     #[inline(always)]
     pub fn comes_too_late(&self) -> bool {
-        self.service.entry.mid_stream != MidStream::Schedule as u8
-            && !self.arrival.is_opening()
-            && !self.arrival.is_datagram()
+        self.service.entry.mid_stream != MidStream::Schedule as u8 && !self.arrival.may_begin()
     }
 
     /// True when not the ring and a hash name the backend. Those of a segment in the middle of nothing always do: so it comes
     /// to the same backend as the next one, if the flow can have no entry.
     #[inline(always)]
     fn is_free(&self) -> bool {
-        self.service.entry.pick > Pick::Fields as u8
-            && (self.arrival.is_opening() || self.arrival.is_datagram())
+        self.service.entry.pick > Pick::Fields as u8 && self.arrival.may_begin()
     }
 }
 
@@ -291,16 +309,8 @@ pub fn seeker<T: Tables>(
     second: u32,
 ) -> Result<Seeker<'_>, DropReason> {
     let control = tables.control().ok_or(DropReason::MapInconsistent)?;
-    let hash = FlowHash(hash);
-    Ok(Seeker {
-        service: service::by_index(tables, service)?,
-        hash,
-        group: hash,
-        sets: hash.sets(control.flow_mask, control.flow_base_bits),
-        arrival,
-        epoch: admission::epoch(second),
-        second,
-    })
+    let service = service::by_index(tables, service)?;
+    Ok(Seeker::new(control, service, hash, arrival, second))
 }
 
 #[inline(always)]

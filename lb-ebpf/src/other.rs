@@ -337,7 +337,10 @@ fn send<F: Frame, T: Tables>(
         backend: backend.id,
         origin: assignment.origin,
         // Only TCP's packets say whether their flow began earlier.
-        opens: packet.protocol != protocol::TCP || packet.check_transport(frame)?.is_opening(),
+        arrival: match packet.protocol {
+            protocol::TCP => packet.check_transport(frame)?,
+            _ => Arrival::DATAGRAM,
+        },
         bytes: frame.len() as u64,
     };
     let exit = forward::to_backend(frame, cx.tables, backend)?;

@@ -72,6 +72,12 @@ impl Arrival {
         self.0 == flag::SYN as u32
     }
 
+    /// It may be the first packet of its flow.
+    #[inline(always)]
+    pub const fn may_begin(self) -> bool {
+        self.is_opening() || self.is_datagram()
+    }
+
     /// TCP with FIN or RST; SCTP's end.
     #[inline(always)]
     pub const fn is_closing(self) -> bool {

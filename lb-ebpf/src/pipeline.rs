@@ -64,7 +64,7 @@ pub fn usual<F: Frame, T: Tables, C: Clock>(frame: &mut F, tables: &T, clock: C)
     let way = route(frame, &lane);
     match way.is_aside() {
         true => Step::Aside(way),
-        false => Step::Done(lane.end(way)),
+        false => Step::Done(lane.end_usual(way)),
     }
 }
 
@@ -159,6 +159,16 @@ impl<'t, T: Tables, C: Clock> Lane<'t, T, C> {
             now: self.now(),
         };
         frame.aside(|frame| call(frame, &cx))
+    }
+
+    /// Counts what is not counted yet of what [`usual`] comes to: it passes, or has been counted where it was sent.
+    #[inline(always)]
+    fn end_usual(&self, outcome: PackedOutcome) -> Verdict {
+        if outcome.word() == PackedOutcome::PASS.word() {
+            self.tables.add(self.global, Global::Pass as u32, 1);
+            return Verdict::PASS;
+        }
+        Outcome::from(outcome).verdict
     }
 
     /// Counts what is not counted yet.

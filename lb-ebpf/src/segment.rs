@@ -4,13 +4,13 @@
 //! The order of the checks is the order of reasons: what is wrong with the packet before what is wrong with its flow.
 
 use lb_common::{
-    DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, MidStream, Pick, Tunnel, counter,
-    hash::FlowTuple, sources::Access,
+    DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, MidStream, Nanos, Pick, Tunnel,
+    counter, hash::FlowTuple, sources::Access,
 };
 
 use crate::{
     admission,
-    flow::{self, Assigned, Assignment, Origin},
+    flow::{self, Assigned, Assignment, Origin, Seeker},
     forward::{self, Exit},
     fragment,
     frame::Frame,
@@ -129,8 +129,23 @@ fn refused<F: Frame, T: Tables, const V4: bool>(
 ) -> PackedOutcome {
     match word {
         MID_STREAM | BACKEND_LEFT => message::mid_stream::<F, T, V4>(frame, cx, service, word),
+        UNSOUND => unsound::<F, T, V4>(frame, service),
+        0..=0xff => PackedOutcome::service_drop(word as u8, service),
         _ => message::too_big::<F, T, V4>(frame, cx, word >> 8, service),
     }
+}
+
+/// What is wrong with a packet for which [`check`] has failed.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn unsound<F: Frame, T: Tables, const V4: bool>(frame: &mut F, service: u32) -> PackedOutcome {
+    let frame = pipeline::opaque(frame);
+    let mut arrival = Arrival::MIDDLE;
+    let reason = match parse::ip::<F, V4>(frame) {
+        Some(packet) => check(frame, &packet, frame.len(), &mut arrival).err(),
+        None => None,
+    };
+    let reason = reason.unwrap_or(DropReason::MapInconsistent);
+    PackedOutcome::service_drop(reason as u8, service)
 }
 
 #[inline(always)]
@@ -153,9 +168,6 @@ fn route<F: Frame, T: Tables, C: Clock, const V4: bool>(
     match to_backend::<F, T, C, V4>(frame, lane, packet, ports, service) {
         Ok(outcome) => outcome,
         Err(Refusal(DEAD)) if pipeline::passes_when_dead(lane.control) => PackedOutcome::PASS,
-        Err(Refusal(word)) if word >> 8 == 0 && word != MID_STREAM && word != BACKEND_LEFT => {
-            PackedOutcome::service_drop(word as u8, service)
-        }
         Err(Refusal::SCHEDULE) => Aside::Schedule.into(),
         Err(refusal) => Aside::Refused { refusal, service }.into(),
     }
@@ -183,6 +195,7 @@ fn from_others<T: Tables, C: Clock>(
     }
 }
 
+const UNSOUND: u32 = Refusal::UNSOUND.0;
 const MID_STREAM: u32 = DropReason::MidStream as u32;
 const BACKEND_LEFT: u32 = DropReason::BackendLeft as u32;
 const DEAD: u32 = DropReason::ControlPlaneDead as u32;
@@ -218,7 +231,10 @@ fn to_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
     service: u32,
 ) -> Result<PackedOutcome, Refusal> {
     let mut arrival = Arrival::MIDDLE;
-    check(frame, packet, lane.bytes, &mut arrival)?;
+    if check(frame, packet, lane.bytes, &mut arrival).is_err() {
+        return Err(Refusal::UNSOUND);
+    }
+    let now = lane.now();
     let tuple = FlowTuple {
         client: packet.source,
         vip: packet.destination,
@@ -230,11 +246,11 @@ fn to_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
         true => tuple.hash_v4(&lane.control.multipliers),
         false => tuple.hash_v6(&lane.control.multipliers),
     };
-    let assignment = assign(lane, packet, service, hash, arrival)?;
+    let assignment = assign(lane, packet, service, hash, arrival, now)?;
     let sent = Sent {
         backend: assignment.backend.id,
         origin: assignment.origin,
-        opens: arrival.is_opening() || arrival.is_datagram(),
+        arrival,
         bytes: lane.bytes as u64,
     };
     let exit = forward::to_backend(frame, lane.tables, assignment.backend)?;
@@ -270,8 +286,8 @@ fn assign<'t, T: Tables, C: Clock>(
     service: u32,
     hash: FlowHash,
     arrival: Arrival,
+    now: Nanos,
 ) -> Result<Assignment<'t>, Refusal> {
-    let now = lane.now();
     let epoch = Epoch::at(now);
     let (tables, control) = (lane.tables, lane.control);
     if now > load(&control.alive_until) {
@@ -285,8 +301,9 @@ fn assign<'t, T: Tables, C: Clock>(
         return Err(DropReason::MartianSource.into());
     }
     let second = admission::second(now);
-    let seeker = flow::seeker(tables, service, hash.0, arrival, second)?;
-    let entry = seeker.service.entry;
+    let found = service::by_index(tables, service)?;
+    let seeker = Seeker::new(control, found, hash.0, arrival, second);
+    let entry = found.entry;
     if entry.pick != Pick::Flow as u8 {
         return Err(Refusal::SCHEDULE);
     }

@@ -289,6 +289,17 @@ pub trait Tables {
         }
     }
 
+    /// [`Self::add`], several times.
+    #[inline(always)]
+    fn add_all<const N: usize>(&self, counts: [(&CacheLine, u32, u64); N]) {
+        if !self.read_only() {
+            for (line, position, by) in counts {
+                let counter = line.at(position);
+                atomic::store(counter, atomic::load(counter).wrapping_add(by));
+            }
+        }
+    }
+
     /// Sets a word of this CPU's lines (limiters), or of `fragments`. Nothing in a read-only program.
     #[inline(always)]
     fn set(&self, line: &CacheLine, position: u32, value: u64) {

@@ -10,6 +10,7 @@ use lb_common::{
 
 use crate::{
     flow::Origin,
+    parse::Arrival,
     tables::{CacheLine, Tables},
 };
 
@@ -357,7 +358,7 @@ pub struct Sent {
     /// How its flow came there.
     pub origin: Origin,
     /// The packet began or carries no connection: an untracked flow is counted by these.
-    pub opens: bool,
+    pub arrival: Arrival,
     /// Bytes of its frame as it came.
     pub bytes: u64,
 }
@@ -372,16 +373,19 @@ pub fn count_sent<T: Tables>(
     sent: &Sent,
     verdict: Verdict,
 ) {
-    match verdict.action {
-        Action::Tx => tables.add(global, Global::Tx as u32, 1),
-        _ => tables.add(global, Global::Redirect as u32, 1),
-    }
+    let way = match verdict.action {
+        Action::Tx => Global::Tx,
+        _ => Global::Redirect,
+    };
     let line = counter::BACKEND_LINE.wrapping_add(sent.backend);
     let Some(line) = tables.counter(first.wrapping_add(line)) else {
-        return;
+        return tables.add(global, way as u32, 1);
     };
-    tables.add(line, PerBackend::Packets as u32, 1);
-    tables.add(line, PerBackend::Bytes as u32, sent.bytes);
+    tables.add_all([
+        (global, way as u32, 1),
+        (line, PerBackend::Packets as u32, 1),
+        (line, PerBackend::Bytes as u32, sent.bytes),
+    ]);
     count_origin(tables, global, first, line, sent);
 }
 
@@ -409,7 +413,7 @@ pub fn count_origin<T: Tables>(
                 tables.add(more, More::NotAdmitted as u32, 1);
             }
             tables.add(global, Global::Untracked as u32, 1);
-            if sent.opens {
+            if sent.arrival.may_begin() {
                 tables.add(line, PerBackend::NewFlows as u32, 1);
             }
         }

@@ -7,7 +7,7 @@ use crate::{
     flow::Origin,
     forward::{self, End},
     frame::Frame,
-    parse::{self, Packet},
+    parse::{self, Arrival, Packet},
     pipeline::{self, Context, opaque},
     reply::Owner,
     service::{self, Backend},
@@ -75,7 +75,10 @@ fn send<F: Frame, T: Tables>(
     let sent = Sent {
         backend: backend.id,
         origin: delivery.origin(),
-        opens: delivery.has(Delivery::OPENS),
+        arrival: match delivery.has(Delivery::OPENS) {
+            true => Arrival::DATAGRAM,
+            false => Arrival::MIDDLE,
+        },
         bytes: frame.len() as u64,
     };
     let exit = forward::to_backend(frame, cx.tables, backend)?;

@@ -3,7 +3,7 @@
 use lb_common::DropReason;
 
 use super::{Action, Sent, Verdict};
-use crate::flow::Origin;
+use crate::{flow::Origin, parse::Arrival};
 
 /// Why a client's packet does not reach a backend, in one word: the reason, and from bit 8 on, where that is the
 /// reason, how many bytes of IP packet would fit.
@@ -16,6 +16,9 @@ impl Refusal {
 
     /// It is not refused: its flow is not scheduled by its hash alone, which is done elsewhere.
     pub const SCHEDULE: Self = Self(u32::MAX - 1);
+
+    /// Something is wrong with the packet; what, is for those to find who have the time.
+    pub const UNSOUND: Self = Self(u32::MAX - 2);
 
     /// It does not fit; `room` bytes would.
     #[inline(always)]
@@ -54,7 +57,7 @@ impl Parcel {
     /// A client's packet.
     #[inline(always)]
     pub const fn new(sent: &Sent, verdict: Verdict) -> Self {
-        let opens = match sent.opens {
+        let opens = match sent.arrival.may_begin() {
             true => OPENS,
             false => 0,
         };
@@ -105,7 +108,10 @@ impl Parcel {
         Some(Sent {
             backend: self.backend(),
             origin: Origin::of(self.0 >> 17 & 7),
-            opens: self.0 & OPENS != 0,
+            arrival: match self.0 & OPENS {
+                0 => Arrival::MIDDLE,
+                _ => Arrival::DATAGRAM,
+            },
             bytes,
         })
     }
