@@ -129,7 +129,7 @@ fn refused<F: Frame, T: Tables, const V4: bool>(
 ) -> PackedOutcome {
     match word {
         MID_STREAM | BACKEND_LEFT => message::mid_stream::<F, T, V4>(frame, cx, service, word),
-        UNSOUND => unsound::<F, T, V4>(frame, service),
+        UNSOUND => unsound::<F, V4>(frame, service),
         0..=0xff => PackedOutcome::service_drop(word as u8, service),
         _ => message::too_big::<F, T, V4>(frame, cx, word >> 8, service),
     }
@@ -137,7 +137,7 @@ fn refused<F: Frame, T: Tables, const V4: bool>(
 
 /// What is wrong with a packet for which [`check`] has failed.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn unsound<F: Frame, T: Tables, const V4: bool>(frame: &mut F, service: u32) -> PackedOutcome {
+fn unsound<F: Frame, const V4: bool>(frame: &mut F, service: u32) -> PackedOutcome {
     let frame = pipeline::opaque(frame);
     let mut arrival = Arrival::MIDDLE;
     let reason = match parse::ip::<F, V4>(frame) {
