@@ -3,6 +3,8 @@
 mod bench;
 mod bpf;
 mod controlbench;
+#[cfg(feature = "devices")]
+mod devices;
 mod e2e;
 mod failoverbench;
 mod fault;

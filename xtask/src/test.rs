@@ -46,6 +46,9 @@ const MUST_RUN: [&str; 6] = [
 /// How long the fuzzer runs: its corpus is what matters here, and to see that it works.
 const FUZZED_SECONDS: u32 = 5;
 
+/// Tests that need devices of a kernel that this machine's may not have.
+const DEVICES: &str = "lb-tests/devices";
+
 /// The module of the tests that are built with `--cfg loom`.
 const INTERLEAVINGS: &str = "interleavings";
 
@@ -89,10 +92,11 @@ fn run_on(
     kernel::run(workspace, &built, version, filter)
 }
 
-/// Builds the test binary that needs the kernel, and returns where it is.
+/// Builds the test binary that needs the kernel, with the tests that this machine's may not have the devices for, and returns
+/// where it is.
 pub(crate) fn binary(workspace: &Workspace, built: &Built) -> anyhow::Result<PathBuf> {
     let mut command = with_products(cargo(workspace), workspace, built, "test");
-    command.args(["--workspace", "--no-run"]);
+    command.args(["--workspace", "--no-run", "--features", DEVICES]);
     let mut path = None;
     let status = show(&mut command, &mut io::stdout(), |line| {
         if let Some(("all", found)) = totals::binary(line, "Executable ") {
@@ -128,7 +132,13 @@ fn run_all(workspace: &Workspace, filter: Option<&str>) -> anyhow::Result<Tally>
     };
     if filter.is_none() {
         let mut clippy = with_products(cargo(workspace), workspace, &built, "clippy");
-        clippy.args(["--workspace", "--all-targets", "--", "-D", "warnings"]);
+        clippy.args(["--workspace", "--all-targets"]).args([
+            "--features",
+            DEVICES,
+            "--",
+            "-D",
+            "warnings",
+        ]);
         tally.count_check("clippy", shell::run(&mut clippy));
     }
     if filter.is_none() {

@@ -16,7 +16,17 @@ use crate::{
 };
 
 /// Modules that tests need and that the kernel would have a program load for it.
-const MODULES: [&str; 4] = ["veth", "bridge", "sch_ingress", "cls_bpf"];
+const MODULES: [&str; 9] = [
+    "veth",
+    "bridge",
+    "sch_ingress",
+    "cls_bpf",
+    "ipip",
+    "sit",
+    "ip6_tunnel",
+    "fou",
+    "fou6",
+];
 /// Programs of the host that tests run.
 const PROGRAMS: [&str; 7] = ["ip", "tc", "nft", "curl", "nginx", "chmod", "sh"];
 /// Accounts that programs look up.
