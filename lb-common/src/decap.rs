@@ -1,6 +1,6 @@
-//! What a backend's decapsulator and its loader share: addresses, trusted sources, and what became of packets.
+//! What a backend's decapsulator and its loader share: addresses, which sources are trusted, and what became of packets.
 //!
-//! Maps of the object `fairlead-decap`: `trusted` (array of [`TrustedSource`]), `addresses` (hash from an
+//! Maps of the object `fairlead-decap`: `trusted` and `vip_prefixes` (arrays of [`AddressPrefix`]), `addresses` (hash from an
 //! [`Address`] to a [`Standing`] as `u32`), `gue_port` (array of one `u32`: the UDP port of `gue`, host order, 0 for none), `fates` (per-CPU array of `u64`, by [`Fate`]).
 
 use bytemuck::{Pod, Zeroable};
@@ -9,20 +9,22 @@ use crate::Address;
 
 /// Slots in `trusted`; the first empty one ends the list.
 pub const TRUSTED_SOURCES: u32 = 16;
+/// Slots in `vip_prefixes`; the first empty one ends the list.
+pub const VIP_PREFIXES: u32 = 16;
 /// Entries in `addresses`.
 pub const ADDRESSES: u32 = 65_536;
 
-/// Balancers may have these addresses: those that equal `address` in the bits of `mask`.
+/// Addresses that equal `address` in the bits of `mask`.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct TrustedSource {
+pub struct AddressPrefix {
     /// As [`crate::Address`]; zero where `mask` is.
     pub address: [u8; 16],
     /// Network order; all zero: the slot is empty.
     pub mask: [u8; 16],
 }
 
-impl TrustedSource {
+impl AddressPrefix {
     /// Nothing.
     pub const EMPTY: Self = Self {
         address: [0; 16],

@@ -1,6 +1,5 @@
 //! The command line: what can be typed. `cli/*.rs` does it.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -262,9 +261,9 @@ pub struct Decap {
     /// The balancers' `tunnel-source`: a prefix or an address; may be repeated.
     #[arg(long, value_name = "PREFIX", required_unless_present_any = ["detach", "show"])]
     pub source: Vec<Prefix>,
-    /// A VIP that this machine serves; may be repeated.
-    #[arg(long, value_name = "ADDRESS", required_unless_present_any = ["detach", "show"])]
-    pub vip: Vec<IpAddr>,
+    /// A VIP that this machine serves, or a prefix of them; may be repeated.
+    #[arg(long, value_name = "PREFIX", required_unless_present_any = ["detach", "show"])]
+    pub vip: Vec<Prefix>,
     /// The service's `gue-port`: take packets out of UDP datagrams to this port too. Without it, all UDP is left alone.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub gue_port: Option<u16>,

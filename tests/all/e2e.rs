@@ -4,6 +4,7 @@ mod agents;
 mod change;
 mod checks;
 mod encapsulation;
+mod examples;
 mod failover;
 mod fragments;
 mod gigabyte;

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 use lb_common::{
     Address,
-    decap::{Fate, Standing, TrustedSource},
+    decap::{AddressPrefix, Fate, Standing},
 };
 
 use super::{Rules, process};
@@ -40,9 +40,11 @@ pub struct Fixture {
 #[derive(Clone, Debug)]
 pub struct MemRules {
     /// Balancers.
-    pub trusted: Vec<TrustedSource>,
+    pub trusted: Vec<AddressPrefix>,
     /// The machine's own addresses and VIPs.
     pub addresses: BTreeMap<Address, Standing>,
+    /// VIPs by prefix.
+    pub vip_prefixes: Vec<AddressPrefix>,
     /// UDP port of `gue`, host order; 0: none.
     pub gue_port: u16,
     /// Packets by [`Fate`].
@@ -55,8 +57,13 @@ impl Rules for MemRules {
     }
 
     fn standing(&self, address: Address) -> Standing {
-        let known = self.addresses.get(&address);
-        known.copied().unwrap_or(Standing::Foreign)
+        if let Some(known) = self.addresses.get(&address) {
+            return *known;
+        }
+        match self.vip_prefixes.iter().any(|vips| vips.contains(address)) {
+            true => Standing::Vip,
+            false => Standing::Foreign,
+        }
     }
 
     fn gue_port(&self) -> [u8; 2] {
@@ -90,7 +97,7 @@ pub fn rules() -> MemRules {
     ];
     MemRules {
         trusted: vec![
-            TrustedSource {
+            AddressPrefix {
                 address: address("10.9.0.0").0,
                 mask: {
                     let mut mask = [0xff; 16];
@@ -98,7 +105,7 @@ pub fn rules() -> MemRules {
                     mask
                 },
             },
-            TrustedSource {
+            AddressPrefix {
                 address: address("fd00:9::").0,
                 mask: {
                     let mut mask = [0xff; 16];
@@ -108,6 +115,12 @@ pub fn rules() -> MemRules {
             },
         ],
         addresses: standings.map(|(a, standing)| (address(a), standing)).into(),
+        vip_prefixes: [("203.0.113.0", 120), ("2001:db8:70::", 64)]
+            .map(|(first, length)| AddressPrefix {
+                address: address(first).0,
+                mask: (u128::MAX << (128 - length)).to_be_bytes(),
+            })
+            .into(),
         gue_port: GUE_PORT,
         fates: Default::default(),
     }
@@ -160,6 +173,6 @@ mod tests {
         let outside = ["10.9.1.0", "10.8.255.255", "fd00:9::1:0", "::", "0.0.0.0"];
         assert!(inside.iter().all(|a| rules.trusts(address(a))));
         assert!(!outside.iter().any(|a| rules.trusts(address(a))));
-        assert!(!TrustedSource::EMPTY.contains(address("::")));
+        assert!(!AddressPrefix::EMPTY.contains(address("::")));
     }
 }

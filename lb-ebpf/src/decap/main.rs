@@ -13,14 +13,16 @@ use aya_ebpf::{
 };
 use lb_common::{
     Address,
-    decap::{ADDRESSES, Fate, Standing, TRUSTED_SOURCES, TrustedSource},
+    decap::{ADDRESSES, AddressPrefix, Fate, Standing, TRUSTED_SOURCES, VIP_PREFIXES},
 };
 use lb_ebpf::decap::{self, Rules};
 
 use context::KernelFrame;
 
 #[btf_map(name = "trusted")]
-static TRUSTED: Array<TrustedSource, { TRUSTED_SOURCES as usize }> = Array::new();
+static TRUSTED: Array<AddressPrefix, { TRUSTED_SOURCES as usize }> = Array::new();
+#[btf_map(name = "vip_prefixes")]
+static VIP_TABLE: Array<AddressPrefix, { VIP_PREFIXES as usize }> = Array::new();
 #[btf_map(name = "addresses")]
 static ADDRESS_TABLE: HashMap<Key, u32, { ADDRESSES as usize }> = HashMap::new();
 #[btf_map(name = "gue_port")]
@@ -77,7 +79,7 @@ extern "C" fn trusts(low: u64, high: u64) -> u32 {
     for slot in 0..TRUSTED_SOURCES {
         match TRUSTED.get(slot) {
             Some(trusted) if trusted.contains(source) => return 1,
-            Some(trusted) if *trusted != TrustedSource::EMPTY => {}
+            Some(trusted) if *trusted != AddressPrefix::EMPTY => {}
             _ => return 0,
         }
     }
@@ -90,7 +92,18 @@ extern "C" fn trusts(low: u64, high: u64) -> u32 {
 extern "C" fn standing(low: u64, high: u64) -> u32 {
     let key = Key { words: [low, high] };
     // SAFETY: user space fills the map before the program is attached and never changes it afterwards.
-    unsafe { ADDRESS_TABLE.get(key) }.map_or(0, |number| *number)
+    if let Some(number) = unsafe { ADDRESS_TABLE.get(key) } {
+        return *number;
+    }
+    let address = Address::from_words([low, high]);
+    for slot in 0..VIP_PREFIXES {
+        match VIP_TABLE.get(slot) {
+            Some(vips) if vips.contains(address) => return Standing::Vip as u32,
+            Some(vips) if *vips != AddressPrefix::EMPTY => {}
+            _ => break,
+        }
+    }
+    Standing::Foreign as u32
 }
 
 /// The program.

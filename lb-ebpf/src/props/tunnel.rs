@@ -7,7 +7,7 @@ use std::{net::IpAddr, sync::LazyLock};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use lb_common::{
     Forwarding, OuterTtl,
-    decap::{Fate, Standing, TrustedSource},
+    decap::{AddressPrefix, Fate, Standing},
 };
 use proptest::{collection::vec, prelude::*, sample::Index};
 
@@ -31,7 +31,7 @@ static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| {
 
 /// The rules of a backend.
 fn rules(kind: &Kind) -> MemRules {
-    let trusted = tunnel_prefixes().map(|(prefix, length)| TrustedSource {
+    let trusted = tunnel_prefixes().map(|(prefix, length)| AddressPrefix {
         address: prefix.0,
         mask: (u128::MAX << (128 - length)).to_be_bytes(),
     });
@@ -42,6 +42,7 @@ fn rules(kind: &Kind) -> MemRules {
             (address(kind.vip()), Standing::Vip),
         ]
         .into(),
+        vip_prefixes: Vec::new(),
         gue_port: GUE_PORT,
         fates: Default::default(),
     }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use lb_common::decap::{Fate, TrustedSource};
+use lb_common::decap::{AddressPrefix, Fate};
 use lb_ebpf::decap::fixture::MemRules;
 
 use super::{LARGEST, Verified, object_path, read_object};
@@ -29,9 +29,14 @@ impl Decapsulator {
             .load(&object_bytes()?)
             .context("make the maps")?;
         let map = ebpf.map_mut("trusted").context("no map of sources")?;
-        let mut trusted = Array::<_, [u8; size_of::<TrustedSource>()]>::try_from(map)?;
+        let mut trusted = Array::<_, [u8; size_of::<AddressPrefix>()]>::try_from(map)?;
         for (slot, source) in (0..).zip(&rules.trusted) {
-            trusted.set(slot, bytemuck::cast::<TrustedSource, [u8; 32]>(*source), 0)?;
+            trusted.set(slot, bytemuck::cast::<AddressPrefix, [u8; 32]>(*source), 0)?;
+        }
+        let map = ebpf.map_mut("vip_prefixes").context("no map of VIPs")?;
+        let mut vips = Array::<_, [u8; size_of::<AddressPrefix>()]>::try_from(map)?;
+        for (slot, prefix) in (0..).zip(&rules.vip_prefixes) {
+            vips.set(slot, bytemuck::cast::<AddressPrefix, [u8; 32]>(*prefix), 0)?;
         }
         let map = ebpf.map_mut("gue_port").context("no map of the port")?;
         Array::<_, u32>::try_from(map)?.set(0, u32::from(rules.gue_port), 0)?;

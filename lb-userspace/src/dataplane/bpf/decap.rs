@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use lb_common::decap::{Fate, TRUSTED_SOURCES, TrustedSource};
+use lb_common::decap::{AddressPrefix, Fate, TRUSTED_SOURCES, VIP_PREFIXES};
 
 use super::error::BpfError;
 use super::links::{self, Attached, Links, ModeChange};
@@ -94,9 +94,16 @@ fn fill(object: &mut Ebpf, rules: &Rules) -> Result<(), MapError> {
     let map = object
         .map_mut("trusted")
         .ok_or_else(|| missing("trusted"))?;
-    let mut trusted = Array::<_, [u8; size_of::<TrustedSource>()]>::try_from(map)?;
+    let mut trusted = Array::<_, [u8; size_of::<AddressPrefix>()]>::try_from(map)?;
     for (slot, source) in (0..TRUSTED_SOURCES).zip(&rules.trusted) {
-        trusted.set(slot, bytemuck::cast::<TrustedSource, [u8; 32]>(*source), 0)?;
+        trusted.set(slot, bytemuck::cast::<AddressPrefix, [u8; 32]>(*source), 0)?;
+    }
+    let map = object
+        .map_mut("vip_prefixes")
+        .ok_or_else(|| missing("vip_prefixes"))?;
+    let mut vips = Array::<_, [u8; size_of::<AddressPrefix>()]>::try_from(map)?;
+    for (slot, prefix) in (0..VIP_PREFIXES).zip(&rules.vip_prefixes) {
+        vips.set(slot, bytemuck::cast::<AddressPrefix, [u8; 32]>(*prefix), 0)?;
     }
     let map = object
         .map_mut("gue_port")
