@@ -211,6 +211,8 @@ drop_reasons! {
     ControlPlaneDead = 21, "control_plane_dead";
     /// A TCP segment of a flow whose backend has left and resets its flows (`drain-policy`, `on-down`); it was not answered, as it is a RST itself or the limit of resets is reached.
     BackendLeft = 22, "backend_left";
+    /// No port of a NAT address is free for the new flow to its backend (`fullnat`): all that it may have are in use, or the table is full.
+    NatPortsExhausted = 23, "nat_ports_exhausted";
 }
 
 const _: () = assert!(DropReason::ALL.len() <= TURN as usize && TURN < 8 * DROP_LINES);

@@ -9,7 +9,7 @@ pub const MAGIC: u64 = u64::from_be_bytes(*b"FAIRLEAD");
 
 /// The layout of all maps. It changes whenever any type in this crate changes its
 /// bytes or their meaning; pins of another layout are refused, never misread.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 
 /// Who made the maps, how large they are, and who owns them now. Map `header`, one entry.
 ///
@@ -52,8 +52,10 @@ pub struct Header {
     pub config_revision: u64,
     /// Set to 1 once the first image has been written completely, 0 before.
     pub complete: u64,
+    /// Entries in `nat_flows`; a power of two.
+    pub nat_flows: u32,
     /// Zero.
-    pub reserved: [u64; 4],
+    pub reserved: [u32; 7],
 }
 
 /// What every packet needs: a cache line of its own, then the flow hash's multipliers, then what tunnels
@@ -102,11 +104,23 @@ pub struct Control {
     /// The control plane has proven until when it lives: kernel clock, in nanoseconds, but for bit 0, which is
     /// [`Self::DROP_WHEN_DEAD`]. [`Self::ALWAYS_ALIVE`]: forwarding goes on whatever becomes of it. One store.
     pub alive_until: u64,
+    /// Addresses that stand for clients of `fullnat`, network order; all zero: none.
+    pub nat_v4: [u8; 4],
+    /// Bits of `nat_v4`'s host part, host order: flows spread over them.
+    pub nat_v4_spread: u32,
+    /// The same for IPv6.
+    pub nat_v6: [u8; 16],
+    /// The same for the last 32 bits of `nat_v6`.
+    pub nat_v6_spread: u32,
+    /// [`crate::nat::ports`]; 0: there is no NAT.
+    pub nat_ports: u32,
+    /// Entries in `nat_flows` minus one.
+    pub nat_mask: u32,
     /// Zero.
-    pub reserved: [u64; 2],
+    pub reserved: [u32; 11],
 }
 
-const _: () = assert!(size_of::<Control>() == 256);
+const _: () = assert!(size_of::<Control>() == 320);
 
 /// The bit of a generation's seed that says that the generation has rules, or services whose packets go the long way
 /// ([`crate::EndpointKind::Aside`]): the highest of `Control::live`, which every packet reads, so that without them

@@ -19,6 +19,7 @@
 //! | `flows` | `[FlowWord; 8]`: one set | set | data plane (control plane ages, sweeps) |
 //! | `return_hops` | `[ReturnHop; 8]`: parallel to `flows` | set | data plane |
 //! | `source_ranges` | LPM trie of [`sources::Access`] | [`sources::Key`] | control plane |
+//! | `nat_flows` | one flow of `fullnat`: [`nat::word`] | slot | data plane |
 //! | `fragments` | four [`fragment::Entry`]: one set | set | data plane |
 //! | `counters` | [`CounterLine`] | cpu * lines per cpu + line | data plane |
 #![no_std]
@@ -32,6 +33,7 @@ pub mod fragment;
 pub mod hash;
 pub mod header;
 pub mod limits;
+pub mod nat;
 pub mod probe;
 pub mod quic;
 pub mod rule;

@@ -71,6 +71,15 @@ pub const SOURCE_RANGES: Limit = Limit {
     bytes_per_unit: 0,
     why: "prefixes in `allow` and `deny`; a changed list stands twice for a moment; the kernel takes memory for those that are there, some 70 bytes each",
 };
+/// Flows of `fullnat`.
+pub const NAT_FLOWS: Limit = Limit {
+    name: "nat-flows",
+    min: 1 << 4,
+    default: 1 << 18,
+    max: 1 << 26,
+    bytes_per_unit: 64,
+    why: "a power of two; one cache line a flow of fullnat, which it keeps for two minutes after its end; rated for half as many; 1024 without `nat-source`",
+};
 /// Weight of a backend.
 pub const WEIGHT: Limit = Limit {
     name: "weight",
@@ -89,5 +98,6 @@ pub const ALL: &[Limit] = &[
     RING_SLOTS,
     NEXT_HOPS,
     SOURCE_RANGES,
+    NAT_FLOWS,
     WEIGHT,
 ];

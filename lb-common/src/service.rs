@@ -15,6 +15,9 @@ pub enum Forwarding {
     Ipip = 3,
     /// As `Ipip`, with UDP in between (draft-ietf-intarea-gue-09).
     Gue = 4,
+    /// Both ends rewritten: the source becomes an address and a port of the balancer's own; replies return
+    /// through it, wherever the backends' routes lead.
+    Fullnat = 5,
 }
 
 impl Forwarding {
@@ -22,6 +25,12 @@ impl Forwarding {
     #[inline(always)]
     pub const fn is_tunnel(self) -> bool {
         matches!(self, Self::Ipip | Self::Gue)
+    }
+
+    /// Replies come back through the balancer, from the backends' own addresses.
+    #[inline(always)]
+    pub const fn translates(self) -> bool {
+        matches!(self, Self::Dnat | Self::Fullnat)
     }
 
     /// From the byte in a map; `None` for a number that this version does not know.
@@ -32,6 +41,7 @@ impl Forwarding {
             2 => Some(Self::L2dsr),
             3 => Some(Self::Ipip),
             4 => Some(Self::Gue),
+            5 => Some(Self::Fullnat),
             _ => None,
         }
     }

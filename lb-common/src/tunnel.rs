@@ -79,7 +79,7 @@ impl Tunnel {
     pub const fn is_known(self, forwarding: Forwarding) -> bool {
         let known = SET | 0xff_ffff | WITH_HEADER;
         match forwarding {
-            Forwarding::Dnat | Forwarding::L2dsr => self.0 == 0,
+            Forwarding::Dnat | Forwarding::L2dsr | Forwarding::Fullnat => self.0 == 0,
             Forwarding::Ipip => {
                 self.0 == 0 || self.0 & SET != 0 && self.0 & !(SET | 0xff_0000) == 0
             }
@@ -173,6 +173,7 @@ mod tests {
         for (forwarding, good) in [
             (Forwarding::Dnat, &[Tunnel::USUAL][..]),
             (Forwarding::L2dsr, &[Tunnel::USUAL]),
+            (Forwarding::Fullnat, &[Tunnel::USUAL]),
             (Forwarding::Ipip, &[Tunnel::USUAL, mixed]),
             (Forwarding::Gue, &[gue]),
         ] {

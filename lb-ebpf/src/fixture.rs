@@ -35,6 +35,7 @@ pub mod errors;
 pub mod flows;
 pub mod forwarding;
 pub mod fragments;
+pub mod fullnat;
 pub mod limits;
 pub mod odd;
 pub mod packet;
@@ -405,6 +406,7 @@ impl Fixture {
 pub fn all() -> Vec<Fixture> {
     [
         forwarding::all(),
+        fullnat::all(),
         flows::all(),
         reopening::all(),
         room::all(),

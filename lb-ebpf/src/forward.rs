@@ -50,7 +50,9 @@ impl Exit {
     #[inline(always)]
     pub(crate) fn too_small(&self, packet: &Packet, backend: &BackendEntry) -> Option<u32> {
         match Forwarding::from_u8(backend.forwarding) {
-            Some(Forwarding::L2dsr | Forwarding::Dnat) if packet.size() > self.mtu => {
+            Some(Forwarding::L2dsr | Forwarding::Dnat | Forwarding::Fullnat)
+                if packet.size() > self.mtu =>
+            {
                 Some(self.mtu)
             }
             _ => None,
@@ -155,7 +157,17 @@ pub fn to_client<F: Frame, T: Tables>(
     way: u32,
 ) -> Result<Exit, DropReason> {
     let line = tables.return_hops(set).ok_or(DropReason::MapInconsistent)?;
-    let hop = u64::from_le(line.word(way));
+    to_hop(frame, tables, bytemuck::cast(line.word(way)))
+}
+
+/// The way to whom an entry says.
+#[inline(always)]
+pub fn to_hop<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    hop: ReturnHop,
+) -> Result<Exit, DropReason> {
+    let hop = u64::from_le(bytemuck::cast(hop));
     let (destination, slot) = (Mac::low(hop), (hop >> 48) as u32);
     let device = tables.device(slot).ok_or(DropReason::NoReturnHop)?;
     if device.ifindex == 0 || destination.0 == 0 {
@@ -182,19 +194,44 @@ pub fn learn_return_hop<F: Frame, T: Tables>(
     set: u32,
     way: u32,
 ) -> Result<(), DropReason> {
+    let line: &CacheLine = tables.return_hops(set).ok_or(DropReason::MapInconsistent)?;
+    learn_hop(frame, tables, line, way)
+}
+
+/// The same in this line.
+#[inline(always)]
+pub fn learn_hop<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    line: &CacheLine,
+    position: u32,
+) -> Result<(), DropReason> {
     let words = frame.header::<MacWords>(0).ok_or(DropReason::Truncated)?;
     let device = u64::from(device_slot(frame.ingress_ifindex()));
     let hop = (Mac::source(words).0 | device << 48).to_le();
-    let line: &CacheLine = tables.return_hops(set).ok_or(DropReason::MapInconsistent)?;
-    if line.word(way) != hop {
-        // Another interface may have the slot: replies would leave by it.
-        match tables.device(device as u32) {
-            Some(known) if known.ifindex == frame.ingress_ifindex() => {}
-            _ => return Err(DropReason::NoReturnHop),
-        }
-        tables.set_return_hop(line, way, bytemuck::cast(hop));
+    if line.word(position) != hop {
+        is_ours(frame, tables, device as u32)?;
+        tables.set_return_hop(line, position, bytemuck::cast(hop));
     }
     Ok(())
+}
+
+/// Where a client's packet comes from: a [`ReturnHop`] in one word.
+#[inline(always)]
+pub fn hop_of<F: Frame, T: Tables>(frame: &F, tables: &T) -> Result<u64, DropReason> {
+    let words = frame.header::<MacWords>(0).ok_or(DropReason::Truncated)?;
+    let device = u64::from(device_slot(frame.ingress_ifindex()));
+    is_ours(frame, tables, device as u32)?;
+    Ok((Mac::source(words).0 | device << 48).to_le())
+}
+
+/// Another interface may have the slot: replies would leave by it.
+#[inline(always)]
+fn is_ours<F: Frame, T: Tables>(frame: &F, tables: &T, device: u32) -> Result<(), DropReason> {
+    match tables.device(device) {
+        Some(known) if known.ifindex == frame.ingress_ifindex() => Ok(()),
+        _ => Err(DropReason::NoReturnHop),
+    }
 }
 
 impl Exit {
@@ -339,6 +376,18 @@ pub fn age_and_patch<F: Frame>(
     Ok(())
 }
 
+/// The difference to the IPv4 header checksum alone.
+#[inline(always)]
+pub fn patch<F: Frame>(frame: &mut F, packet: &Packet, delta: Delta) -> Result<(), DropReason> {
+    if matches!(packet.family, Family::V4) {
+        let ip = frame
+            .header_mut::<Ipv4Hdr>(L3)
+            .ok_or(DropReason::Truncated)?;
+        ip.check = delta.apply(ip.check);
+    }
+    Ok(())
+}
+
 /// Writes an address into the IP header; checksums are the caller's.
 #[inline(always)]
 pub fn put_address<F: Frame>(
@@ -416,6 +465,40 @@ pub fn translate<F: Frame>(
         return Ok(());
     };
     let delta = addresses.plus(put_port(frame, l4, end, port)?);
+    patch_transport(frame, l4, protocol, delta)
+}
+
+/// Gives both ends of a whole segment or datagram new addresses and ports, and the packet one hop less.
+#[inline(always)]
+pub fn translate_both<F: Frame>(
+    frame: &mut F,
+    packet: &Packet,
+    source: (Address, [u8; 2]),
+    destination: (Address, [u8; 2]),
+) -> Result<(), DropReason> {
+    let (family, l4) = (packet.family, packet.l4());
+    let delta = address_delta(family, packet.source, source.0).plus(address_delta(
+        family,
+        packet.destination,
+        destination.0,
+    ));
+    age_and_patch(frame, packet, delta)?;
+    put_address(frame, L3, family, End::Source, source.0)?;
+    put_address(frame, L3, family, End::Destination, destination.0)?;
+    let delta = delta
+        .plus(put_port(frame, l4, End::Source, source.1)?)
+        .plus(put_port(frame, l4, End::Destination, destination.1)?);
+    patch_transport(frame, l4, packet.protocol, delta)
+}
+
+/// The difference to a transport's checksum.
+#[inline(always)]
+fn patch_transport<F: Frame>(
+    frame: &mut F,
+    l4: usize,
+    protocol: u8,
+    delta: Delta,
+) -> Result<(), DropReason> {
     if protocol == protocol::TCP {
         let tcp = frame.header_mut::<Tcp>(l4).ok_or(DropReason::Truncated)?;
         tcp.check = delta.apply(tcp.check);

@@ -193,9 +193,11 @@ pub struct Translation {
     pub outer: End,
     /// The packet's own address from now on; the old one leaves it as it is.
     pub outer_address: Address,
+    /// The packet loses a hop. Not where it has lost one for its other end.
+    pub ages: bool,
 }
 
-/// Translates an error, and takes one hop from it.
+/// Translates an error.
 #[inline(always)]
 pub fn translate<F: Frame>(
     frame: &mut F,
@@ -240,7 +242,10 @@ pub fn translate<F: Frame>(
         End::Destination => packet.destination,
     };
     let outer = forward::address_delta(family, before, t.outer_address);
-    forward::age_and_patch(frame, packet, outer)?;
+    match t.ages {
+        true => forward::age_and_patch(frame, packet, outer)?,
+        false => forward::patch(frame, packet, outer)?,
+    }
     forward::put_address(frame, L3, family, t.outer, t.outer_address)?;
     if matches!(family, Family::V6) {
         // ICMPv6 covers a pseudo-header (RFC 4443 section 2.3), ICMP does not.

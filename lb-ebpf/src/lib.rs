@@ -25,6 +25,7 @@ pub mod icmp;
 #[cfg(feature = "mem")]
 pub mod mem;
 mod message;
+pub mod nat;
 mod other;
 pub mod parse;
 pub mod pipeline;

@@ -25,6 +25,7 @@ const RINGS: usize = limits::RING_SLOTS.default as usize / 2;
 const NEXT_HOPS: usize = limits::NEXT_HOPS.default as usize;
 const SOURCES: usize = limits::SOURCE_RANGES.default as usize;
 const FLOW_SETS: usize = limits::FLOWS.default as usize / 8;
+const NAT_FLOWS: usize = limits::NAT_FLOWS.default as usize;
 const ENDPOINTS: usize = 2 * 65_536;
 const RULES: usize = rule::elements(SERVICES as u32) as usize;
 const COUNTERS: usize = lines_per_cpu(BACKENDS as u32, SERVICES as u32) as usize;
@@ -59,6 +60,8 @@ static SOURCE_RANGES: LpmTrie<SourceKey, u32, SOURCES> = LpmTrie::new();
 static FLOW_TABLE: Array<Line, FLOW_SETS, MMAPABLE> = Array::new();
 #[btf_map(name = "return_hops")]
 static RETURN_HOP_TABLE: Array<Line, FLOW_SETS, MMAPABLE> = Array::new();
+#[btf_map(name = "nat_flows")]
+static NAT_TABLE: Array<Line, NAT_FLOWS, MMAPABLE> = Array::new();
 #[btf_map(name = "fragments")]
 static FRAGMENT_TABLE: Array<Line, { fragment::SETS as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "counters")]
@@ -273,6 +276,13 @@ pub(crate) extern "C" fn find_candidate(
     lb_ebpf::reply::candidate(&KernelTables, key, live, distance)
 }
 
+/// [`lb_ebpf::nat::find`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_nat(hash: u64, backend: u32, second: u32) -> u64 {
+    lb_ebpf::nat::find(&KernelTables, hash, backend, second)
+}
+
 /// [`lb_ebpf::fragment::find`].
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -376,6 +386,16 @@ impl Tables for KernelTables {
     fn find_candidate(&self, backend: PackedKey, live: u64, distance: u32) -> u32 {
         let [b0, b1] = backend.address;
         unknown(find_candidate(b0, b1, backend.tail, live, distance))
+    }
+
+    #[inline(always)]
+    fn find_nat(&self, hash: u64, backend: u32, second: u32) -> u64 {
+        unknown(find_nat(hash, backend, second))
+    }
+
+    #[inline(always)]
+    fn nat_flow(&self, slot: u32) -> Option<&CacheLine> {
+        line(&NAT_TABLE, slot)
     }
 
     #[inline(always)]

@@ -17,6 +17,7 @@ use lb_common::{
     flow::FlowSets,
     fragment,
     header::{LAYOUT_VERSION, MAGIC},
+    nat::{Stage, State},
     rule, sources,
 };
 
@@ -96,6 +97,8 @@ pub struct Geometry {
     pub backends: u32,
     /// Entries in `next_hops`.
     pub next_hops: u32,
+    /// Entries in `nat_flows`; a power of two.
+    pub nat_flows: u32,
 }
 
 /// All maps of one CPU.
@@ -124,6 +127,8 @@ pub struct MemTables {
     pub flows: Vec<CacheLine>,
     /// Map `return_hops`.
     pub return_hops: Vec<CacheLine>,
+    /// Map `nat_flows`.
+    pub nat_flows: Vec<CacheLine>,
     /// Map `fragments`.
     pub fragments: Vec<CacheLine>,
     /// Map `counters`, of one CPU.
@@ -161,6 +166,7 @@ impl MemTables {
                 ring_slots: geometry.ring_slots,
                 backends: geometry.backends,
                 next_hops: geometry.next_hops,
+                nat_flows: geometry.nat_flows,
                 cpus: 1,
                 lines_per_cpu,
                 complete: 1,
@@ -178,6 +184,7 @@ impl MemTables {
                 icmp_errors_per_second: u32::MAX,
                 resets_per_second: u32::MAX,
                 alive_until: Control::ALWAYS_ALIVE,
+                nat_mask: geometry.nat_flows.wrapping_sub(1),
                 ..Control::zeroed()
             },
             endpoints: zeroed(geometry.endpoint_slots.wrapping_mul(2)),
@@ -190,6 +197,7 @@ impl MemTables {
             source_ranges: BTreeMap::new(),
             flows: lines(geometry.flow_sets),
             return_hops: lines(geometry.flow_sets),
+            nat_flows: lines(geometry.nat_flows),
             fragments: lines(fragment::SETS),
             counters: lines(lines_per_cpu),
             read_only: false,
@@ -259,6 +267,11 @@ impl MemTables {
         moved_fragments(&words(&self.fragments), from, to)
     }
 
+    /// The map `nat_flows` as it would be if the clock read `to` where it reads `from`.
+    pub fn nat_flows_at(&self, from: Nanos, to: Nanos) -> Vec<[u64; 8]> {
+        moved_nat_flows(&words(&self.nat_flows), from, to)
+    }
+
     /// `Control::alive_until` as it would be if the clock read `to` where it reads `from`.
     pub fn alive_until_at(&self, from: Nanos, to: Nanos) -> u64 {
         match self.control.alive_until {
@@ -285,6 +298,21 @@ pub fn moved_fragments(lines: &[[u64; 8]], from: Nanos, to: Nanos) -> Vec<[u64; 
         for first in line.iter_mut().step_by(2).filter(|first| **first != 0) {
             let second = (*first as u32).wrapping_add(by) & 0xff_ffff;
             *first = *first >> 24 << 24 | u64::from(second);
+        }
+        line
+    };
+    lines.iter().map(moved).collect()
+}
+
+/// Lines of `nat_flows` as they would be if the clock read `to` where it reads `from`.
+pub fn moved_nat_flows(lines: &[[u64; 8]], from: Nanos, to: Nanos) -> Vec<[u64; 8]> {
+    let by = admission::second(to).wrapping_sub(admission::second(from));
+    let moved = |line: &[u64; 8]| {
+        let mut line = *line;
+        let [first, ..] = &mut line;
+        let state = State(*first);
+        if state.stage() != Stage::Free {
+            *first = state.at(state.stage(), state.second().wrapping_add(by)).0;
         }
         line
     };
@@ -391,6 +419,10 @@ impl Tables for MemTables {
 
     fn return_hops(&self, set: u32) -> Option<&CacheLine> {
         self.return_hops.get(set as usize)
+    }
+
+    fn nat_flow(&self, slot: u32) -> Option<&CacheLine> {
+        self.nat_flows.get(slot as usize)
     }
 
     fn fragments(&self, set: u32) -> Option<&CacheLine> {

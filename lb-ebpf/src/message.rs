@@ -11,6 +11,7 @@ use crate::{
     forward::{self, End},
     frame::Frame,
     icmp::{self, Kind, Translation},
+    nat,
     parse::{self, Packet},
     pipeline::{self, Context, opaque},
     reply::{self, NO_FLOW, Owner},
@@ -38,7 +39,11 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
             }
         }
         ERROR_TO_OTHERS => match quoted_owner::<F, T, V4>(frame, cx) {
-            NO_FLOW => Outcome::PASS,
+            NO_FLOW if cx.control.nat_ports == 0 => Outcome::PASS,
+            NO_FLOW => match nat::quoted::<F, T, V4>(frame, cx) {
+                nat::NONE => Outcome::PASS,
+                slot => nat::error_to_client::<F, T, V4>(frame, cx, slot).into(),
+            },
             owner => error_from_backend::<F, T, V4>(frame, cx, owner).into(),
         },
         OTHER => Outcome::PASS,
@@ -211,6 +216,9 @@ fn to_backend<F: Frame, T: Tables, const V4: bool>(
     cx: &Context<'_, T>,
     backend: u32,
 ) -> Outcome {
+    if nat::is_for(cx.tables, backend) {
+        return error_of_ours::<F, T, V4>(frame, cx, backend).into();
+    }
     let outcome: Outcome = error_to_backend::<F, T, V4>(frame, cx, backend).into();
     let tunnelled = |entry: &&BackendEntry| {
         Forwarding::from_u8(entry.forwarding).is_some_and(Forwarding::is_tunnel)
@@ -227,6 +235,33 @@ fn to_backend<F: Frame, T: Tables, const V4: bool>(
         Ok(_) => outcome,
         // Nobody is told about an error that is too big (RFC 1122 section 3.2.2).
         Err(refusal) => PackedOutcome::service_drop(Refusal::reason(refusal), entry.service).into(),
+    }
+}
+
+/// The same where the backend knows the client by an address of ours.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn error_of_ours<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    backend: u32,
+) -> PackedOutcome {
+    let hash = nat::of_quote::<F, T, V4>(frame, cx);
+    let second = admission::second(cx.now);
+    let found = cx.tables.find_nat(hash, backend, second);
+    if !nat::is_known(found) {
+        return match cx.tables.backend(backend) {
+            Some(entry) => Outcome::service_drop(DropReason::IcmpNoFlow, entry.service).into(),
+            None => Outcome::drop(DropReason::MapInconsistent).into(),
+        };
+    }
+    let packed = error_to_backend::<F, T, V4>(frame, cx, backend);
+    let outcome: Outcome = packed.into();
+    if outcome.account != Account::ErrorForwarded {
+        return packed;
+    }
+    match nat::with_our_end::<F, T, V4>(frame, cx, found) {
+        0 => packed,
+        _ => Outcome::drop(DropReason::MapInconsistent).into(),
     }
 }
 
@@ -275,7 +310,7 @@ fn relay_to_backend<F: Frame, T: Tables>(
             ));
         }
         None => return Err(DropReason::MapInconsistent),
-        Some(Forwarding::Dnat) => {
+        Some(Forwarding::Dnat | Forwarding::Fullnat) => {
             let address = Address(backend.entry.address);
             let translation = Translation {
                 quoted: End::Source,
@@ -284,6 +319,7 @@ fn relay_to_backend<F: Frame, T: Tables>(
                 port: backend.entry.port,
                 outer: End::Destination,
                 outer_address: address,
+                ages: true,
             };
             icmp::translate(frame, packet, quote, &translation)?;
         }
@@ -368,6 +404,7 @@ fn relay_to_client<F: Frame, T: Tables>(
         port: service.port,
         outer: End::Source,
         outer_address,
+        ages: true,
     };
     icmp::translate(frame, packet, quote, &translation)?;
     forward::send(frame, exit)

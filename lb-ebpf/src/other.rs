@@ -262,7 +262,7 @@ fn ask<F: Frame, T: Tables, const V4: bool>(
 
 /// The hash of the packet's flow. Of a packet that cannot be read any will do: it was dropped before.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn hash<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, T>) -> u64 {
+pub(crate) fn hash<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, T>) -> u64 {
     let frame = opaque(frame);
     let packet = parse::ip::<F, V4>(frame);
     match packet.and_then(|packet| flow(frame, &packet)) {
@@ -360,7 +360,8 @@ fn send<F: Frame, T: Tables>(
             let transport = Some((packet.l4(), packet.protocol));
             forward::translate(frame, packet, transport, End::Destination, address, port)?;
         }
-        None => return Err(DropReason::MapInconsistent),
+        // No service of `fullnat` has a range or is of SCTP.
+        Some(Forwarding::Fullnat) | None => return Err(DropReason::MapInconsistent),
     }
     let verdict = forward::send(frame, exit)?;
     pipeline::count(cx, &sent, Ok(verdict));

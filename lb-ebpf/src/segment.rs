@@ -14,7 +14,7 @@ use crate::{
     forward::{self, Exit},
     fragment,
     frame::Frame,
-    message, other,
+    message, nat, other,
     parse::{self, Arrival, Packet},
     pipeline::{self, Clock, Context, Lane},
     reply::NO_FLOW,
@@ -80,6 +80,10 @@ pub(crate) fn aside<F: Frame, T: Tables, const V4: bool>(
             let outcome = replied::<F, T, V4>(frame, cx);
             message::tell::<F, T, V4>(frame, cx, outcome)
         }
+        Aside::Nat(parcel) => {
+            let outcome = nat::send_aside::<F, T, V4>(frame, cx, parcel);
+            message::tell::<F, T, V4>(frame, cx, outcome)
+        }
         Aside::Ranges | Aside::Schedule => other::route::<F, T, V4>(frame, cx),
         Aside::Refused { refusal, service } => refused::<F, T, V4>(frame, cx, refusal.0, service),
     }
@@ -112,6 +116,12 @@ fn replied<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
 ) -> PackedOutcome {
+    if cx.control.nat_ports != 0 {
+        match nat::returning::<F, T, V4>(frame, cx) {
+            nat::NONE => {}
+            slot => return nat::from_backend::<F, T, V4>(frame, cx, slot),
+        }
+    }
     match pipeline::returning::<F, T, V4>(frame, cx) {
         NO_FLOW if Live::of(cx.control).has_ranges() => other::route::<F, T, V4>(frame, cx),
         NO_FLOW => PackedOutcome::PASS,
@@ -263,6 +273,9 @@ fn to_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
             });
             return Result::from(sending).map(PackedOutcome::counted);
         }
+        Err(Refusal::NAT) => {
+            return Ok(Aside::Nat(Parcel::new(&sent, exit.verdict())).into());
+        }
         Err(Refusal(word)) => {
             // The flow is in the table although its packet goes nowhere: its next one will not be new.
             let line = counter::BACKEND_LINE.wrapping_add(sent.backend);
@@ -367,6 +380,7 @@ fn send<F: Frame, T: Tables, C: Clock, const V4: bool>(
             core::hint::cold_path();
             return Err(Refusal::ASIDE);
         }
+        Some(Forwarding::Fullnat) => return Err(Refusal::NAT),
         // A number that this version does not know means maps of another one.
         None => return Err(DropReason::MapInconsistent.into()),
     }

@@ -171,6 +171,25 @@ pub trait Tables {
         crate::fragment::learn(self, hash, payload, second);
     }
 
+    /// Map `nat_flows`: one flow of `fullnat`.
+    fn nat_flow(&self, slot: u32) -> Option<&CacheLine>;
+
+    /// [`crate::nat::find`].
+    #[inline(always)]
+    fn find_nat(&self, hash: u64, backend: u32, second: u32) -> u64
+    where
+        Self: Sized,
+    {
+        crate::nat::find(self, hash, backend, second)
+    }
+
+    /// Replaces `current` by `new` in a line of `nat_flows`; false when another CPU was faster. A read-only program
+    /// answers true and writes nothing.
+    #[inline(always)]
+    fn exchange(&self, line: &CacheLine, position: u32, current: u64, new: u64) -> bool {
+        self.read_only() || line.exchange(position, current, new)
+    }
+
     /// Map `source_ranges`: what the longest prefix of a set that holds the address says; 0: none holds it.
     fn source_range(&self, set: u32, address: [u64; 2]) -> u32;
 
@@ -300,7 +319,7 @@ pub trait Tables {
         }
     }
 
-    /// Sets a word of this CPU's lines (limiters), or of `fragments`. Nothing in a read-only program.
+    /// Sets a word of this CPU's lines (limiters), or of `fragments` or `nat_flows`. Nothing in a read-only program.
     #[inline(always)]
     fn set(&self, line: &CacheLine, position: u32, value: u64) {
         if !self.read_only() {

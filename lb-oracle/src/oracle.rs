@@ -331,6 +331,8 @@ impl Oracle {
                 self.flows.learn(&tuple, hop, &self.maps).map_err(refuse)?;
                 packet::readdressed(arrived.frame, &arrived.ip, packet::End::To, backend.address)
             }
+            // No case has it: of `fullnat` there is no second opinion yet.
+            Some(Forwarding::Fullnat) => unreachable!("no case is of fullnat"),
             None => return Err(refuse(DropReason::MapInconsistent)),
         };
         counted(&mut self.ledger);

@@ -17,6 +17,7 @@ pub mod file;
 mod health;
 mod hook;
 pub mod keys;
+mod nat;
 mod notes;
 mod quic;
 mod ranges;
@@ -124,13 +125,14 @@ pub fn parse_bytes(file_name: &str, bytes: &[u8]) -> (Outcome, String) {
 fn document(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Config> {
     let file = Reader::new(&keys::ROOT, root, 0..0, String::new(), notes);
     let daemon = daemon_table(&file, notes);
+    let has_nat = daemon.as_ref().is_some_and(|d| !d.nat_source.is_empty());
     let limits = match table(&file, "limits", notes) {
         Some((found, span)) => {
             let path = "limits.".to_owned();
             let reader = Reader::new(&keys::LIMITS, found, span, path, notes);
-            daemon::limits(&reader, notes)
+            daemon::limits(&reader, has_nat, notes)
         }
-        None => daemon::default_limits(),
+        None => daemon::default_limits(has_nat),
     };
     let drafts = services(&file, notes);
     let interfaces = daemon.as_ref().map(|d| d.interfaces.as_slice());
@@ -138,6 +140,7 @@ fn document(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Config> {
     ranges::check(&drafts, notes);
     if let Some(daemon) = &daemon {
         tunnel::check(&daemon.tunnel_source, &drafts, notes);
+        nat::check(&daemon.nat_source, &drafts, notes);
     }
     let hooks = hook::hooks(&file, &drafts, notes);
     let mut config = Config {

@@ -64,6 +64,16 @@ pub struct Controls {
     pub tunnel_v6: [u8; 16],
     /// The host bits among its last 32, host order.
     pub tunnel_v6_spread: u32,
+    /// Addresses that stand for clients over IPv4; all zero: none.
+    pub nat_v4: [u8; 4],
+    /// Their host bits, host order.
+    pub nat_v4_spread: u32,
+    /// Addresses that stand for clients over IPv6; all zero: none.
+    pub nat_v6: [u8; 16],
+    /// The host bits among their last 32, host order.
+    pub nat_v6_spread: u32,
+    /// As `lb_common::nat::ports`; 0: no address stands for clients.
+    pub nat_ports: u32,
 }
 
 impl Controls {
@@ -78,6 +88,11 @@ impl Controls {
             tunnel_v4_spread: control.tunnel_v4_spread,
             tunnel_v6: control.tunnel_v6,
             tunnel_v6_spread: control.tunnel_v6_spread,
+            nat_v4: control.nat_v4,
+            nat_v4_spread: control.nat_v4_spread,
+            nat_v6: control.nat_v6,
+            nat_v6_spread: control.nat_v6_spread,
+            nat_ports: control.nat_ports,
         }
     }
 
@@ -91,6 +106,11 @@ impl Controls {
         control.tunnel_v4_spread = self.tunnel_v4_spread;
         control.tunnel_v6 = self.tunnel_v6;
         control.tunnel_v6_spread = self.tunnel_v6_spread;
+        control.nat_v4 = self.nat_v4;
+        control.nat_v4_spread = self.nat_v4_spread;
+        control.nat_v6 = self.nat_v6;
+        control.nat_v6_spread = self.nat_v6_spread;
+        control.nat_ports = self.nat_ports;
     }
 
     /// Packets of this family can be tunnelled.
@@ -101,7 +121,16 @@ impl Controls {
         }
     }
 
-    /// The tunnel sources of `other` in place of those that this has not.
+    /// Clients of this family can be stood for.
+    pub fn has_nat(&self, family: Family) -> bool {
+        self.nat_ports != 0
+            && match family {
+                Family::V4 => self.nat_v4 != [0; 4],
+                Family::V6 => self.nat_v6 != [0; 16],
+            }
+    }
+
+    /// The tunnel sources of `other`, and its addresses that stand for clients, in place of those that this has not.
     #[must_use]
     pub fn or_tunnels_of(mut self, other: &Self) -> Self {
         if !self.has_tunnel(Family::V4) {
@@ -109,6 +138,15 @@ impl Controls {
         }
         if !self.has_tunnel(Family::V6) {
             (self.tunnel_v6, self.tunnel_v6_spread) = (other.tunnel_v6, other.tunnel_v6_spread);
+        }
+        if !self.has_nat(Family::V4) {
+            (self.nat_v4, self.nat_v4_spread) = (other.nat_v4, other.nat_v4_spread);
+        }
+        if !self.has_nat(Family::V6) {
+            (self.nat_v6, self.nat_v6_spread) = (other.nat_v6, other.nat_v6_spread);
+        }
+        if self.nat_ports == 0 {
+            self.nat_ports = other.nat_ports;
         }
         self
     }

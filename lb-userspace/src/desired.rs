@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use lb_common::flow::{EPOCH_SHIFT, IDLE_AFTER};
 use lb_common::{
-    Address, BackendEntry, Control, EndpointKey, EndpointKind, Family, Forwarding, NextHop,
-    Protocol, Rule, quic,
+    Address, BackendEntry, Control, EndpointKey, EndpointKind, Family, NextHop, Protocol, Rule,
+    nat, quic,
     sources::{Access, V4_BITS},
 };
 
@@ -107,6 +107,18 @@ fn controls(daemon: &DaemonConfig) -> Controls {
                 (controls.tunnel_v6, controls.tunnel_v6_spread) = (address.octets(), spread);
             }
         }
+    }
+    for source in &daemon.nat_source {
+        let spread = source.last_host_bits();
+        match source.address() {
+            IpAddr::V4(address) => {
+                (controls.nat_v4, controls.nat_v4_spread) = (address.octets(), spread);
+            }
+            IpAddr::V6(address) => {
+                (controls.nat_v6, controls.nat_v6_spread) = (address.octets(), spread);
+            }
+        }
+        controls.nat_ports = nat::ports(daemon.nat_ports.low(), daemon.nat_ports.high());
     }
     controls
 }
@@ -223,7 +235,7 @@ pub fn endpoints(config: &Config, ids: &Ids) -> BTreeMap<EndpointKey, Vec<Endpoi
                 add(key, (EndpointKind::ServerId, id.id));
             }
         }
-        if service.forwarding != Forwarding::Dnat {
+        if !service.forwarding.translates() {
             continue;
         }
         for (name, backend) in service.keyed_backends() {

@@ -109,6 +109,15 @@ fn tunnel_source(services: &BTreeMap<Name, Service>) -> Vec<Prefix> {
         .collect()
 }
 
+/// An address of each family that stands for clients, if some need one.
+fn nat_source(services: &BTreeMap<Name, Service>) -> Vec<Prefix> {
+    let needed = services
+        .values()
+        .any(|service| service.forwarding == Forwarding::Fullnat);
+    let sources = ["100.64.0.0/30", "fd00:9a::/126"].map(|text| text.parse::<Prefix>().unwrap());
+    sources.into_iter().filter(|_| needed).collect()
+}
+
 /// A configuration of these services; the revision follows from them.
 pub(crate) fn with_services(services: BTreeMap<Name, Service>) -> Arc<Config> {
     let text = format!("{services:?}");
@@ -126,6 +135,8 @@ pub(crate) fn with_services(services: BTreeMap<Name, Service>) -> Arc<Config> {
             icmp_errors_per_second: 1000,
             resets_per_second: 1000,
             tunnel_source: tunnel_source(&services),
+            nat_source: nat_source(&services),
+            nat_ports: "1024-65535".parse().unwrap(),
             when_dead: WhenDead::Forward,
             dead_after: Duration::from_secs(10),
             velocity_percent: 50,
@@ -139,6 +150,7 @@ pub(crate) fn with_services(services: BTreeMap<Name, Service>) -> Arc<Config> {
             ring_slots: 4096,
             next_hops: 64,
             source_ranges: 64,
+            nat_flows: 64,
         },
         services,
         hooks: BTreeMap::new(),

@@ -170,6 +170,10 @@ pub struct DaemonConfig {
     pub tunnel_source: Vec<Prefix>,
     /// First of the 65,536 socket marks that are kept for checks; a multiple of that, not 0.
     pub check_marks: u32,
+    /// Addresses that stand for clients of `fullnat`: at most one prefix of each family, IPv4 first.
+    pub nat_source: Vec<Prefix>,
+    /// Their ports.
+    pub nat_ports: Ports,
     /// What becomes of forwarding without a daemon ...
     pub when_dead: WhenDead,
     /// ... that has been silent for this long.
@@ -219,6 +223,8 @@ pub struct Limits {
     pub next_hops: u32,
     /// Ranges of sources.
     pub source_ranges: u32,
+    /// Flows of `fullnat`; a power of two.
+    pub nat_flows: u32,
 }
 
 /// What the operator configures as one unit: addresses, ports and protocol, and who serves them.
@@ -286,7 +292,7 @@ impl Service {
     /// How its packets are put into others to a backend at an address; the usual way, if they are not.
     pub fn tunnel(&self, backend: IpAddr) -> Tunnel {
         match self.forwarding {
-            Forwarding::Dnat | Forwarding::L2dsr => Tunnel::USUAL,
+            Forwarding::Dnat | Forwarding::L2dsr | Forwarding::Fullnat => Tunnel::USUAL,
             Forwarding::Ipip => {
                 Tunnel::ipip(self.address.family(), family(backend), self.tunnel_ttl)
             }

@@ -7,6 +7,7 @@ mod encapsulation;
 mod examples;
 mod failover;
 mod fragments;
+mod fullnat;
 mod gigabyte;
 mod interfaces;
 mod lab;

@@ -53,6 +53,12 @@ fn difference(host: &Observed, tables: &MemTables, ran: &Ran) -> Option<String> 
         let used = lines.into_iter().enumerate();
         used.filter(|(_, line)| *line != [0; 8]).collect::<Vec<_>>()
     };
+    let nat = used(mem::words(&tables.nat_flows));
+    compare(
+        "nat flows",
+        format!("{nat:x?}"),
+        format!("{:x?}", used(ran.nat_flows.clone())),
+    );
     let fragments = used(mem::words(&tables.fragments));
     compare(
         "fragments",
@@ -98,6 +104,7 @@ fn copy(tables: &MemTables) -> MemTables {
         source_ranges: tables.source_ranges.clone(),
         flows: lines(&tables.flows),
         return_hops: lines(&tables.return_hops),
+        nat_flows: lines(&tables.nat_flows),
         fragments: lines(&tables.fragments),
         counters: lines(&tables.counters),
         read_only: tables.read_only,

@@ -50,6 +50,20 @@ pub(crate) const SHAPES: [Shape; 6] = [
     },
 ];
 
+/// Both ways of `fullnat`. No route leads from a backend to a client.
+pub(crate) const FULLNAT: [Shape; 2] = [
+    Shape {
+        backends: 3,
+        arms: Arms::Two,
+        forwarding: Forwarding::Fullnat,
+    },
+    Shape {
+        backends: 3,
+        arms: Arms::One,
+        forwarding: Forwarding::Fullnat,
+    },
+];
+
 /// HTTP in both families.
 pub(crate) const WEB: [&str; 2] = ["web4", "web6"];
 /// TCP echo in both families.
@@ -335,6 +349,7 @@ impl Stage {
                 ring_slots: 1 << 22,
                 next_hops: 16_384,
                 source_ranges: 16_384,
+                nat_flows: 1 << 10,
             },
             flow_key: HashKey([word(&seeds["flow"][0]), word(&seeds["flow"][1])]),
             seed_id: word(&seeds["id"]),

@@ -205,6 +205,7 @@ fn row(
             Forwarding::L2dsr => "l2dsr",
             Forwarding::Ipip => "ipip",
             Forwarding::Gue => "gue",
+            Forwarding::Fullnat => "fullnat",
         },
     };
     let family_name = match family {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::decap::TUNNEL_SOURCES;
 use crate::server::{ECHO_PORT, HTTP_PORT};
-use crate::topology::{Family, Forwarding, Topology, backend, vip};
+use crate::topology::{FAMILIES, Family, Forwarding, Topology, backend, nat_source, vip};
 
 mod handle;
 mod status;
@@ -127,7 +127,7 @@ impl Service {
             weight: 1,
             extra: String::new(),
         });
-        let http_over_dnat = backend_port == HTTP_PORT && shape.forwarding == Forwarding::Dnat;
+        let http_over_dnat = backend_port == HTTP_PORT && shape.forwarding.translates();
         let health = match backend_port {
             HTTP_PORT => Health::LAB,
             _ => Health {
@@ -236,6 +236,11 @@ impl Config {
         if forwardings.any(Forwarding::is_tunnel) {
             writeln!(out, "tunnel-source = {TUNNEL_SOURCES:?}")?;
         }
+        let mut forwardings = self.services.iter().map(|service| service.forwarding);
+        if forwardings.any(|forwarding| forwarding == Forwarding::Fullnat) {
+            let sources = FAMILIES.map(|family| nat_source(family).to_string());
+            writeln!(out, "nat-source = {sources:?}")?;
+        }
         writeln!(out, "[limits]\nflows = {}\n{}", self.flows, self.tables)?;
         self.services
             .iter()
@@ -261,6 +266,7 @@ impl Service {
             Forwarding::L2dsr => "l2dsr",
             Forwarding::Ipip => "ipip",
             Forwarding::Gue => "gue",
+            Forwarding::Fullnat => "fullnat",
         };
         writeln!(
             out,

@@ -77,6 +77,8 @@ pub struct Ran {
     pub flows: Vec<[u64; 8]>,
     /// Map `return_hops` afterwards.
     pub return_hops: Vec<[u64; 8]>,
+    /// Map `nat_flows` afterwards, as of the fixture's time.
+    pub nat_flows: Vec<[u64; 8]>,
     /// Map `fragments` afterwards.
     pub fragments: Vec<[u64; 8]>,
 }
@@ -251,6 +253,11 @@ impl Kernel {
                 counters: changes(&mem::words(&tables.counters), &lines),
                 flows: maps::flows(&self.ebpf, before.epoch, Epoch::at(step.at))?,
                 return_hops: maps::lines(&self.ebpf, "return_hops")?,
+                nat_flows: mem::moved_nat_flows(
+                    &maps::lines(&self.ebpf, "nat_flows")?,
+                    before.nanos,
+                    step.at,
+                ),
                 fragments: mem::moved_fragments(
                     &maps::lines(&self.ebpf, "fragments")?,
                     before.nanos,

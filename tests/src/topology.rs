@@ -98,6 +98,14 @@ pub fn backend(family: Family, n: u8) -> IpAddr {
     }
 }
 
+/// What stands for clients among the backends.
+pub fn nat_source(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(10, 10, 1, 253).into(),
+        Family::V6 => back6(0xfd).into(),
+    }
+}
+
 /// The balancer's address among the clients.
 pub fn balancer_front(family: Family) -> IpAddr {
     match family {
@@ -171,7 +179,7 @@ pub struct Cable {
 impl Shape {
     /// Backends have the VIPs on their loopback and answer clients themselves.
     pub fn returns_directly(&self) -> bool {
-        self.forwarding != Forwarding::Dnat
+        !self.forwarding.translates()
     }
 
     /// The hosts besides the switch.
@@ -267,7 +275,12 @@ impl Shape {
                 .to_vec(),
             routes: vec![],
         };
-        let back = FAMILIES.map(|f| (balancer_back(f), front_length(f)));
+        let mut back = FAMILIES
+            .map(|f| (balancer_back(f), front_length(f)))
+            .to_vec();
+        if self.forwarding == Forwarding::Fullnat {
+            back.extend(FAMILIES.map(|f| (nat_source(f), front_length(f))));
+        }
         match self.arms {
             Arms::One => {
                 front.addresses.extend(back);
@@ -279,7 +292,7 @@ impl Shape {
                     mac: [0x02, 0xf1, 0, 0, 1, 0xfe],
                     port: "lb1".to_owned(),
                     bridge: "back",
-                    addresses: back.to_vec(),
+                    addresses: back,
                     ..front.clone()
                 };
                 vec![front, back]
@@ -295,7 +308,8 @@ impl Shape {
                     via: balancer_back(f),
                 })
                 .to_vec(),
-            Forwarding::L2dsr | Forwarding::Ipip | Forwarding::Gue => vec![],
+            // That it reaches nobody but its neighbours is what `fullnat` is for.
+            Forwarding::Fullnat | Forwarding::L2dsr | Forwarding::Ipip | Forwarding::Gue => vec![],
         };
         let mut addresses = FAMILIES.map(|f| (backend(f, n), front_length(f))).to_vec();
         if self.returns_directly() && self.arms == Arms::One {

@@ -140,6 +140,10 @@ impl Tables for Cpu {
     fn first_counter(&self, _: u32) -> u32 {
         0
     }
+    fn nat_flow(&self, _slot: u32) -> Option<&CacheLine> {
+        None
+    }
+
     fn fragments(&self, _set: u32) -> Option<&CacheLine> {
         None
     }

@@ -163,6 +163,10 @@ fn begin<F: Frame, T: Tables>(
     let piece = parse::piece(frame, packet).ok_or(DropReason::Truncated)?;
     let backend = assignment.backend;
     let rules = service::by_index(cx.tables, backend.entry.service)?.entry;
+    // Its later pieces would need the address of ours that it got.
+    if backend.entry.forwarding == Forwarding::Fullnat as u8 {
+        return Err(DropReason::Fragment);
+    }
     let is_dnat = backend.entry.forwarding == Forwarding::Dnat as u8;
     if is_dnat || rules.mid_stream != MidStream::Schedule as u8 {
         match assignment.origin {

@@ -99,7 +99,8 @@ fn send<F: Frame, T: Tables>(
         Some(Forwarding::Ipip | Forwarding::Gue) => {
             return Ok(next::TUNNEL | Parcel::new(&sent, exit.verdict()).word());
         }
-        None => return Err(DropReason::MapInconsistent),
+        // Refused as a first piece.
+        Some(Forwarding::Fullnat) | None => return Err(DropReason::MapInconsistent),
     }
     let verdict = forward::send(frame, exit)?;
     pipeline::count(cx, &sent, Ok(verdict));

@@ -22,6 +22,7 @@ const GEOMETRY: Geometry = Geometry {
     ring_slots: 2,
     backends: 32,
     next_hops: 1,
+    nat_flows: 16,
 };
 
 fn endpoint() -> impl Strategy<Value = Endpoint> {

@@ -8,6 +8,7 @@
 use std::sync::LazyLock;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use lb_common::Forwarding;
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
         self, Fixture, START,
         packet::with_ip_sum,
         run_step,
-        world::{Ends, Side, address, our_mac},
+        world::{Ends, Side, address, is_nat, our_mac},
     },
     mem::{self, MemFrame},
     pipeline,
@@ -322,7 +323,12 @@ fn holds(fixture: &Fixture, verdict: Verdict, before: &[u8], after: &[u8]) -> Re
         true => (seen.source.clone(), seen.ports.map(|[source, _]| source)),
         false => (seen.destination.clone(), seen.ports.map(|[_, to]| to)),
     };
-    if client(&old) != client(&new) {
+    let mut services = fixture.world.services.iter();
+    if services.any(|service| service.forwarding == Forwarding::Fullnat) {
+        if to_vip && !is_nat(&new.source) {
+            return Err(format!("sent, but not as one of ours: {new:?}"));
+        }
+    } else if client(&old) != client(&new) {
         return Err(format!("the client's end changed: {old:?} to {new:?}"));
     }
     if !to_vip && old.ports.is_some() && !is_vip(&new.source) {

@@ -22,6 +22,7 @@ const GEOMETRY: Geometry = Geometry {
     ring_slots: 2,
     backends: 1,
     next_hops: 1,
+    nat_flows: 16,
 };
 
 /// A service of the list that is searched: everything as it was configured.

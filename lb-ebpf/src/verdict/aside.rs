@@ -1,6 +1,6 @@
 //! What the usual way of a packet leaves to the rest of the program.
 
-use super::{PackedOutcome, Refusal};
+use super::{PackedOutcome, Parcel, Refusal};
 
 /// No outcome yet: the packet's way goes on aside, with a stack of its own. Bits 48 to 50: which way; below, what that needs.
 const ASIDE: u64 = 1 << 60;
@@ -17,6 +17,8 @@ pub enum Aside {
     Ranges,
     /// It is to a service whose new flows are not scheduled by their hash alone.
     Schedule,
+    /// It goes to its backend from an address of ours.
+    Nat(Parcel),
     /// It does not reach its backend, and there is more to do than to drop it.
     Refused {
         /// Why.
@@ -34,6 +36,7 @@ impl From<Aside> for PackedOutcome {
             Aside::Reply => (1, 0),
             Aside::Ranges => (2, 0),
             Aside::Schedule => (3, 0),
+            Aside::Nat(parcel) => (5, parcel.word()),
             Aside::Refused { refusal, service } => {
                 (4, refusal.0 as u64 | (service as u64 & 0xffff) << 32)
             }
@@ -57,6 +60,7 @@ impl PackedOutcome {
             1 => Aside::Reply,
             2 => Aside::Ranges,
             3 => Aside::Schedule,
+            5 => Aside::Nat(Parcel::open(self.0 & !(ASIDE | KIND), 0)),
             _ => Aside::Refused {
                 refusal: Refusal(self.0 as u32),
                 service: (self.0 >> 32) as u32 & 0xffff,
@@ -70,11 +74,21 @@ const _: () = assert!(lb_common::limits::SERVICES.max <= 1 << 16);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::Verdict;
+    use crate::{
+        flow::Origin,
+        verdict::{Sent, Verdict},
+    };
 
     #[test]
     fn each_way_on_survives_its_word() {
+        let sent = Sent {
+            backend: 0x1_ffff,
+            origin: Origin::NotAdmitted,
+            opens: true,
+            bytes: 0,
+        };
         for aside in [
+            Aside::Nat(Parcel::new(&sent, Verdict::redirect(0xffff))),
             Aside::Rest,
             Aside::Reply,
             Aside::Ranges,

@@ -14,6 +14,9 @@ impl Refusal {
     /// It is not refused: it goes into a tunnel, which is done elsewhere.
     pub const ASIDE: Self = Self(u32::MAX);
 
+    /// It is not refused: it goes out from an address of ours, which is done elsewhere.
+    pub const NAT: Self = Self(u32::MAX - 3);
+
     /// It is not refused: its flow is not scheduled by its hash alone, which is done elsewhere.
     pub const SCHEDULE: Self = Self(u32::MAX - 1);
 
@@ -99,6 +102,12 @@ impl Parcel {
         self.0 as u32 & 0x1_ffff
     }
 
+    /// How its flow came to the backend.
+    #[inline(always)]
+    pub const fn origin(self) -> Origin {
+        Origin::of(self.0 >> 17 & 7)
+    }
+
     /// What is counted; `bytes` as in [`Sent`].
     #[inline(always)]
     pub const fn sent(self, bytes: u64) -> Option<Sent> {
@@ -107,7 +116,7 @@ impl Parcel {
         }
         Some(Sent {
             backend: self.backend(),
-            origin: Origin::of(self.0 >> 17 & 7),
+            origin: self.origin(),
             arrival: match self.0 & OPENS {
                 0 => Arrival::MIDDLE,
                 _ => Arrival::DATAGRAM,

@@ -129,7 +129,7 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
     for _ in 0..1 + choices.below(4) {
         let host = choices.below(3) as u8;
         let port = match forwarding {
-            Forwarding::Dnat => *choices.of(&[8080, 8081]),
+            Forwarding::Dnat | Forwarding::Fullnat => *choices.of(&[8080, 8081]),
             Forwarding::L2dsr | Forwarding::Ipip | Forwarding::Gue => vip.port(),
         };
         let v4 = match forwarding.is_tunnel() {
@@ -191,7 +191,7 @@ fn tunnel(choices: &mut Choices<'_>, forwarding: Forwarding, inner: bool, outer:
     let family = |v4| if v4 { Family::V4 } else { Family::V6 };
     let of = [OuterTtl::DEFAULT, OuterTtl::Inherit, OuterTtl::Fixed(7)];
     match forwarding {
-        Forwarding::Dnat | Forwarding::L2dsr => Tunnel::USUAL,
+        Forwarding::Dnat | Forwarding::Fullnat | Forwarding::L2dsr => Tunnel::USUAL,
         Forwarding::Ipip => Tunnel::ipip(family(inner), family(outer), *choices.of(&of)),
         Forwarding::Gue => {
             let variant = *choices.of(&[GueVariant::Header, GueVariant::Direct]);

@@ -155,6 +155,8 @@ impl Oracle {
                     outer: (End::To, backend.address.ip()),
                 },
             ),
+            // No case has it: of `fullnat` there is no second opinion yet.
+            Some(Forwarding::Fullnat) => unreachable!("no case is of fullnat"),
             None => return Err(DropReason::MapInconsistent),
         };
         Ok(Opinion::sent(fate, macs.on(output), Sent::Relayed).to(&backend))

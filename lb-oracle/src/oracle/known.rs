@@ -136,6 +136,8 @@ impl Maps {
             Change::Sources(service, _, sources) => {
                 self.services[*service as usize].sources.clone_from(sources);
             }
+            // Of `fullnat`, which is nothing to the others.
+            Change::NatPorts(_) => {}
             Change::Forwarding(service, number) => {
                 let forwarding = Forwarding::from_u8(*number);
                 let service = *service as usize;

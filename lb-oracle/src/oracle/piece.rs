@@ -254,6 +254,8 @@ impl Oracle {
                 let datagram: FlowHash = self.maps.hash_of(&piece.datagram.tuple());
                 tunnel::into(&self.maps, arrived, &backend, datagram)
             }
+            // No case has it: of `fullnat` there is no second opinion yet.
+            Some(Forwarding::Fullnat) => unreachable!("no case is of fullnat"),
             None => return Err(refuse(DropReason::MapInconsistent)),
         };
         self.ledger.came(id, origin, connection);

@@ -21,7 +21,7 @@ pub(super) fn growth(backend: &Backend) -> usize {
 pub(super) fn room(backend: &Backend, mtu: u32) -> u32 {
     match backend.forwarding {
         Some(Forwarding::Ipip | Forwarding::Gue) => mtu.saturating_sub(growth(backend) as u32),
-        Some(Forwarding::L2dsr | Forwarding::Dnat) => mtu,
+        Some(Forwarding::L2dsr | Forwarding::Dnat | Forwarding::Fullnat) => mtu,
         None => u32::MAX,
     }
 }

@@ -14,7 +14,7 @@ use super::notes::{At, Note, Notes};
 use super::service::{BackendDraft, PROTOCOLS, ServiceDraft};
 use super::{aim, failover, quic, scheduling, sources, value};
 use crate::maglev;
-use crate::model::{AdminState, Family, Forwarding, Limits, Name, Ports, Prefix, Protocol, family};
+use crate::model::{AdminState, Family, Limits, Name, Ports, Prefix, Protocol, family};
 
 /// Checks all services against each other, the daemon's interfaces and the limits.
 pub(super) fn check(
@@ -273,7 +273,7 @@ fn against_service(draft: &ServiceDraft, backend: &BackendDraft, notes: &mut Not
     }
     if let (Some(forwarding), Some(port), Some(Some(own))) =
         (&draft.forwarding, &draft.port, &backend.port)
-        && forwarding.value != Forwarding::Dnat
+        && !forwarding.value.translates()
         && port.value.single().is_some_and(|port| port != own.value)
     {
         let word = super::service::forwarding_word(forwarding.value);

@@ -64,6 +64,8 @@ fn write_config(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "resets-per-second = {}", daemon.resets_per_second)?;
     write_prefixes(out, "tunnel-source", &daemon.tunnel_source)?;
     writeln!(out, "check-marks = {:#x}", daemon.check_marks)?;
+    write_prefixes(out, "nat-source", &daemon.nat_source)?;
+    writeln!(out, "nat-ports = {}", text(&daemon.nat_ports.to_string()))?;
     writeln!(out, "when-dead = {}", word(WHEN_DEADS, daemon.when_dead))?;
     if daemon.when_dead != WhenDead::Forward {
         writeln!(out, "dead-after = {}", text(&duration(daemon.dead_after)))?;
@@ -82,6 +84,7 @@ fn write_config(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "ring-slots = {}", limits.ring_slots)?;
     writeln!(out, "next-hops = {}", limits.next_hops)?;
     writeln!(out, "source-ranges = {}", limits.source_ranges)?;
+    writeln!(out, "nat-flows = {}", limits.nat_flows)?;
     for hook in config.hooks.values() {
         hook::write(out, hook)?;
     }

@@ -9,6 +9,7 @@ use lb_common::probe::MARKS;
 use toml::de::DeValue;
 
 use super::codes;
+use super::nat;
 use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::tunnel;
@@ -78,6 +79,8 @@ pub(super) fn daemon(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> DaemonCo
         resets_per_second,
         tunnel_source: tunnel::sources(reader, notes),
         check_marks: check_marks(reader, notes),
+        nat_source: nat::sources(reader, notes),
+        nat_ports: nat::ports(reader, notes),
         when_dead,
         dead_after: dead_after.map_or(Duration::from_secs(10), |at| at.value),
         velocity_percent: percent
@@ -240,7 +243,7 @@ fn metrics_meant(text: &str) -> Option<String> {
 }
 
 /// The limits without `[limits]`.
-pub(super) fn default_limits() -> Limits {
+pub(super) fn default_limits(has_nat: bool) -> Limits {
     let number = |l: &limits::Limit| u32::try_from(l.default).unwrap_or(u32::MAX);
     Limits {
         flows: number(&limits::FLOWS),
@@ -249,18 +252,26 @@ pub(super) fn default_limits() -> Limits {
         ring_slots: number(&limits::RING_SLOTS),
         next_hops: number(&limits::NEXT_HOPS),
         source_ranges: number(&limits::SOURCE_RANGES),
+        nat_flows: match has_nat {
+            true => number(&limits::NAT_FLOWS),
+            false => NO_NAT_FLOWS,
+        },
     }
 }
 
-/// `[limits]`.
-pub(super) fn limits(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Limits {
-    let default = default_limits();
+/// Entries for flows of `fullnat` where there can be none.
+const NO_NAT_FLOWS: u32 = 1 << 10;
+
+/// `[limits]`. `has_nat`: there may be services of `fullnat`.
+pub(super) fn limits(reader: &Reader<'_, '_>, has_nat: bool, notes: &mut Notes<'_>) -> Limits {
+    let default = default_limits(has_nat);
     let mut read = |limit: &limits::Limit, default: u32| {
         let at = reader.integer(limit.name, limit.min..=limit.max, notes);
         let value = at.as_ref().and_then(|at| u32::try_from(at.value).ok());
         (value.unwrap_or(default), at.map(|at| at.span))
     };
     let (flows, flows_span) = read(&limits::FLOWS, default.flows);
+    let (nat_flows, nat_span) = read(&limits::NAT_FLOWS, default.nat_flows);
     let (ring_slots, ring_span) = read(&limits::RING_SLOTS, default.ring_slots);
     let read = Limits {
         flows,
@@ -269,11 +280,18 @@ pub(super) fn limits(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Limits {
         backends: read(&limits::BACKENDS, default.backends).0,
         next_hops: read(&limits::NEXT_HOPS, default.next_hops).0,
         source_ranges: read(&limits::SOURCE_RANGES, default.source_ranges).0,
+        nat_flows,
     };
-    if let Some(span) = flows_span.filter(|_| !flows.is_power_of_two()) {
-        let next = flows.next_power_of_two();
-        let message = format!("`flows` is {flows}, which is not a power of two");
-        let note = Note::new(&codes::BAD_SIZE, &span, &reader.name("flows"), message);
+    for (name, value, span) in [
+        (limits::FLOWS.name, flows, flows_span),
+        (limits::NAT_FLOWS.name, nat_flows, nat_span),
+    ] {
+        let Some(span) = span.filter(|_| !value.is_power_of_two()) else {
+            continue;
+        };
+        let next = value.next_power_of_two();
+        let message = format!("`{name}` is {value}, which is not a power of two");
+        let note = Note::new(&codes::BAD_SIZE, &span, &reader.name(name), message);
         notes.add(
             note.help(format!("the next power of two is {next}"))
                 .suggest(next.to_string()),

@@ -117,6 +117,15 @@ pub static DAEMON: Section = Section {
             "tunnel-source",
             "a list of an IPv4 and an IPv6 prefix such as [\"10.9.0.0/24\", \"fd00:9::/112\"]",
         ),
+        bare(
+            "nat-source",
+            "a list of an IPv4 and an IPv6 address or prefix such as [\"198.51.100.0/30\", \"2001:db8:9::/126\"]",
+        ),
+        key(
+            "nat-ports",
+            "ports such as \"1024-65535\"",
+            "\"1024-65535\"",
+        ),
         key(
             "when-dead",
             "\"forward\", \"pass\" or \"drop\"",
@@ -148,6 +157,7 @@ pub static LIMITS: Section = Section {
         key("ring-slots", "an even number such as 5242880", "5242880"),
         key("next-hops", "a number such as 4096", "4096"),
         key("source-ranges", "a number such as 16384", "16384"),
+        key("nat-flows", "a power of two such as 262144", "262144"),
     ],
     synonyms: &[
         ("connections", "flows"),
@@ -175,7 +185,10 @@ pub static SERVICE: Section = Section {
             "a number from 1 to 65535, a range such as \"8000-8099\", or \"any\"",
         ),
         bare("protocol", "\"tcp\", \"udp\", \"sctp\" or \"any\""),
-        bare("forwarding", "\"dnat\", \"l2dsr\", \"ipip\" or \"gue\""),
+        bare(
+            "forwarding",
+            "\"dnat\", \"fullnat\", \"l2dsr\", \"ipip\" or \"gue\"",
+        ),
         key("tunnel-ttl", "a number from 1 to 255, or \"inherit\"", "64"),
         key("gue-port", "a number from 1 to 65535", "6080"),
         key("gue-variant", "0 or 1", "1"),

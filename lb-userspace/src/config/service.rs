@@ -39,6 +39,7 @@ pub(super) const FORWARDINGS: &[(&str, Forwarding)] = &[
     ("l2dsr", Forwarding::L2dsr),
     ("ipip", Forwarding::Ipip),
     ("gue", Forwarding::Gue),
+    ("fullnat", Forwarding::Fullnat),
 ];
 pub(super) const MID_STREAMS: &[(&str, MidStream)] = &[
     ("schedule", MidStream::Schedule),

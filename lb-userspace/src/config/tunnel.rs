@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 
 use toml::de::DeValue;
 
-use super::codes;
+use super::codes::{self, Code};
 use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::service::{ServiceDraft, forwarding_word};
@@ -52,7 +52,9 @@ pub(super) fn of_service(
         let mut idle: &[&str] = match forwarding.value {
             Forwarding::Gue => &[],
             Forwarding::Ipip => &["gue-port", "gue-variant"],
-            Forwarding::Dnat | Forwarding::L2dsr => &["tunnel-ttl", "gue-port", "gue-variant"],
+            Forwarding::Dnat | Forwarding::L2dsr | Forwarding::Fullnat => {
+                &["tunnel-ttl", "gue-port", "gue-variant"]
+            }
         };
         while let [key, rest @ ..] = idle {
             let wanted = if *key == "tunnel-ttl" {
@@ -94,27 +96,36 @@ fn ttl(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Option<OuterTtl> {
 
 /// The prefixes that could be read, IPv4 first.
 pub(super) fn sources(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Vec<Prefix> {
-    let Some(found) = reader.get(KEY) else {
+    let what = "the source of tunnels";
+    prefixes(reader, KEY, &codes::BAD_TUNNEL_SOURCE, what, notes)
+}
+
+/// Prefixes of which there may be one of each family; `what` is each.
+pub(super) fn prefixes(
+    reader: &Reader<'_, '_>,
+    key: &str,
+    code: &'static Code,
+    what: &str,
+    notes: &mut Notes<'_>,
+) -> Vec<Prefix> {
+    let Some(found) = reader.get(key) else {
         return Vec::new();
     };
     let DeValue::Array(list) = found.get_ref() else {
-        reader.wrong_type(KEY, "a list", found, notes);
+        reader.wrong_type(key, "a list", found, notes);
         return Vec::new();
     };
     let mut sources: Vec<At<Prefix>> = Vec::new();
     for item in list.iter() {
         let DeValue::String(text) = item.get_ref() else {
-            reader.wrong_type(KEY, "a list of texts", item, notes);
+            reader.wrong_type(key, "a list of texts", item, notes);
             continue;
         };
         let span = item.span();
         match source(text) {
             Err((why, meant)) => {
-                let message = format!(
-                    "{} cannot be the source of tunnels: {why}",
-                    value::quote_text(text)
-                );
-                let note = Note::new(&codes::BAD_TUNNEL_SOURCE, &span, &reader.name(KEY), message);
+                let message = format!("{} cannot be {what}: {why}", value::quote_text(text));
+                let note = Note::new(code, &span, &reader.name(key), message);
                 notes.add(match meant {
                     Some(meant) => note
                         .help(format!("did you mean \"{meant}\"?"))
@@ -126,8 +137,7 @@ pub(super) fn sources(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Vec<Pre
                 let same = |other: &&At<Prefix>| other.value.family() == read.family();
                 if let Some(first) = sources.iter().find(same) {
                     let message = format!("{read} is a second source of its family");
-                    let note =
-                        Note::new(&codes::BAD_TUNNEL_SOURCE, &span, &reader.name(KEY), message);
+                    let note = Note::new(code, &span, &reader.name(key), message);
                     notes.add(note.label(&first.span, "first here"));
                 } else {
                     sources.push(At { value: read, span });

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lb_common::sources::{self, Access, SET_BITS};
-use lb_common::{Address, EndpointKind, Reach, Tunnel};
+use lb_common::{Address, EndpointKind, Forwarding, Reach, Tunnel};
 
 use super::{Actual, DataplaneError, Image, ServiceImage, SourceRange, outer_family};
 
@@ -77,6 +77,12 @@ pub fn check(actual: &Actual) -> Result<(), DataplaneError> {
     for (id, backend) in &image.backends {
         if !image.next_hops.contains_key(&backend.next_hop) {
             let why = format!("its next hop {} is not in use", backend.next_hop);
+            return wrong("backends", *id, why);
+        }
+        if backend.forwarding == Forwarding::Fullnat as u8
+            && !image.controls.has_nat(Address(backend.address).family())
+        {
+            let why = "its clients need an address to stand for them, and there is none".to_owned();
             return wrong("backends", *id, why);
         }
         let Some(outer) = outer_family(backend) else {

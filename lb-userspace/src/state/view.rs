@@ -248,6 +248,7 @@ pub(super) fn forwarding(service: &model::Service) -> &'static str {
         Forwarding::L2dsr => "l2dsr",
         Forwarding::Ipip => "ipip",
         Forwarding::Gue => "gue",
+        Forwarding::Fullnat => "fullnat",
     }
 }
 

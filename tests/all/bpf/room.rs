@@ -23,6 +23,7 @@ pub const LIMITS: Limits = Limits {
     ring_slots: 1 << 10,
     next_hops: 16,
     source_ranges: 16,
+    nat_flows: 64,
 };
 
 /// Directories of rooms: this, the pid, and a number.

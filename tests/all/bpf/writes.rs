@@ -113,6 +113,11 @@ pub fn controls(n: u32) -> Controls {
     let n = n & 0x0fff_ffff;
     let [a, b, ..] = n.to_be_bytes();
     Controls {
+        nat_v4: [203, 0, 113, 8],
+        nat_v4_spread: 7,
+        nat_v6: [0xfd, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16],
+        nat_v6_spread: 15,
+        nat_ports: lb_common::nat::ports(1024, 2047),
         echo_per_second: n,
         new_flows_per_second: n + 1,
         icmp_errors_per_second: n + 2,

@@ -74,6 +74,7 @@ pub fn tables(case: &Case, ends: &Ends) -> Result<MemTables> {
         ring_slots: (case.services * ring).next_multiple_of(2),
         backends,
         next_hops: backends,
+        nat_flows: 16,
     };
     let mut tables = MemTables::new(geometry, FLOW_KEY);
     for (side, mtu) in [(Side::Client, 1500), (Side::Backend, 9000)] {
@@ -195,7 +196,7 @@ fn backend_entry(case: &Case, id: u32) -> BackendEntry {
         tunnel: match case.forwarding {
             Forwarding::Ipip => Tunnel::ipip(case.family, case.outer, OuterTtl::DEFAULT),
             Forwarding::Gue => Tunnel::gue(GUE_PORT, GueVariant::Direct, OuterTtl::DEFAULT),
-            Forwarding::Dnat | Forwarding::L2dsr => Tunnel::USUAL,
+            Forwarding::Dnat | Forwarding::Fullnat | Forwarding::L2dsr => Tunnel::USUAL,
         },
         ..BackendEntry::zeroed()
     }

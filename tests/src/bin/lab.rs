@@ -73,6 +73,8 @@ enum ForwardingName {
     Ipip,
     /// The same, with UDP in between.
     Gue,
+    /// Both ends rewritten, replies through the balancer though no route of the backends leads there.
+    Fullnat,
 }
 
 /// A time such as `20s`, `2m` or `500ms`.
@@ -134,6 +136,7 @@ impl LabArguments {
             ForwardingName::L2dsr => Forwarding::L2dsr,
             ForwardingName::Ipip => Forwarding::Ipip,
             ForwardingName::Gue => Forwarding::Gue,
+            ForwardingName::Fullnat => Forwarding::Fullnat,
         };
         Shape {
             backends: self.backends,

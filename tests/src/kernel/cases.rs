@@ -104,6 +104,11 @@ impl Cases {
         let hops = maps::lines(&kernel.ebpf, "return_hops")?;
         let pieces = maps::lines(&kernel.ebpf, "fragments")?;
         let pieces = mem::moved_fragments(&pieces, began.nanos, scene.at);
+        let nat = mem::moved_nat_flows(
+            &maps::lines(&kernel.ebpf, "nat_flows")?,
+            began.nanos,
+            scene.at,
+        );
         let what = match () {
             () if !counted.is_empty() => format!("the kernel counted otherwise: {counted:?}"),
             () if flows != mem::words(&tables.flows) => {
@@ -111,6 +116,9 @@ impl Cases {
             }
             () if hops != mem::words(&tables.return_hops) => {
                 apart("return hops", &mem::words(&tables.return_hops), &hops)
+            }
+            () if nat != mem::words(&tables.nat_flows) => {
+                apart("nat flows", &mem::words(&tables.nat_flows), &nat)
             }
             () if pieces != mem::words(&tables.fragments) => {
                 apart("fragments", &mem::words(&tables.fragments), &pieces)

@@ -42,6 +42,7 @@ pub(super) fn sizes(tables: &MemTables, cpus: u32) -> Vec<(&'static str, u32)> {
         ("source_ranges", 64),
         ("flows", of(tables.flows.len())),
         ("return_hops", of(tables.return_hops.len())),
+        ("nat_flows", of(tables.nat_flows.len())),
         ("fragments", fragment::SETS),
         ("counters", of(tables.counters.len()) * cpus),
     ]
@@ -122,6 +123,7 @@ pub(super) fn write(
         &tables.flows_at(Epoch::at(at), Epoch::at(now)),
     )?;
     put::<64, _>(ebpf, "return_hops", &mem::words(&tables.return_hops))?;
+    put::<64, _>(ebpf, "nat_flows", &tables.nat_flows_at(at, now))?;
     put::<64, _>(ebpf, "fragments", &tables.fragments_at(at, now))?;
     let mut mine = mem::words(&tables.counters);
     let limiter = mine

@@ -729,6 +729,14 @@ fn tunnel_source(services: &[Service], (v4, v6): (u8, u8)) -> Vec<Prefix> {
     four.into_iter().chain(six).map(prefix).collect()
 }
 
+/// A prefix of each family.
+fn nat_source((v4, v6): (u8, u8)) -> Vec<Prefix> {
+    vec![
+        Prefix::new(Ipv4Addr::new(101, 0, 0, 0).into(), v4).unwrap(),
+        Prefix::new(Ipv6Addr::new(0xfd00, 0x9a, 0, 0, 0, 0, 0, 0).into(), v6).unwrap(),
+    ]
+}
+
 prop_compose! {
     fn config()(
         (services, hooks) in (0_usize..5)
@@ -767,6 +775,8 @@ prop_compose! {
                 resets_per_second,
                 tunnel_source: tunnel_source(&services, tunnel_lengths),
                 check_marks: marks << 16,
+                nat_source: nat_source(tunnel_lengths),
+                nat_ports: crate::model::Ports::range(NonZeroU16::new(1 << (flows - 10).min(15)).unwrap(), NonZeroU16::MAX).unwrap(),
                 when_dead: [WhenDead::Forward, WhenDead::Pass, WhenDead::Drop][when_dead],
                 dead_after: Duration::from_secs(if when_dead == 0 { 10 } else { dead_after }),
                 velocity_percent,
@@ -779,6 +789,7 @@ prop_compose! {
                 ring_slots: 1 << 22,
                 next_hops: 10,
                 source_ranges: 1000,
+                nat_flows: 1 << flows.min(26),
             },
             services: services.into_iter().map(|s| (s.name.clone(), s)).collect::<BTreeMap<_, _>>(),
             hooks: hooks.into_iter().map(|h| (h.name.clone(), h)).collect(),

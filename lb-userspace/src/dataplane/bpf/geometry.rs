@@ -49,6 +49,8 @@ pub struct Geometry {
     pub next_hops: u32,
     /// As `Header::source_ranges`.
     pub source_ranges: u32,
+    /// As `Header::nat_flows`.
+    pub nat_flows: u32,
     /// As `Header::cpus`.
     pub cpus: u32,
 }
@@ -81,6 +83,7 @@ impl Geometry {
             backends: limits.backends,
             next_hops: limits.next_hops,
             source_ranges: limits.source_ranges,
+            nat_flows: limits.nat_flows,
             cpus,
         }
     }
@@ -95,6 +98,7 @@ impl Geometry {
             backends: header.backends,
             next_hops: header.next_hops,
             source_ranges: header.source_ranges,
+            nat_flows: header.nat_flows,
             cpus: header.cpus,
         }
     }
@@ -109,6 +113,7 @@ impl Geometry {
             ring_slots: self.ring_slots,
             next_hops: self.next_hops,
             source_ranges: self.source_ranges,
+            nat_flows: self.nat_flows,
         }
     }
 
@@ -132,7 +137,8 @@ impl Geometry {
             owner_epoch: 1,
             config_revision: 0,
             complete: 0,
-            reserved: [0; 4],
+            nat_flows: self.nat_flows,
+            reserved: [0; 7],
         }
     }
 
@@ -149,12 +155,13 @@ impl Geometry {
             cpus: self.cpus,
             multipliers: flow_key.expand(),
             alive_until: Control::ALWAYS_ALIVE,
+            nat_mask: self.nat_flows.saturating_sub(1),
             ..bytemuck::Zeroable::zeroed()
         }
     }
 
     /// All maps but `redirects` and `source_ranges`.
-    pub(crate) fn arrays(&self) -> [Shape; 13] {
+    pub(crate) fn arrays(&self) -> [Shape; 14] {
         let shape = |name, value_size, entries| Shape {
             name,
             value_size,
@@ -181,6 +188,7 @@ impl Geometry {
                 size_of::<[ReturnHop; WAYS]>(),
                 self.flow_sets,
             ),
+            shape("nat_flows", size_of::<CounterLine>(), self.nat_flows),
             shape("fragments", size_of::<CounterLine>(), fragment::SETS),
             shape("counters", size_of::<CounterLine>(), lines),
         ]
@@ -209,6 +217,7 @@ pub fn limit_differences(live: &Limits, wanted: &Limits) -> Vec<String> {
         ("ring-slots", live.ring_slots, wanted.ring_slots),
         ("next-hops", live.next_hops, wanted.next_hops),
         ("source-ranges", live.source_ranges, wanted.source_ranges),
+        ("nat-flows", live.nat_flows, wanted.nat_flows),
     ]
     .into_iter()
     .filter(|(_, live, wanted)| live != wanted)
@@ -284,6 +293,11 @@ pub fn check_header(header: &Header) -> Vec<String> {
     );
     found.within(&limits::NEXT_HOPS, header.next_hops);
     found.within(&limits::SOURCE_RANGES, header.source_ranges);
+    found.within(&limits::NAT_FLOWS, header.nat_flows);
+    found.holds(
+        header.nat_flows.is_power_of_two(),
+        "header: NAT flows are not a power of two",
+    );
     found.holds(header.cpus > 0, "header: no CPUs");
     found.equal(
         "header: counter lines per CPU",
@@ -296,7 +310,7 @@ pub fn check_header(header: &Header) -> Vec<String> {
         "header: 'complete' is neither 0 nor 1",
     );
     found.holds(
-        header.reserved == [0; 4],
+        header.reserved == [0; 7],
         "header: reserved bytes are not zero",
     );
     found.0
@@ -352,7 +366,17 @@ pub fn check_control(control: &Control, header: &Header) -> Vec<String> {
         "control: the source of IPv6 tunnels is not a prefix",
     );
     found.holds(
-        control.reserved == [0; 2],
+        tunnel_source(u32::from_be_bytes(control.nat_v4), control.nat_v4_spread),
+        "control: what stands for IPv4 clients is not a prefix",
+    );
+    let [.., a, b, c, d] = control.nat_v6;
+    found.holds(
+        tunnel_source(u32::from_be_bytes([a, b, c, d]), control.nat_v6_spread),
+        "control: what stands for IPv6 clients is not a prefix",
+    );
+    found.equal("control: NAT mask", control.nat_mask, expected.nat_mask);
+    found.holds(
+        control.reserved == [0; 11],
         "control: reserved bytes are not zero",
     );
     found.0

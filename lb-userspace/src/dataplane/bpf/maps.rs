@@ -30,6 +30,7 @@ pub(crate) struct Maps {
     pub(crate) devices: Mapped,
     pub(crate) flows: Mapped,
     pub(crate) return_hops: Mapped,
+    pub(crate) nat_flows: Mapped,
     pub(crate) fragments: Mapped,
     pub(crate) counters: Mapped,
     pub(crate) redirects: OwnedFd,
@@ -147,6 +148,7 @@ impl Maps {
             devices: mapped("devices")?,
             flows: mapped("flows")?,
             return_hops: mapped("return_hops")?,
+            nat_flows: mapped("nat_flows")?,
             fragments: mapped("fragments")?,
             counters: mapped("counters")?,
             redirects: fds.remove(REDIRECTS).ok_or_else(|| short(REDIRECTS))?,
@@ -157,7 +159,7 @@ impl Maps {
     }
 
     /// Every map with its name, for pinning anew.
-    pub(crate) fn named(&self) -> [(&'static str, std::os::fd::BorrowedFd<'_>); 15] {
+    pub(crate) fn named(&self) -> [(&'static str, std::os::fd::BorrowedFd<'_>); 16] {
         [
             ("header", self.header.fd()),
             ("control", self.control.fd()),
@@ -170,6 +172,7 @@ impl Maps {
             ("devices", self.devices.fd()),
             ("flows", self.flows.fd()),
             ("return_hops", self.return_hops.fd()),
+            ("nat_flows", self.nat_flows.fd()),
             ("fragments", self.fragments.fd()),
             ("counters", self.counters.fd()),
             (REDIRECTS, self.redirects.as_fd()),

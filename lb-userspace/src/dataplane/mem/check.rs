@@ -77,6 +77,15 @@ pub fn violations(mem: &Mem) -> Vec<String> {
         if tunnelled && !has_source {
             wrong.push(format!("backends[{id}]: its tunnel has no source"));
         }
+        let stands = match Address(backend.address).is_v4() {
+            true => mem.control.nat_v4 != [0; 4],
+            false => mem.control.nat_v6 != [0; 16],
+        };
+        if backend.forwarding == Forwarding::Fullnat as u8
+            && !(stands && mem.control.nat_ports != 0)
+        {
+            wrong.push(format!("backends[{id}]: nothing stands for its clients"));
+        }
     }
     wrong
 }

@@ -10,6 +10,7 @@ const LIMITS: Limits = Limits {
     ring_slots: 1 << 14,
     next_hops: 32,
     source_ranges: 64,
+    nat_flows: 128,
 };
 
 fn geometry() -> Geometry {
@@ -47,6 +48,7 @@ fn what_we_write_we_take() {
             ring_slots: 1 << 10,
             next_hops: 1,
             source_ranges: 64,
+            nat_flows: 16,
         },
         Limits {
             flows: 1 << 27,
@@ -55,6 +57,7 @@ fn what_we_write_we_take() {
             ring_slots: 1 << 30,
             next_hops: 1 << 20,
             source_ranges: 64,
+            nat_flows: 1 << 26,
         },
     ];
     for limits in limits {
@@ -92,6 +95,8 @@ fn every_changed_field_of_a_header_is_noticed() {
         ("owner epoch", |h| h.owner_epoch = 0),
         ("complete", |h| h.complete = 2),
         ("source-ranges", |h| h.source_ranges = 1),
+        ("nat-flows", |h| h.nat_flows = 1),
+        ("NAT flows", |h| h.nat_flows = 65),
         ("reserved", |h| h.reserved[3] = 1),
     ];
     for (words, change) in changes {

@@ -1,0 +1,474 @@
+//! `fullnat`: a client's packet goes to its backend from an address and port of the balancer's own, and the reply
+//! comes back to them, wherever the backend's routes lead. All of it is a call aside, a call a step, so that their stacks do not
+//! lie in one another.
+//!
+//! Which port a flow gets: [`lb_common::nat`]. An entry is claimed by one compare-and-exchange of its first word. Two CPUs
+//! that see the first packets of one flow at once agree on one entry, but for a slot that becomes free between
+//! their looks; then the flow has two, of which the one that is not found again runs out.
+
+mod errors;
+mod replies;
+
+use lb_common::{
+    Address, Control, DropReason, FlowHash, Forwarding, ReturnHop,
+    hash::FlowTuple,
+    nat::{Candidate, Ends, PROBES, Stage, State, word},
+};
+
+use crate::{
+    flow::Origin,
+    forward,
+    frame::Frame,
+    other,
+    parse::{self, Arrival, Packet},
+    pipeline::{self, Context, opaque},
+    service::{self, Backend},
+    tables::{CacheLine, Tables},
+    verdict::{Outcome, PackedOutcome, PackedSending, Parcel, Refusal},
+    wire::{Tcp, protocol},
+};
+
+pub(crate) use errors::{of_quote, quoted, to_client as error_to_client, with_our_end};
+pub(crate) use replies::{from_backend, returning};
+
+/// In what [`find`] gives: the flow has the entry. Without it the entry is free for the flow.
+pub(crate) const KNOWN: u64 = 1 << 62;
+/// What [`find`] gives where every entry is somebody's.
+pub(crate) const NONE: u64 = u64::MAX;
+/// The flow has the entry.
+#[inline(always)]
+pub(crate) const fn is_known(found: u64) -> bool {
+    found >> 62 == 1
+}
+
+/// What [`find`] gives while another CPU is entering this very flow.
+const BUSY: u64 = u64::MAX - 1;
+
+/// Looks for an entry before a packet is given up. Each costs more than another CPU needs to write one.
+const ROUNDS: u32 = 2;
+
+/// The address that a candidate stands for.
+#[inline(always)]
+fn address(control: &Control, v4: bool, low: u32) -> Address {
+    match v4 {
+        true => Address::v4(low.to_be_bytes()),
+        false => {
+            let [high, last] = Address(control.nat_v6).words();
+            let last = u64::from_be(last) >> 32 << 32 | u64::from(low);
+            Address::from_words([high, last.to_be()])
+        }
+    }
+}
+
+/// The last four bytes of an address, host order.
+#[inline(always)]
+fn low(address: Address) -> u32 {
+    let [_, last] = address.words();
+    u64::from_be(last) as u32
+}
+
+#[inline(always)]
+fn candidate(control: &Control, v4: bool, hash: u64, number: u32) -> Candidate {
+    let (base, spread) = match v4 {
+        true => (u32::from_be_bytes(control.nat_v4), control.nat_v4_spread),
+        false => (low(Address(control.nat_v6)), control.nat_v6_spread),
+    };
+    let (hash, key) = (FlowHash(hash), &control.multipliers);
+    Candidate::of(hash, key, base, spread, control.nat_ports, number)
+}
+
+/// The one slot of a reply's 5-tuple; `client` is the NAT address, `vip` the backend's.
+#[inline(always)]
+fn slot<T: Tables>(tables: &T, control: &Control, reply: &FlowTuple) -> u32 {
+    tables.hash_flow(reply) as u32 & control.nat_mask
+}
+
+/// There are addresses of a family to stand for clients.
+#[inline(always)]
+fn has_source(control: &Control, v4: bool) -> bool {
+    match v4 {
+        true => control.nat_v4 != [0; 4],
+        false => control.nat_v6 != [0; 16],
+    }
+}
+
+/// The entry of a flow with this hash to this backend, or the first one that it may have: slot, and candidate number from
+/// bit 32 on, and [`KNOWN`]; or [`NONE`] or [`BUSY`].
+#[inline(always)]
+pub fn find<T: Tables>(tables: &T, hash: u64, backend: u32, second: u32) -> u64 {
+    let (Some(control), Some(backend)) = (tables.control(), service::backend(tables, backend))
+    else {
+        return NONE;
+    };
+    let Ok(service) = service::by_index(tables, backend.entry.service) else {
+        return NONE;
+    };
+    let to = Address(backend.entry.address);
+    let v4 = to.is_v4();
+    if control.nat_ports == 0 || !has_source(control, v4) {
+        return NONE;
+    }
+    let mut free = NONE;
+    let mut number = 0;
+    while number < PROBES {
+        let candidate = candidate(control, v4, hash, number);
+        let reply = FlowTuple {
+            client: address(control, v4, candidate.low),
+            vip: to,
+            client_port: candidate.port,
+            vip_port: backend.entry.port,
+            protocol: service.entry.protocol,
+        };
+        let slot = slot(tables, control, &reply);
+        let found = u64::from(slot) | u64::from(number) << 32;
+        let Some(line) = tables.nat_flow(slot) else {
+            return NONE;
+        };
+        let state = State(line.word(word::STATE));
+        if state.is_of(FlowHash(hash)) {
+            if matches!(state.stage(), Stage::Writing) {
+                return BUSY;
+            }
+            let whose = u64::from(backend.id) | u64::from(candidate.low) << 32;
+            let ends: Ends = bytemuck::cast(line.word(word::ENDS));
+            if line.word(word::HASH) == hash
+                && line.word(word::BACKEND) == whose
+                && ends.nat == candidate.port
+            {
+                return found | KNOWN;
+            }
+        }
+        if free == NONE && state.is_over(second) {
+            free = found;
+        }
+        number = number.wrapping_add(1);
+    }
+    free
+}
+
+/// Sends a [`Parcel`] to its backend, and counts it: its outcome, or [`PackedOutcome::too_big`].
+#[inline(always)]
+pub(crate) fn send_aside<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    parcel: Parcel,
+) -> PackedOutcome {
+    let hash = other::hash::<F, T, V4>(frame, cx);
+    let sending = send::<F, T, V4>(frame, cx, parcel.seal(hash), hash);
+    let service = match cx.tables.backend(parcel.backend()) {
+        Some(entry) => entry.service,
+        None => return Outcome::drop(DropReason::MapInconsistent).into(),
+    };
+    match Result::from(sending) {
+        Ok(verdict) => PackedOutcome::counted(verdict),
+        Err(refusal) => PackedOutcome::refused(refusal, service),
+    }
+}
+
+/// The same of one that is sealed with its flow's hash.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn send<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    sealed: u64,
+    hash: u64,
+) -> PackedSending {
+    let parcel = Parcel::open(sealed, hash);
+    let backend = parcel.backend();
+    let second = crate::admission::second(cx.now);
+    // Without an entry in the table of flows its next packet might go elsewhere.
+    let mut reason = match parcel.origin() {
+        Origin::Untracked => DropReason::FlowTableFull as u32,
+        Origin::NotAdmitted => DropReason::NotAdmitted as u32,
+        _ => LOST,
+    };
+    let mut round: u32 = 0;
+    while reason == LOST && round < ROUNDS {
+        let found = cx.tables.find_nat(hash, backend, second);
+        if found == NONE {
+            break;
+        }
+        if found != BUSY {
+            reason = match found & KNOWN {
+                0 => claim::<F, T, V4>(frame, cx, found, hash, backend),
+                _ => refresh::<F, T, V4>(frame, cx, found),
+            };
+            if reason == DONE {
+                let number = (found >> 32) as u32 & 0xff;
+                reason = to_backend::<F, T, V4>(frame, cx, hash, backend, number);
+            }
+        }
+        round = round.wrapping_add(1);
+    }
+    if reason == LOST {
+        reason = DropReason::NatPortsExhausted as u32;
+    }
+    count::<F, T>(frame, cx, parcel, reason);
+    match reason {
+        DONE => PackedSending::sent(parcel),
+        reason => Refusal(reason).into(),
+    }
+}
+
+/// What a step gives that goes well ...
+const DONE: u32 = u32::MAX;
+/// ... or when another CPU was faster; else a [`Refusal`].
+const LOST: u32 = u32::MAX - 1;
+
+#[inline(always)]
+fn done(result: Result<(), Refusal>) -> u32 {
+    match result {
+        Ok(()) => DONE,
+        Err(Refusal(word)) => word,
+    }
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn count<F: Frame, T: Tables>(frame: &mut F, cx: &Context<'_, T>, parcel: Parcel, reason: u32) {
+    let Some(sent) = parcel.sent(frame.len() as u64) else {
+        return;
+    };
+    let sending = match reason {
+        DONE => Ok(parcel.verdict()),
+        // The flow is in the table of flows although its packet goes nowhere: its next one will not be new.
+        _ => Err(Refusal(reason | u32::MAX << 8)),
+    };
+    pipeline::count(cx, &sent, sending);
+}
+
+/// Takes an entry for a packet's flow.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn claim<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    found: u64,
+    hash: u64,
+    backend: u32,
+) -> u32 {
+    let frame = opaque(frame);
+    let (Some(packet), Some(line)) = (parse::ip::<F, V4>(frame), cx.tables.nat_flow(found as u32))
+    else {
+        return DropReason::MapInconsistent as u32;
+    };
+    let Some(ports) = packet.ports(frame) else {
+        return DropReason::Truncated as u32;
+    };
+    let hop = match forward::hop_of(frame, cx.tables) {
+        Ok(hop) => hop,
+        Err(reason) => return reason as u32,
+    };
+    let second = crate::admission::second(cx.now);
+    let current = State(line.word(word::STATE));
+    let hash = FlowHash(hash);
+    let writing = State::new(hash, Stage::Writing, second);
+    if !current.is_over(second) || !cx.tables.exchange(line, word::STATE, current.0, writing.0) {
+        return LOST;
+    }
+    let of = candidate(cx.control, V4, hash.0, (found >> 32) as u32 & 0xff);
+    let ends = Ends {
+        client: ports.source,
+        service: ports.destination,
+        nat: of.port,
+        protocol: packet.protocol,
+        reserved: 0,
+    };
+    let [a, b] = packet.source.words();
+    let tables = cx.tables;
+    tables.set(line, word::CLIENT, a);
+    tables.set(line, word::CLIENT.wrapping_add(1), b);
+    tables.set(line, word::HASH, hash.0);
+    tables.set(line, word::ENDS, bytemuck::cast(ends));
+    let whose = u64::from(backend) | u64::from(of.low) << 32;
+    tables.set(line, word::BACKEND, whose);
+    tables.set(line, word::HOP, hop);
+    let stage = match arrival(frame, &packet) {
+        arrival if arrival.is_datagram() => Stage::Datagrams,
+        arrival if arrival.is_closing() => Stage::Closing,
+        arrival if arrival.is_opening() => Stage::Opening,
+        // In the middle of a connection that began elsewhere.
+        _ => Stage::Established,
+    };
+    // Whoever sees this sees what was written before.
+    let state = State::new(hash, stage, second);
+    tables.exchange(line, word::STATE, writing.0, state.0);
+    DONE
+}
+
+/// Notes a packet of a known flow in its entry.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn refresh<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    found: u64,
+) -> u32 {
+    let frame = opaque(frame);
+    let (Some(packet), Some(line)) = (parse::ip::<F, V4>(frame), cx.tables.nat_flow(found as u32))
+    else {
+        return DropReason::MapInconsistent as u32;
+    };
+    let Some(ports) = packet.ports(frame) else {
+        return DropReason::Truncated as u32;
+    };
+    let ends: Ends = bytemuck::cast(line.word(word::ENDS));
+    let [a, b] = packet.source.words();
+    let client = [
+        line.word(word::CLIENT),
+        line.word(word::CLIENT.wrapping_add(1)),
+    ];
+    // Two flows with one hash of 64 bits; or the entry has just become another's.
+    if client != [a, b] || ends.client != ports.source || ends.service != ports.destination {
+        return LOST;
+    }
+    let arrival = arrival(frame, &packet);
+    note(cx, line, arrival.is_opening(), arrival.is_closing());
+    done(forward::learn_hop(frame, cx.tables, line, word::HOP).map_err(Refusal::from))
+}
+
+/// Brings an entry's state up to date; true if it was not. A lost race is the winner's.
+#[inline(always)]
+fn note<T: Tables>(cx: &Context<'_, T>, line: &CacheLine, opening: bool, closing: bool) -> bool {
+    let second = crate::admission::second(cx.now);
+    let state = State(line.word(word::STATE));
+    let stage = state.stage();
+    if matches!(stage, Stage::Free | Stage::Writing) {
+        return false;
+    }
+    let silent = state.silent(second);
+    let new = state.at(
+        stage.after(opening, closing, silent),
+        state.second().wrapping_add(silent),
+    );
+    new != state && cx.tables.exchange(line, word::STATE, state.0, new.0)
+}
+
+#[inline(always)]
+fn arrival<F: Frame>(frame: &F, packet: &Packet) -> Arrival {
+    match packet.protocol {
+        protocol::TCP => match frame.header::<Tcp>(packet.l4()) {
+            Some(tcp) => Arrival::segment(tcp.flags),
+            None => Arrival::MIDDLE,
+        },
+        _ => Arrival::DATAGRAM,
+    }
+}
+
+/// Rewrites a packet for its backend.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn to_backend<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    hash: u64,
+    backend: u32,
+    number: u32,
+) -> u32 {
+    let frame = opaque(frame);
+    let (Some(packet), Some(backend)) = (
+        parse::ip::<F, V4>(frame),
+        service::backend(cx.tables, backend),
+    ) else {
+        return DropReason::MapInconsistent as u32;
+    };
+    done(forwards::<F, T, V4>(
+        frame, cx, &packet, backend, hash, number,
+    ))
+}
+
+#[inline(always)]
+fn forwards<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    packet: &Packet,
+    backend: Backend<'_>,
+    hash: u64,
+    number: u32,
+) -> Result<(), Refusal> {
+    let exit = forward::line_to_backend(cx.tables, backend)?;
+    exit.fits(packet)?;
+    let of = candidate(cx.control, V4, hash, number);
+    let source = (address(cx.control, V4, of.low), of.port);
+    let destination = (Address(backend.entry.address), backend.entry.port);
+    forward::translate_both(frame, packet, source, destination)?;
+    forward::send(frame, exit)?;
+    Ok(())
+}
+
+/// The backend's packets come from an address of ours.
+#[inline(always)]
+pub(crate) fn is_for<T: Tables>(tables: &T, backend: u32) -> bool {
+    let entry = tables.backend(backend);
+    entry.is_some_and(|entry| entry.forwarding == Forwarding::Fullnat as u8)
+}
+
+/// Who is behind an entry. No part of it lies in an `Option` or a `Result`: where the compiler joins their paths, the
+/// verifier finds registers that nothing was written to ("R8 !read_ok", Linux 6.18).
+struct Flow<'t> {
+    line: &'t CacheLine,
+    client: Address,
+    ends: Ends,
+    hop: ReturnHop,
+    backend: Backend<'t>,
+    service: service::Service<'t>,
+    /// False when the entry is nobody's, or another's since it was looked at.
+    is_whole: bool,
+}
+
+impl<'t> Flow<'t> {
+    #[inline(always)]
+    fn read(line: &'t CacheLine, backend: Backend<'t>, service: service::Service<'t>) -> Self {
+        let state = State(line.word(word::STATE));
+        let client = [
+            line.word(word::CLIENT),
+            line.word(word::CLIENT.wrapping_add(1)),
+        ];
+        let ends = bytemuck::cast(line.word(word::ENDS));
+        let hop = bytemuck::cast(line.word(word::HOP));
+        let same = line.word(word::BACKEND) as u32 == backend.id;
+        let now = State(line.word(word::STATE));
+        let known = !matches!(now.stage(), Stage::Free | Stage::Writing);
+        Self {
+            line,
+            client: Address::from_words(client),
+            ends,
+            hop,
+            backend,
+            service,
+            is_whole: same && known && now.0 >> 40 == state.0 >> 40,
+        }
+    }
+}
+
+/// The slot of the flow that a packet from `tuple.vip`, a backend, to `tuple.client`, one of our addresses, is a
+/// reply in; or [`NONE`].
+#[inline(always)]
+fn owner<T: Tables>(tables: &T, control: &Control, tuple: &FlowTuple) -> u64 {
+    if control.nat_ports == 0 {
+        return NONE;
+    }
+    let slot = slot(tables, control, tuple);
+    let Some(line) = tables.nat_flow(slot) else {
+        return NONE;
+    };
+    if matches!(
+        State(line.word(word::STATE)).stage(),
+        Stage::Free | Stage::Writing
+    ) {
+        return NONE;
+    }
+    let ends: Ends = bytemuck::cast(line.word(word::ENDS));
+    let whose = line.word(word::BACKEND);
+    if ends.nat != tuple.client_port
+        || ends.protocol != tuple.protocol
+        || (whose >> 32) as u32 != low(tuple.client)
+    {
+        return NONE;
+    }
+    match service::backend(tables, whose as u32) {
+        Some(backend)
+            if backend.entry.port == tuple.vip_port
+                && Address(backend.entry.address).words() == tuple.vip.words() =>
+        {
+            u64::from(slot)
+        }
+        _ => NONE,
+    }
+}

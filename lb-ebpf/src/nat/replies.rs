@@ -1,0 +1,139 @@
+//! A backend's packet to one of our addresses goes to the client that the address and port stand for.
+
+use lb_common::{Address, DropReason, Epoch, FlowHash, hash::FlowTuple, nat::word};
+
+use super::{Flow, NONE, note, owner};
+use crate::{
+    flow as table, forward,
+    frame::Frame,
+    parse::{self, Packet},
+    pipeline::{Context, opaque},
+    service,
+    tables::Tables,
+    verdict::{Account, Outcome, PackedOutcome, Refusal, Verdict},
+};
+
+/// The slot of the flow that a packet to no service is a reply in, or [`NONE`].
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(crate) fn returning<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+) -> u64 {
+    let frame = opaque(frame);
+    let Some(packet) = parse::ip::<F, V4>(frame) else {
+        return NONE;
+    };
+    let Some(ports) = packet.ports(frame) else {
+        return NONE;
+    };
+    let tuple = FlowTuple {
+        client: packet.destination,
+        vip: packet.source,
+        client_port: ports.destination,
+        vip_port: ports.source,
+        protocol: packet.protocol,
+    };
+    owner(cx.tables, cx.control, &tuple)
+}
+
+/// Sends a reply in the flow of this slot to its client.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(crate) fn from_backend<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    slot: u64,
+) -> PackedOutcome {
+    if let Some(outcome) = cx.dead(|| true) {
+        return outcome.into();
+    }
+    let outcome = to_client::<F, T, V4>(frame, cx, slot as u32);
+    if outcome.word() & NOTED != 0 {
+        keep_flow(cx, slot as u32);
+    }
+    PackedOutcome::of(outcome.word() & !NOTED)
+}
+
+/// In what [`to_client`] gives: the entry is up to date again, and the flow's is not yet.
+const NOTED: u64 = 1 << 60;
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn to_client<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    slot: u32,
+) -> PackedOutcome {
+    let frame = opaque(frame);
+    let Some(packet) = parse::ip::<F, V4>(frame) else {
+        return Outcome::PASS.into();
+    };
+    let Some(line) = cx.tables.nat_flow(slot) else {
+        return Outcome::PASS.into();
+    };
+    let Some(backend) = service::backend(cx.tables, line.word(word::BACKEND) as u32) else {
+        return Outcome::PASS.into();
+    };
+    let Ok(service) = service::by_index(cx.tables, backend.entry.service) else {
+        return Outcome::PASS.into();
+    };
+    let flow = Flow::read(line, backend, service);
+    if !flow.is_whole {
+        return Outcome::PASS.into();
+    }
+    let mut noted = 0;
+    let outcome = match translate(frame, cx, &packet, &flow, &mut noted) {
+        Ok(verdict) => Outcome::of(verdict, Account::Returned, flow.backend.id),
+        Err(refusal) => {
+            return PackedOutcome::refused(refusal, flow.service.index);
+        }
+    };
+    PackedOutcome::of(PackedOutcome::from(outcome).word() | noted)
+}
+
+#[inline(always)]
+fn translate<F: Frame, T: Tables>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    packet: &Packet,
+    flow: &Flow<'_>,
+    noted: &mut u64,
+) -> Result<Verdict, Refusal> {
+    packet.check_ip(frame)?;
+    let arrival = packet.check_transport(frame)?;
+    if packet.ttl <= 1 {
+        return Err(DropReason::TtlExpired.into());
+    }
+    let exit = forward::to_hop(frame, cx.tables, flow.hop)?;
+    exit.fits(packet)?;
+    if note_reply(cx, flow, arrival.is_closing()) {
+        *noted = NOTED;
+    }
+    let source = (Address(flow.service.entry.address), flow.ends.service);
+    let destination = (flow.client, flow.ends.client);
+    forward::translate_both(frame, packet, source, destination)?;
+    Ok(forward::send(frame, exit)?)
+}
+
+/// As [`note`] for what a backend sends: only its client makes a connection more than an opening one.
+#[inline(always)]
+fn note_reply<T: Tables>(cx: &Context<'_, T>, flow: &Flow<'_>, closing: bool) -> bool {
+    use lb_common::nat::{Stage, State};
+    let opening = matches!(State(flow.line.word(word::STATE)).stage(), Stage::Opening);
+    note(cx, flow.line, opening, closing)
+}
+
+/// The flow's entry in the table of flows is kept alive as well.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn keep_flow<T: Tables>(cx: &Context<'_, T>, slot: u32) {
+    use lb_common::nat::{Stage, State};
+    let Some(line) = cx.tables.nat_flow(slot) else {
+        return;
+    };
+    let hash = FlowHash(line.word(word::HASH));
+    let closing = matches!(State(line.word(word::STATE)).stage(), Stage::Closing);
+    let backend = line.word(word::BACKEND) as u32;
+    let sets = hash.sets(cx.control.flow_mask, cx.control.flow_base_bits);
+    if let Some(entry) = table::find_backend(cx.tables, sets, backend) {
+        let epoch = Epoch::at(cx.now);
+        table::refresh_at(cx.tables, entry.set, entry.way, entry.word, epoch, closing);
+    }
+}

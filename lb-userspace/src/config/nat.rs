@@ -1,0 +1,156 @@
+//! Reads `nat-source` and `nat-ports`, and checks them against the services that need them. Pure.
+
+use std::num::NonZeroU16;
+
+use toml::de::DeValue;
+
+use super::codes;
+use super::notes::{Note, Notes};
+use super::reader::Reader;
+use super::service::ServiceDraft;
+use super::tunnel;
+use super::value;
+use crate::model::{Forwarding, Ports, PortsError, Prefix, Protocol};
+
+const KEY: &str = "nat-source";
+const PORTS: &str = "nat-ports";
+
+/// Not those that a client of an old protocol could take for trusted.
+pub(super) fn default_ports() -> Ports {
+    let first = NonZeroU16::new(1024).unwrap_or(NonZeroU16::MIN);
+    Ports::range(first, NonZeroU16::MAX).unwrap_or(Ports::ANY)
+}
+
+/// The prefixes that could be read, IPv4 first.
+pub(super) fn sources(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Vec<Prefix> {
+    let what = "an address that stands for clients";
+    tunnel::prefixes(reader, KEY, &codes::BAD_NAT_SOURCE, what, notes)
+}
+
+/// The ports.
+pub(super) fn ports(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Ports {
+    let Some(found) = reader.get(PORTS) else {
+        return default_ports();
+    };
+    let DeValue::String(text) = found.get_ref() else {
+        reader.wrong_type(PORTS, "a text", found, notes);
+        return default_ports();
+    };
+    let error = match text.parse::<Ports>() {
+        Ok(ports) if ports.low() > 0 => return ports,
+        Ok(_) => PortsError::Malformed,
+        Err(error) => error,
+    };
+    let message = format!(
+        "{} names no ports that can stand for clients",
+        value::quote_text(text)
+    );
+    let note = Note::new(
+        &codes::BAD_PORT,
+        &found.span(),
+        &reader.name(PORTS),
+        message,
+    );
+    notes.add(match error {
+        PortsError::Downwards(meant) => note.suggest(format!("\"{meant}\"")),
+        PortsError::Malformed => note.suggest(format!("\"{}\"", default_ports())),
+    });
+    default_ports()
+}
+
+/// Services that need a source have one, nothing else lies within it, and they are such as can be translated.
+pub(super) fn check(sources: &[Prefix], drafts: &[ServiceDraft], notes: &mut Notes<'_>) {
+    for draft in drafts {
+        if draft
+            .forwarding
+            .as_ref()
+            .is_some_and(|at| at.value == Forwarding::Fullnat)
+        {
+            missing(sources, draft, notes);
+            translatable(draft, notes);
+        }
+        overlaps(sources, draft, notes);
+    }
+}
+
+fn missing(sources: &[Prefix], draft: &ServiceDraft, notes: &mut Notes<'_>) {
+    let (Some(forwarding), Some(address)) = (&draft.forwarding, &draft.address) else {
+        return;
+    };
+    let family = address.value.family();
+    if sources.iter().any(|source| source.family() == family) || is_wrong(notes) {
+        return;
+    }
+    let (version, such) = match family {
+        crate::model::Family::V4 => ("IPv4", "198.51.100.0/30"),
+        crate::model::Family::V6 => ("IPv6", "2001:db8:9::/126"),
+    };
+    let message = format!(
+        "fullnat needs an {version} address that stands for clients, and [daemon] has none"
+    );
+    let key = format!("{}forwarding", draft.path);
+    let note = Note::new(&codes::NO_NAT_SOURCE, &forwarding.span, &key, message);
+    let note = note.help(format!(
+        "add `{KEY} = [\"{such}\"]` (addresses that backends reach by this machine, and nobody else has) to [daemon]"
+    ));
+    notes.add(note.label(&address.span, format!("an {version} address")));
+}
+
+/// A reply tells its client by ports alone, and each client has one address and port.
+fn translatable(draft: &ServiceDraft, notes: &mut Notes<'_>) {
+    let Some(forwarding) = &draft.forwarding else {
+        return;
+    };
+    let mut refuse = |at: &std::ops::Range<usize>, key: &str, message: String| {
+        let key = format!("{}{key}", draft.path);
+        let note = Note::new(&codes::FULLNAT_RANGE, at, &key, message);
+        notes.add(note.label(&forwarding.span, "fullnat"));
+    };
+    if let Some(at) = draft.address.as_ref().filter(|at| !at.value.is_host()) {
+        let message = format!("fullnat for the prefix {}: it takes one address", at.value);
+        refuse(&at.span, "address", message);
+    }
+    if let Some(at) = draft.port.as_ref().filter(|at| at.value.single().is_none()) {
+        let message = format!("fullnat for the ports {}: it takes one port", at.value);
+        refuse(&at.span, "port", message);
+    }
+    if let Some(at) = draft
+        .protocol
+        .as_ref()
+        .filter(|at| !matches!(at.value, Protocol::Tcp | Protocol::Udp))
+    {
+        let message =
+            "fullnat changes ports, and only TCP and UDP have such that can be changed".to_owned();
+        refuse(&at.span, "protocol", message);
+    }
+}
+
+fn overlaps(sources: &[Prefix], draft: &ServiceDraft, notes: &mut Notes<'_>) {
+    let vip = draft
+        .address
+        .iter()
+        .map(|at| (at.value, &at.span, &draft.path));
+    let backends = draft.backends.iter().filter_map(|backend| {
+        let at = backend.address.as_ref()?;
+        Some((Prefix::from(at.value), &at.span, &backend.path))
+    });
+    for (address, span, path) in vip.chain(backends) {
+        let meets = |source: &&Prefix| source.covers(&address) || address.covers(source);
+        if let Some(source) = sources.iter().find(meets) {
+            let message = match source.covers(&address) {
+                true => format!("{address} lies within `{KEY}`, {source}"),
+                false => format!("`{KEY}`, {source}, lies within {address}"),
+            };
+            let key = format!("{path}address");
+            notes.add(Note::new(&codes::NAT_OVERLAP, span, &key, message));
+        }
+    }
+}
+
+/// A source that could not be read, or whose key is misspelt: it has been noted, and nothing is missing besides.
+fn is_wrong(notes: &Notes<'_>) -> bool {
+    notes.found.iter().any(|d| {
+        let meant = d.suggestion.as_ref().is_some_and(|s| s.replacement == KEY);
+        meant || d.key == "daemon.nat-source"
+    })
+}
