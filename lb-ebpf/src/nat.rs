@@ -19,7 +19,6 @@ use crate::{
     flow::Origin,
     forward,
     frame::Frame,
-    other,
     parse::{self, Arrival, Packet},
     pipeline::{self, Context, opaque},
     service::{self, Backend},
@@ -146,14 +145,14 @@ pub fn find<T: Tables>(tables: &T, hash: u64, backend: u32, second: u32) -> u64 
     free
 }
 
-/// Sends a [`Parcel`] to its backend, and counts it: its outcome, or [`PackedOutcome::too_big`].
+/// Sends a [`Parcel`] of the flow with this hash to its backend, and counts it: its outcome, or [`PackedOutcome::too_big`].
 #[inline(always)]
 pub(crate) fn send_aside<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     parcel: Parcel,
+    hash: u64,
 ) -> PackedOutcome {
-    let hash = other::hash::<F, T, V4>(frame, cx);
     let sending = send::<F, T, V4>(frame, cx, parcel.seal(hash), hash);
     let service = match cx.tables.backend(parcel.backend()) {
         Some(entry) => entry.service,
@@ -257,6 +256,15 @@ fn claim<F: Frame, T: Tables, const V4: bool>(
         Ok(hop) => hop,
         Err(reason) => return reason as u32,
     };
+    // What does not fit takes no port.
+    let Some(to) = service::backend(cx.tables, backend) else {
+        return DropReason::NoBackend as u32;
+    };
+    match forward::line_to_backend(cx.tables, to) {
+        Ok(exit) if packet.size() > exit.mtu => return Refusal::too_big(exit.mtu).0,
+        Ok(_) => {}
+        Err(reason) => return reason as u32,
+    }
     let second = crate::admission::second(cx.now);
     let current = State(line.word(word::STATE));
     let hash = FlowHash(hash);
@@ -456,9 +464,10 @@ fn owner<T: Tables>(tables: &T, control: &Control, tuple: &FlowTuple) -> u64 {
     }
     let ends: Ends = bytemuck::cast(line.word(word::ENDS));
     let whose = line.word(word::BACKEND);
+    let ours = address(control, tuple.client.is_v4(), (whose >> 32) as u32);
     if ends.nat != tuple.client_port
         || ends.protocol != tuple.protocol
-        || (whose >> 32) as u32 != low(tuple.client)
+        || ours.words() != tuple.client.words()
     {
         return NONE;
     }

@@ -12,7 +12,7 @@ use crate::{
     flow::{Assigned, Assignment, Origin},
     forward::{self, End},
     frame::Frame,
-    message,
+    message, nat,
     parse::{self, Arrival, Packet},
     pipeline::{self, Context, opaque},
     quic,
@@ -107,15 +107,19 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
         };
     }
     let step = to_backend::<F, T, V4>(frame, cx, assigned);
-    let outcome = match step & TUNNEL {
+    let parcel = Parcel::open(step & !(TUNNEL | NAT), 0);
+    let outcome = match step & (TUNNEL | NAT) {
         0 => PackedOutcome::of(step),
-        _ => tunnel::send_aside::<F, T, V4>(frame, cx, Parcel::open(step & !TUNNEL, 0), hash),
+        TUNNEL => tunnel::send_aside::<F, T, V4>(frame, cx, parcel, hash),
+        _ => nat::send_aside::<F, T, V4>(frame, cx, parcel, hash),
     };
     message::tell::<F, T, V4>(frame, cx, outcome)
 }
 
 /// In what [`to_backend`] gives: the packet goes by a tunnel, a `Parcel`.
 const TUNNEL: u64 = 1 << 56;
+/// The same: it goes from an address of ours.
+const NAT: u64 = 1 << 57;
 
 /// The ports of a packet, 0 where its protocol has none; `None` when it ends before they do.
 #[inline(always)]
@@ -287,7 +291,7 @@ fn group<F: Frame, T: Tables, const V4: bool>(
     }
 }
 
-/// Sends the packet to the backend of an [`Assigned`]: an outcome, or [`TUNNEL`].
+/// Sends the packet to the backend of an [`Assigned`]: an outcome, or [`TUNNEL`] or [`NAT`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn to_backend<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
@@ -308,7 +312,7 @@ fn to_backend<F: Frame, T: Tables, const V4: bool>(
     }
 }
 
-/// Rewrites the packet for its backend, sends it and counts it, unless it goes by a tunnel.
+/// Rewrites the packet for its backend, sends it and counts it, unless it goes by a tunnel or from an address of ours.
 #[inline(always)]
 fn send<F: Frame, T: Tables>(
     frame: &mut F,
@@ -344,6 +348,9 @@ fn send<F: Frame, T: Tables>(
         bytes: frame.len() as u64,
     };
     let exit = forward::to_backend(frame, cx.tables, backend)?;
+    if backend.entry.forwarding == Forwarding::Fullnat as u8 {
+        return Ok(NAT | Parcel::new(&sent, exit.verdict()).word());
+    }
     if let Some(room) = exit.too_small(packet, backend.entry) {
         return Ok(pipeline::too_big(cx, &sent, room, backend.entry.service).word());
     }
@@ -360,7 +367,7 @@ fn send<F: Frame, T: Tables>(
             let transport = Some((packet.l4(), packet.protocol));
             forward::translate(frame, packet, transport, End::Destination, address, port)?;
         }
-        // No service of `fullnat` has a range or is of SCTP.
+        // Is on its way by now.
         Some(Forwarding::Fullnat) | None => return Err(DropReason::MapInconsistent),
     }
     let verdict = forward::send(frame, exit)?;

@@ -81,7 +81,8 @@ pub(crate) fn aside<F: Frame, T: Tables, const V4: bool>(
             message::tell::<F, T, V4>(frame, cx, outcome)
         }
         Aside::Nat(parcel) => {
-            let outcome = nat::send_aside::<F, T, V4>(frame, cx, parcel);
+            let hash = other::hash::<F, T, V4>(frame, cx);
+            let outcome = nat::send_aside::<F, T, V4>(frame, cx, parcel, hash);
             message::tell::<F, T, V4>(frame, cx, outcome)
         }
         Aside::Ranges | Aside::Schedule => other::route::<F, T, V4>(frame, cx),

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, NetSlice, SlicedPacket, TransportSlice};
 
+use lb_ebpf::fixture::world::is_nat;
+
 use crate::oracle::{Opinion, Sent};
 
 /// A packet, as etherparse reads it.
@@ -44,6 +46,7 @@ pub fn check(before: &[u8], opinion: &Opinion) -> Result<(), String> {
     let kept = match opinion.sent {
         Sent::Forwarded => old.source == new.source,
         Sent::Returned => old.destination == new.destination,
+        Sent::Exchanged => is_nat(&octets(new.source.0)) || is_nat(&octets(old.destination.0)),
         Sent::Echoed => (old.source, old.destination) == (new.destination, new.source),
         Sent::No | Sent::Relayed | Sent::Piece | Sent::Answered => true,
     };
@@ -66,6 +69,13 @@ fn piece(before: &[u8], after: &[u8]) -> Result<(), String> {
     match header {
         Ok(header) if total(&[], header) == 0 => Ok(()),
         other => Err(format!("a piece with a wrong header: {other:?}")),
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
     }
 }
 
@@ -123,15 +133,11 @@ fn seen(packet: &SlicedPacket<'_>) -> Result<Seen, String> {
     };
     let protocol = payload.ip_number.0;
     let bytes = payload.payload;
-    let ends = |address| match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    };
     let pseudo = |length: usize| {
         let length = (length as u32).to_be_bytes();
         [
-            &ends(source)[..],
-            &ends(destination),
+            &octets(source)[..],
+            &octets(destination),
             &length,
             &[0, protocol],
         ]

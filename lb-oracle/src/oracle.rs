@@ -9,6 +9,7 @@ mod flow;
 mod icmp;
 mod known;
 mod ledger;
+mod nat;
 mod packet;
 mod piece;
 mod quic;
@@ -37,6 +38,7 @@ use packet::{Ip, Meaning};
 pub struct Oracle {
     maps: Maps,
     flows: flow::Flows,
+    nat: nat::Nat,
     limits: known::Limits,
     ledger: Ledger,
     /// Where first pieces of datagrams went, and in which second.
@@ -56,6 +58,8 @@ pub enum Sent {
     Echoed,
     /// An ICMP error.
     Relayed,
+    /// To a backend from an address of ours, or from a backend to one.
+    Exchanged,
     /// A piece of a datagram, either way.
     Piece,
     /// A packet that was made anew.
@@ -115,6 +119,8 @@ type Answer = Result<Opinion, Refusal>;
 /// A packet and its circumstances.
 struct Arrived<'a> {
     frame: &'a [u8],
+    /// What the data plane has made of the frame.
+    left: &'a [u8],
     ip: Ip,
     ingress: Side,
     at: Nanos,
@@ -132,6 +138,7 @@ impl Oracle {
         let maps = Maps::new(world, mtu);
         let mut oracle = Self {
             flows: flow::Flows::new(&maps, &world.presets),
+            nat: nat::Nat::new(),
             limits: known::Limits::new(world),
             ledger: Ledger::new(),
             datagrams: HashMap::new(),
@@ -147,6 +154,7 @@ impl Oracle {
     /// The control plane changes the maps.
     pub fn change(&mut self, change: &Change) {
         self.maps.change(change);
+        self.nat.change(change);
     }
 
     /// All counters so far.
@@ -159,10 +167,11 @@ impl Oracle {
         self.flows.words()
     }
 
-    /// What must become of a packet. It is counted, and its flow is known from now on.
-    pub fn process(&mut self, frame: &[u8], ingress: Side, at: Nanos) -> Opinion {
+    /// What must become of a packet. It is counted, and its flow is known from now on. `left`: what the data plane
+    /// has made of it: which address and port stands for a client is its choice, within rules.
+    pub fn process(&mut self, frame: &[u8], left: &[u8], ingress: Side, at: Nanos) -> Opinion {
         self.ledger.received();
-        let opinion = match self.route(frame, ingress, at) {
+        let opinion = match self.route(frame, left, ingress, at) {
             Ok(opinion) => opinion,
             Err(Refusal::Pass) => Opinion::PASS,
             Err(Refusal::Drop(reason)) => dropped(reason),
@@ -175,7 +184,7 @@ impl Oracle {
         opinion
     }
 
-    fn route(&mut self, frame: &[u8], ingress: Side, at: Nanos) -> Answer {
+    fn route(&mut self, frame: &[u8], left: &[u8], ingress: Side, at: Nanos) -> Answer {
         // Group addresses are the kernel's, and so is whatever is not IP.
         if frame.len() < packet::ETHERNET || frame[0] & 1 == 1 {
             return Err(Refusal::Pass);
@@ -183,6 +192,7 @@ impl Oracle {
         let ip = packet::read(frame).ok_or(Refusal::Pass)?;
         let arrived = Arrived {
             frame,
+            left,
             ip,
             ingress,
             at,
@@ -256,6 +266,9 @@ impl Oracle {
             None => {
                 let backend = (ip.source, from).into();
                 let client = (ip.destination, to).into();
+                if let Some(slot) = self.nat.behind(&self.maps, backend, client, ip.protocol) {
+                    return self.hand_back_from_ours(arrived, slot);
+                }
                 let (tuple, id) = self
                     .flows
                     .behind(&self.maps, backend, client, ip.protocol)
@@ -316,6 +329,13 @@ impl Oracle {
         if origin == Origin::NotAdmitted && backend.forwarding == Some(Forwarding::Dnat) {
             return Err(refuse(DropReason::NotAdmitted));
         }
+        if backend.forwarding == Some(Forwarding::Fullnat) {
+            counted(&mut self.ledger);
+            if origin == Origin::NotAdmitted {
+                return Err(refuse(DropReason::NotAdmitted));
+            }
+            return self.send_from_ours(arrived, &tuple, id, meaning, (fate, macs, mtu));
+        }
         let fits = tunnel::room(&backend, mtu);
         if arrived.ip.size() > fits {
             counted(&mut self.ledger);
@@ -331,9 +351,9 @@ impl Oracle {
                 self.flows.learn(&tuple, hop, &self.maps).map_err(refuse)?;
                 packet::readdressed(arrived.frame, &arrived.ip, packet::End::To, backend.address)
             }
-            // No case has it: of `fullnat` there is no second opinion yet.
-            Some(Forwarding::Fullnat) => unreachable!("no case is of fullnat"),
-            None => return Err(refuse(DropReason::MapInconsistent)),
+            Some(Forwarding::Fullnat) | None => {
+                return Err(refuse(DropReason::MapInconsistent));
+            }
         };
         counted(&mut self.ledger);
         self.ledger.backend(id, PerBackend::Packets, 1);

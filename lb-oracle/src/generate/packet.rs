@@ -2,15 +2,15 @@
 
 use std::net::SocketAddr;
 
-use lb_common::{Protocol, quic::Lengths};
+use lb_common::{Family, Forwarding, Protocol, hash::FlowTuple, quic::Lengths};
 use lb_ebpf::fixture::{
     packet::{Body, Packet, Sum, with_ip_sum},
-    world::{CLIENT_MAC, Side, World, backend_mac, our_mac},
+    world::{CLIENT_MAC, Change, Side, World, address as as_hashed, backend_mac, nat_end, our_mac},
 };
 
 use super::{
     Choices, mutation,
-    world::{ROUTERS, address, client, server_id},
+    world::{FEW_PORTS, ROUTERS, address, client, server_id},
 };
 use crate::case::Arrival;
 
@@ -182,9 +182,42 @@ fn backend(choices: &mut Choices<'_>, world: &World) -> (SocketAddr, Protocol, u
     (spec.address, protocol, id as u32)
 }
 
+/// As whom a backend knows a client: mostly as the first that stands for it, where something does.
+fn known_as(choices: &mut Choices<'_>, world: &World, id: u32, client: SocketAddr) -> SocketAddr {
+    let service = world.backends.get(id as usize);
+    let Some(service) = service.map(|backend| &world.services[backend.service as usize]) else {
+        return client;
+    };
+    if service.forwarding != Forwarding::Fullnat || choices.one_in(16) {
+        return client;
+    }
+    let tuple = FlowTuple {
+        client: as_hashed(client),
+        vip: as_hashed(service.vip),
+        client_port: client.port().to_be_bytes(),
+        vip_port: service.vip.port().to_be_bytes(),
+        protocol: service.protocol as u8,
+    };
+    let number = match choices.one_in(8) {
+        true => choices.below(8) as u32,
+        false => 0,
+    };
+    let family = match client.is_ipv4() {
+        true => Family::V4,
+        false => Family::V6,
+    };
+    let mut ours = nat_end(family, tuple, number);
+    let few = |change: &Change| matches!(change, Change::NatPorts(Some(FEW_PORTS)));
+    if world.changes.iter().any(few) {
+        ours.set_port(FEW_PORTS.0);
+    }
+    ours
+}
+
 fn reply(choices: &mut Choices<'_>, world: &World) -> Packet {
     let (source, protocol, id) = backend(choices, world);
-    let destination = client(choices, source.is_ipv4());
+    let client = client(choices, source.is_ipv4());
+    let destination = known_as(choices, world, id, client);
     let body = body(choices, protocol, 1500);
     let packet = from_client(choices, source, destination, body);
     Packet {
@@ -250,6 +283,7 @@ fn error_to_vip(choices: &mut Choices<'_>, world: &World) -> Packet {
 fn error_to_client(choices: &mut Choices<'_>, world: &World) -> Packet {
     let (server, protocol, id) = backend(choices, world);
     let client = client(choices, server.is_ipv4());
+    let client = known_as(choices, world, id, client);
     let inside = body(choices, protocol, 1500);
     let about = from_client(choices, client, server, inside);
     let source = match choices.one_in(2) {

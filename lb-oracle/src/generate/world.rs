@@ -12,11 +12,15 @@ use lb_common::{
 };
 use lb_ebpf::fixture::{
     START,
-    world::{BackendSpec, CLIENT_MAC, Change, Preset, ServerId, ServiceSpec, Side, World},
+    world::{
+        BackendSpec, CLIENT_MAC, Change, NAT_PORTS, Preset, ServerId, ServiceSpec, Side, World,
+    },
 };
 
 use super::{Choices, MOST_AGE};
 
+/// A pool that runs out: with one port for each address.
+pub(super) const FEW_PORTS: (u16, u16) = (7000, 7000);
 /// Slots that a service has in `rings`.
 const RING: usize = 8;
 /// Endpoints that may stand under one key.
@@ -73,6 +77,12 @@ pub(super) fn world(choices: &mut Choices<'_>) -> World {
     for _ in 0..1 + choices.below(4) {
         service(choices, &mut world);
     }
+    let ports = match choices.below(8) {
+        0 => None,
+        1 | 2 => Some(FEW_PORTS),
+        _ => Some(NAT_PORTS),
+    };
+    world.changes.push(Change::NatPorts(ports));
     for index in 0..world.services.len() {
         world.services[index].ring = ring(choices, &world, index);
     }
@@ -94,6 +104,7 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
     let forwarding = *choices.of(&[
         Forwarding::Dnat,
         Forwarding::L2dsr,
+        Forwarding::Fullnat,
         Forwarding::Ipip,
         Forwarding::Gue,
     ]);

@@ -119,7 +119,15 @@ impl Oracle {
             .flows
             .holder(&self.maps, service, &tuple)
             .ok_or(refuse(DropReason::IcmpNoFlow))?;
-        let output = self.relay_to_backend(arrived, &about, id).map_err(refuse)?;
+        let ours = match self.maps.backends[id].forwarding {
+            Some(Forwarding::Fullnat) => {
+                let ours = self.nat.end_of(&tuple, id);
+                Some(ours.ok_or(refuse(DropReason::IcmpNoFlow))?)
+            }
+            _ => None,
+        };
+        let relayed = self.relay_to_backend(arrived, &about, id, ours);
+        let output = relayed.map_err(refuse)?;
         self.ledger.more(More::IcmpRelayed);
         self.ledger.backend(id, PerBackend::IcmpErrors, 1);
         Ok(output)
@@ -130,6 +138,7 @@ impl Oracle {
         arrived: &Arrived<'_>,
         about: &Quote,
         id: usize,
+        ours: Option<SocketAddr>,
     ) -> Result<Opinion, DropReason> {
         let Arrived { frame, ip, .. } = arrived;
         if !self.limits.admit(Limit::IcmpError, arrived.at) {
@@ -151,12 +160,19 @@ impl Oracle {
                 ip,
                 about,
                 &Relayed {
-                    quoted: (End::From, backend.address),
-                    outer: (End::To, backend.address.ip()),
+                    quoted: &[(End::From, backend.address)],
+                    outer: &[(End::To, backend.address.ip())],
                 },
             ),
-            // No case has it: of `fullnat` there is no second opinion yet.
-            Some(Forwarding::Fullnat) => unreachable!("no case is of fullnat"),
+            // The backend knows the client by another name, and the balancer is who speaks to it.
+            Some(Forwarding::Fullnat) => {
+                let ours = ours.ok_or(DropReason::IcmpNoFlow)?;
+                let relayed = Relayed {
+                    quoted: &[(End::From, backend.address), (End::To, ours)],
+                    outer: &[(End::From, ours.ip()), (End::To, backend.address.ip())],
+                };
+                relay::translated(frame, ip, about, &relayed)
+            }
             None => return Err(DropReason::MapInconsistent),
         };
         Ok(Opinion::sent(fate, macs.on(output), Sent::Relayed).to(&backend))
@@ -168,10 +184,12 @@ impl Oracle {
         let about = quote(frame, ip)
             .filter(|quote| quote.source.ip() == ip.destination)
             .ok_or(Refusal::Pass)?;
-        let (tuple, id) = self
-            .flows
-            .behind(&self.maps, about.destination, about.source, about.protocol)
-            .ok_or(Refusal::Pass)?;
+        let behind = (about.destination, about.source, about.protocol);
+        let Some((tuple, id)) = self.flows.behind(&self.maps, behind.0, behind.1, behind.2) else {
+            let behind = self.nat.behind(&self.maps, behind.0, behind.1, behind.2);
+            let slot = behind.ok_or(Refusal::Pass)?;
+            return self.error_about_ours(arrived, &about, slot);
+        };
         let service = self.maps.backends[id].service;
         let refuse = |reason| Refusal::DropOf(service, reason);
         whole(frame, ip).map_err(refuse)?;
@@ -191,10 +209,44 @@ impl Oracle {
             false => ip.source,
         };
         let relayed = Relayed {
-            quoted: (End::To, tuple.vip),
-            outer: (End::From, speaker),
+            quoted: &[(End::To, tuple.vip)],
+            outer: &[(End::From, speaker)],
         };
         let output = relay::translated(frame, ip, &about, &relayed);
+        self.ledger.more(More::IcmpRelayed);
+        Ok(Opinion::sent(fate, macs.on(output), Sent::Relayed))
+    }
+
+    /// An error about what one of our addresses sent for a client.
+    fn error_about_ours(&mut self, arrived: &Arrived<'_>, about: &Quote, slot: u32) -> Answer {
+        let Arrived { frame, ip, .. } = arrived;
+        let flow = self.nat.flow(slot);
+        let service = self.maps.backends[flow.backend].service;
+        let refuse = |reason| Refusal::DropOf(service, reason);
+        whole(frame, ip).map_err(refuse)?;
+        if ip.ttl <= 1 {
+            return Err(refuse(DropReason::TtlExpired));
+        }
+        if !self.limits.admit(Limit::IcmpError, arrived.at) {
+            return Err(refuse(DropReason::IcmpLimited));
+        }
+        let (fate, macs, fits) = self
+            .way_out(Some(flow.hop), arrived.ingress)
+            .map_err(refuse)?;
+        if ip.size() > fits {
+            return Err(refuse(DropReason::PacketTooBig));
+        }
+        let vip = SocketAddr::new(self.maps.services[service].vip.ip(), flow.tuple.vip.port());
+        let client = flow.tuple.client;
+        let speaker = match ip.source == about.destination.ip() {
+            true => vip.ip(),
+            false => ip.source,
+        };
+        let relayed = Relayed {
+            quoted: &[(End::To, vip), (End::From, client)],
+            outer: &[(End::From, speaker), (End::To, client.ip())],
+        };
+        let output = relay::translated(frame, ip, about, &relayed);
         self.ledger.more(More::IcmpRelayed);
         Ok(Opinion::sent(fate, macs.on(output), Sent::Relayed))
     }

@@ -85,7 +85,7 @@ impl Maps {
         });
         let backends = world.backends.iter().enumerate().map(|(id, spec)| {
             let service = &world.services[spec.service as usize];
-            let translated = service.forwarding == Forwarding::Dnat;
+            let translated = service.forwarding.translates();
             Backend {
                 address: spec.address,
                 service: spec.service as usize,
@@ -136,7 +136,7 @@ impl Maps {
             Change::Sources(service, _, sources) => {
                 self.services[*service as usize].sources.clone_from(sources);
             }
-            // Of `fullnat`, which is nothing to the others.
+            // Of `nat`, which is told itself.
             Change::NatPorts(_) => {}
             Change::Forwarding(service, number) => {
                 let forwarding = Forwarding::from_u8(*number);

@@ -280,25 +280,40 @@ pub(super) fn moved(
     to: SocketAddr,
 ) -> Vec<u8> {
     let mut out = aged(frame, ip);
-    put_address(&mut out, ip, end, to.ip());
-    seal(&mut out, ip);
-    let Some((at, protocol)) = transport else {
-        return out;
+    rewrite(&mut out, ip, transport, end, to);
+    out
+}
+
+/// The frame with other addresses and ports at both ends and one hop less to live.
+pub(super) fn exchanged(frame: &[u8], ip: &Ip, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+    let transport = Some((ip.transport(), ip.protocol));
+    let mut out = aged(frame, ip);
+    rewrite(&mut out, ip, transport, End::From, from);
+    rewrite(&mut out, ip, transport, End::To, to);
+    out
+}
+
+/// Writes one end, and mends what covers it.
+fn rewrite(out: &mut [u8], ip: &Ip, transport: Option<(usize, u8)>, end: End, to: SocketAddr) {
+    // The pseudo-header is part of what the transport's sum covers.
+    let total = |out: &[u8], at: usize| ip.pseudo(out) + sum(&out[at..ip.end]);
+    let before = transport.map(|(at, _)| total(out, at));
+    put_address(out, ip, end, to.ip());
+    seal(out, ip);
+    let (Some((at, protocol)), Some(before)) = (transport, before) else {
+        return;
     };
     let check = at + if protocol == TCP { 16 } else { 6 };
-    let total = |frame: &[u8]| ip.pseudo(frame) + sum(&frame[at..ip.end]);
-    let before = total(frame);
     let port = at + if end == End::To { 2 } else { 0 };
     out[port..port + 2].copy_from_slice(&to.port().to_be_bytes());
     let absent = protocol != TCP && out[check..check + 2] == [0, 0];
     if !absent {
         out[check..check + 2].fill(0);
-        let rest = total(&out);
+        let rest = total(out, at);
         let sum = match protocol {
             TCP => field(before, rest),
             _ => udp_field(before, rest),
         };
         out[check..check + 2].copy_from_slice(&sum);
     }
-    out
 }

@@ -200,6 +200,10 @@ impl Oracle {
             .assign(arrived, service, tuple, hash, meaning)
             .map_err(refuse)?;
         let backend = self.maps.backends[id];
+        // Its other pieces could not be told whose they are.
+        if backend.forwarding == Some(Forwarding::Fullnat) {
+            return Err(refuse(DropReason::Fragment));
+        }
         let translated = backend.forwarding == Some(Forwarding::Dnat);
         let needs_entry =
             translated || self.maps.services[service].mid_stream != MidStream::Schedule;
@@ -254,9 +258,8 @@ impl Oracle {
                 let datagram: FlowHash = self.maps.hash_of(&piece.datagram.tuple());
                 tunnel::into(&self.maps, arrived, &backend, datagram)
             }
-            // No case has it: of `fullnat` there is no second opinion yet.
-            Some(Forwarding::Fullnat) => unreachable!("no case is of fullnat"),
-            None => return Err(refuse(DropReason::MapInconsistent)),
+            // No first piece has gone there.
+            Some(Forwarding::Fullnat) | None => return Err(refuse(DropReason::MapInconsistent)),
         };
         self.ledger.came(id, origin, connection);
         self.ledger.backend(id, PerBackend::Packets, 1);

@@ -9,20 +9,44 @@ use super::{
 };
 
 /// What an error says afterwards.
-pub(super) struct Relayed {
-    /// One end of the packet that it quotes.
-    pub(super) quoted: (End, SocketAddr),
-    /// One end of its own.
-    pub(super) outer: (End, IpAddr),
+pub(super) struct Relayed<'a> {
+    /// Ends of the packet that it quotes.
+    pub(super) quoted: &'a [(End, SocketAddr)],
+    /// Ends of its own.
+    pub(super) outer: &'a [(End, IpAddr)],
 }
 
-/// The frame with one hop less to live and both ends changed. Every checksum in it is as right or as wrong as it was.
-pub(super) fn translated(frame: &[u8], ip: &Ip, about: &Quote, to: &Relayed) -> Vec<u8> {
+/// The frame with one hop less to live and these ends changed. Every checksum in it is as right or as wrong as it was.
+pub(super) fn translated(frame: &[u8], ip: &Ip, about: &Quote, to: &Relayed<'_>) -> Vec<u8> {
     let mut out = aged(frame, ip);
     let message = ip.transport();
-    let header = message + 8;
+    for (end, address) in to.quoted {
+        requote(&mut out, ip, about, *end, *address);
+    }
+
+    // The message, and for ICMPv6 its pseudo-header.
+    for (end, address) in to.outer {
+        put_address(&mut out, ip, *end, *address);
+    }
+    seal(&mut out, ip);
+    let total = |frame: &[u8]| {
+        let pseudo = match ip.is_v4() {
+            true => 0,
+            false => sum(&frame[ETHERNET + 8..ETHERNET + 40]),
+        };
+        pseudo + sum(&frame[message..ip.end])
+    };
+    let before = total(frame);
+    out[message + 2..message + 4].fill(0);
+    let check = field(before, total(&out));
+    out[message + 2..message + 4].copy_from_slice(&check);
+    out
+}
+
+/// Changes one end of the quoted packet.
+fn requote(out: &mut [u8], ip: &Ip, about: &Quote, end: End, address: SocketAddr) {
+    let header = ip.transport() + 8;
     let segment = header + ip.header();
-    let (end, address) = to.quoted;
 
     // The quoted IP header.
     let at = address_at(ip, header, end);
@@ -45,7 +69,7 @@ pub(super) fn translated(frame: &[u8], ip: &Ip, about: &Quote, to: &Relayed) -> 
     let after = sum(&new) + sum(&out[port..port + 2]);
     let tcp = about.protocol == 6;
     let check = segment + if tcp { 16 } else { 6 };
-    if let Some(field_now) = ip.bytes(frame, check, 2) {
+    if let Some(field_now) = ip.bytes(out, check, 2) {
         let total = before + sum(field_now);
         let absent = !tcp && field_now == [0, 0];
         let mended = match tcp {
@@ -56,21 +80,4 @@ pub(super) fn translated(frame: &[u8], ip: &Ip, about: &Quote, to: &Relayed) -> 
             out[check..check + 2].copy_from_slice(&mended);
         }
     }
-
-    // The message, and for ICMPv6 its pseudo-header.
-    let (end, address) = to.outer;
-    put_address(&mut out, ip, end, address);
-    seal(&mut out, ip);
-    let total = |frame: &[u8]| {
-        let pseudo = match ip.is_v4() {
-            true => 0,
-            false => sum(&frame[ETHERNET + 8..ETHERNET + 40]),
-        };
-        pseudo + sum(&frame[message..ip.end])
-    };
-    let before = total(frame);
-    out[message + 2..message + 4].fill(0);
-    let check = field(before, total(&out));
-    out[message + 2..message + 4].copy_from_slice(&check);
-    out
 }

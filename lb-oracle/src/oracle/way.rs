@@ -48,7 +48,15 @@ impl Oracle {
         tuple: &Tuple,
         ingress: Side,
     ) -> Result<(Fate, Macs, u32), DropReason> {
-        let hop = self.flows.hop(tuple);
+        self.way_out(self.flows.hop(tuple), ingress)
+    }
+
+    /// The way to a client whose packets come from there, and the MTU there.
+    pub(super) fn way_out(
+        &self,
+        hop: Option<(Mac, Side)>,
+        ingress: Side,
+    ) -> Result<(Fate, Macs, u32), DropReason> {
         let (mac, side) = hop.ok_or(DropReason::NoReturnHop)?;
         if !self.maps.has_device(side) || mac == [0; 6] {
             return Err(DropReason::NoReturnHop);

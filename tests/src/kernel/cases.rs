@@ -136,13 +136,13 @@ impl Cases {
         arrival: &Arrival,
     ) -> Result<Option<String>> {
         let ends = self.kernel.ends();
-        let opinion = oracle.process(&arrival.frame, arrival.ingress, at);
         let ifindex = ends.ifindex(arrival.ingress);
         let mut frame = MemFrame {
             bytes: arrival.frame.clone(),
             ifindex,
         };
         let verdict = pipeline::process(&mut frame, tables, at);
+        let opinion = oracle.process(&arrival.frame, &frame.bytes, arrival.ingress, at);
         self.open_redirect(verdict)?;
         let (action, output, _) = match self.kernel.run(&arrival.frame, ifindex, 1) {
             // As any other verdict that is not the library's.
