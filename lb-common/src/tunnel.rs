@@ -45,7 +45,8 @@ impl GueVariant {
 /// `ipip` with an outer header of the packet's own family and the default TTL, or none at all.
 ///
 /// Otherwise bit 63 is set; bits 0 to 15 are the UDP port of `gue`, host order (0: `ipip`), 16 to 23 the TTL (0: the packet's own),
-/// 24 is set for a GUE header of variant 0. The outer family is that of the backend's address.
+/// 24 is set for a GUE header of variant 0. The outer family is that of the backend's address. With `fullnat`, which is none, bits 0 to 7
+/// are the kind of the TCP option that says who the client is.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
 pub struct Tunnel(pub u64);
@@ -75,11 +76,26 @@ impl Tunnel {
         Self(SET | port as u64 | ttl_bits(ttl) | header)
     }
 
+    /// None: `fullnat` whose SYNs say who the client is, in a TCP option of this kind, which is not 0.
+    pub const fn telling(kind: u8) -> Self {
+        match kind {
+            0 => Self::USUAL,
+            _ => Self(SET | kind as u64),
+        }
+    }
+
+    /// The kind of that option; 0: there is none.
+    #[inline(always)]
+    pub const fn option_kind(self) -> u8 {
+        self.0 as u8
+    }
+
     /// False for a word that nobody writes for a backend of this forwarding.
     pub const fn is_known(self, forwarding: Forwarding) -> bool {
         let known = SET | 0xff_ffff | WITH_HEADER;
         match forwarding {
-            Forwarding::Dnat | Forwarding::L2dsr | Forwarding::Fullnat => self.0 == 0,
+            Forwarding::Dnat | Forwarding::L2dsr => self.0 == 0,
+            Forwarding::Fullnat => self.0 == 0 || self.0 & !0xff == SET && self.0 as u8 != 0,
             Forwarding::Ipip => {
                 self.0 == 0 || self.0 & SET != 0 && self.0 & !(SET | 0xff_0000) == 0
             }
@@ -173,7 +189,7 @@ mod tests {
         for (forwarding, good) in [
             (Forwarding::Dnat, &[Tunnel::USUAL][..]),
             (Forwarding::L2dsr, &[Tunnel::USUAL]),
-            (Forwarding::Fullnat, &[Tunnel::USUAL]),
+            (Forwarding::Fullnat, &[Tunnel::USUAL, Tunnel::telling(254)]),
             (Forwarding::Ipip, &[Tunnel::USUAL, mixed]),
             (Forwarding::Gue, &[gue]),
         ] {

@@ -1,5 +1,7 @@
 //! Sending a packet on: new addresses, one hop less to live, and the frame's new ends.
 
+mod return_hop;
+
 use core::mem::offset_of;
 
 use lb_common::{
@@ -16,10 +18,13 @@ use crate::{
     frame::Frame,
     parse::Packet,
     service::Backend,
-    tables::{CacheLine, Tables, load},
+    tables::{Tables, load},
     verdict::{Refusal, Verdict},
     wire::{FrontV4, FrontV6, L3, L4_V4, L4_V6, Mac, MacWords, Ports, Tcp, protocol},
 };
+
+pub(crate) use return_hop::is_ours;
+pub use return_hop::{learn_hop, learn_return_hop};
 
 const _: () = assert!(offset_of!(NextHop, destination) == 0 && offset_of!(NextHop, resolved) == 6);
 const _: () = assert!(offset_of!(NextHop, source) == 8 && offset_of!(Device, mac) == 8);
@@ -184,54 +189,6 @@ pub fn to_hop<F: Frame, T: Tables>(
         verdict,
         mtu: device.mtu,
     })
-}
-
-/// Notes where a client's packets come from. The usual case writes nothing.
-#[inline(always)]
-pub fn learn_return_hop<F: Frame, T: Tables>(
-    frame: &F,
-    tables: &T,
-    set: u32,
-    way: u32,
-) -> Result<(), DropReason> {
-    let line: &CacheLine = tables.return_hops(set).ok_or(DropReason::MapInconsistent)?;
-    learn_hop(frame, tables, line, way)
-}
-
-/// The same in this line.
-#[inline(always)]
-pub fn learn_hop<F: Frame, T: Tables>(
-    frame: &F,
-    tables: &T,
-    line: &CacheLine,
-    position: u32,
-) -> Result<(), DropReason> {
-    let words = frame.header::<MacWords>(0).ok_or(DropReason::Truncated)?;
-    let device = u64::from(device_slot(frame.ingress_ifindex()));
-    let hop = (Mac::source(words).0 | device << 48).to_le();
-    if line.word(position) != hop {
-        is_ours(frame, tables, device as u32)?;
-        tables.set_return_hop(line, position, bytemuck::cast(hop));
-    }
-    Ok(())
-}
-
-/// Where a client's packet comes from: a [`ReturnHop`] in one word.
-#[inline(always)]
-pub fn hop_of<F: Frame, T: Tables>(frame: &F, tables: &T) -> Result<u64, DropReason> {
-    let words = frame.header::<MacWords>(0).ok_or(DropReason::Truncated)?;
-    let device = u64::from(device_slot(frame.ingress_ifindex()));
-    is_ours(frame, tables, device as u32)?;
-    Ok((Mac::source(words).0 | device << 48).to_le())
-}
-
-/// Another interface may have the slot: replies would leave by it.
-#[inline(always)]
-fn is_ours<F: Frame, T: Tables>(frame: &F, tables: &T, device: u32) -> Result<(), DropReason> {
-    match tables.device(device) {
-        Some(known) if known.ifindex == frame.ingress_ifindex() => Ok(()),
-        _ => Err(DropReason::NoReturnHop),
-    }
 }
 
 impl Exit {
@@ -468,32 +425,9 @@ pub fn translate<F: Frame>(
     patch_transport(frame, l4, protocol, delta)
 }
 
-/// Gives both ends of a whole segment or datagram new addresses and ports, and the packet one hop less.
-#[inline(always)]
-pub fn translate_both<F: Frame>(
-    frame: &mut F,
-    packet: &Packet,
-    source: (Address, [u8; 2]),
-    destination: (Address, [u8; 2]),
-) -> Result<(), DropReason> {
-    let (family, l4) = (packet.family, packet.l4());
-    let delta = address_delta(family, packet.source, source.0).plus(address_delta(
-        family,
-        packet.destination,
-        destination.0,
-    ));
-    age_and_patch(frame, packet, delta)?;
-    put_address(frame, L3, family, End::Source, source.0)?;
-    put_address(frame, L3, family, End::Destination, destination.0)?;
-    let delta = delta
-        .plus(put_port(frame, l4, End::Source, source.1)?)
-        .plus(put_port(frame, l4, End::Destination, destination.1)?);
-    patch_transport(frame, l4, packet.protocol, delta)
-}
-
 /// The difference to a transport's checksum.
 #[inline(always)]
-fn patch_transport<F: Frame>(
+pub(crate) fn patch_transport<F: Frame>(
     frame: &mut F,
     l4: usize,
     protocol: u8,

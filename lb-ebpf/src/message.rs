@@ -217,7 +217,7 @@ fn to_backend<F: Frame, T: Tables, const V4: bool>(
     backend: u32,
 ) -> Outcome {
     if nat::is_for(cx.tables, backend) {
-        return error_of_ours::<F, T, V4>(frame, cx, backend).into();
+        return nat::error_to_backend::<F, T, V4>(frame, cx, backend).into();
     }
     let outcome: Outcome = error_to_backend::<F, T, V4>(frame, cx, backend).into();
     let tunnelled = |entry: &&BackendEntry| {
@@ -238,36 +238,9 @@ fn to_backend<F: Frame, T: Tables, const V4: bool>(
     }
 }
 
-/// The same where the backend knows the client by an address of ours.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn error_of_ours<F: Frame, T: Tables, const V4: bool>(
-    frame: &mut F,
-    cx: &Context<'_, T>,
-    backend: u32,
-) -> PackedOutcome {
-    let hash = nat::of_quote::<F, T, V4>(frame, cx);
-    let second = admission::second(cx.now);
-    let found = cx.tables.find_nat(hash, backend, second);
-    if !nat::is_known(found) {
-        return match cx.tables.backend(backend) {
-            Some(entry) => Outcome::service_drop(DropReason::IcmpNoFlow, entry.service).into(),
-            None => Outcome::drop(DropReason::MapInconsistent).into(),
-        };
-    }
-    let packed = error_to_backend::<F, T, V4>(frame, cx, backend);
-    let outcome: Outcome = packed.into();
-    if outcome.account != Account::ErrorForwarded {
-        return packed;
-    }
-    match nat::with_our_end::<F, T, V4>(frame, cx, found) {
-        0 => packed,
-        _ => Outcome::drop(DropReason::MapInconsistent).into(),
-    }
-}
-
 /// Relays the error to the backend, but for what tunnels do to it.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn error_to_backend<F: Frame, T: Tables, const V4: bool>(
+pub(crate) fn error_to_backend<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     backend: u32,

@@ -6,11 +6,14 @@
 //! that see the first packets of one flow at once agree on one entry, but for a slot that becomes free between
 //! their looks; then the flow has two, of which the one that is not found again runs out.
 
+mod entry;
 mod errors;
+mod option;
 mod replies;
+mod rewrite;
 
 use lb_common::{
-    Address, Control, DropReason, FlowHash, Forwarding, ReturnHop,
+    Address, Control, DropReason, FlowHash, Forwarding,
     hash::FlowTuple,
     nat::{Candidate, Ends, PROBES, Stage, State, word},
 };
@@ -19,15 +22,15 @@ use crate::{
     flow::Origin,
     forward,
     frame::Frame,
-    parse::{self, Arrival, Packet},
+    parse::{self, Packet},
     pipeline::{self, Context, opaque},
     service::{self, Backend},
-    tables::{CacheLine, Tables},
+    tables::Tables,
     verdict::{Outcome, PackedOutcome, PackedSending, Parcel, Refusal},
-    wire::{Tcp, protocol},
 };
 
-pub(crate) use errors::{of_quote, quoted, to_client as error_to_client, with_our_end};
+use entry::{Flow, claim, note, owner, refresh};
+pub(crate) use errors::{error_to_backend, quoted, to_client as error_to_client};
 pub(crate) use replies::{from_backend, returning};
 
 /// In what [`find`] gives: the flow has the entry. Without it the entry is free for the flow.
@@ -169,11 +172,13 @@ pub(crate) fn send_aside<F: Frame, T: Tables, const V4: bool>(
 fn send<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
-    sealed: u64,
+    parcel: u64,
     hash: u64,
 ) -> PackedSending {
-    let parcel = Parcel::open(sealed, hash);
+    let parcel = Parcel::open(parcel, hash);
     let backend = parcel.backend();
+    // As it came.
+    let bytes = frame.len() as u64;
     let second = crate::admission::second(cx.now);
     // Without an entry in the table of flows its next packet might go elsewhere.
     let mut reason = match parcel.origin() {
@@ -189,12 +194,16 @@ fn send<F: Frame, T: Tables, const V4: bool>(
         }
         if found != BUSY {
             reason = match found & KNOWN {
-                0 => claim::<F, T, V4>(frame, cx, found, hash, backend),
-                _ => refresh::<F, T, V4>(frame, cx, found),
+                0 => sealed(claim::<F, T, V4>(frame, cx, found, hash, backend), hash),
+                _ => sealed(refresh::<F, T, V4>(frame, cx, found, hash), hash),
             };
             if reason == DONE {
                 let number = (found >> 32) as u32 & 0xff;
-                reason = to_backend::<F, T, V4>(frame, cx, hash, backend, number);
+                reason = sealed(option::tell::<F, T, V4>(frame, cx, backend, hash), hash);
+                if reason == DONE {
+                    let sent = to_backend::<F, T, V4>(frame, cx, hash, backend, number);
+                    reason = sealed(sent, hash);
+                }
             }
         }
         round = round.wrapping_add(1);
@@ -202,7 +211,7 @@ fn send<F: Frame, T: Tables, const V4: bool>(
     if reason == LOST {
         reason = DropReason::NatPortsExhausted as u32;
     }
-    count::<F, T>(frame, cx, parcel, reason);
+    count(cx, parcel, reason, bytes);
     match reason {
         DONE => PackedSending::sent(parcel),
         reason => Refusal(reason).into(),
@@ -214,6 +223,12 @@ const DONE: u32 = u32::MAX;
 /// ... or when another CPU was faster; else a [`Refusal`].
 const LOST: u32 = u32::MAX - 1;
 
+/// What a step gives is mixed with its flow's hash, as a [`Parcel`] is and for the same reason: and back again.
+#[inline(always)]
+const fn sealed(reason: u32, hash: u64) -> u32 {
+    reason ^ hash as u32
+}
+
 #[inline(always)]
 fn done(result: Result<(), Refusal>) -> u32 {
     match result {
@@ -223,8 +238,8 @@ fn done(result: Result<(), Refusal>) -> u32 {
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn count<F: Frame, T: Tables>(frame: &mut F, cx: &Context<'_, T>, parcel: Parcel, reason: u32) {
-    let Some(sent) = parcel.sent(frame.len() as u64) else {
+fn count<T: Tables>(cx: &Context<'_, T>, parcel: Parcel, reason: u32, bytes: u64) {
+    let Some(sent) = parcel.sent(bytes) else {
         return;
     };
     let sending = match reason {
@@ -235,134 +250,20 @@ fn count<F: Frame, T: Tables>(frame: &mut F, cx: &Context<'_, T>, parcel: Parcel
     pipeline::count(cx, &sent, sending);
 }
 
-/// Takes an entry for a packet's flow.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn claim<F: Frame, T: Tables, const V4: bool>(
-    frame: &mut F,
-    cx: &Context<'_, T>,
-    found: u64,
-    hash: u64,
-    backend: u32,
-) -> u32 {
-    let frame = opaque(frame);
-    let (Some(packet), Some(line)) = (parse::ip::<F, V4>(frame), cx.tables.nat_flow(found as u32))
-    else {
-        return DropReason::MapInconsistent as u32;
-    };
-    let Some(ports) = packet.ports(frame) else {
-        return DropReason::Truncated as u32;
-    };
-    let hop = match forward::hop_of(frame, cx.tables) {
-        Ok(hop) => hop,
-        Err(reason) => return reason as u32,
-    };
-    // What does not fit takes no port.
-    let Some(to) = service::backend(cx.tables, backend) else {
-        return DropReason::NoBackend as u32;
-    };
-    match forward::line_to_backend(cx.tables, to) {
-        Ok(exit) if packet.size() > exit.mtu => return Refusal::too_big(exit.mtu).0,
-        Ok(_) => {}
-        Err(reason) => return reason as u32,
-    }
-    let second = crate::admission::second(cx.now);
-    let current = State(line.word(word::STATE));
-    let hash = FlowHash(hash);
-    let writing = State::new(hash, Stage::Writing, second);
-    if !current.is_over(second) || !cx.tables.exchange(line, word::STATE, current.0, writing.0) {
-        return LOST;
-    }
-    let of = candidate(cx.control, V4, hash.0, (found >> 32) as u32 & 0xff);
-    let ends = Ends {
-        client: ports.source,
-        service: ports.destination,
-        nat: of.port,
-        protocol: packet.protocol,
-        reserved: 0,
-    };
-    let [a, b] = packet.source.words();
-    let tables = cx.tables;
-    tables.set(line, word::CLIENT, a);
-    tables.set(line, word::CLIENT.wrapping_add(1), b);
-    tables.set(line, word::HASH, hash.0);
-    tables.set(line, word::ENDS, bytemuck::cast(ends));
-    let whose = u64::from(backend) | u64::from(of.low) << 32;
-    tables.set(line, word::BACKEND, whose);
-    tables.set(line, word::HOP, hop);
-    let stage = match arrival(frame, &packet) {
-        arrival if arrival.is_datagram() => Stage::Datagrams,
-        arrival if arrival.is_closing() => Stage::Closing,
-        arrival if arrival.is_opening() => Stage::Opening,
-        // In the middle of a connection that began elsewhere.
-        _ => Stage::Established,
-    };
-    // Whoever sees this sees what was written before.
-    let state = State::new(hash, stage, second);
-    tables.exchange(line, word::STATE, writing.0, state.0);
-    DONE
-}
-
-/// Notes a packet of a known flow in its entry.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn refresh<F: Frame, T: Tables, const V4: bool>(
-    frame: &mut F,
-    cx: &Context<'_, T>,
-    found: u64,
-) -> u32 {
-    let frame = opaque(frame);
-    let (Some(packet), Some(line)) = (parse::ip::<F, V4>(frame), cx.tables.nat_flow(found as u32))
-    else {
-        return DropReason::MapInconsistent as u32;
-    };
-    let Some(ports) = packet.ports(frame) else {
-        return DropReason::Truncated as u32;
-    };
-    let ends: Ends = bytemuck::cast(line.word(word::ENDS));
-    let [a, b] = packet.source.words();
-    let client = [
-        line.word(word::CLIENT),
-        line.word(word::CLIENT.wrapping_add(1)),
-    ];
-    // Two flows with one hash of 64 bits; or the entry has just become another's.
-    if client != [a, b] || ends.client != ports.source || ends.service != ports.destination {
-        return LOST;
-    }
-    let arrival = arrival(frame, &packet);
-    note(cx, line, arrival.is_opening(), arrival.is_closing());
-    done(forward::learn_hop(frame, cx.tables, line, word::HOP).map_err(Refusal::from))
-}
-
-/// Brings an entry's state up to date; true if it was not. A lost race is the winner's.
-#[inline(always)]
-fn note<T: Tables>(cx: &Context<'_, T>, line: &CacheLine, opening: bool, closing: bool) -> bool {
-    let second = crate::admission::second(cx.now);
-    let state = State(line.word(word::STATE));
-    let stage = state.stage();
-    if matches!(stage, Stage::Free | Stage::Writing) {
-        return false;
-    }
-    let silent = state.silent(second);
-    let new = state.at(
-        stage.after(opening, closing, silent),
-        state.second().wrapping_add(silent),
-    );
-    new != state && cx.tables.exchange(line, word::STATE, state.0, new.0)
-}
-
-#[inline(always)]
-fn arrival<F: Frame>(frame: &F, packet: &Packet) -> Arrival {
-    match packet.protocol {
-        protocol::TCP => match frame.header::<Tcp>(packet.l4()) {
-            Some(tcp) => Arrival::segment(tcp.flags),
-            None => Arrival::MIDDLE,
-        },
-        _ => Arrival::DATAGRAM,
-    }
-}
-
-/// Rewrites a packet for its backend.
+/// Rewrites a packet for its backend; [`sealed`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn to_backend<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    hash: u64,
+    backend: u32,
+    number: u32,
+) -> u32 {
+    sealed(rewrite::<F, T, V4>(frame, cx, hash, backend, number), hash)
+}
+
+#[inline(always)]
+fn rewrite<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     hash: u64,
@@ -395,7 +296,7 @@ fn forwards<F: Frame, T: Tables, const V4: bool>(
     let of = candidate(cx.control, V4, hash, number);
     let source = (address(cx.control, V4, of.low), of.port);
     let destination = (Address(backend.entry.address), backend.entry.port);
-    forward::translate_both(frame, packet, source, destination)?;
+    rewrite::translate_both(frame, packet, source, destination)?;
     forward::send(frame, exit)?;
     Ok(())
 }
@@ -405,79 +306,4 @@ fn forwards<F: Frame, T: Tables, const V4: bool>(
 pub(crate) fn is_for<T: Tables>(tables: &T, backend: u32) -> bool {
     let entry = tables.backend(backend);
     entry.is_some_and(|entry| entry.forwarding == Forwarding::Fullnat as u8)
-}
-
-/// Who is behind an entry. No part of it lies in an `Option` or a `Result`: where the compiler joins their paths, the
-/// verifier finds registers that nothing was written to ("R8 !read_ok", Linux 6.18).
-struct Flow<'t> {
-    line: &'t CacheLine,
-    client: Address,
-    ends: Ends,
-    hop: ReturnHop,
-    backend: Backend<'t>,
-    service: service::Service<'t>,
-    /// False when the entry is nobody's, or another's since it was looked at.
-    is_whole: bool,
-}
-
-impl<'t> Flow<'t> {
-    #[inline(always)]
-    fn read(line: &'t CacheLine, backend: Backend<'t>, service: service::Service<'t>) -> Self {
-        let state = State(line.word(word::STATE));
-        let client = [
-            line.word(word::CLIENT),
-            line.word(word::CLIENT.wrapping_add(1)),
-        ];
-        let ends = bytemuck::cast(line.word(word::ENDS));
-        let hop = bytemuck::cast(line.word(word::HOP));
-        let same = line.word(word::BACKEND) as u32 == backend.id;
-        let now = State(line.word(word::STATE));
-        let known = !matches!(now.stage(), Stage::Free | Stage::Writing);
-        Self {
-            line,
-            client: Address::from_words(client),
-            ends,
-            hop,
-            backend,
-            service,
-            is_whole: same && known && now.0 >> 40 == state.0 >> 40,
-        }
-    }
-}
-
-/// The slot of the flow that a packet from `tuple.vip`, a backend, to `tuple.client`, one of our addresses, is a
-/// reply in; or [`NONE`].
-#[inline(always)]
-fn owner<T: Tables>(tables: &T, control: &Control, tuple: &FlowTuple) -> u64 {
-    if control.nat_ports == 0 {
-        return NONE;
-    }
-    let slot = slot(tables, control, tuple);
-    let Some(line) = tables.nat_flow(slot) else {
-        return NONE;
-    };
-    if matches!(
-        State(line.word(word::STATE)).stage(),
-        Stage::Free | Stage::Writing
-    ) {
-        return NONE;
-    }
-    let ends: Ends = bytemuck::cast(line.word(word::ENDS));
-    let whose = line.word(word::BACKEND);
-    let ours = address(control, tuple.client.is_v4(), (whose >> 32) as u32);
-    if ends.nat != tuple.client_port
-        || ends.protocol != tuple.protocol
-        || ours.words() != tuple.client.words()
-    {
-        return NONE;
-    }
-    match service::backend(tables, whose as u32) {
-        Some(backend)
-            if backend.entry.port == tuple.vip_port
-                && Address(backend.entry.address).words() == tuple.vip.words() =>
-        {
-            u64::from(slot)
-        }
-        _ => NONE,
-    }
 }

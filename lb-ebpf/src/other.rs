@@ -12,7 +12,7 @@ use crate::{
     flow::{Assigned, Assignment, Origin},
     forward::{self, End},
     frame::Frame,
-    message, nat,
+    message,
     parse::{self, Arrival, Packet},
     pipeline::{self, Context, opaque},
     quic,
@@ -21,7 +21,7 @@ use crate::{
     service::{self, Live, NOWHERE},
     tables::{PackedKey, Tables},
     tunnel,
-    verdict::{Action, Outcome, PackedOutcome, Parcel, Sent},
+    verdict::{Action, Aside, Outcome, PackedOutcome, Parcel, Sent},
     wire::{Ports, protocol},
 };
 
@@ -107,19 +107,15 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
         };
     }
     let step = to_backend::<F, T, V4>(frame, cx, assigned);
-    let parcel = Parcel::open(step & !(TUNNEL | NAT), 0);
-    let outcome = match step & (TUNNEL | NAT) {
+    let outcome = match step & TUNNEL {
         0 => PackedOutcome::of(step),
-        TUNNEL => tunnel::send_aside::<F, T, V4>(frame, cx, parcel, hash),
-        _ => nat::send_aside::<F, T, V4>(frame, cx, parcel, hash),
+        _ => tunnel::send_aside::<F, T, V4>(frame, cx, Parcel::open(step & !TUNNEL, 0), hash),
     };
     message::tell::<F, T, V4>(frame, cx, outcome)
 }
 
 /// In what [`to_backend`] gives: the packet goes by a tunnel, a `Parcel`.
 const TUNNEL: u64 = 1 << 56;
-/// The same: it goes from an address of ours.
-const NAT: u64 = 1 << 57;
 
 /// The ports of a packet, 0 where its protocol has none; `None` when it ends before they do.
 #[inline(always)]
@@ -291,7 +287,7 @@ fn group<F: Frame, T: Tables, const V4: bool>(
     }
 }
 
-/// Sends the packet to the backend of an [`Assigned`]: an outcome, or [`TUNNEL`] or [`NAT`].
+/// Sends the packet to the backend of an [`Assigned`]: an outcome, or [`TUNNEL`]. From an address of ours it goes elsewhere: [`Aside::Nat`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn to_backend<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
@@ -349,7 +345,8 @@ fn send<F: Frame, T: Tables>(
     };
     let exit = forward::to_backend(frame, cx.tables, backend)?;
     if backend.entry.forwarding == Forwarding::Fullnat as u8 {
-        return Ok(NAT | Parcel::new(&sent, exit.verdict()).word());
+        let parcel = Parcel::new(&sent, exit.verdict());
+        return Ok(PackedOutcome::from(Aside::Nat(parcel)).word());
     }
     if let Some(room) = exit.too_small(packet, backend.entry) {
         return Ok(pipeline::too_big(cx, &sent, room, backend.entry.service).word());

@@ -74,20 +74,23 @@ pub(crate) fn aside<F: Frame, T: Tables, const V4: bool>(
     cx: &Context<'_, T>,
     way: PackedOutcome,
 ) -> PackedOutcome {
-    match way.way_on() {
+    let outcome = match way.way_on() {
         Aside::Rest => others::<F, T, V4>(frame, cx),
         Aside::Reply => {
             let outcome = replied::<F, T, V4>(frame, cx);
             message::tell::<F, T, V4>(frame, cx, outcome)
         }
-        Aside::Nat(parcel) => {
-            let hash = other::hash::<F, T, V4>(frame, cx);
-            let outcome = nat::send_aside::<F, T, V4>(frame, cx, parcel, hash);
-            message::tell::<F, T, V4>(frame, cx, outcome)
-        }
+        Aside::Nat(_) => way,
         Aside::Ranges | Aside::Schedule => other::route::<F, T, V4>(frame, cx),
         Aside::Refused { refusal, service } => refused::<F, T, V4>(frame, cx, refusal.0, service),
-    }
+    };
+    // Of all ways, so that the verifier walks this one once.
+    let Some(parcel) = outcome.through_nat() else {
+        return outcome;
+    };
+    let hash = other::hash::<F, T, V4>(frame, cx);
+    let outcome = nat::send_aside::<F, T, V4>(frame, cx, parcel, hash);
+    message::tell::<F, T, V4>(frame, cx, outcome)
 }
 
 /// ICMP, pieces of datagrams, other protocols, and what cannot be read.

@@ -255,6 +255,48 @@ pub fn v4(octets: [u8; 4]) -> Address {
 #[derive(Clone, Copy, Debug)]
 pub struct Gue(pub [u8; 4]);
 
+/// A TCP segment's headers over IPv4, without TCP's options.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HeadV4 {
+    /// Ethernet and IP.
+    pub outer: OuterV4,
+    /// TCP.
+    pub tcp: Tcp,
+}
+
+/// The same over IPv6.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HeadV6 {
+    /// Ethernet and IP.
+    pub outer: OuterV6,
+    /// TCP.
+    pub tcp: Tcp,
+}
+
+/// A SYN over IPv4 that begins its options with who its client is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct SynV4 {
+    /// All that stands before.
+    pub head: HeadV4,
+    /// Kind, length, port, address.
+    pub option: [[u8; 4]; 2],
+}
+
+/// The same over IPv6.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct SynV6 {
+    /// All that stands before.
+    pub head: HeadV6,
+    /// Kind, length, port.
+    pub option: [u8; 4],
+    /// Address.
+    pub address: [[u8; 8]; 2],
+}
+
 /// The beginning of a QUIC packet with a short header (RFC 8999 section 5.2). How long the connection id is, only its
 /// server knows.
 #[repr(C)]
@@ -319,6 +361,10 @@ headers! {
     FrontV6 = 62,
     OuterV4 = 34,
     OuterV6 = 54,
+    HeadV4 = 54,
+    HeadV6 = 74,
+    SynV4 = 62,
+    SynV6 = 94,
 }
 
 #[cfg(test)]

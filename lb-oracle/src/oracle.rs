@@ -362,23 +362,6 @@ impl Oracle {
         Ok(Opinion::sent(fate, macs.on(output), Sent::Forwarded).to(&backend))
     }
 
-    /// A segment in the middle of nothing, or of a flow whose backend has left.
-    fn mid_stream(&mut self, arrived: &Arrived<'_>, service: usize, why: DropReason) -> Answer {
-        let refused = Refusal::DropOf(service, why);
-        let policy = self.maps.services[service].mid_stream;
-        if why == DropReason::MidStream && policy != MidStream::Reset {
-            return Err(refused);
-        }
-        let Some(reset) = answer::reset(arrived.frame, &arrived.ip) else {
-            return Err(refused);
-        };
-        if !self.limits.admit(Limit::Reset, arrived.at) {
-            return Err(refused);
-        }
-        self.ledger.more(More::ResetSent);
-        Ok(Opinion::sent(Fate::Tx, reset, Sent::Answered))
-    }
-
     /// A packet that does not fit through its tunnel; `fits`: bytes that would.
     fn too_big(&mut self, arrived: &Arrived<'_>, service: usize, fits: u32) -> Answer {
         let refused = Refusal::DropOf(service, DropReason::PacketTooBig);

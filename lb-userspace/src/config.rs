@@ -16,6 +16,7 @@ mod failover;
 pub mod file;
 mod health;
 mod hook;
+pub mod host;
 pub mod keys;
 mod nat;
 mod notes;
@@ -235,6 +236,7 @@ fn finish(draft: ServiceDraft) -> Option<(Name, Service)> {
         tunnel_ttl: draft.tunnel.ttl,
         gue_port: draft.tunnel.port,
         gue_variant: draft.tunnel.variant,
+        client_option: draft.tunnel.client_option,
         scheduler: draft.scheduling.scheduler(),
         together: draft.scheduling.together(),
         ring_size: draft.ring_size.map(|at| at.value),

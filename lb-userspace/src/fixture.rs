@@ -51,6 +51,7 @@ pub(crate) fn service(text: &str) -> Service {
         tunnel_ttl: OuterTtl::DEFAULT,
         gue_port: NonZeroU16::new(6080).unwrap(),
         gue_variant: GueVariant::Direct,
+        client_option: 0,
         scheduler: Scheduler::Maglev,
         together: Together::NONE,
         ring_size: Some(61),

@@ -246,6 +246,8 @@ pub struct Service {
     pub gue_port: NonZeroU16,
     /// What stands behind UDP in `gue`.
     pub gue_variant: GueVariant,
+    /// The kind of the TCP option by which SYNs of `fullnat` say who the client is; 0: there is none.
+    pub client_option: u8,
     /// How new flows spread.
     pub scheduler: Scheduler,
     /// Which flows are kept together.
@@ -292,7 +294,8 @@ impl Service {
     /// How its packets are put into others to a backend at an address; the usual way, if they are not.
     pub fn tunnel(&self, backend: IpAddr) -> Tunnel {
         match self.forwarding {
-            Forwarding::Dnat | Forwarding::L2dsr | Forwarding::Fullnat => Tunnel::USUAL,
+            Forwarding::Dnat | Forwarding::L2dsr => Tunnel::USUAL,
+            Forwarding::Fullnat => Tunnel::telling(self.client_option),
             Forwarding::Ipip => {
                 Tunnel::ipip(self.address.family(), family(backend), self.tunnel_ttl)
             }

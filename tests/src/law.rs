@@ -2,7 +2,7 @@
 //! it. `law/*.rs` counts.
 //!
 //! **Traffic** is an IPv4 or IPv6 packet of which one end is the client and the other a VIP or a
-//! backend. That leaves out ARP, neighbour discovery and what the balancer itself sends and is
+//! backend, or one is what stands for the client (`fullnat`) and the other a backend. That leaves out ARP, neighbour discovery and what the balancer itself sends and is
 //! sent, such as probes. Of a packet in a tunnel the inner one counts. It is counted, in frames as they would be on a wire, where it has nothing
 //! to do with what the balancer says about itself: at the hosts and at the switch ports that face
 //! the balancer. Beside that stand the counters of the driver and those of the data plane:

@@ -14,6 +14,7 @@ pub mod lab;
 pub mod law;
 pub mod load;
 pub mod netbench;
+pub mod saved_syn;
 pub mod server;
 pub mod soak;
 pub mod stalls;

@@ -9,6 +9,7 @@ use crate::{
     forward::{self, End},
     frame::Frame,
     icmp::{self, Translation},
+    message,
     parse::{self, Packet},
     pipeline::{Context, opaque},
     service,
@@ -169,12 +170,36 @@ fn clients_end<F: Frame, T: Tables, const V4: bool>(
     u32::from(icmp::translate(frame, &packet, quote, &translation).is_err())
 }
 
-/// The hash of the flow that an error to a VIP is about; of an error that cannot be read any will do.
+/// Relays an error about what a VIP sent to its backend, which knows the client by an address of ours.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub(crate) fn of_quote<F: Frame, T: Tables, const V4: bool>(
+pub(crate) fn error_to_backend<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
-) -> u64 {
+    backend: u32,
+) -> PackedOutcome {
+    let hash = of_quote::<F, T, V4>(frame, cx);
+    let second = admission::second(cx.now);
+    let found = cx.tables.find_nat(hash, backend, second);
+    if !super::is_known(found) {
+        return match cx.tables.backend(backend) {
+            Some(entry) => Outcome::service_drop(DropReason::IcmpNoFlow, entry.service).into(),
+            None => Outcome::drop(DropReason::MapInconsistent).into(),
+        };
+    }
+    let packed = message::error_to_backend::<F, T, V4>(frame, cx, backend);
+    let outcome: Outcome = packed.into();
+    if outcome.account != Account::ErrorForwarded {
+        return packed;
+    }
+    match with_our_end::<F, T, V4>(frame, cx, found) {
+        0 => packed,
+        _ => Outcome::drop(DropReason::MapInconsistent).into(),
+    }
+}
+
+/// The hash of the flow that an error to a VIP is about; of an error that cannot be read any will do.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn of_quote<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, T>) -> u64 {
     let frame = opaque(frame);
     let Some(packet) = parse::ip::<F, V4>(frame) else {
         return 0;
@@ -194,7 +219,7 @@ pub(crate) fn of_quote<F: Frame, T: Tables, const V4: bool>(
 /// The client's end of the quoted packet becomes ours, as its backend knows it, and so does the message's sender: the backend's
 /// network may let no others in. 0 if that went well.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub(crate) fn with_our_end<F: Frame, T: Tables, const V4: bool>(
+fn with_our_end<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     found: u64,

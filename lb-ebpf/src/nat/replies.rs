@@ -2,7 +2,7 @@
 
 use lb_common::{Address, DropReason, Epoch, FlowHash, hash::FlowTuple, nat::word};
 
-use super::{Flow, NONE, note, owner};
+use super::{Flow, NONE, note, owner, rewrite};
 use crate::{
     flow as table, forward,
     frame::Frame,
@@ -109,7 +109,7 @@ fn translate<F: Frame, T: Tables>(
     }
     let source = (Address(flow.service.entry.address), flow.ends.service);
     let destination = (flow.client, flow.ends.client);
-    forward::translate_both(frame, packet, source, destination)?;
+    rewrite::translate_both(frame, packet, source, destination)?;
     Ok(forward::send(frame, exit)?)
 }
 

@@ -5,6 +5,7 @@ use super::{PackedOutcome, Parcel, Refusal};
 /// No outcome yet: the packet's way goes on aside, with a stack of its own. Bits 48 to 50: which way; below, what that needs.
 const ASIDE: u64 = 1 << 60;
 const KIND: u64 = 7 << 48;
+const THROUGH_NAT: u64 = ASIDE | 5 << 48;
 
 /// How a packet's way goes on that is not the usual one. The frame is as it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,15 @@ impl PackedOutcome {
         self.0 & ASIDE != 0
     }
 
+    /// What is an [`Aside::Nat`].
+    #[inline(always)]
+    pub const fn through_nat(self) -> Option<Parcel> {
+        match self.0 & (ASIDE | KIND) {
+            THROUGH_NAT => Some(Parcel::open(self.0 & !(ASIDE | KIND), 0)),
+            _ => None,
+        }
+    }
+
     /// The way on of one for which [`Self::is_aside`] holds.
     #[inline(always)]
     pub fn way_on(self) -> Aside {
@@ -76,6 +86,7 @@ mod tests {
     use super::*;
     use crate::{
         flow::Origin,
+        parse::Arrival,
         verdict::{Sent, Verdict},
     };
 
@@ -84,7 +95,7 @@ mod tests {
         let sent = Sent {
             backend: 0x1_ffff,
             origin: Origin::NotAdmitted,
-            opens: true,
+            arrival: Arrival::DATAGRAM,
             bytes: 0,
         };
         for aside in [
@@ -100,6 +111,7 @@ mod tests {
         ] {
             let word = PackedOutcome::from(aside);
             assert!(word.is_aside());
+            assert_eq!(word.through_nat().is_some(), matches!(aside, Aside::Nat(_)));
             assert_eq!(word.way_on(), aside);
         }
         assert!(!PackedOutcome::PASS.is_aside());

@@ -202,7 +202,8 @@ fn tunnel(choices: &mut Choices<'_>, forwarding: Forwarding, inner: bool, outer:
     let family = |v4| if v4 { Family::V4 } else { Family::V6 };
     let of = [OuterTtl::DEFAULT, OuterTtl::Inherit, OuterTtl::Fixed(7)];
     match forwarding {
-        Forwarding::Dnat | Forwarding::Fullnat | Forwarding::L2dsr => Tunnel::USUAL,
+        Forwarding::Dnat | Forwarding::L2dsr => Tunnel::USUAL,
+        Forwarding::Fullnat => Tunnel::telling(*choices.of(&[0, 0, 254])),
         Forwarding::Ipip => Tunnel::ipip(family(inner), family(outer), *choices.of(&of)),
         Forwarding::Gue => {
             let variant = *choices.of(&[GueVariant::Header, GueVariant::Direct]);

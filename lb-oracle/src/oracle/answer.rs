@@ -1,7 +1,12 @@
 //! Packets that are made and not forwarded: resets, and "packet too big".
 
+use lb_common::{DropReason, MidStream, counter::More};
+use lb_ebpf::fixture::Fate;
+
 use super::{
+    Answer, Arrived, Opinion, Oracle, Refusal, Sent,
     checksum::{field, sum},
+    known::Limit,
     packet::{ETHERNET, Ip, octets, pseudo_of, read, seal},
 };
 
@@ -78,4 +83,28 @@ pub(super) fn too_big(frame: &[u8], ip: &Ip, fits: u32) -> Option<Vec<u8>> {
     let check = field(0, covered + sum(&message));
     message[2..4].copy_from_slice(&check);
     Some(back(frame, ip, protocol, &message))
+}
+
+impl Oracle {
+    /// A segment in the middle of nothing, or of a flow whose backend has left.
+    pub(super) fn mid_stream(
+        &mut self,
+        arrived: &Arrived<'_>,
+        service: usize,
+        why: DropReason,
+    ) -> Answer {
+        let refused = Refusal::DropOf(service, why);
+        let policy = self.maps.services[service].mid_stream;
+        if why == DropReason::MidStream && policy != MidStream::Reset {
+            return Err(refused);
+        }
+        let Some(reset) = reset(arrived.frame, &arrived.ip) else {
+            return Err(refused);
+        };
+        if !self.limits.admit(Limit::Reset, arrived.at) {
+            return Err(refused);
+        }
+        self.ledger.more(More::ResetSent);
+        Ok(Opinion::sent(Fate::Tx, reset, Sent::Answered))
+    }
 }

@@ -13,6 +13,7 @@ use lb_ebpf::fixture::{
 
 use super::{
     Answer, Arrived, Opinion, Oracle, Refusal, Sent,
+    checksum::{field, sum},
     flow::Tuple,
     known::Maps,
     packet::{self, Mac, Meaning, octets},
@@ -201,6 +202,41 @@ fn address(end: SocketAddr) -> Address {
     }
 }
 
+/// A SYN with an option of this kind, which says who its client is, as the first one; `None` where it has no room or is not
+/// wanted. As wrong as it was.
+fn told(frame: &[u8], ip: &packet::Ip, kind: u8, mtu: u32) -> Option<Vec<u8>> {
+    let address = octets(ip.source);
+    let length = 4 + address.len();
+    let at = ip.transport();
+    let words = usize::from(frame[at + 12] >> 4) + length / 4;
+    if kind == 0 || words > 15 || ip.size() + length as u32 > mtu {
+        return None;
+    }
+    let covered = |frame: &[u8], ip: &packet::Ip| {
+        packet::pseudo_of(ip, ip.protocol, ip.end - at) + sum(&frame[at..ip.end])
+    };
+    let off = covered(frame, ip);
+    let option = [&[kind, length as u8], &frame[at..at + 2], &address].concat();
+    let mut out = frame.to_vec();
+    out.splice(at + 20..at + 20, option);
+    let place = if ip.is_v4() { 16 } else { 18 };
+    let total = u16::from_be_bytes([out[place], out[place + 1]]) + length as u16;
+    out[place..place + 2].copy_from_slice(&total.to_be_bytes());
+    out[at + 12] = (words as u8) << 4 | out[at + 12] & 15;
+    let longer = packet::read(&out)?;
+    packet::seal(&mut out, &longer);
+    out[at + 16..at + 18].fill(0);
+    let check = field(off, covered(&out, &longer));
+    out[at + 16..at + 18].copy_from_slice(&check);
+    Some(out)
+}
+
+/// The first option of a SYN is of this kind.
+fn claims(frame: &[u8], ip: &packet::Ip, kind: u8) -> bool {
+    let at = ip.transport();
+    frame[at + 12] >> 4 > 5 && frame[at + 20] == kind
+}
+
 impl Oracle {
     /// A client's packet to the backend of its flow.
     pub(super) fn send_from_ours(
@@ -256,10 +292,21 @@ impl Oracle {
                 ours
             }
         };
+        let kind = backend.tunnel.option_kind();
+        let told = match meaning {
+            Meaning::Opens => told(frame, ip, kind, mtu),
+            _ => None,
+        };
+        let claims = meaning == Meaning::Opens && claims(frame, ip, kind);
+        if told.is_none() && kind != 0 && claims {
+            return Err(refuse(DropReason::Malformed));
+        }
         if ip.size() > mtu {
             return self.too_big(arrived, service, mtu);
         }
-        let output = packet::exchanged(frame, ip, ours, backend.address);
+        let told = told.as_deref().unwrap_or(frame);
+        let ip = &packet::read(told).expect("as it came, but longer");
+        let output = packet::exchanged(told, ip, ours, backend.address);
         let bytes = frame.len() as u64;
         self.ledger.backend(id, PerBackend::Packets, 1);
         self.ledger.backend(id, PerBackend::Bytes, bytes);

@@ -120,7 +120,7 @@ fn names(drafts: &[ServiceDraft], notes: &mut Notes<'_>) {
     }
 }
 
-fn protocol_word(protocol: Protocol) -> &'static str {
+pub(super) fn protocol_word(protocol: Protocol) -> &'static str {
     let found = PROTOCOLS.iter().find(|(_, p)| *p == protocol);
     found.map_or("", |(word, _)| word)
 }

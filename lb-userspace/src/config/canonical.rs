@@ -127,6 +127,9 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
         writeln!(out, "gue-port = {}", service.gue_port)?;
         writeln!(out, "gue-variant = {}", service.gue_variant as u8)?;
     }
+    if service.client_option != 0 {
+        writeln!(out, "client-option = {}", service.client_option)?;
+    }
     scheduling::write(out, service)?;
     if let Some(size) = service.ring_size {
         writeln!(out, "ring-size = {size}")?;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use super::render::{self, Colour};
-use super::{codes, file, parse_bytes};
+use super::{codes, file, host, parse_bytes};
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +60,10 @@ pub fn run(args: &CheckArgs, out: &mut dyn Write) -> io::Result<CheckExit> {
                 writeln!(out)?;
             } else {
                 write!(out, "{}", render::text(&outcome, &source, *colour))?;
+                let daemon = outcome.config.as_ref().map(|config| &config.daemon);
+                for remark in daemon.map(host::remarks).unwrap_or_default() {
+                    writeln!(out, "note: {remark}")?;
+                }
             }
             Ok(match outcome.config {
                 Some(_) => CheckExit::Good,

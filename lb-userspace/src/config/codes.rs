@@ -231,6 +231,18 @@ codes! {
     BAD_HEX = "FL0080", Error, "the text is not bytes in hexadecimal digits",
         "datagrams of checks have 1 to 1024 bytes; in hexadecimal, each byte is two digits",
         "write pairs of digits such as \"00ff 10\"; blanks may stand between them";
+    BAD_NAT_SOURCE = "FL0081", Error, "the text is not an address that stands for clients",
+        "`nat-source` takes unicast addresses, or prefixes without host bits of 8 to 32 bits (IPv4) or 96 to 128 bits (IPv6), and at most one of each family",
+        "write an address or a small prefix such as \"198.51.100.0/30\"; backends must reach all of its addresses by this machine, and nobody else may have one";
+    NO_NAT_SOURCE = "FL0082", Error, "a service of fullnat has no address to stand for clients",
+        "fullnat sends packets to backends from an address of the balancer's own, of the service's family",
+        "add `nat-source` to [daemon], with an address or a small prefix of that family";
+    NAT_OVERLAP = "FL0083", Error, "an address stands for clients and for a service or a backend",
+        "replies to it would be taken for what they are not",
+        "use addresses for `nat-source` that have no other use";
+    FULLNAT_RANGE = "FL0084", Error, "fullnat cannot translate for such a service",
+        "an entry of fullnat holds one client's address and port, and its service has one of each, over TCP or UDP",
+        "use forwarding \"dnat\", \"l2dsr\" or \"ipip\" for ranges, SCTP and other protocols, or several services";
     ONLY_SORRY = "FL0090", Error, "a service has sorry backends only",
         "sorry backends are for when nobody else is left: without others, flows would never go anywhere else",
         "give those that usually serve a `tier` from 0 to 9, or leave the key out";
@@ -258,18 +270,6 @@ codes! {
     UNKNOWN_SERVICE = "FL0098", Error, "there is no service of this name",
         "a hook for a service that there is not would never be told anything, and that would not be seen until it matters",
         "use the `name` of a service of this file";
-    BAD_NAT_SOURCE = "FL0081", Error, "the text is not an address that stands for clients",
-        "`nat-source` takes unicast addresses, or prefixes without host bits of 8 to 32 bits (IPv4) or 96 to 128 bits (IPv6), and at most one of each family",
-        "write an address or a small prefix such as \"198.51.100.0/30\"; backends must reach all of its addresses by this machine, and nobody else may have one";
-    NO_NAT_SOURCE = "FL0082", Error, "a service of fullnat has no address to stand for clients",
-        "fullnat sends packets to backends from an address of the balancer's own, of the service's family",
-        "add `nat-source` to [daemon], with an address or a small prefix of that family";
-    NAT_OVERLAP = "FL0083", Error, "an address stands for clients and for a service or a backend",
-        "replies to it would be taken for what they are not",
-        "use addresses for `nat-source` that have no other use";
-    FULLNAT_RANGE = "FL0084", Error, "fullnat cannot translate for such a service",
-        "an entry of fullnat holds one client's address and port, and its service has one of each, over TCP or UDP",
-        "use forwarding \"dnat\", \"l2dsr\" or \"ipip\" for ranges, SCTP and other protocols, or several services";
 
     WEIGHT_ZERO = "FL0101", Warning, "a backend of weight 0 takes no new flows",
         "the weight is its share of the new flows",

@@ -157,7 +157,7 @@ pub static LIMITS: Section = Section {
         key("ring-slots", "an even number such as 5242880", "5242880"),
         key("next-hops", "a number such as 4096", "4096"),
         key("source-ranges", "a number such as 16384", "16384"),
-        key("nat-flows", "a power of two such as 262144", "262144"),
+        bare("nat-flows", "a power of two such as 262144"),
     ],
     synonyms: &[
         ("connections", "flows"),
@@ -192,6 +192,7 @@ pub static SERVICE: Section = Section {
         key("tunnel-ttl", "a number from 1 to 255, or \"inherit\"", "64"),
         key("gue-port", "a number from 1 to 65535", "6080"),
         key("gue-variant", "0 or 1", "1"),
+        bare("client-option", "a number from 70 to 255 such as 254"),
         key(
             "scheduler",
             "\"maglev\", \"source-hash\", \"random\", \"round-robin\", \"weighted-round-robin\" or \"least-response-time\"",

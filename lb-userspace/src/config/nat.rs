@@ -1,5 +1,6 @@
 //! Reads `nat-source` and `nat-ports`, and checks them against the services that need them. Pure.
 
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use toml::de::DeValue;
@@ -10,7 +11,7 @@ use super::reader::Reader;
 use super::service::ServiceDraft;
 use super::tunnel;
 use super::value;
-use crate::model::{Forwarding, Ports, PortsError, Prefix, Protocol};
+use crate::model::{DaemonConfig, Forwarding, Ports, PortsError, Prefix, Protocol};
 
 const KEY: &str = "nat-source";
 const PORTS: &str = "nat-ports";
@@ -56,6 +57,52 @@ pub(super) fn ports(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Ports {
         PortsError::Malformed => note.suggest(format!("\"{}\"", default_ports())),
     });
     default_ports()
+}
+
+/// What is doubtful on a machine with these addresses, by interface, whose own connections take these ports.
+pub(super) fn on_host(
+    daemon: &DaemonConfig,
+    addresses: &[(String, IpAddr)],
+    local_ports: Option<(u16, u16)>,
+) -> Vec<String> {
+    let mut remarks = Vec::new();
+    for source in &daemon.nat_source {
+        let own = |address: &IpAddr| source.covers(&Prefix::from(*address));
+        let here: Vec<_> = addresses.iter().filter(|(_, at)| own(at)).collect();
+        if here.is_empty() {
+            remarks.push(format!(
+                "no interface of this machine has an address of `{KEY}`, {source}: backends' replies must be routed to it"
+            ));
+        }
+        let Some((first, last)) = local_ports else {
+            continue;
+        };
+        if daemon.nat_ports.low() > last || daemon.nat_ports.high() < first {
+            continue;
+        }
+        for (interface, address) in here {
+            let speaks_for_itself = addresses.iter().any(|(name, other)| {
+                name == interface
+                    && other.is_ipv4() == address.is_ipv4()
+                    && !own(other)
+                    && !is_link_local(other)
+            });
+            if !speaks_for_itself {
+                remarks.push(format!(
+                    "{interface} has no other address than {address} of `{KEY}`, so this machine's own connections, such as checks, come from it, by ports                      from {first} to {last}, which `{PORTS}`, {}, has too: give it another address, or `{PORTS}` others",
+                    daemon.nat_ports
+                ));
+            }
+        }
+    }
+    remarks
+}
+
+fn is_link_local(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
 }
 
 /// Services that need a source have one, nothing else lies within it, and they are such as can be translated.
@@ -153,4 +200,40 @@ fn is_wrong(notes: &Notes<'_>) -> bool {
         let meant = d.suggestion.as_ref().is_some_and(|s| s.replacement == KEY);
         meant || d.key == "daemon.nat-source"
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remarks(ports: &str, addresses: &[(&str, &str)]) -> Vec<String> {
+        let mut daemon = crate::fixture::with_services(Default::default())
+            .daemon
+            .clone();
+        daemon.nat_source = vec!["198.51.100.8/30".parse().unwrap()];
+        daemon.nat_ports = ports.parse().unwrap();
+        let of = |(name, address): &(&str, &str)| ((*name).to_owned(), address.parse().unwrap());
+        let addresses: Vec<_> = addresses.iter().map(of).collect();
+        on_host(&daemon, &addresses, Some((32_768, 60_999)))
+    }
+
+    #[test]
+    fn a_source_that_is_elsewhere_or_the_hosts_own_is_remarked() {
+        let elsewhere = remarks("1024-65535", &[("eth0", "192.0.2.1"), ("eth1", "fe80::1")]);
+        assert!(elsewhere[0].contains("must be routed"), "{elsewhere:?}");
+        let alone = [
+            ("eth0", "192.0.2.1"),
+            ("eth1", "198.51.100.9"),
+            ("eth1", "fe80::1"),
+        ];
+        let own = remarks("60000-65535", &alone);
+        assert!(
+            own[0].contains("eth1") && own[0].contains("198.51.100.9"),
+            "{own:?}"
+        );
+        assert_eq!((elsewhere.len(), own.len()), (1, 1));
+        assert_eq!(remarks("1024-32767", &alone), [""; 0]);
+        let apart = [("eth1", "198.51.100.1"), ("eth1", "198.51.100.9")];
+        assert_eq!(remarks("1024-65535", &apart), [""; 0]);
+    }
 }

@@ -164,7 +164,7 @@ pub(super) fn service(
     };
     failover::resets(&reader, kind, notes);
     let forwarding = required_word(&reader, "forwarding", FORWARDINGS, notes);
-    let tunnel = tunnel::of_service(&reader, forwarding.as_ref(), notes);
+    let tunnel = tunnel::of_service(&reader, forwarding.as_ref(), protocol.as_ref(), notes);
     let ring_size = reader.integer("ring-size", 1..=LARGEST_RING, notes);
     let health = health_policy(&reader, notes);
     let health_port_is_wrong = health.port.is_none() && has_health_port(&reader);

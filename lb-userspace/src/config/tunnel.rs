@@ -4,6 +4,7 @@ use std::num::NonZeroU16;
 
 use toml::de::DeValue;
 
+use super::across::protocol_word;
 use super::codes::{self, Code};
 use super::notes::{At, Note, Notes};
 use super::reader::Reader;
@@ -21,7 +22,11 @@ pub(super) struct TunnelDraft {
     pub(super) ttl: OuterTtl,
     pub(super) port: NonZeroU16,
     pub(super) variant: GueVariant,
+    /// The kind of the TCP option that says who the client is; 0: there is none.
+    pub(super) client_option: u8,
 }
+
+const CLIENT_OPTION: &str = "client-option";
 
 /// The port of `gue` if nothing is said.
 const GUE_PORT: NonZeroU16 = match NonZeroU16::new(lb_common::tunnel::GUE_PORT) {
@@ -33,12 +38,17 @@ const GUE_PORT: NonZeroU16 = match NonZeroU16::new(lb_common::tunnel::GUE_PORT) 
 pub(super) fn of_service(
     reader: &Reader<'_, '_>,
     forwarding: Option<&At<Forwarding>>,
+    protocol: Option<&At<Protocol>>,
     notes: &mut Notes<'_>,
 ) -> TunnelDraft {
     let port = reader.integer("gue-port", 1..=65_535, notes);
     let port = port.and_then(|at| NonZeroU16::new(u16::try_from(at.value).ok()?));
     let variant = reader.integer("gue-variant", 0..=1, notes);
+    // Below are those that TCP has itself.
+    let option = reader.integer(CLIENT_OPTION, 70..=255, notes);
+    let option = option.and_then(|at| u8::try_from(at.value).ok());
     let draft = TunnelDraft {
+        client_option: option.unwrap_or(0),
         ttl: ttl(reader, notes).unwrap_or(OuterTtl::DEFAULT),
         port: port.unwrap_or(GUE_PORT),
         variant: match variant.map(|at| at.value) {
@@ -50,21 +60,32 @@ pub(super) fn of_service(
         let word = forwarding_word(forwarding.value);
         let why = format!("the service's forwarding is {word}");
         let mut idle: &[&str] = match forwarding.value {
-            Forwarding::Gue => &[],
-            Forwarding::Ipip => &["gue-port", "gue-variant"],
-            Forwarding::Dnat | Forwarding::L2dsr | Forwarding::Fullnat => {
-                &["tunnel-ttl", "gue-port", "gue-variant"]
+            Forwarding::Gue => &[CLIENT_OPTION],
+            Forwarding::Ipip => &["gue-port", "gue-variant", CLIENT_OPTION],
+            Forwarding::Dnat | Forwarding::L2dsr => {
+                &["tunnel-ttl", "gue-port", "gue-variant", CLIENT_OPTION]
             }
+            Forwarding::Fullnat => &["tunnel-ttl", "gue-port", "gue-variant"],
         };
         while let [key, rest @ ..] = idle {
-            let wanted = if *key == "tunnel-ttl" {
-                "\"ipip\" or \"gue\""
-            } else {
-                "\"gue\""
+            let wanted = match *key {
+                "tunnel-ttl" => "\"ipip\" or \"gue\"",
+                CLIENT_OPTION => "\"fullnat\"",
+                _ => "\"gue\"",
             };
             let help = format!("remove the key, or use forwarding {wanted}");
             reader.without_effect(&[key], &why, &help, notes);
             idle = rest;
+        }
+        if forwarding.value == Forwarding::Fullnat
+            && let Some(protocol) = protocol.filter(|at| at.value != Protocol::Tcp)
+        {
+            let why = format!(
+                "the service's protocol is {}",
+                protocol_word(protocol.value)
+            );
+            let help = "remove the key: only TCP has such options";
+            reader.without_effect(&[CLIENT_OPTION], &why, help, notes);
         }
     }
     draft

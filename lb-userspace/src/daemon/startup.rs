@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{file, render, shrink};
+use crate::config::{file, host, render, shrink};
 use crate::model::Config;
 
 /// What runs.
@@ -32,6 +32,9 @@ pub(super) fn load(path: &Path) -> Result<Arc<Config>, String> {
     if loaded.outcome.warnings().next().is_some() {
         let text = render::text(&loaded.outcome, &loaded.text, render::Colour::Plain);
         tracing::warn!("{}", text.trim_end());
+    }
+    for remark in host::remarks(&loaded.config.daemon) {
+        tracing::warn!("{remark}");
     }
     Ok(Arc::new(loaded.config))
 }

@@ -52,6 +52,7 @@ fn a_dropped_data_plane_stays_and_is_adopted_as_it_stands() {
                 "fragments",
                 "header",
                 "link-v0",
+                "nat_flows",
                 "next_hops",
                 "program",
                 "redirects",
@@ -76,6 +77,39 @@ fn a_dropped_data_plane_stays_and_is_adopted_as_it_stands() {
             actual.header.owner_epoch = before.header.owner_epoch;
             assert_eq!(actual, before);
         }
+    });
+}
+
+#[test]
+fn flows_of_fullnat_outlive_their_daemons() {
+    in_room(|room| {
+        prepare(room);
+        let flow: [u64; 8] = [0x1234_5603_0000_0007, 2, 3, 4, 5, 6, 7, 0];
+        let last = LIMITS.nat_flows - 1;
+        room.poke("nat_flows", last, |bytes: &mut [u8; 64]| {
+            *bytes = bytemuck::cast(flow);
+        });
+        drop(room.open());
+        room.open();
+        room.poke("nat_flows", last, |bytes: &mut [u8; 64]| {
+            assert_eq!(bytemuck::cast::<_, [u64; 8]>(*bytes), flow);
+        });
+        let settings = Settings {
+            limits: Limits {
+                nat_flows: 1 << 10,
+                ..LIMITS
+            },
+            ..room.settings()
+        };
+        let (bpf, opening) = Bpf::open(&settings).unwrap();
+        assert_eq!(bpf.geometry().nat_flows, LIMITS.nat_flows);
+        let Opening::Adopted { differences, .. } = opening else {
+            panic!("{opening:?}");
+        };
+        assert_eq!(
+            differences,
+            ["limits.nat-flows is 1024, the live maps have 64"]
+        );
     });
 }
 

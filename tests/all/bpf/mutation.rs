@@ -62,8 +62,9 @@ fn every_field_of_the_header_and_the_control_block_is_checked() {
             (offset_of!(Header, lines_per_cpu), "counter lines"),
             (offset_of!(Header, complete), "complete"),
             (offset_of!(Header, complete) + 7, "complete"),
+            (offset_of!(Header, nat_flows), "NAT flows"),
             (offset_of!(Header, reserved), "reserved"),
-            (offset_of!(Header, reserved) + 31, "reserved"),
+            (offset_of!(Header, reserved) + 27, "reserved"),
         ];
         for &(offset, words) in header {
             let flip = |room: &Room| {
@@ -86,8 +87,11 @@ fn every_field_of_the_header_and_the_control_block_is_checked() {
             (offset_of!(Control, tunnel_v4_spread) + 1, "IPv4 tunnels"),
             (offset_of!(Control, tunnel_v6) + 15, "IPv6 tunnels"),
             (offset_of!(Control, tunnel_v6_spread), "IPv6 tunnels"),
+            (offset_of!(Control, nat_v4) + 3, "IPv4 clients"),
+            (offset_of!(Control, nat_v6) + 15, "IPv6 clients"),
+            (offset_of!(Control, nat_mask), "NAT mask"),
             (offset_of!(Control, reserved), "reserved"),
-            (offset_of!(Control, reserved) + 15, "reserved"),
+            (offset_of!(Control, reserved) + 43, "reserved"),
         ];
         for &(offset, words) in control {
             let flip = |room: &Room| {

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use lb_common::tunnel::GUE_PORT;
 
-use crate::topology::{FAMILIES, Mac, balancer_back, client, vip};
+use crate::topology::{FAMILIES, Mac, balancer_back, client, nat_source, vip};
 
 /// Where a frame is counted: packets out of the interface one place after those into it.
 pub(crate) const SLOTS: u32 = 2;
@@ -130,14 +130,15 @@ fn words(address: IpAddr) -> Vec<i32> {
 
 /// Sets a register to what an address of the frame is. Four-byte words; the networks are those of
 /// [`crate::topology`]: VIPs 10.10.0.96/27 and fd00:10::100/120, backends 10.10.1.0/24 and
-/// fd00:10:1::/64 without the balancer.
+/// fd00:10:1::/64 without the balancer. What stands for clients among the backends is a client.
 fn classify(code: &mut Code, register: u8, offset: i32, six: bool) {
     let [v4, v6] = FAMILIES;
     let family = if six { v6 } else { v4 };
-    let (client, vip, balancer) = (
+    let (client, vip, balancer, stand_in) = (
         words(client(family)),
         words(vip(family, 0)),
         words(balancer_back(family)),
+        words(nat_source(family)),
     );
     let (is_client, is_service, end) = (code.label(), code.label(), code.label());
     code.step(SET, register, 0, 0, NOBODY);
@@ -166,6 +167,7 @@ fn classify(code: &mut Code, register: u8, offset: i32, six: bool) {
     code.place(back);
     code.frame(LOAD_FRAME_WORD, place);
     code.jump(EQUAL, 0, balancer[last], end);
+    code.jump(EQUAL, 0, stand_in[last], is_client);
     code.step(AND, 0, 0, 0, net_mask);
     code.jump(NOT_EQUAL, 0, balancer[last] & net_mask, end);
     code.place(is_service);
@@ -258,6 +260,13 @@ pub(crate) fn program(place: Place, map: i32, first: u32) -> Vec<u64> {
     ends(&mut code, false, SOURCE, DESTINATION);
     code.jump(JUMP, 0, 0, known);
     code.place(six);
+    // Neighbours look for what stands for clients, and the balancer's kernel answers as that (RFC 4861 section 4).
+    let no_discovery = code.label();
+    code.frame(LOAD_FRAME_BYTE, 20);
+    code.jump(NOT_EQUAL, 0, 58, no_discovery);
+    code.frame(LOAD_FRAME_BYTE, 54);
+    (133..=137).for_each(|kind| code.jump(EQUAL, 0, kind, end));
+    code.place(no_discovery);
     ends(&mut code, true, SOURCE, DESTINATION);
     code.place(known);
     code.step(ADD_REGISTER, SOURCE, DESTINATION, 0, 0);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
 use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope,
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope, CacheInfo,
 };
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, State};
 use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -19,8 +19,8 @@ use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use crate::bpf;
 
 use super::{
-    Cable, FAMILIES, Family, Namespace, Process, Shape, VIPS, cleanup, ethtool, require_root,
-    steer, vip,
+    Cable, FAMILIES, Family, Namespace, Process, Shape, VIPS, cleanup, ethtool, nat_source,
+    require_root, steer, vip,
 };
 
 /// The smallest XDP program, `return XDP_PASS`, as `struct bpf_insn`s.
@@ -405,6 +405,14 @@ pub(super) async fn add_address(
         message
             .attributes
             .push(AddressAttribute::Flags(AddressFlags::Nodad));
+        if address == nat_source(Family::V6) {
+            // The host itself is to speak from another one.
+            let mut deprecated = CacheInfo::default();
+            deprecated.ifa_valid = u32::MAX;
+            message
+                .attributes
+                .push(AddressAttribute::CacheInfo(deprecated));
+        }
     }
     request
         .execute()

@@ -1,6 +1,6 @@
 //! The configuration reference is the table of keys, with a word on each: in README.md, and what is about
-//! who gets flows in docs/failover.md, about hooks in docs/hooks.md, about agents in
-//! docs/health.md.
+//! who gets flows in docs/failover.md, about `fullnat` in docs/fullnat.md, about hooks in
+//! docs/hooks.md, about agents in docs/health.md.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,7 @@ use crate::config::keys::ALL;
 
 const README: &str = include_str!("../../../../README.md");
 const FAILOVER: &str = include_str!("../../../../docs/failover.md");
+const FULLNAT: &str = include_str!("../../../../docs/fullnat.md");
 const HEALTH: &str = include_str!("../../../../docs/health.md");
 const HOOKS: &str = include_str!("../../../../docs/hooks.md");
 
@@ -49,7 +50,7 @@ fn the_docs_name_every_key_once_with_its_form_and_default() {
         .split("\n## ")
         .find(|part| part.starts_with("Configuration\n"))
         .unwrap();
-    let apart = [FAILOVER, HEALTH, HOOKS].map(|text| {
+    let apart = [FAILOVER, FULLNAT, HEALTH, HOOKS].map(|text| {
         let mut parts = text.split("\n## ");
         parts.find(|part| part.starts_with("Keys\n")).unwrap()
     });

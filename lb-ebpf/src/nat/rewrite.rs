@@ -1,0 +1,43 @@
+//! Both ends of a packet change.
+
+use lb_common::{Address, DropReason, backend::device_slot};
+
+use crate::{
+    forward::{End, address_delta, age_and_patch, is_ours, patch_transport, put_address, put_port},
+    frame::Frame,
+    parse::Packet,
+    tables::Tables,
+    wire::{L3, Mac, MacWords},
+};
+
+/// Where a client's packet comes from: a [`ReturnHop`] in one word.
+#[inline(always)]
+pub(super) fn hop_of<F: Frame, T: Tables>(frame: &F, tables: &T) -> Result<u64, DropReason> {
+    let words = frame.header::<MacWords>(0).ok_or(DropReason::Truncated)?;
+    let device = u64::from(device_slot(frame.ingress_ifindex()));
+    is_ours(frame, tables, device as u32)?;
+    Ok((Mac::source(words).0 | device << 48).to_le())
+}
+
+/// Gives both ends of a whole segment or datagram new addresses and ports, and the packet one hop less.
+#[inline(always)]
+pub(super) fn translate_both<F: Frame>(
+    frame: &mut F,
+    packet: &Packet,
+    source: (Address, [u8; 2]),
+    destination: (Address, [u8; 2]),
+) -> Result<(), DropReason> {
+    let (family, l4) = (packet.family, packet.l4());
+    let delta = address_delta(family, packet.source, source.0).plus(address_delta(
+        family,
+        packet.destination,
+        destination.0,
+    ));
+    age_and_patch(frame, packet, delta)?;
+    put_address(frame, L3, family, End::Source, source.0)?;
+    put_address(frame, L3, family, End::Destination, destination.0)?;
+    let delta = delta
+        .plus(put_port(frame, l4, End::Source, source.1)?)
+        .plus(put_port(frame, l4, End::Destination, destination.1)?);
+    patch_transport(frame, l4, packet.protocol, delta)
+}
