@@ -82,6 +82,24 @@ fn ip(topology: &Topology, host: &str, line: &str) {
     assert!(output.status.success(), "{host}: ip {line}: {output:?}");
 }
 
+/// Backends are asked at their own addresses.
+fn is_translated(service: &Service) -> bool {
+    matches!(service.forwarding, Forwarding::Dnat | Forwarding::Fullnat)
+}
+
+/// Every address of a prefix.
+fn each(prefix: &model::Prefix) -> Vec<IpAddr> {
+    match (prefix.address(), prefix.last()) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => (u32::from(first)..=u32::from(last))
+            .map(|address| IpAddr::V4(address.into()))
+            .collect(),
+        (first, _) => {
+            assert!(prefix.is_host(), "{prefix}");
+            vec![first]
+        }
+    }
+}
+
 /// Gives the hosts the addresses and routes that the file speaks of.
 fn furnish(topology: &Topology, config: &model::Config) {
     let device = topology.shape().balancer_back_device();
@@ -94,6 +112,21 @@ fn furnish(topology: &Topology, config: &model::Config) {
             &format!("{flag} route add default via {gateway} table {TABLE}"),
         );
     }
+    for source in &config.daemon.nat_source {
+        let gateway = balancer_back(family(source.address()));
+        ip(
+            topology,
+            "b1",
+            &format!("route replace {source} via {gateway}"),
+        );
+        for address in each(source) {
+            ip(
+                topology,
+                "lb",
+                &format!("address add {address} dev {device}"),
+            );
+        }
+    }
     let mut backends = BTreeSet::new();
     for service in config.services.values() {
         let vip = service.address;
@@ -105,7 +138,7 @@ fn furnish(topology: &Topology, config: &model::Config) {
             "client",
             &format!("{flag} route replace {vip} via {through}"),
         );
-        if service.forwarding != Forwarding::Dnat {
+        if !is_translated(service) {
             ip(
                 topology,
                 "b1",
@@ -184,7 +217,9 @@ fn serve(topology: &Topology, config: &model::Config) {
         }
         if matches!(service.protocol, Protocol::Udp | Protocol::Any) {
             let addresses: Vec<IpAddr> = match service.forwarding {
-                Forwarding::Dnat => service.backends.values().map(|b| b.address).collect(),
+                Forwarding::Dnat | Forwarding::Fullnat => {
+                    service.backends.values().map(|b| b.address).collect()
+                }
                 _ => vec![address(service)],
             };
             for address in addresses {
@@ -317,6 +352,11 @@ fn quic_serves_as_the_example_says() {
 #[test]
 fn the_file_of_the_tour_serves() {
     check(include_str!("../../../examples/tour.toml"), 2);
+}
+
+#[test]
+fn backends_without_a_route_to_clients_serve_as_the_example_says() {
+    check(include_str!("../../../examples/fullnat.toml"), 2);
 }
 
 #[test]
