@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::Tunnel;
+use crate::{Load, Tunnel};
 
 /// What a backend may do, independently. Changing it is one store, effective on the next packet.
 #[repr(transparent)]
@@ -55,8 +55,8 @@ impl Permissions {
 /// One real server. Map `backends`, index = BackendId. One cache line.
 ///
 /// Written by the control plane, completely before a ring or endpoint leads here; afterwards only
-/// the word of `next_hop` and `permissions` changes: one aligned 8-byte store, effective on the
-/// next packet on every CPU.
+/// the word of `next_hop` and `permissions` and that of `load` change: one aligned 8-byte store each,
+/// effective on the next packet on every CPU.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct BackendEntry {
@@ -80,8 +80,10 @@ pub struct BackendEntry {
     pub reserved2: [u8; 2],
     /// How packets are put into others, where they are.
     pub tunnel: Tunnel,
+    /// Its flows, where its service is [`crate::Pick::Least`].
+    pub load: Load,
     /// Zero.
-    pub reserved3: [u64; 3],
+    pub reserved3: [u64; 2],
 }
 
 /// How a frame reaches a neighbour. Map `next_hops`. Shared by all backends behind one router.

@@ -94,6 +94,9 @@ pub enum PerBackend {
     IcmpErrors = 5,
     /// Flows that were moved here because their backend may not keep them.
     MovedIn = 6,
+    /// Not a counter, and written by the control plane: `NewFlows` and `MovedIn` of this CPU as they stood when the backend's
+    /// flows were counted for [`crate::Load`].
+    Counted = 7,
 }
 
 /// Positions in the lines [`LIMITER_LINE`] (below 8) and [`MORE_LIMITER_LINE`] (less 8).

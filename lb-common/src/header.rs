@@ -116,8 +116,10 @@ pub struct Control {
     pub nat_ports: u32,
     /// Entries in `nat_flows` minus one.
     pub nat_mask: u32,
+    /// Over how many CPUs new flows spread: what each sees of them, times this, is about all. 0 is as 1.
+    pub flow_cpus: u32,
     /// Zero.
-    pub reserved: [u32; 11],
+    pub reserved: [u32; 10],
 }
 
 const _: () = assert!(size_of::<Control>() == 320);

@@ -49,7 +49,7 @@ pub use flow::{Epoch, FlowRank, FlowWord, ReturnHop};
 pub use hash::{FlowHash, FlowKey, HashKey};
 pub use header::{Control, Header};
 pub use rule::Rule;
-pub use scheduling::{Fields, Pick, Scheduling};
+pub use scheduling::{Fields, Load, Pick, Scheduling};
 pub use service::{Family, Forwarding, MidStream, Protocol, Reach, ServiceEntry, Spread};
 pub use tunnel::{GueVariant, OuterTtl, Tunnel};
 

@@ -1,5 +1,7 @@
 //! How the backend of a new flow is picked, and which of a flow's fields are hashed for it.
 
+use bytemuck::{Pod, Zeroable};
+
 use crate::{Address, ServiceEntry, hash::FlowTuple, rule};
 
 /// How the backend of a new flow is picked from its service's ring. Numbers are append-only: they stand in pinned maps.
@@ -14,6 +16,8 @@ pub enum Pick {
     Random = 2,
     /// By turns: each CPU walks through the slots of the ring, one for each new flow.
     Turn = 3,
+    /// Of the backends of two slots that chance names, the one with less [`Load`].
+    Least = 4,
 }
 
 impl Pick {
@@ -25,6 +29,7 @@ impl Pick {
             1 => Some(Self::Fields),
             2 => Some(Self::Random),
             3 => Some(Self::Turn),
+            4 => Some(Self::Least),
             _ => None,
         }
     }
@@ -101,6 +106,42 @@ impl Scheduling {
     }
 }
 
+/// How many flows a backend had when they were counted last, and what each weighs: one word, and so one store. Zero:
+/// they have not been counted yet.
+///
+/// Bits 0 to 31: flows; 32 to 63: [`Self::UNIT`] divided by the backend's weight.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Load(pub u64);
+
+impl Load {
+    /// Nobody has counted.
+    pub const UNKNOWN: Self = Self(0);
+    /// What a flow weighs at a backend of weight 1.
+    pub const UNIT: u32 = u32::MAX;
+
+    /// So many flows at a backend of a weight that is not 0.
+    pub const fn new(flows: u32, weight: u32) -> Self {
+        let cost = match Self::UNIT.checked_div(weight) {
+            Some(0) => 1,
+            Some(cost) => cost,
+            None => Self::UNIT,
+        };
+        Self(flows as u64 | (cost as u64) << 32)
+    }
+
+    /// What the backend will bear with the next flow, if it got so many since; 0: that is not known. Never `u64::MAX`.
+    #[inline(always)]
+    pub const fn with(self, since: u64) -> u64 {
+        // Counters wrap and the product must not: more flows than this are no different from this many.
+        const MOST: u64 = u32::MAX as u64;
+        let since = if since > MOST { MOST } else { since };
+        let flows = (self.0 & MOST).wrapping_add(since).wrapping_add(1);
+        let flows = if flows > MOST { MOST } else { flows };
+        flows.wrapping_mul(self.0 >> 32)
+    }
+}
+
 impl ServiceEntry {
     /// How its new flows are scheduled; `None` for what this version does not know.
     pub fn scheduling(&self) -> Option<Scheduling> {
@@ -111,7 +152,9 @@ impl ServiceEntry {
         };
         let together = found.fields != Fields::All;
         let known = match found.pick {
-            Pick::Flow | Pick::Random | Pick::Turn => !together && found.client_bits == 0,
+            Pick::Flow | Pick::Random | Pick::Turn | Pick::Least => {
+                !together && found.client_bits == 0
+            }
             Pick::Fields => together && found.client_bits <= 128,
         };
         known.then_some(found)

@@ -88,3 +88,38 @@ fn the_two_sets_of_a_flow_differ_and_lead_to_each_other() {
         assert!(sets.first < 1024 && sets.second < 1024 && sets.tag < 1 << 40);
     }
 }
+
+#[test]
+fn a_load_bears_flows_by_weight_and_its_product_fits_a_word() {
+    let load = Load::new(11, 3);
+    assert_eq!(load.with(0), 12 * u64::from(u32::MAX / 3));
+    assert_eq!(load.with(7), 19 * u64::from(u32::MAX / 3));
+    assert_eq!(Load::UNKNOWN.with(7), 0);
+    // Twice the flows at twice the weight are the same, up to what a flow weighs.
+    for weight in [1, 7, 1000, 999_983, 2_000_000] {
+        let one = Load::new(500 * weight - 1, weight).with(0);
+        let other = Load::new(500 * 2 * weight - 1, 2 * weight).with(0);
+        assert!(one.abs_diff(other) <= one / 500, "{weight}: {one} {other}");
+    }
+    // Never as much as one that takes none.
+    for weight in [0, 1, u32::MAX] {
+        let most = Load::new(u32::MAX, weight).with(u64::MAX);
+        assert_eq!(most, Load::new(u32::MAX, weight).with(0));
+        assert!((1..u64::MAX).contains(&most), "{weight}: {most}");
+    }
+}
+
+#[test]
+fn a_pick_is_its_number() {
+    let all = [
+        Pick::Flow,
+        Pick::Fields,
+        Pick::Random,
+        Pick::Turn,
+        Pick::Least,
+    ];
+    for pick in all {
+        assert_eq!(Pick::from_u8(pick as u8), Some(pick));
+    }
+    assert_eq!(Pick::from_u8(all.len() as u8), None);
+}

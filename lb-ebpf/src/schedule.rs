@@ -5,8 +5,8 @@
 //! another way ([`pick`]); then a flow's entry is all that says where it belongs, and [`choose`] has the flows that can have none.
 
 use lb_common::{
-    FlowHash, Pick, ServiceEntry,
-    counter::{self, Global},
+    Control, FlowHash, Load, Pick, ServiceEntry,
+    counter::{self, Global, PerBackend},
     hash::FlowTuple,
 };
 
@@ -97,6 +97,10 @@ pub fn pick<T: Tables>(tables: &T, service: u32, hash: u64) -> u32 {
             None => INCONSISTENT,
         },
         Some(Pick::Turn) => by_turn(tables, service, FlowHash(hash)),
+        Some(Pick::Least) => match numbered(tables, FlowHash(hash)) {
+            Some(hash) => least(tables, service, hash),
+            None => INCONSISTENT,
+        },
         _ => NOBODY,
     }
 }
@@ -136,6 +140,59 @@ fn turn_line<T: Tables>(tables: &T, service: u32) -> Option<&CacheLine> {
     let line = counter::service_line(tables.header()?.backends, service);
     let line = line.wrapping_add(counter::TURN >> 3);
     tables.counters(tables.control()?.lines_per_cpu, line)
+}
+
+/// Of the backends of two slots of the ring the one that bears less for its weight with this flow. So nobody gets more than
+/// twice its share, however empty it is, and no two CPUs nor two balancers all run to the same one. The first where one of the two
+/// has not been counted yet.
+#[inline(always)]
+fn least<T: Tables>(tables: &T, index: u32, hash: FlowHash) -> u32 {
+    let (Ok(service), Some(control)) = (service::by_index(tables, index), tables.control()) else {
+        return INCONSISTENT;
+    };
+    let (base, size) = ServiceEntry::unslice(load(&service.entry.ring));
+    if size == 0 {
+        return NOBODY;
+    }
+    let mut best = (NOBODY, REFUSES);
+    let mut attempt: u32 = 0;
+    while attempt < 2 {
+        let slot = base.wrapping_add(hash.ring_slot(size, attempt));
+        let Some(&[even, odd]) = tables.ring(slot >> 1) else {
+            return INCONSISTENT;
+        };
+        let id = if slot & 1 == 0 { even } else { odd };
+        let burden = burden(tables, control, id, index);
+        let known = burden != 0 || best.1 == REFUSES;
+        if known && burden < best.1 {
+            best = (id, burden);
+        }
+        attempt = attempt.wrapping_add(1);
+    }
+    best.0
+}
+
+/// The burden of who takes no new flows.
+const REFUSES: u64 = u64::MAX;
+
+/// What a backend bears with one more flow, as [`Load::with`], or [`REFUSES`]. What this CPU gave it since its flows were counted is known; of
+/// what the others gave it that is an estimate.
+#[inline(always)]
+fn burden<T: Tables>(tables: &T, control: &Control, id: u32, service: u32) -> u64 {
+    let line = counter::BACKEND_LINE.wrapping_add(id);
+    let (true, Some(backend), Some(line)) = (
+        takes_new(tables, id, service),
+        tables.backend(id),
+        tables.counters(control.lines_per_cpu, line),
+    ) else {
+        return REFUSES;
+    };
+    let since = line
+        .word(PerBackend::NewFlows as u32)
+        .wrapping_add(line.word(PerBackend::MovedIn as u32))
+        .wrapping_sub(line.word(PerBackend::Counted as u32));
+    let cpus = u64::from(control.flow_cpus).max(1);
+    Load(load(&backend.load.0)).with(since.wrapping_mul(cpus))
 }
 
 /// The backend belongs to the service and takes new flows.

@@ -155,6 +155,9 @@ impl Oracle {
     pub fn change(&mut self, change: &Change) {
         self.maps.change(change);
         self.nat.change(change);
+        if let Change::Load(id, ..) = change {
+            self.ledger.counted(*id as usize);
+        }
     }
 
     /// All counters so far.
@@ -418,8 +421,8 @@ impl Oracle {
             // By its number among all packets, from 0 on.
             return Ok((flow::choose_alone(&self.maps, &seeker)?, Origin::Alone));
         }
-        let limits = &mut self.limits;
-        let assigned = self.flows.assign(&self.maps, &seeker, || {
+        let (limits, ledger) = (&mut self.limits, &self.ledger);
+        let assigned = self.flows.assign(&self.maps, ledger, &seeker, || {
             limits.admit(Limit::NewFlow, arrived.at)
         });
         if let Some(slot) = self.flows.turn(service) {

@@ -32,6 +32,7 @@ mod attach;
 mod departures;
 mod durable;
 mod interfaces;
+mod loads;
 mod owner;
 mod probing;
 mod record;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use lb_common::flow::{EPOCH_SHIFT, IDLE_AFTER};
 use lb_common::{
-    Address, BackendEntry, Control, EndpointKey, EndpointKind, Family, NextHop, Protocol, Rule,
-    nat, quic,
+    Address, BackendEntry, Control, EndpointKey, EndpointKind, Family, Load, NextHop, Protocol,
+    Rule, nat, quic,
     sources::{Access, V4_BITS},
 };
 
@@ -79,13 +79,25 @@ pub fn image(state: &State, rings: &mut Rings) -> Image {
                 port: backend_port(backend).to_be_bytes(),
                 reserved2: [0; 2],
                 tunnel: service.tunnel(backend.address),
-                reserved3: [0; 3],
+                load: Load::UNKNOWN,
+                reserved3: [0; 2],
             };
             image.backends.insert(numbers.id, entry);
             image.next_hops.extend(state.next_hops(backend.address));
         }
     }
     image
+}
+
+/// The weights in effect of backends whose flows are counted for their service's scheduler, by BackendId.
+pub fn flow_weights(state: &State) -> BTreeMap<u32, u32> {
+    let services = state.config().services.values();
+    services
+        .filter(|service| service.scheduler == Scheduler::LeastConnections)
+        .flat_map(Service::keyed_backends)
+        .filter_map(|(key, _)| Some((state.ids().backend(&key)?.id, state.weight(&key))))
+        .filter(|(_, weight)| *weight > 0)
+        .collect()
 }
 
 /// What the operator sets for all packets.

@@ -22,6 +22,7 @@ pub mod health;
 pub mod hooks;
 pub mod ids;
 pub mod latency;
+pub mod load;
 pub mod logging;
 pub mod maglev;
 pub mod metrics;

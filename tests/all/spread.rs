@@ -2,6 +2,7 @@
 //! backends leaves and returns, for each scheduler.
 
 mod field;
+mod least;
 
 use lb_common::{Fields, Pick, Scheduling};
 

@@ -306,6 +306,11 @@ impl Kernel {
         Ok(lines.chunks(per_cpu).map(<[_]>::to_vec).collect())
     }
 
+    /// Writes the counters of every CPU, as [`Self::counters_by_cpu`] gives them.
+    pub fn write_counters(&mut self, cpus: &[Vec<[u64; 8]>]) -> Result<()> {
+        maps::write_counters(&self.ebpf, &cpus.concat())
+    }
+
     /// Pins a map, so that another object can share it.
     pub fn pin(&self, map: &str, path: &std::path::Path) -> Result<()> {
         self.ebpf

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::{
-    Control, Family, Fields, FlowRank, Forwarding, GueVariant, MidStream, Permissions, Pick,
+    Control, Family, Fields, FlowRank, Forwarding, GueVariant, Load, MidStream, Permissions, Pick,
     Protocol, Scheduling, Spread, Tunnel,
     flow::EPOCH_SHIFT,
     quic::{Lengths, MAX_SERVER_ID},
@@ -176,6 +176,7 @@ fn scheduling(choices: &mut Choices<'_>, spread: Spread, v4: bool) -> Scheduling
         (0 | 1, Spread::Flow) => Scheduling::by(fields, bits),
         (2, _) => Scheduling::picking(Pick::Random),
         (3, _) => Scheduling::picking(Pick::Turn),
+        (4, _) => Scheduling::picking(Pick::Least),
         _ => Scheduling::USUAL,
     }
 }
@@ -352,7 +353,7 @@ impl Changes {
         let service = choices.below(self.world.services.len()) as u32;
         let id = choices.below(self.world.backends.len()) as u32;
         let owner = self.world.backends[id as usize].service;
-        match choices.below(24) {
+        match choices.below(28) {
             0..=9 => {
                 let permissions = permissions(choices, &self.world, owner);
                 vec![Change::Permissions(id, permissions)]
@@ -373,6 +374,7 @@ impl Changes {
             )],
             20 => self.other_forwarding(choices, service),
             21 => self.reassign(choices, id, service),
+            22..=25 => self.count_flows(choices, owner),
             _ => self.switch_sources(choices, service),
         }
     }
@@ -386,6 +388,24 @@ impl Changes {
             true => vec![Change::Forwarding(service, number)],
             false => Vec::new(),
         }
+    }
+
+    /// Of most backends of a service; seldom so many that the product of all would not fit a word.
+    fn count_flows(&self, choices: &mut Choices<'_>, service: u32) -> Vec<Change> {
+        let cpus = *choices.of(&[0, 1, 1, 2, 64]);
+        let backends = (0..).zip(&self.world.backends);
+        let own = backends.filter(|(_, backend)| backend.service == service);
+        own.filter_map(|(id, _)| {
+            let flows = *choices.of(&[0, 0, 1, 2, 3, 7, u32::MAX]);
+            let weight = *choices.of(&[1, 1, 2, 3, 1000, 2_000_000]);
+            let load = match choices.below(6) {
+                0 => return None,
+                1 => Load::UNKNOWN,
+                _ => Load::new(flows, weight),
+            };
+            Some(Change::Load(id, load, cpus))
+        })
+        .collect()
     }
 
     /// Of the same family, as it must be.

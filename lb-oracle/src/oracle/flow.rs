@@ -13,6 +13,7 @@ use lb_ebpf::fixture::{
 
 use super::{
     known::Maps,
+    ledger::Ledger,
     packet::{Mac, Meaning},
 };
 use crate::case::FLOW_SETS;
@@ -159,6 +160,7 @@ impl Flows {
     pub(super) fn assign(
         &mut self,
         maps: &Maps,
+        ledger: &Ledger,
         seeker: &Seeker,
         admit: impl FnOnce() -> bool,
     ) -> Result<(usize, Origin), DropReason> {
@@ -179,7 +181,7 @@ impl Flows {
             if too_late {
                 return Err(DropReason::MidStream);
             }
-            let backend = choose(maps, &mut self.1, seeker)?;
+            let backend = choose(maps, ledger, &mut self.1, seeker)?;
             if !admit() {
                 // Each packet of the flow goes to the same backend.
                 let free = !service.scheduling.pick.is_hash() && !middle;
@@ -216,7 +218,7 @@ impl Flows {
             flow.see(seeker.epoch, closes);
             return Ok((flow.backend, Origin::Known));
         }
-        let backend = choose(maps, &mut self.1, seeker)?;
+        let backend = choose(maps, ledger, &mut self.1, seeker)?;
         // A moved flow stays what it has proven to be.
         let (origin, proof) = match loses {
             true if flow.rank() == FlowRank::Proven => (Origin::Moved, 3),
@@ -347,7 +349,12 @@ fn from_ring(maps: &Maps, service: usize, hash: FlowHash) -> Option<usize> {
 }
 
 /// The backend of a new flow: one that a packet can reach.
-fn choose(maps: &Maps, turns: &mut Turns, seeker: &Seeker) -> Result<usize, DropReason> {
+fn choose(
+    maps: &Maps,
+    ledger: &Ledger,
+    turns: &mut Turns,
+    seeker: &Seeker,
+) -> Result<usize, DropReason> {
     let begins = matches!(seeker.meaning, Meaning::Opens | Meaning::Datagram);
     match maps.services[seeker.service].scheduling.pick {
         Pick::Random if begins => {
@@ -358,6 +365,10 @@ fn choose(maps: &Maps, turns: &mut Turns, seeker: &Seeker) -> Result<usize, Drop
             }
         }
         Pick::Turn if begins => match turn(maps, turns, seeker) {
+            Some(id) => reach(maps, Some(id)),
+            None => by_hash(maps, seeker),
+        },
+        Pick::Least if begins => match least(maps, ledger, seeker) {
             Some(id) => reach(maps, Some(id)),
             None => by_hash(maps, seeker),
         },
@@ -378,6 +389,32 @@ fn turn(maps: &Maps, turns: &mut Turns, seeker: &Seeker) -> Option<usize> {
     };
     turns.insert(seeker.service, slot);
     Some(ring[slot] as usize).filter(|id| takes_new(maps, seeker.service, *id))
+}
+
+/// Of two that chance names and that take new flows, the one with fewer for its weight; the first of them unless both
+/// were counted.
+fn least(maps: &Maps, ledger: &Ledger, seeker: &Seeker) -> Option<usize> {
+    let ring = &maps.services[seeker.service].ring;
+    if ring.is_empty() {
+        return None;
+    }
+    let hash = seeker.hash.nth(seeker.number);
+    let named = [0, 1].map(|n| ring[hash.ring_slot(ring.len() as u32, n) as usize] as usize);
+    let burden = |id: usize| {
+        let (flows, cost) = maps.backends[id].counted?;
+        let since = u128::from(ledger.since_counted(id)) * u128::from(maps.flow_cpus);
+        let flows = (u128::from(flows) + since + 1).min(u32::MAX.into());
+        Some(flows * u128::from(cost))
+    };
+    let mut takers = named
+        .into_iter()
+        .filter(|id| takes_new(maps, seeker.service, *id));
+    let (first, second) = (takers.next()?, takers.next());
+    let better = |second: &usize| match (burden(first), burden(*second)) {
+        (Some(one), Some(other)) => other < one,
+        _ => false,
+    };
+    Some(second.filter(better).unwrap_or(first))
 }
 
 fn takes_new(maps: &Maps, service: usize, id: usize) -> bool {

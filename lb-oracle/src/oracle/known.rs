@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::{
-    Address, Control, DropReason, Fields, FlowHash, FlowKey, Forwarding, HashKey, MidStream, Nanos,
-    Permissions, Scheduling, Spread, Tunnel, hash::FlowTuple, quic::Lengths, sources::Access,
+    Address, Control, DropReason, Fields, FlowHash, FlowKey, Forwarding, HashKey, Load, MidStream,
+    Nanos, Permissions, Scheduling, Spread, Tunnel, hash::FlowTuple, quic::Lengths,
+    sources::Access,
 };
 use lb_ebpf::fixture::world::{Change, FLOW_KEY, ServerId, Side, World, backend_mac, our_mac};
 
@@ -36,6 +37,8 @@ pub(super) struct Backend {
     pub(super) forwarding: Option<Forwarding>,
     pub(super) tunnel: Tunnel,
     pub(super) next_hop: usize,
+    /// Its flows when they were counted, and what each weighs.
+    pub(super) counted: Option<(u32, u32)>,
     pub(super) used: bool,
     server_id: Option<ServerId>,
     /// The service whose connection ids name it.
@@ -64,6 +67,8 @@ pub(super) struct Maps {
     pub(super) backends: Vec<Backend>,
     pub(super) alive_until: Nanos,
     pub(super) mtu: u32,
+    /// CPUs that new flows spread over.
+    pub(super) flow_cpus: u32,
     hops: Vec<Hop>,
     no_device: Vec<Side>,
     key: FlowKey,
@@ -93,6 +98,7 @@ impl Maps {
                 forwarding: Some(service.forwarding),
                 tunnel: spec.tunnel,
                 next_hop: id,
+                counted: None,
                 used: true,
                 server_id: spec.server_id,
                 named_in: spec.service as usize,
@@ -109,6 +115,7 @@ impl Maps {
             backends: backends.collect(),
             alive_until: world.alive_until.unwrap_or(Control::ALWAYS_ALIVE),
             mtu,
+            flow_cpus: 1,
             hops: hops.collect(),
             no_device: Vec::new(),
             key: HashKey(FLOW_KEY).expand(),
@@ -146,6 +153,11 @@ impl Maps {
                 for backend in backends.filter(|backend| backend.service == service) {
                     backend.forwarding = forwarding;
                 }
+            }
+            Change::Load(id, Load(word), cpus) => {
+                let (flows, cost) = (*word as u32, (word >> 32) as u32);
+                self.backends[*id as usize].counted = (cost != 0).then_some((flows, cost));
+                self.flow_cpus = (*cpus).max(1);
             }
             Change::Unused(_) => unimplemented_by_design(change),
         }

@@ -58,6 +58,21 @@ impl Ledger {
         *place = slot as u64 + 1;
     }
 
+    /// New flows of a backend, and those moved to it, since its flows were counted.
+    pub(super) fn since_counted(&self, id: usize) -> u64 {
+        let read = |which| {
+            let Counter(line, position) = Counter::backend(id as u32, which);
+            self.0[line as usize][position as usize]
+        };
+        read(PerBackend::NewFlows) + read(PerBackend::MovedIn) - read(PerBackend::Counted)
+    }
+
+    /// The flows of a backend have been counted.
+    pub(super) fn counted(&mut self, id: usize) {
+        let since = self.since_counted(id);
+        self.backend(id, PerBackend::Counted, since);
+    }
+
     pub(super) fn backend(&mut self, id: usize, which: PerBackend, by: u64) {
         self.add(Counter::backend(id as u32, which), by);
     }

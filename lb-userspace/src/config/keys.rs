@@ -195,7 +195,7 @@ pub static SERVICE: Section = Section {
         bare("client-option", "a number from 70 to 255 such as 254"),
         key(
             "scheduler",
-            "\"maglev\", \"source-hash\", \"random\", \"round-robin\", \"weighted-round-robin\" or \"least-response-time\"",
+            "\"maglev\", \"source-hash\", \"random\", \"round-robin\", \"weighted-round-robin\", \"least-response-time\" or \"least-connections\"",
             "\"maglev\"",
         ),
         key("hash-fields", "1, 2, 3 or 5", "5"),

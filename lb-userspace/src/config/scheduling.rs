@@ -125,6 +125,17 @@ pub(super) fn check(draft: &ServiceDraft, notes: &mut Notes<'_>) {
             ),
         );
     }
+    if scheduler == Scheduler::LeastConnections
+        && draft.quic.spread() == Spread::Datagram
+        && let Some(at) = &scheduling.scheduler
+    {
+        let path = format!("{}{SCHEDULER}", draft.path);
+        let message = format!(
+            "`{SCHEDULER}` has no effect: datagrams that are scheduled one by one are no flows that could be counted"
+        );
+        let note = Note::new(&codes::KEY_WITHOUT_EFFECT, &at.span, &path, message);
+        notes.add(note.help("use udp-spread \"flow\", or another scheduler"));
+    }
     if draft.quic.spread() == Spread::Datagram
         && fields != Fields::All
         && let Some(span) = scheduling.cause()

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::departures::Departure;
+use super::loads::Loads;
 use super::probing::Probing;
 use super::record;
 use super::reload::{Asked, Reloads};
@@ -76,7 +77,8 @@ pub(super) struct Queues {
 pub(super) struct Owner<'a> {
     pub(super) parts: Parts<'a>,
     pub(super) reader: Reader,
-    sweeper: Sweeper,
+    pub(super) sweeper: Sweeper,
+    pub(super) loads: Loads,
     pub(super) reports: Reports,
     /// The last write went well.
     pub(super) written: bool,
@@ -107,6 +109,7 @@ impl<'a> Owner<'a> {
             parts,
             reader,
             sweeper,
+            loads: Loads::default(),
             reports: Reports::default(),
             written: false,
             saver,
@@ -237,20 +240,7 @@ impl<'a> Owner<'a> {
             );
         }
         let mut events = vec![(now, Event::Tick)];
-        let state = self.parts.reconciler.state();
-        let resting = || state.ids().quarantined().collect();
-        let eager = state.drains() || state.has_limits();
-        if let Some((began, counts)) = self.sweeper.work(now, eager, resting) {
-            let mut by_backend = counts.live;
-            for id in state.ids().quarantined() {
-                // A released id may be used again when not even an idle entry names it.
-                if let Some(idle) = counts.idle.get(&id) {
-                    let sum = by_backend.entry(id).or_default();
-                    *sum = sum.saturating_add(*idle);
-                }
-            }
-            events.push((now, Event::FlowsCounted { began, by_backend }));
-        }
+        events.extend(self.count_flows(now)?.map(|event| (now, event)));
         self.take(events)?;
         // With the rest of the loop at work all the time, still a part each beat.
         self.report_more();

@@ -5,17 +5,49 @@ use std::collections::BTreeSet;
 
 use lb_common::Epoch;
 
-use crate::dataplane::bpf::{FlowCounts, Reader, Sweep};
+use crate::dataplane::bpf::{FlowCounts, Got, Reader, Sweep};
 
 /// Sets a slice looks at: 1 MiB of the table, well under a millisecond.
 const SLICE: u32 = 16_384;
-/// Between two walks while nothing drains, in nanoseconds.
-const REST: u64 = 2_000_000_000;
+
+/// How long to rest between two walks, nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rest {
+    /// Somebody waits for flows to end.
+    None = 0,
+    /// New flows are scheduled by the counts.
+    Short = 200_000_000,
+    /// Nobody waits for anything.
+    Long = 2_000_000_000,
+}
+
+/// What a new walk is to do.
+pub(super) struct Task {
+    /// BackendIds at rest, whose entries are freed.
+    pub(super) forget: BTreeSet<u32>,
+    /// Backends whose flows are counted for their loads.
+    pub(super) weigh: Vec<u32>,
+}
+
+/// What a walk has found.
+pub(super) struct Found {
+    pub(super) began: u64,
+    pub(super) counts: FlowCounts,
+    /// What the backends of [`Task::weigh`] had got when their flows were counted.
+    pub(super) got: Got,
+}
+
+struct Walk {
+    began: u64,
+    sweep: Sweep,
+    weigh: Vec<u32>,
+    got: Got,
+}
 
 /// Where the walk stands.
 pub(super) struct Sweeper {
     reader: Reader,
-    walk: Option<(u64, Sweep)>,
+    walk: Option<Walk>,
     ended: Option<u64>,
 }
 
@@ -28,28 +60,36 @@ impl Sweeper {
         }
     }
 
-    /// Does a slice of work. `eager`: begin the next walk at once. `forget`: BackendIds at rest, whose
-    /// entries a new walk frees. At the end of a walk: when it began, and what it counted.
+    /// Does a slice of work. `task`: of a walk that begins now. Something at the end of a walk.
     pub(super) fn work(
         &mut self,
         now: u64,
-        eager: bool,
-        forget: impl FnOnce() -> BTreeSet<u32>,
-    ) -> Option<(u64, FlowCounts)> {
+        rest: Rest,
+        task: impl FnOnce() -> Task,
+    ) -> Option<Found> {
         let rested = self
             .ended
-            .is_none_or(|ended| now.saturating_sub(ended) >= REST);
+            .is_none_or(|ended| now.saturating_sub(ended) >= rest as u64);
         if self.walk.is_none() {
-            if !rested && !eager {
+            if !rested {
                 return None;
             }
-            self.walk = Some((now, self.reader.sweep(forget())));
+            let Task { forget, weigh } = task();
+            self.walk = Some(Walk {
+                began: now,
+                sweep: self.reader.sweep(forget),
+                got: self.reader.got(weigh.iter().copied()),
+                weigh,
+            });
         }
-        let (began, walk) = self.walk.as_mut()?;
-        let began = *began;
-        let counts = walk.slice(Epoch::at(now), SLICE)?;
-        self.walk = None;
+        let counts = self.walk.as_mut()?.sweep.slice(Epoch::at(now), SLICE)?;
+        let walk = self.walk.take()?;
         self.ended = Some(now);
-        Some((began, counts))
+        let got = self.reader.got(walk.weigh);
+        Some(Found {
+            began: walk.began,
+            counts,
+            got: walk.got.half_way(&got),
+        })
     }
 }

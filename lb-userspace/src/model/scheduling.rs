@@ -19,6 +19,8 @@ pub enum Scheduler {
     WeightedRoundRobin,
     /// As `Maglev`, with weights that follow how long checks take.
     LeastResponseTime,
+    /// Each to the one of two, named by chance and weight, that has fewer flows for its weight.
+    LeastConnections,
 }
 
 impl Scheduler {
@@ -30,6 +32,7 @@ impl Scheduler {
         ("round-robin", Self::RoundRobin),
         ("weighted-round-robin", Self::WeightedRoundRobin),
         ("least-response-time", Self::LeastResponseTime),
+        ("least-connections", Self::LeastConnections),
     ];
 
     /// The word for it.
@@ -84,6 +87,7 @@ impl Together {
         };
         match (scheduler, fields) {
             (Scheduler::Random, _) => Scheduling::picking(Pick::Random),
+            (Scheduler::LeastConnections, _) => Scheduling::picking(Pick::Least),
             (Scheduler::RoundRobin | Scheduler::WeightedRoundRobin, _) => {
                 Scheduling::picking(Pick::Turn)
             }

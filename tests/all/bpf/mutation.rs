@@ -91,7 +91,7 @@ fn every_field_of_the_header_and_the_control_block_is_checked() {
             (offset_of!(Control, nat_v6) + 15, "IPv6 clients"),
             (offset_of!(Control, nat_mask), "NAT mask"),
             (offset_of!(Control, reserved), "reserved"),
-            (offset_of!(Control, reserved) + 43, "reserved"),
+            (offset_of!(Control, reserved) + 39, "reserved"),
         ];
         for &(offset, words) in control {
             let flip = |room: &Room| {
@@ -260,7 +260,7 @@ fn values_that_we_never_write_are_refused() {
                 (offset_of!(BackendEntry, reserved2), 1),
                 (offset_of!(BackendEntry, tunnel) + 2, 1),
                 (offset_of!(BackendEntry, tunnel) + 7, 128),
-                (offset_of!(BackendEntry, reserved3) + 23, 1),
+                (offset_of!(BackendEntry, reserved3) + 15, 1),
             ],
         );
         check_value::<32>(

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::Epoch;
 use lb_common::counter::{BACKEND_LINE, MORE_LINE, service_line};
 use lb_common::flow::{FlowRank, FlowWord};
+use lb_common::{Control, Epoch, Load, Permissions};
+
+use lb_userspace::dataplane::bpf::{Bpf, Settings};
+use lb_userspace::dataplane::{Dataplane, MapOp};
 
 use super::room::{LIMITS, Room, in_room};
 use super::writes::prepare;
@@ -34,14 +37,15 @@ fn counters_are_summed_over_all_cpus() {
             let service = first + service_line(LIMITS.backends, 7);
             add(room, service, 0, 2 * n);
             add(room, service + 3, 6, 3 * n);
-            // Whose turn it is: no counter.
+            // Whose turn it is, and when flows were counted: no counters.
+            add(room, first + BACKEND_LINE + 31, 7, 13 * n);
             add(room, service + 3, 7, 9 * n);
         }
         let sum: u64 = (1..=u64::from(cpus)).sum();
         let totals = reader.totals();
         assert_eq!(totals.global[0], 10 * sum);
         assert_eq!((totals.drops[3], totals.drops[31]), (100 * sum, 5 * sum));
-        assert_eq!(reader.backend(31)[1], 7 * sum);
+        assert_eq!(reader.backend(31), [0, 7 * sum, 0, 0, 0, 0, 0, 0]);
         let drops = reader.service_drops(7);
         assert_eq!((drops[0], drops[30], drops[31]), (2 * sum, 3 * sum, 0));
         assert_eq!(drops.iter().sum::<u64>(), 5 * sum);
@@ -97,11 +101,77 @@ fn a_sweep_counts_settles_and_forgets_in_slices() {
         };
         assert_eq!(slices, sets.div_ceil(100));
         assert_eq!(counts.live, BTreeMap::from([(1, 2), (30, 1), (31, 1)]));
+        // What a FIN has closed is no load any more.
+        assert_eq!(counts.open, BTreeMap::from([(1, 2), (31, 1)]));
         assert_eq!(counts.idle, BTreeMap::from([(1, 1), (2, 1), (30, 1)]));
         assert_eq!(counts.freed, 2);
         assert_eq!(entry(room, 0, 0), word(1, FlowRank::Probation, 12));
         assert_eq!(entry(room, 6, 1), word(1, FlowRank::Idle, 12));
         assert_eq!(entry(room, 8, 3), FlowWord::FREE);
         assert_eq!(entry(room, sets - 1, 7), FlowWord::FREE);
+    });
+}
+
+fn word(room: &Room, map: &str, index: u32, position: usize) -> u64 {
+    let mut word = 0;
+    room.poke(map, index, |bytes: &mut [u8; 64]| {
+        word = u64::from_ne_bytes(bytes[position * 8..position * 8 + 8].try_into().unwrap());
+    });
+    word
+}
+
+#[test]
+fn loads_are_written_for_packets_and_are_no_part_of_what_is_planned() {
+    in_room(|room| {
+        prepare(room);
+        let (mut bpf, _) = room.open();
+        let before = bpf.actual().unwrap();
+        let per_cpu = lb_common::counter::lines_per_cpu(LIMITS.backends, LIMITS.services);
+        let line = |cpu: u32, id: u32| cpu * per_cpu + BACKEND_LINE + id;
+        let last = bpf.geometry().cpus - 1;
+        for (position, value) in [(2, 40), (6, 2)] {
+            add(room, line(last, 1), position, value);
+        }
+        // A CPU that never got a packet has no flows.
+        add(room, last * per_cpu, 0, 1);
+        let loads = BTreeMap::from([(1, Load::new(9, 5)), (2, Load::new(3, 7))]);
+        let began = bpf.reader().got([1, 2]);
+        add(room, line(last, 1), 2, 60);
+        let got = began.half_way(&bpf.reader().got([1, 2]));
+        let mut came = vec![0; last as usize + 1];
+        came[last as usize] = 10;
+        assert_eq!(began.until(&got), came);
+        bpf.write_loads(&loads, &got, 3).unwrap();
+        let load = |id| word(room, "backends", id, 5);
+        assert_eq!((load(1), load(2)), (loads[&1].0, loads[&2].0));
+        assert_eq!(word(room, "counters", line(last, 1), 7), 52);
+        assert_eq!(word(room, "counters", line(last, 2), 7), 0);
+        room.poke("control", 0, |bytes: &mut [u8; size_of::<Control>()]| {
+            let place = std::mem::offset_of!(Control, flow_cpus);
+            assert_eq!(bytes[place..place + 4], 3_u32.to_ne_bytes());
+        });
+        // A plan changes a backend's word, and its load stays; a restart finds nothing to do.
+        let op = MapOp::SetBackendWord {
+            id: 1,
+            permissions: Permissions(Permissions::KEEP),
+            next_hop: 1,
+        };
+        bpf.apply(&[op]).unwrap();
+        assert_eq!(load(1), loads[&1].0);
+        let mut after = bpf.actual().unwrap();
+        after.image.backends.get_mut(&1).unwrap().permissions = Permissions::ALL;
+        assert_eq!(after.image, before.image);
+        bpf.forget_loads(&BTreeMap::from([(2, loads[&2])])).unwrap();
+        assert_eq!((load(1), load(2)), (0, loads[&2].0));
+        // Another daemon counts now.
+        let settings = Settings {
+            run_dir: room.dir().join("run2"),
+            ..room.settings()
+        };
+        let newer = Bpf::open(&settings).unwrap();
+        assert!(bpf.write_loads(&loads, &got, 1).is_err());
+        assert!(bpf.forget_loads(&BTreeMap::new()).is_err());
+        assert_eq!((load(1), load(2)), (0, loads[&2].0));
+        drop(newer);
     });
 }

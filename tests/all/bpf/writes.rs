@@ -7,7 +7,7 @@ use std::sync::Arc;
 use lb_common::header::RANGES;
 use lb_common::{
     Address, BackendEntry, Device, EndpointKey, EndpointKind, EndpointSlot, Fields, Forwarding,
-    NextHop, Permissions, Pick, Protocol, Reach, Rule, Scheduling, Tunnel,
+    Load, NextHop, Permissions, Pick, Protocol, Reach, Rule, Scheduling, Tunnel,
     quic::Lengths,
     sources::{self, Access},
 };
@@ -91,7 +91,8 @@ pub fn backend_entry(id: u32, service: u32, next_hop: u32) -> BackendEntry {
         port: 8080_u16.to_be_bytes(),
         reserved2: [0; 2],
         tunnel: Tunnel::USUAL,
-        reserved3: [0; 3],
+        load: Load::UNKNOWN,
+        reserved3: [0; 2],
     }
 }
 

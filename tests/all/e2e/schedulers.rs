@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use lb_tests::daemon::{Config, Protocol, Service};
+use lb_tests::daemon::{Config, Protocol, Service, Status};
 use lb_tests::server::{ECHO_PORT, MESSAGE_BYTES, Server, signature};
 use lb_tests::topology::{Family, Topology};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -21,13 +21,19 @@ const FLOWS: u64 = 600;
 /// More addresses of the client, for who looks at nothing else.
 const CLIENTS: std::ops::Range<u8> = 10..74;
 
+/// Connections that stay open on one backend, more of them on any, and those that come after: not so many that the
+/// others of weight 3 would have as many for theirs.
+const HELD: [usize; 2] = [400, 100];
+const LATER: u64 = 200;
+
 /// One service for each: a server's port stands in at most four services of a family.
-const SERVICES: [(&str, Family); 5] = [
+const SERVICES: [(&str, Family); 6] = [
     ("round-robin", Family::V4),
     ("weighted-round-robin", Family::V4),
     ("random", Family::V4),
     ("source-hash", Family::V4),
     ("maglev", Family::V6),
+    ("least-connections", Family::V6),
 ];
 
 fn config(mut config: Config, topology: &Topology) -> Config {
@@ -39,6 +45,8 @@ fn config(mut config: Config, topology: &Topology) -> Config {
         service.extra += &format!("\nscheduler = \"{name}\"");
         service
     };
+    // Walked through at once, so that the flows that are counted are those of one moment.
+    config.flows = 1 << 16;
     config.services = (0..).zip(&SERVICES).map(service).collect();
     config
 }
@@ -47,8 +55,8 @@ fn config(mut config: Config, topology: &Topology) -> Config {
 fn spread(stage: &Stage, name: &str) -> [u64; 3] {
     // A backend could not tell connections of two services apart that come from the same port of a client.
     let number = SERVICES.iter().position(|(other, _)| *other == name);
-    let first = 1024 + 12_000 * number.unwrap();
-    let ports = format!("{first} {}", first + 11_999);
+    let first = 1024 + 10_000 * number.unwrap();
+    let ports = format!("{first} {}", first + 9_999);
     let own = [("net/ipv4/ip_local_port_range", ports.as_str())];
     stage.topology.namespace("client").sysctl(&own).unwrap();
     let report = stage.storm(&[name], FLOWS);
@@ -67,6 +75,61 @@ fn check_by_chance(found: [u64; 3], flows: u64, weights: [u16; 3]) {
         let off = (count as f64 - flows * share).abs();
         assert!(off <= 6.0 * deviation, "{found:?} for {weights:?}");
     }
+}
+
+/// Opens connections, each with an answer, and keeps them.
+fn hold(stage: &Stage, target: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let open = |_| {
+        let patience = Duration::from_secs(10);
+        let mut stream = TcpStream::connect_timeout(&target, patience).unwrap();
+        stream.set_read_timeout(Some(patience)).unwrap();
+        let mut message = [0; MESSAGE_BYTES];
+        stream.write_all(&message).unwrap();
+        stream.read_exact(&mut message).unwrap();
+        stream
+    };
+    let topology = &stage.topology;
+    topology.run_in("client", || (0..count).map(open).collect())
+}
+
+/// Long connections on one backend: new ones go to the others, as soon as they take some.
+fn long_ones_keep_new_ones_away(stage: &Stage) {
+    const NAME: &str = "least-connections";
+    let order = |verb: &str, backend: &str| {
+        let whom = format!("{NAME}/{backend}");
+        let told = stage.daemon.cli(&[verb, &whom]).unwrap();
+        told.succeeded().unwrap();
+    };
+    let counted = |status: &Status| {
+        let flows = |n| status.backend(&format!("{NAME}/b{n}")).traffic.live_flows;
+        [1, 2, 3].map(flows)
+    };
+    let before = |held: usize| {
+        let what = format!("{held} connections are counted");
+        let all = |status: &Status| counted(status).iter().sum::<u64>() >= held as u64;
+        let found = stage.daemon.wait_until(&what, Duration::from_secs(20), all);
+        counted(&found.unwrap())
+    };
+    order("drain", "b2");
+    order("drain", "b3");
+    let target = stage.targets(&[NAME])[0];
+    let [first, more] = HELD;
+    let mut held = hold(stage, target, first);
+    assert_eq!(before(first), [first as u64, 0, 0]);
+    order("enable", "b2");
+    order("enable", "b3");
+    // With these all are counted, and so is who takes flows now.
+    held.extend(hold(stage, target, more));
+    before(first + more);
+    let report = stage.storm(&[NAME], LATER);
+    report.assert_clean(usize::try_from(LATER).unwrap());
+    let found = report.backends().get(&1).copied().unwrap_or(0);
+    println!("the one with long connections got {found} of {LATER} new ones");
+    // Weight 3 of 6: both of the two that chance names are this one for a quarter of them. Its share were half.
+    let later = LATER as f64;
+    let most = later / 4.0 + 5.0 * (later * 3.0 / 16.0).sqrt();
+    assert!((found as f64) <= most, "{found} of {LATER}");
+    drop(held);
 }
 
 /// The backend that answers a connection from this address of the client.
@@ -105,6 +168,7 @@ fn real_connections_spread_as_their_scheduler_says() {
     assert_eq!(spread(&stage, "weighted-round-robin"), by_weight);
     check_by_chance(spread(&stage, "random"), FLOWS, WEIGHTS);
     check_by_chance(spread(&stage, "maglev"), FLOWS, WEIGHTS);
+    long_ones_keep_new_ones_away(&stage);
 
     // A client, whatever its ports, has one backend; many clients are spread.
     let found = spread(&stage, "source-hash");

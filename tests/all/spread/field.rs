@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use lb_common::{
-    Family, FlowWord, Forwarding, HashKey, Permissions, Pick, Protocol, Scheduling, ServiceEntry,
+    Family, FlowWord, Forwarding, HashKey, Load, Permissions, Pick, Protocol, Scheduling,
+    ServiceEntry,
     counter::{BACKEND_LINE, PerBackend},
     hash::FlowTuple,
 };
@@ -181,6 +182,33 @@ impl Field {
     /// It takes them again.
     pub fn come_back(&mut self, id: u32) {
         self.rig.tables.backends[id as usize].permissions = Permissions::ALL;
+        self.fill();
+    }
+
+    /// The control plane has counted: each backend has so many flows, and new ones are handled on so many CPUs.
+    pub fn count(&mut self, flows: &[u32], cpus: u32) {
+        let weights = self.weights.clone();
+        let backends = self.rig.tables.backends.iter_mut();
+        for ((backend, flows), weight) in backends.zip(flows).zip(weights) {
+            backend.load = Load::new(*flows, weight.into());
+        }
+        self.rig.tables.control.flow_cpus = cpus;
+        self.rig.configure().unwrap();
+        let mut lines = self.rig.kernel().counters_by_cpu().unwrap();
+        let first = BACKEND_LINE as usize;
+        for line in lines
+            .iter_mut()
+            .flat_map(|lines| &mut lines[first..first + flows.len()])
+        {
+            line[PerBackend::Counted as usize] =
+                line[PerBackend::NewFlows as usize] + line[PerBackend::MovedIn as usize];
+        }
+        self.rig.kernel().write_counters(&lines).unwrap();
+    }
+
+    /// A backend has another weight from now on, and the ring is filled again.
+    pub fn weigh(&mut self, id: u32, weight: u16) {
+        self.weights[id as usize] = weight;
         self.fill();
     }
 

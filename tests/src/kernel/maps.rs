@@ -63,6 +63,11 @@ pub(super) fn write_flows(ebpf: &Ebpf, lines: &[Line]) -> Result<()> {
     put::<64, _>(ebpf, "flows", lines)
 }
 
+/// Writes the map `counters`.
+pub(super) fn write_counters(ebpf: &Ebpf, lines: &[Line]) -> Result<()> {
+    put::<64, _>(ebpf, "counters", lines)
+}
+
 /// Writes zero to every line of a map.
 pub(super) fn clear(ebpf: &Ebpf, name: &str) -> Result<()> {
     Mapped::new(ebpf, name, size_of::<Line>())?.clear();

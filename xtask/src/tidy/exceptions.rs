@@ -90,7 +90,7 @@ pub(super) const UNSAFE: [Entry; 15] = [
 
 /// Modules that decide and do nothing: no clock, no random number, no file, no socket, no
 /// environment, and no order that differs from run to run.
-pub(super) const PURE: [Entry; 30] = [
+pub(super) const PURE: [Entry; 31] = [
     entry("lb-userspace/src/agent.rs", "reports to parts of weights"),
     entry("lb-userspace/src/announce.rs", "what to announce"),
     entry("lb-userspace/src/cluster.rs", "who owns what"),
@@ -111,6 +111,7 @@ pub(super) const PURE: [Entry; 30] = [
     entry("lb-userspace/src/hooks.rs", "who is told what, and when"),
     entry("lb-userspace/src/ids.rs", "who has which id"),
     entry("lb-userspace/src/latency.rs", "times to parts of weights"),
+    entry("lb-userspace/src/load.rs", "what flows weigh"),
     entry("lb-userspace/src/maglev.rs", "pool to ring"),
     entry("lb-userspace/src/model.rs", "the nouns"),
     entry("lb-userspace/src/model/", "the nouns"),

@@ -694,7 +694,7 @@ fn spread(
     v4: bool,
 ) -> (Scheduler, Together) {
     let scheduler = match Scheduler::ALL[scheduler].1 {
-        Scheduler::SourceHash if alone => Scheduler::Maglev,
+        Scheduler::SourceHash | Scheduler::LeastConnections if alone => Scheduler::Maglev,
         scheduler => scheduler,
     };
     let all = [Fields::All, Fields::Client, Fields::Vip, Fields::Service];

@@ -12,7 +12,8 @@ use bytemuck::Pod;
 use lb_common::backend::device_slot;
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding,
-    Header, MidStream, NextHop, Permissions, Protocol, Reach, Rule, ServiceEntry, Spread, header,
+    Header, Load, MidStream, NextHop, Permissions, Protocol, Reach, Rule, ServiceEntry, Spread,
+    header,
     quic::MAX_CONFIG,
     rule,
     sources::{self, Access},
@@ -292,7 +293,7 @@ fn check_backend(maps: &Maps, id: u32, entry: &BackendEntry) -> Result<(), Datap
         "its tunnel is unknown",
     )?;
     check(
-        entry.reserved == 0 && entry.reserved2 == [0; 2] && entry.reserved3 == [0; 3],
+        entry.reserved == 0 && entry.reserved2 == [0; 2] && entry.reserved3 == [0; 2],
         "reserved bytes are not zero",
     )
 }
@@ -364,11 +365,13 @@ pub(crate) fn read(maps: &Maps) -> Result<Actual, DataplaneError> {
         }
     }
     let range = 0..maps.backends.entries();
-    let backends = entries("backends", &maps.backends, range, |b: &BackendEntry| {
+    let mut backends = entries("backends", &maps.backends, range, |b: &BackendEntry| {
         b.used != 0
     })?;
-    for (&id, entry) in &backends {
+    for (&id, entry) in &mut backends {
         check_backend(maps, id, entry)?;
+        // What flows weigh is counted, and no plan's.
+        entry.load = Load::UNKNOWN;
     }
     let range = 0..maps.next_hops.entries();
     let next_hops = entries("next_hops", &maps.next_hops, range, |h: &NextHop| {

@@ -88,6 +88,11 @@ fn update_control(maps: &Maps, change: impl FnOnce(&mut Control)) -> Result<(), 
     set("control", &maps.control, 0, &control)
 }
 
+/// `Control::flow_cpus`.
+pub(super) fn write_flow_cpus(maps: &Maps, cpus: u32) -> Result<(), DataplaneError> {
+    update_control(maps, |control| control.flow_cpus = cpus)
+}
+
 /// Slots from `base` on must lie within `rings`, and begin with an element.
 fn check_slice(maps: &Maps, base: u32, length: u32) -> Result<(), DataplaneError> {
     let size = maps.geometry.ring_slots;

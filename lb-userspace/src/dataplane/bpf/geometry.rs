@@ -376,7 +376,7 @@ pub fn check_control(control: &Control, header: &Header) -> Vec<String> {
     );
     found.equal("control: NAT mask", control.nat_mask, expected.nat_mask);
     found.holds(
-        control.reserved == [0; 11],
+        control.reserved == [0; 10],
         "control: reserved bytes are not zero",
     );
     found.0

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use lb_common::counter::{
-    BACKEND_LINE, DROP_LINE, DROP_LINES, GLOBAL_LINE, Global, MORE_LINE, TURN, Totals,
+    BACKEND_LINE, DROP_LINE, DROP_LINES, GLOBAL_LINE, Global, MORE_LINE, PerBackend, TURN, Totals,
     lines_per_cpu, service_line,
 };
 use lb_common::flow::{IDLE_AFTER, WAYS};
@@ -19,7 +19,7 @@ use crate::status::Counters;
 /// Reads counters and flows. Cheap to clone; usable from any thread.
 #[derive(Clone, Debug)]
 pub struct Reader {
-    maps: Arc<Maps>,
+    pub(super) maps: Arc<Maps>,
     owner_epoch: u64,
 }
 
@@ -75,7 +75,12 @@ impl Reader {
         if id >= self.maps.geometry.backends {
             return CounterLine::default();
         }
-        self.sum(BACKEND_LINE.saturating_add(id))
+        let mut line = self.sum(BACKEND_LINE.saturating_add(id));
+        // Not a counter.
+        if let Some(counted) = line.get_mut(PerBackend::Counted as usize) {
+            *counted = 0;
+        }
+        line
     }
 
     /// A service's drops, by `DropReason`.
@@ -122,6 +127,7 @@ impl Reader {
             next: 0,
             forget,
             live: vec![0; backends],
+            closing: vec![0; backends],
             idle: vec![0; backends],
             freed: 0,
         }
@@ -133,6 +139,8 @@ impl Reader {
 pub struct FlowCounts {
     /// Flows in use, by BackendId; ids without any are absent.
     pub live: BTreeMap<u32, u64>,
+    /// Those of them that a FIN or RST has not closed, by BackendId; ids without any are absent.
+    pub open: BTreeMap<u32, u64>,
     /// Entries that only still stand there, by BackendId; ids without any are absent.
     pub idle: BTreeMap<u32, u64>,
     /// Entries freed.
@@ -149,6 +157,7 @@ pub struct Sweep {
     next: u32,
     forget: BTreeSet<u32>,
     live: Vec<u64>,
+    closing: Vec<u64>,
     idle: Vec<u64>,
     freed: u64,
 }
@@ -196,13 +205,17 @@ impl Sweep {
         if self.forget.contains(&id) {
             return Some(FlowWord::FREE);
         }
-        let counts = if in_use(word, now) {
-            &mut self.live
-        } else {
-            &mut self.idle
+        let add = |counts: &mut Vec<u64>| {
+            if let Some(count) = counts.get_mut(usize::try_from(id).unwrap_or(usize::MAX)) {
+                *count = count.saturating_add(1);
+            }
         };
-        if let Some(count) = counts.get_mut(usize::try_from(id).unwrap_or(usize::MAX)) {
-            *count = count.saturating_add(1);
+        match in_use(word, now) {
+            true => add(&mut self.live),
+            false => add(&mut self.idle),
+        }
+        if in_use(word, now) && word.rank().is_closing() {
+            add(&mut self.closing);
         }
         word.settled(now)
     }
@@ -215,8 +228,13 @@ impl Sweep {
                 .map(|(id, count)| (id, *count))
                 .collect()
         };
+        let open = self.live.iter().zip(&self.closing);
+        let open: Vec<u64> = open
+            .map(|(live, closing)| live.saturating_sub(*closing))
+            .collect();
         FlowCounts {
             live: present(&self.live),
+            open: present(&open),
             idle: present(&self.idle),
             freed: self.freed,
         }
