@@ -74,6 +74,8 @@ pub enum More {
     /// Datagrams of QUIC with a short header whose connection id names no backend that may keep flows: they went the way
     /// of their flow.
     NoServerId = 6,
+    /// Clients that lost their backend before their time, as there was no room for all ([`crate::affinity`]).
+    AffinityEvicted = 7,
 }
 
 /// Positions in a backend's line.

@@ -54,8 +54,10 @@ pub struct Header {
     pub complete: u64,
     /// Entries in `nat_flows`; a power of two.
     pub nat_flows: u32,
+    /// Sets in `affinities`.
+    pub affinity_sets: u32,
     /// Zero.
-    pub reserved: [u32; 7],
+    pub reserved: [u32; 6],
 }
 
 /// What every packet needs: a cache line of its own, then the flow hash's multipliers, then what tunnels

@@ -21,9 +21,11 @@
 //! | `source_ranges` | LPM trie of [`sources::Access`] | [`sources::Key`] | control plane |
 //! | `nat_flows` | one flow of `fullnat`: [`nat::word`] | slot | data plane |
 //! | `fragments` | four [`fragment::Entry`]: one set | set | data plane |
+//! | `affinities` | eight [`affinity::Entry`]: one set | set | data plane |
 //! | `counters` | [`CounterLine`] | cpu * lines per cpu + line | data plane |
 #![no_std]
 
+pub mod affinity;
 pub mod backend;
 pub mod counter;
 pub mod decap;

@@ -80,6 +80,15 @@ pub const NAT_FLOWS: Limit = Limit {
     bytes_per_unit: 64,
     why: "a power of two; one cache line a flow of fullnat, which it keeps for two minutes after its end; rated for half as many; 1024 without `nat-source`",
 };
+/// Clients that stay with their backend for a time, over all services.
+pub const AFFINITIES: Limit = Limit {
+    name: "affinities",
+    min: 8,
+    default: 32_768,
+    max: 1 << 27,
+    bytes_per_unit: 8,
+    why: "clients of services with `affinity-timeout`, 8 bytes each, in sets of eight; a client for whom there is no room takes the place of who came last the longest time ago",
+};
 /// Weight of a backend.
 pub const WEIGHT: Limit = Limit {
     name: "weight",
@@ -99,5 +108,6 @@ pub const ALL: &[Limit] = &[
     NEXT_HOPS,
     SOURCE_RANGES,
     NAT_FLOWS,
+    AFFINITIES,
     WEIGHT,
 ];

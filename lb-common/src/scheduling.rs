@@ -74,10 +74,13 @@ impl Fields {
 pub struct Scheduling {
     /// How a backend is picked.
     pub pick: Pick,
-    /// What is hashed where flows are kept together. With [`Fields::All`], `pick` is not [`Pick::Fields`].
+    /// What is hashed where flows are kept together. With [`Fields::All`], `pick` is not [`Pick::Fields`]; without, it is that, or clients
+    /// stay with their backend for a time.
     pub fields: Fields,
     /// Bits of the client's address that count there, of 128; 0: all.
     pub client_bits: u8,
+    /// As `ServiceEntry::affinity`; only where flows are kept together.
+    pub affinity: u16,
 }
 
 impl Scheduling {
@@ -86,6 +89,7 @@ impl Scheduling {
         pick: Pick::Flow,
         fields: Fields::All,
         client_bits: 0,
+        affinity: 0,
     };
 
     /// By the hash of these fields.
@@ -94,7 +98,14 @@ impl Scheduling {
             pick: Pick::Fields,
             fields,
             client_bits,
+            affinity: 0,
         }
+    }
+
+    /// What is kept together stays with its backend for so many seconds.
+    #[must_use]
+    pub const fn staying(self, affinity: u16) -> Self {
+        Self { affinity, ..self }
     }
 
     /// As this says.
@@ -149,13 +160,16 @@ impl ServiceEntry {
             pick: Pick::from_u8(self.pick)?,
             fields: Fields::from_u8(self.fields)?,
             client_bits: self.client_bits,
+            affinity: self.affinity,
         };
-        let together = found.fields != Fields::All;
-        let known = match found.pick {
-            Pick::Flow | Pick::Random | Pick::Turn | Pick::Least => {
-                !together && found.client_bits == 0
+        let known = match (found.pick, found.fields) {
+            (Pick::Fields, Fields::All) => false,
+            (_, Fields::All) => found.client_bits == 0 && found.affinity == 0,
+            (Pick::Flow, _) => false,
+            (Pick::Fields, _) => found.client_bits <= 128,
+            (Pick::Random | Pick::Turn | Pick::Least, _) => {
+                found.client_bits <= 128 && found.affinity != 0
             }
-            Pick::Fields => together && found.client_bits <= 128,
         };
         known.then_some(found)
     }

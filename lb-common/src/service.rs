@@ -135,7 +135,9 @@ pub struct ServiceEntry {
     /// [`crate::Fields`] that are hashed where flows are kept together.
     pub fields: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: u8,
+    /// Seconds (2^30 ns) for which a client stays with its backend after its last new flow; 0: it does not.
+    pub affinity: u16,
 }
 
 /// What is scheduled. Only asked of services whose packets go the long way.

@@ -11,6 +11,7 @@
 )]
 
 pub mod admission;
+pub mod affinity;
 pub mod bench;
 pub mod checksum;
 pub mod decap;

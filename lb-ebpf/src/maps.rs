@@ -24,6 +24,7 @@ const SERVICES: usize = limits::SERVICES.default as usize;
 const RINGS: usize = limits::RING_SLOTS.default as usize / 2;
 const NEXT_HOPS: usize = limits::NEXT_HOPS.default as usize;
 const SOURCES: usize = limits::SOURCE_RANGES.default as usize;
+const AFFINITY_SETS: usize = limits::AFFINITIES.default as usize / 8;
 const FLOW_SETS: usize = limits::FLOWS.default as usize / 8;
 const NAT_FLOWS: usize = limits::NAT_FLOWS.default as usize;
 const ENDPOINTS: usize = 2 * 65_536;
@@ -64,6 +65,8 @@ static RETURN_HOP_TABLE: Array<Line, FLOW_SETS, MMAPABLE> = Array::new();
 static NAT_TABLE: Array<Line, NAT_FLOWS, MMAPABLE> = Array::new();
 #[btf_map(name = "fragments")]
 static FRAGMENT_TABLE: Array<Line, { fragment::SETS as usize }, MMAPABLE> = Array::new();
+#[btf_map(name = "affinities")]
+static AFFINITY_TABLE: Array<Line, AFFINITY_SETS, MMAPABLE> = Array::new();
 #[btf_map(name = "counters")]
 static COUNTER_TABLE: Array<Line, COUNTERS, MMAPABLE> = Array::new();
 
@@ -297,6 +300,20 @@ pub(crate) extern "C" fn learn_fragment(hash: u64, payload: u64, second: u32) ->
     lb_ebpf::fragment::learn(&KernelTables, hash, payload, second)
 }
 
+/// [`lb_ebpf::affinity::find`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_affinity(service: u32, group: u64, second: u32) -> u32 {
+    lb_ebpf::affinity::find(&KernelTables, service, group, second)
+}
+
+/// [`lb_ebpf::affinity::note`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn note_affinity(service: u32, group: u64, backend: u32, second: u32) -> u32 {
+    lb_ebpf::affinity::note(&KernelTables, service, group, backend, second)
+}
+
 /// What map `source_ranges` says of an address; 0: nothing.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -411,6 +428,21 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn fragments(&self, set: u32) -> Option<&CacheLine> {
         line(&FRAGMENT_TABLE, set)
+    }
+
+    #[inline(always)]
+    fn find_affinity(&self, service: u32, group: u64, second: u32) -> u32 {
+        unknown(find_affinity(service, group, second))
+    }
+
+    #[inline(always)]
+    fn note_affinity(&self, service: u32, group: u64, backend: u32, second: u32) {
+        unknown(note_affinity(service, group, backend, second));
+    }
+
+    #[inline(always)]
+    fn affinities(&self, set: u32) -> Option<&CacheLine> {
+        line(&AFFINITY_TABLE, set)
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use bytemuck::Zeroable;
 use lb_common::{
     Address, BackendEntry, Control, Device, DropReason, EndpointSlot, Epoch, FlowWord, HashKey,
-    Header, Nanos, NextHop, ReturnHop, Rule, ServiceEntry,
+    Header, Nanos, NextHop, ReturnHop, Rule, ServiceEntry, affinity,
     backend::{DEVICES, device_slot},
     counter::{self, CounterLine, Global, Totals},
     flow::FlowSets,
@@ -82,6 +82,9 @@ impl Frame for MemFrame {
     }
 }
 
+/// Sets in `affinities`: few, as hardly anybody asks for them.
+pub const AFFINITY_SETS: u32 = 64;
+
 /// How many entries the maps have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
@@ -131,6 +134,8 @@ pub struct MemTables {
     pub nat_flows: Vec<CacheLine>,
     /// Map `fragments`.
     pub fragments: Vec<CacheLine>,
+    /// Map `affinities`.
+    pub affinities: Vec<CacheLine>,
     /// Map `counters`, of one CPU.
     pub counters: Vec<CacheLine>,
     /// True: the data plane writes nothing.
@@ -169,6 +174,7 @@ impl MemTables {
                 nat_flows: geometry.nat_flows,
                 cpus: 1,
                 lines_per_cpu,
+                affinity_sets: AFFINITY_SETS,
                 complete: 1,
                 ..Header::zeroed()
             },
@@ -199,6 +205,7 @@ impl MemTables {
             return_hops: lines(geometry.flow_sets),
             nat_flows: lines(geometry.nat_flows),
             fragments: lines(fragment::SETS),
+            affinities: lines(AFFINITY_SETS),
             counters: lines(lines_per_cpu),
             read_only: false,
         }
@@ -272,6 +279,11 @@ impl MemTables {
         moved_nat_flows(&words(&self.nat_flows), from, to)
     }
 
+    /// The map `affinities` as it would be if the clock read `to` where it reads `from`.
+    pub fn affinities_at(&self, from: Nanos, to: Nanos) -> Vec<[u64; 8]> {
+        moved_affinities(&words(&self.affinities), from, to)
+    }
+
     /// `Control::alive_until` as it would be if the clock read `to` where it reads `from`.
     pub fn alive_until_at(&self, from: Nanos, to: Nanos) -> u64 {
         match self.control.alive_until {
@@ -316,6 +328,13 @@ pub fn moved_nat_flows(lines: &[[u64; 8]], from: Nanos, to: Nanos) -> Vec<[u64; 
         }
         line
     };
+    lines.iter().map(moved).collect()
+}
+
+/// Lines of `affinities` as they would be if the clock read `to` where it reads `from`.
+pub fn moved_affinities(lines: &[[u64; 8]], from: Nanos, to: Nanos) -> Vec<[u64; 8]> {
+    let (from, to) = (admission::second(from), admission::second(to));
+    let moved = |line: &[u64; 8]| line.map(|word| affinity::Entry(word).moved(from, to).0);
     lines.iter().map(moved).collect()
 }
 
@@ -427,6 +446,10 @@ impl Tables for MemTables {
 
     fn fragments(&self, set: u32) -> Option<&CacheLine> {
         self.fragments.get(set as usize)
+    }
+
+    fn affinities(&self, set: u32) -> Option<&CacheLine> {
+        self.affinities.get(set as usize)
     }
 
     fn first_counter(&self, _lines_per_cpu: u32) -> u32 {

@@ -197,7 +197,7 @@ fn burden<T: Tables>(tables: &T, control: &Control, id: u32, service: u32) -> u6
 
 /// The backend belongs to the service and takes new flows.
 #[inline(always)]
-fn takes_new<T: Tables>(tables: &T, id: u32, service: u32) -> bool {
+pub(crate) fn takes_new<T: Tables>(tables: &T, id: u32, service: u32) -> bool {
     match service::backend(tables, id) {
         Some(backend) => {
             backend.entry.service == service && backend.state.permissions().may_take_new()

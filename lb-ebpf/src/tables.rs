@@ -190,6 +190,27 @@ pub trait Tables {
         self.read_only() || line.exchange(position, current, new)
     }
 
+    /// Map `affinities`: one set.
+    fn affinities(&self, set: u32) -> Option<&CacheLine>;
+
+    /// [`crate::affinity::find`].
+    #[inline(always)]
+    fn find_affinity(&self, service: u32, group: u64, second: u32) -> u32
+    where
+        Self: Sized,
+    {
+        crate::affinity::find(self, service, group, second)
+    }
+
+    /// [`crate::affinity::note`].
+    #[inline(always)]
+    fn note_affinity(&self, service: u32, group: u64, backend: u32, second: u32)
+    where
+        Self: Sized,
+    {
+        crate::affinity::note(self, service, group, backend, second);
+    }
+
     /// Map `source_ranges`: what the longest prefix of a set that holds the address says; 0: none holds it.
     fn source_range(&self, set: u32, address: [u64; 2]) -> u32;
 
@@ -319,7 +340,7 @@ pub trait Tables {
         }
     }
 
-    /// Sets a word of this CPU's lines (limiters), or of `fragments` or `nat_flows`. Nothing in a read-only program.
+    /// Sets a word of this CPU's lines (limiters), or of `fragments`, `affinities` and `nat_flows`. Nothing in a read-only program.
     #[inline(always)]
     fn set(&self, line: &CacheLine, position: u32, value: u64) {
         if !self.read_only() {

@@ -182,6 +182,18 @@ pub fn run(case: &Case) -> Result<Tally, Difference> {
             tally.note(&opinion, arrival.frame.len());
         }
     }
+    let clients = mem::words(&tables.affinities);
+    let mut clients: Vec<u64> = clients.concat().into_iter().filter(|w| *w != 0).collect();
+    clients.sort_unstable();
+    if clients != oracle.client_words() {
+        return Err(Difference {
+            at: (case.scenes.len(), 0),
+            what: format!(
+                "clients that stay\n    library {clients:x?}\n    oracle  {:x?}",
+                oracle.client_words()
+            ),
+        });
+    }
     let entries = live_words(&mem::words(&tables.flows));
     if entries != oracle.flow_words() {
         return Err(Difference {

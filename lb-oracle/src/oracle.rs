@@ -5,6 +5,7 @@
 
 mod answer;
 mod checksum;
+mod choice;
 mod flow;
 mod icmp;
 mod known;
@@ -168,6 +169,11 @@ impl Oracle {
     /// The entries of the flow table, sorted.
     pub fn flow_words(&self) -> Vec<u64> {
         self.flows.words()
+    }
+
+    /// Clients that stay with a backend, as in the map, sorted.
+    pub fn client_words(&self) -> Vec<u64> {
+        self.flows.client_words()
     }
 
     /// What must become of a packet. It is counted, and its flow is known from now on. `left`: what the data plane
@@ -416,10 +422,11 @@ impl Oracle {
             number: self.ledger.packets() - 1,
             meaning,
             epoch: arrived.epoch(),
+            second: arrived.at >> 30,
         };
         if self.maps.services[service].spread == Spread::Datagram {
             // By its number among all packets, from 0 on.
-            return Ok((flow::choose_alone(&self.maps, &seeker)?, Origin::Alone));
+            return Ok((choice::choose_alone(&self.maps, &seeker)?, Origin::Alone));
         }
         let (limits, ledger) = (&mut self.limits, &self.ledger);
         let assigned = self.flows.assign(&self.maps, ledger, &seeker, || {

@@ -152,6 +152,7 @@ pub(crate) fn with_services(services: BTreeMap<Name, Service>) -> Arc<Config> {
             next_hops: 64,
             source_ranges: 64,
             nat_flows: 64,
+            affinities: 64,
         },
         services,
         hooks: BTreeMap::new(),

@@ -206,6 +206,11 @@ fn data_plane(page: &mut Page<'_>, status: &Status) {
         d.no_server_id,
     );
     page.one(
+        "evicted_affinities",
+        "Clients that lost their backend before their time, as there was no room for all",
+        d.affinity_evicted,
+    );
+    page.one(
         "evicted_flows",
         "Unproven flow entries evicted for new flows",
         d.evicted,

@@ -225,6 +225,8 @@ pub struct Limits {
     pub source_ranges: u32,
     /// Flows of `fullnat`; a power of two.
     pub nat_flows: u32,
+    /// Clients that stay with their backend for a time; a multiple of eight.
+    pub affinities: u32,
 }
 
 /// What the operator configures as one unit: addresses, ports and protocol, and who serves them.

@@ -119,6 +119,9 @@ pub struct DataPlane {
     /// Datagrams of QUIC with a short header whose connection id names no backend: they went the way of their flow.
     #[serde(default)]
     pub no_server_id: u64,
+    /// Clients that lost their backend before their `affinity-timeout`, as there was no room for all.
+    #[serde(default)]
+    pub affinity_evicted: u64,
     /// Entries evicted for new flows.
     pub evicted: u64,
     /// Live entries of the flow table at the last sweep.

@@ -65,6 +65,12 @@ fn difference(host: &Observed, tables: &MemTables, ran: &Ran) -> Option<String> 
         format!("{fragments:x?}"),
         format!("{:x?}", used(ran.fragments.clone())),
     );
+    let clients = used(mem::words(&tables.affinities));
+    compare(
+        "affinities",
+        format!("{clients:x?}"),
+        format!("{:x?}", used(ran.affinities.clone())),
+    );
     (!differences.is_empty()).then(|| differences.join("\n"))
 }
 
@@ -106,6 +112,7 @@ fn copy(tables: &MemTables) -> MemTables {
         return_hops: lines(&tables.return_hops),
         nat_flows: lines(&tables.nat_flows),
         fragments: lines(&tables.fragments),
+        affinities: lines(&tables.affinities),
         counters: lines(&tables.counters),
         read_only: tables.read_only,
     }

@@ -350,6 +350,7 @@ impl Stage {
                 next_hops: 16_384,
                 source_ranges: 16_384,
                 nat_flows: 1 << 10,
+                affinities: 64,
             },
             flow_key: HashKey([word(&seeds["flow"][0]), word(&seeds["flow"][1])]),
             seed_id: word(&seeds["id"]),

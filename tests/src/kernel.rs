@@ -81,6 +81,8 @@ pub struct Ran {
     pub nat_flows: Vec<[u64; 8]>,
     /// Map `fragments` afterwards.
     pub fragments: Vec<[u64; 8]>,
+    /// Map `affinities` afterwards.
+    pub affinities: Vec<[u64; 8]>,
 }
 
 /// Runs a closure on a thread of its own in a network namespace of its own with two interfaces. Both end
@@ -255,6 +257,11 @@ impl Kernel {
                 return_hops: maps::lines(&self.ebpf, "return_hops")?,
                 nat_flows: mem::moved_nat_flows(
                     &maps::lines(&self.ebpf, "nat_flows")?,
+                    before.nanos,
+                    step.at,
+                ),
+                affinities: mem::moved_affinities(
+                    &maps::lines(&self.ebpf, "affinities")?,
                     before.nanos,
                     step.at,
                 ),

@@ -17,23 +17,31 @@ pub(super) fn choose<'t, T: Tables>(
     tables: &'t T,
     seeker: &Seeker<'_>,
 ) -> Result<Backend<'t>, DropReason> {
-    if seeker.is_free() {
-        let id = tables.pick_backend(seeker.service.index, seeker.hash.0);
-        if id != schedule::NOBODY {
-            return reach(tables, id);
-        }
+    let stays = seeker.service.entry.affinity != 0;
+    let (service, group) = (seeker.service.index, seeker.group.0);
+    let mut id = match stays {
+        true => tables.find_affinity(service, group, seeker.second),
+        false => schedule::NOBODY,
+    };
+    if id == schedule::NOBODY && seeker.is_free() {
+        id = tables.pick_backend(service, seeker.hash.0);
     }
-    reach(
-        tables,
-        tables.choose_backend(seeker.service.index, seeker.group.0),
-    )
+    if id == schedule::NOBODY {
+        id = tables.choose_backend(service, group);
+    }
+    let backend = reach(tables, id)?;
+    if stays {
+        tables.note_affinity(service, group, id, seeker.second);
+    }
+    Ok(backend)
 }
 
 /// A flow that gets no entry goes where its hash says, however it was scheduled, or each of its packets would go to another
 /// backend.
 #[inline(always)]
 pub(super) fn settled<T: Tables>(tables: &T, seeker: &Seeker<'_>, assigned: Assigned) -> Assigned {
-    if !seeker.is_free() {
+    // A client that stays with its backend does so without an entry, too.
+    if !seeker.is_free() || seeker.service.entry.affinity != 0 {
         return assigned;
     }
     let origin = match assigned.origin() {
@@ -62,7 +70,7 @@ pub(super) fn reach<T: Tables>(tables: &T, id: u32) -> Result<Backend<'_>, DropR
 }
 
 /// The BackendId that has a flow, without touching the table: for errors about it. A flow without an entry
-/// has whom the ring names. [`schedule::NOBODY`] or
+/// has whom the ring names, be its client one that stays with another or not. [`schedule::NOBODY`] or
 /// [`schedule::INCONSISTENT`] when there is none.
 #[inline(always)]
 pub fn holder<T: Tables>(tables: &T, service: u32, hash: u64, group: u64) -> u32 {

@@ -144,6 +144,10 @@ impl Tables for Cpu {
         None
     }
 
+    fn affinities(&self, _set: u32) -> Option<&CacheLine> {
+        None
+    }
+
     fn fragments(&self, _set: u32) -> Option<&CacheLine> {
         None
     }

@@ -172,8 +172,14 @@ fn scheduling(choices: &mut Choices<'_>, spread: Spread, v4: bool) -> Scheduling
         0 => host + if v4 { 96 } else { 0 },
         _ => 0,
     };
-    match (choices.below(8), spread) {
+    let pick = *choices.of(&[Pick::Random, Pick::Turn, Pick::Least, Pick::Fields]);
+    let affinity = *choices.of(&[1, 5, 17, 18, 40]);
+    match (choices.below(9), spread) {
         (0 | 1, Spread::Flow) => Scheduling::by(fields, bits),
+        (8, Spread::Flow) => Scheduling {
+            pick,
+            ..Scheduling::by(fields, bits).staying(affinity)
+        },
         (2, _) => Scheduling::picking(Pick::Random),
         (3, _) => Scheduling::picking(Pick::Turn),
         (4, _) => Scheduling::picking(Pick::Least),

@@ -3,8 +3,10 @@
 use std::{collections::HashMap, net::SocketAddr};
 
 use lb_common::{
-    DropReason, Epoch, FlowHash, FlowRank, FlowWord, Forwarding, MidStream, Permissions, Pick,
-    flow::EPOCH_SHIFT, flow::IDLE_AFTER,
+    DropReason, Epoch, FlowHash, FlowRank, FlowWord, Forwarding, MidStream, Permissions,
+    affinity::{Client, Entry},
+    flow::EPOCH_SHIFT,
+    flow::IDLE_AFTER,
 };
 use lb_ebpf::fixture::{
     START,
@@ -12,14 +14,13 @@ use lb_ebpf::fixture::{
 };
 
 use super::{
+    choice::{Memory, by_hash, choose, from_ring},
     known::Maps,
     ledger::Ledger,
     packet::{Mac, Meaning},
 };
 use crate::case::FLOW_SETS;
 
-/// Ring slots that are tried for a new flow.
-const ATTEMPTS: u32 = 8;
 /// Epochs for which a proven flow that closed is kept.
 const TIME_WAIT: u64 = 4;
 
@@ -51,6 +52,7 @@ pub(super) struct Seeker {
     pub(super) number: u64,
     pub(super) meaning: Meaning,
     pub(super) epoch: u64,
+    pub(super) second: u64,
 }
 
 /// What is known of a flow.
@@ -105,10 +107,7 @@ impl Flow {
 }
 
 /// All flows.
-pub(super) struct Flows(HashMap<Tuple, Flow>, Turns);
-
-/// By service: the slot of its ring whose turn was the last one.
-pub(super) type Turns = HashMap<usize, usize>;
+pub(super) struct Flows(HashMap<Tuple, Flow>, Memory);
 
 impl Flows {
     pub(super) fn new(maps: &Maps, presets: &[Preset]) -> Self {
@@ -141,7 +140,7 @@ impl Flows {
             };
             (tuple, flow)
         });
-        Self(flows.collect(), Turns::new())
+        Self(flows.collect(), Memory::default())
     }
 
     /// Every entry as it must stand, sorted.
@@ -184,7 +183,8 @@ impl Flows {
             let backend = choose(maps, ledger, &mut self.1, seeker)?;
             if !admit() {
                 // Each packet of the flow goes to the same backend.
-                let free = !service.scheduling.pick.is_hash() && !middle;
+                let scheduling = service.scheduling;
+                let free = !scheduling.pick.is_hash() && !middle && scheduling.affinity == 0;
                 let backend = if free {
                     by_hash(maps, seeker)?
                 } else {
@@ -229,9 +229,20 @@ impl Flows {
         Ok((backend, origin))
     }
 
+    /// Every client that stays with a backend as it must stand, sorted.
+    pub(super) fn client_words(&self) -> Vec<u64> {
+        let word = |(&(service, group), &(id, second)): (&(usize, u64), &(usize, u64))| {
+            let client = Client::new(FlowHash(group), service as u32);
+            Entry::new(client, id as u32, second as u32).0
+        };
+        let mut words: Vec<u64> = self.1.clients.iter().map(word).collect();
+        words.sort_unstable();
+        words
+    }
+
     /// The slot of a service's ring whose turn was the last one.
     pub(super) fn turn(&self, service: usize) -> Option<usize> {
-        self.1.get(&service).copied()
+        self.1.turns.get(&service).copied()
     }
 
     /// The flow belongs to a backend that its packet names.
@@ -335,109 +346,6 @@ impl Flows {
     pub(super) fn hop(&self, tuple: &Tuple) -> Option<(Mac, Side)> {
         self.0.get(tuple)?.hop
     }
-}
-
-/// Whom the ring names that may take new flows.
-fn from_ring(maps: &Maps, service: usize, hash: FlowHash) -> Option<usize> {
-    let ring = &maps.services[service].ring;
-    if ring.is_empty() {
-        return None;
-    }
-    (0..ATTEMPTS)
-        .map(|attempt| ring[hash.ring_slot(ring.len() as u32, attempt) as usize] as usize)
-        .find(|id| takes_new(maps, service, *id))
-}
-
-/// The backend of a new flow: one that a packet can reach.
-fn choose(
-    maps: &Maps,
-    ledger: &Ledger,
-    turns: &mut Turns,
-    seeker: &Seeker,
-) -> Result<usize, DropReason> {
-    let begins = matches!(seeker.meaning, Meaning::Opens | Meaning::Datagram);
-    match maps.services[seeker.service].scheduling.pick {
-        Pick::Random if begins => {
-            let hash = seeker.hash.nth(seeker.number);
-            match from_ring(maps, seeker.service, hash) {
-                Some(id) => reach(maps, Some(id)),
-                None => by_hash(maps, seeker),
-            }
-        }
-        Pick::Turn if begins => match turn(maps, turns, seeker) {
-            Some(id) => reach(maps, Some(id)),
-            None => by_hash(maps, seeker),
-        },
-        Pick::Least if begins => match least(maps, ledger, seeker) {
-            Some(id) => reach(maps, Some(id)),
-            None => by_hash(maps, seeker),
-        },
-        _ => by_hash(maps, seeker),
-    }
-}
-
-/// Whose turn it is, if that one takes new flows.
-fn turn(maps: &Maps, turns: &mut Turns, seeker: &Seeker) -> Option<usize> {
-    let ring = &maps.services[seeker.service].ring;
-    let size = ring.len();
-    if size == 0 {
-        return None;
-    }
-    let slot = match turns.get(&seeker.service) {
-        None => seeker.hash.ring_slot(size as u32, 0) as usize,
-        Some(last) => (last + 1) % size,
-    };
-    turns.insert(seeker.service, slot);
-    Some(ring[slot] as usize).filter(|id| takes_new(maps, seeker.service, *id))
-}
-
-/// Of two that chance names and that take new flows, the one with fewer for its weight; the first of them unless both
-/// were counted.
-fn least(maps: &Maps, ledger: &Ledger, seeker: &Seeker) -> Option<usize> {
-    let ring = &maps.services[seeker.service].ring;
-    if ring.is_empty() {
-        return None;
-    }
-    let hash = seeker.hash.nth(seeker.number);
-    let named = [0, 1].map(|n| ring[hash.ring_slot(ring.len() as u32, n) as usize] as usize);
-    let burden = |id: usize| {
-        let (flows, cost) = maps.backends[id].counted?;
-        let since = u128::from(ledger.since_counted(id)) * u128::from(maps.flow_cpus);
-        let flows = (u128::from(flows) + since + 1).min(u32::MAX.into());
-        Some(flows * u128::from(cost))
-    };
-    let mut takers = named
-        .into_iter()
-        .filter(|id| takes_new(maps, seeker.service, *id));
-    let (first, second) = (takers.next()?, takers.next());
-    let better = |second: &usize| match (burden(first), burden(*second)) {
-        (Some(one), Some(other)) => other < one,
-        _ => false,
-    };
-    Some(second.filter(better).unwrap_or(first))
-}
-
-fn takes_new(maps: &Maps, service: usize, id: usize) -> bool {
-    let backend = &maps.backends[id];
-    backend.used && backend.service == service && backend.permissions.may_take_new()
-}
-
-/// The backend of a flow that can have no entry, however others are scheduled.
-fn by_hash(maps: &Maps, seeker: &Seeker) -> Result<usize, DropReason> {
-    let hash = maps.group(seeker.service, &seeker.tuple);
-    reach(maps, from_ring(maps, seeker.service, hash))
-}
-
-/// The backend of a datagram that is scheduled by itself.
-pub(super) fn choose_alone(maps: &Maps, seeker: &Seeker) -> Result<usize, DropReason> {
-    let hash = seeker.hash.nth(seeker.number);
-    reach(maps, from_ring(maps, seeker.service, hash))
-}
-
-fn reach(maps: &Maps, id: Option<usize>) -> Result<usize, DropReason> {
-    let id = id.ok_or(DropReason::NoBackend)?;
-    maps.hop(maps.backends[id].next_hop)?;
-    Ok(id)
 }
 
 const _: () = assert!(FLOW_SETS.is_power_of_two() && FLOW_SETS > GEOMETRY.flow_sets);

@@ -79,6 +79,7 @@ impl Oracle {
             number: self.ledger.packets() - 1,
             meaning: Meaning::Datagram,
             epoch: arrived.epoch(),
+            second: arrived.at >> 30,
         };
         let limits = &mut self.limits;
         let origin = self.flows.adopt(&self.maps, &seeker, id, || {

@@ -85,6 +85,7 @@ fn write_config(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "next-hops = {}", limits.next_hops)?;
     writeln!(out, "source-ranges = {}", limits.source_ranges)?;
     writeln!(out, "nat-flows = {}", limits.nat_flows)?;
+    writeln!(out, "affinities = {}", limits.affinities)?;
     for hook in config.hooks.values() {
         hook::write(out, hook)?;
     }

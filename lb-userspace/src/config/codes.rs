@@ -221,7 +221,7 @@ codes! {
         "use udp-spread \"flow\", or forwarding \"l2dsr\", \"ipip\" or \"gue\" without `quic-config-ids`";
     SPREAD_TOGETHER = "FL0075", Error, "datagrams of this service cannot be both scheduled one by one and kept together",
         "`udp-spread` \"datagram\" sends each datagram of a client to another backend, and this sends all of them to one",
-        "use udp-spread \"flow\", or scheduler \"maglev\" with all five fields";
+        "use udp-spread \"flow\", or scheduler \"maglev\" with all five fields and no `affinity-timeout`";
     BAD_HASH_FIELDS = "FL0076", Error, "there are no hashes of so many fields",
         "1: the client's address; 2: and the service's; 3: and its port and protocol; 5: all of the flow, its client's port too",
         "use 1, 2, 3 or 5";

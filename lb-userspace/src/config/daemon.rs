@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use lb_common::limits;
 use lb_common::probe::MARKS;
+use lb_common::{affinity, limits};
 use toml::de::DeValue;
 
 use super::codes;
@@ -256,6 +256,7 @@ pub(super) fn default_limits(has_nat: bool) -> Limits {
             true => number(&limits::NAT_FLOWS),
             false => NO_NAT_FLOWS,
         },
+        affinities: number(&limits::AFFINITIES),
     }
 }
 
@@ -273,6 +274,7 @@ pub(super) fn limits(reader: &Reader<'_, '_>, has_nat: bool, notes: &mut Notes<'
     let (flows, flows_span) = read(&limits::FLOWS, default.flows);
     let (nat_flows, nat_span) = read(&limits::NAT_FLOWS, default.nat_flows);
     let (ring_slots, ring_span) = read(&limits::RING_SLOTS, default.ring_slots);
+    let (affinities, _) = read(&limits::AFFINITIES, default.affinities);
     let read = Limits {
         flows,
         ring_slots,
@@ -281,6 +283,7 @@ pub(super) fn limits(reader: &Reader<'_, '_>, has_nat: bool, notes: &mut Notes<'
         next_hops: read(&limits::NEXT_HOPS, default.next_hops).0,
         source_ranges: read(&limits::SOURCE_RANGES, default.source_ranges).0,
         nat_flows,
+        affinities: affinities.next_multiple_of(affinity::WAYS),
     };
     for (name, value, span) in [
         (limits::FLOWS.name, flows, flows_span),

@@ -158,6 +158,7 @@ pub static LIMITS: Section = Section {
         key("next-hops", "a number such as 4096", "4096"),
         key("source-ranges", "a number such as 16384", "16384"),
         bare("nat-flows", "a power of two such as 262144"),
+        key("affinities", "a number such as 32768", "32768"),
     ],
     synonyms: &[
         ("connections", "flows"),
@@ -200,6 +201,7 @@ pub static SERVICE: Section = Section {
         ),
         key("hash-fields", "1, 2, 3 or 5", "5"),
         bare("client-prefix", "a number of bits such as 24"),
+        bare("affinity-timeout", "a duration such as \"10m\""),
         bare("ring-size", "a number such as 65537"),
         key("udp-idle", "a duration such as \"60s\"", "\"60s\""),
         key(

@@ -1,8 +1,10 @@
 //! Reads `scheduler` and what goes with it, and checks them against each other. Pure.
 
+use std::num::NonZeroU16;
 use std::ops::Range;
+use std::time::Duration;
 
-use lb_common::{Family, Fields, Spread};
+use lb_common::{Family, Fields, Spread, affinity};
 
 use super::codes;
 use super::notes::{At, Note, Notes};
@@ -13,6 +15,10 @@ use crate::model::{Check, Scheduler, Together};
 const SCHEDULER: &str = "scheduler";
 const HASH_FIELDS: &str = "hash-fields";
 const CLIENT_PREFIX: &str = "client-prefix";
+const AFFINITY: &str = "affinity-timeout";
+
+/// Longer would need more bits in each entry.
+const LONGEST: Duration = Duration::from_secs(affinity::LONGEST as u64);
 
 /// How many fields are hashed, and which.
 pub(super) const FIELDS: &[(u64, Fields)] = &[
@@ -28,8 +34,11 @@ pub(super) struct SchedulingDraft {
     scheduler: Option<At<Scheduler>>,
     fields: Option<At<Fields>>,
     prefix: Option<At<u8>>,
+    affinity: Option<At<NonZeroU16>>,
     /// The key for it.
     prefix_key: Option<Range<usize>>,
+    /// Clients are to stay, if only the time for that were right.
+    stays: bool,
 }
 
 impl SchedulingDraft {
@@ -42,6 +51,7 @@ impl SchedulingDraft {
         Together {
             hash_fields: self.fields.as_ref().map_or(Fields::All, |at| at.value),
             client_prefix: self.prefix.as_ref().map(|at| at.value),
+            affinity: self.affinity.as_ref().map(|at| at.value),
         }
     }
 }
@@ -57,7 +67,16 @@ pub(super) fn of_service(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Sche
         reader.without_effect(&[HASH_FIELDS], &why, help, notes);
     }
     let prefix = reader.integer(CLIENT_PREFIX, 1..=128, notes);
+    let affinity = reader.duration(AFFINITY, Duration::from_secs(1)..=LONGEST, notes);
     SchedulingDraft {
+        affinity: affinity.and_then(|at| {
+            let seconds = at.value.as_millis().div_ceil(1000);
+            let value = u16::try_from(seconds).ok().and_then(NonZeroU16::new);
+            value.map(|value| At {
+                value,
+                span: at.span,
+            })
+        }),
         fields: fields(reader, notes),
         prefix: prefix.and_then(|at| {
             u8::try_from(at.value).ok().map(|value| At {
@@ -65,6 +84,7 @@ pub(super) fn of_service(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Sche
                 span: at.span,
             })
         }),
+        stays: reader.has(AFFINITY),
         prefix_key: reader.entry(CLIENT_PREFIX).map(|(key, _)| key),
         scheduler,
     }
@@ -93,13 +113,14 @@ pub(super) fn check(draft: &ServiceDraft, notes: &mut Notes<'_>) {
     let fields = together.fields(scheduler);
     if let Some(key) = &scheduling.prefix_key
         && fields == Fields::All
+        && !scheduling.stays
     {
         let path = format!("{}{CLIENT_PREFIX}", draft.path);
         let message =
             format!("`{CLIENT_PREFIX}` has no effect: flows of a client are not kept together");
         let note = Note::new(&codes::KEY_WITHOUT_EFFECT, key, &path, message);
         let help = format!(
-            "remove the key, or use scheduler \"source-hash\" or `{HASH_FIELDS}` 1, 2 or 3"
+            "remove the key, or use scheduler \"source-hash\", `{HASH_FIELDS}` 1, 2 or 3, or `{AFFINITY}`"
         );
         notes.add(note.help(help));
     }
@@ -140,7 +161,10 @@ pub(super) fn check(draft: &ServiceDraft, notes: &mut Notes<'_>) {
         && fields != Fields::All
         && let Some(span) = scheduling.cause()
     {
-        let path = format!("{}{SCHEDULER}", draft.path);
+        let path = match scheduling.affinity {
+            Some(_) => format!("{}{AFFINITY}", draft.path),
+            None => format!("{}{SCHEDULER}", draft.path),
+        };
         let message = "datagrams cannot both be scheduled one by one and kept together".to_owned();
         notes.add(Note::new(&codes::SPREAD_TOGETHER, span, &path, message));
     }
@@ -150,6 +174,9 @@ impl SchedulingDraft {
     /// Why flows are kept together.
     fn cause(&self) -> Option<&Range<usize>> {
         let fields = self.fields.as_ref().map(|at| &at.span);
-        fields.or(self.scheduler.as_ref().map(|at| &at.span))
+        let affinity = self.affinity.as_ref().map(|at| &at.span);
+        affinity
+            .or(fields)
+            .or(self.scheduler.as_ref().map(|at| &at.span))
     }
 }

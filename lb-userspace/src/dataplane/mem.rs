@@ -408,6 +408,7 @@ fn entry(image: &ServiceImage, half: u8, sources: u32) -> ServiceEntry {
         reach: image.reach,
         quic: image.quic,
         fields: image.scheduling.fields as u8,
-        reserved: [0; 3],
+        affinity: image.scheduling.affinity,
+        reserved: 0,
     }
 }

@@ -1,5 +1,7 @@
 //! How a service's new flows spread, and which of them are kept together.
 
+use std::num::NonZeroU16;
+
 use lb_common::{Family, Fields, Pick, Scheduling};
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +54,12 @@ impl Scheduler {
     }
 }
 
+/// Seconds as the data plane counts them, of 2^30 ns each: at least as long.
+fn ticks(seconds: NonZeroU16) -> u16 {
+    let nanos = u64::from(seconds.get()).saturating_mul(1_000_000_000);
+    u16::try_from(nanos.div_ceil(1 << 30)).unwrap_or(u16::MAX)
+}
+
 /// Which flows are kept together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Together {
@@ -59,6 +67,8 @@ pub struct Together {
     pub hash_fields: Fields,
     /// Bits of the client's address that count, where it is looked at without its port; `None`: all.
     pub client_prefix: Option<u8>,
+    /// Seconds for which a client stays with its backend after its last new flow; `None`: it does not.
+    pub affinity: Option<NonZeroU16>,
 }
 
 impl Together {
@@ -66,13 +76,19 @@ impl Together {
     pub const NONE: Self = Self {
         hash_fields: Fields::All,
         client_prefix: None,
+        affinity: None,
     };
 
-    /// What is hashed under a scheduler.
+    /// What is hashed under a scheduler, or kept together.
     pub const fn fields(&self, scheduler: Scheduler) -> Fields {
         match scheduler {
             Scheduler::SourceHash => Fields::Client,
-            Scheduler::Maglev | Scheduler::LeastResponseTime => self.hash_fields,
+            Scheduler::Maglev | Scheduler::LeastResponseTime
+                if !matches!(self.hash_fields, Fields::All) =>
+            {
+                self.hash_fields
+            }
+            _ if self.affinity.is_some() => Fields::Service,
             _ => Fields::All,
         }
     }
@@ -85,14 +101,18 @@ impl Together {
             (Some(bits), Family::V4) => bits.saturating_add(96),
             (Some(bits), Family::V6) => bits,
         };
-        match (scheduler, fields) {
-            (Scheduler::Random, _) => Scheduling::picking(Pick::Random),
-            (Scheduler::LeastConnections, _) => Scheduling::picking(Pick::Least),
-            (Scheduler::RoundRobin | Scheduler::WeightedRoundRobin, _) => {
-                Scheduling::picking(Pick::Turn)
-            }
-            (_, Fields::All) => Scheduling::USUAL,
-            (_, fields) => Scheduling::by(fields, bits),
+        let pick = match (scheduler, fields) {
+            (Scheduler::Random, _) => Pick::Random,
+            (Scheduler::LeastConnections, _) => Pick::Least,
+            (Scheduler::RoundRobin | Scheduler::WeightedRoundRobin, _) => Pick::Turn,
+            (_, Fields::All) => Pick::Flow,
+            _ => Pick::Fields,
+        };
+        Scheduling {
+            pick,
+            fields,
+            client_bits: if fields == Fields::All { 0 } else { bits },
+            affinity: self.affinity.map_or(0, ticks),
         }
     }
 }

@@ -88,6 +88,7 @@ impl State {
             resets: at(&counters.more, More::ResetSent as usize),
             by_server_id: at(&counters.more, More::ByServerId as usize),
             no_server_id: at(&counters.more, More::NoServerId as usize),
+            affinity_evicted: at(&counters.more, More::AffinityEvicted as usize),
             evicted: global(Global::Evicted),
             flows: self.flows.values().fold(0, |sum, n| sum.saturating_add(*n)),
             flow_capacity,

@@ -42,6 +42,7 @@ fn a_dropped_data_plane_stays_and_is_adopted_as_it_stands() {
         assert_eq!(
             names(room),
             [
+                "affinities",
                 format!("asides-{program}").as_str(),
                 "backends",
                 "control",

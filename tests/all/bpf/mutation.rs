@@ -64,7 +64,8 @@ fn every_field_of_the_header_and_the_control_block_is_checked() {
             (offset_of!(Header, complete) + 7, "complete"),
             (offset_of!(Header, nat_flows), "NAT flows"),
             (offset_of!(Header, reserved), "reserved"),
-            (offset_of!(Header, reserved) + 27, "reserved"),
+            (offset_of!(Header, reserved) + 23, "reserved"),
+            (offset_of!(Header, affinity_sets), "affinities"),
         ];
         for &(offset, words) in header {
             let flip = |room: &Room| {

@@ -24,6 +24,7 @@ pub const LIMITS: Limits = Limits {
     next_hops: 16,
     source_ranges: 16,
     nat_flows: 64,
+    affinities: 64,
 };
 
 /// Directories of rooms: this, the pid, and a number.

@@ -27,13 +27,14 @@ const HELD: [usize; 2] = [400, 100];
 const LATER: u64 = 200;
 
 /// One service for each: a server's port stands in at most four services of a family.
-const SERVICES: [(&str, Family); 6] = [
+const SERVICES: [(&str, Family); 7] = [
     ("round-robin", Family::V4),
     ("weighted-round-robin", Family::V4),
     ("random", Family::V4),
     ("source-hash", Family::V4),
     ("maglev", Family::V6),
     ("least-connections", Family::V6),
+    ("affinity", Family::V6),
 ];
 
 fn config(mut config: Config, topology: &Topology) -> Config {
@@ -42,7 +43,10 @@ fn config(mut config: Config, topology: &Topology) -> Config {
         for (backend, weight) in service.backends.iter_mut().zip(WEIGHTS) {
             backend.weight = weight;
         }
-        service.extra += &format!("\nscheduler = \"{name}\"");
+        service.extra += &match name {
+            "affinity" => "\nscheduler = \"round-robin\"\naffinity-timeout = \"10m\"".to_owned(),
+            name => format!("\nscheduler = \"{name}\""),
+        };
         service
     };
     // Walked through at once, so that the flows that are counted are those of one moment.
@@ -55,8 +59,12 @@ fn config(mut config: Config, topology: &Topology) -> Config {
 fn spread(stage: &Stage, name: &str) -> [u64; 3] {
     // A backend could not tell connections of two services apart that come from the same port of a client.
     let number = SERVICES.iter().position(|(other, _)| *other == name);
-    let first = 1024 + 10_000 * number.unwrap();
-    let ports = format!("{first} {}", first + 9_999);
+    spread_from(stage, name, 1024 + 9_000 * number.unwrap(), 9_000)
+}
+
+/// The same from so many ports of the client.
+fn spread_from(stage: &Stage, name: &str, first: usize, count: usize) -> [u64; 3] {
+    let ports = format!("{first} {}", first + count - 1);
     let own = [("net/ipv4/ip_local_port_range", ports.as_str())];
     stage.topology.namespace("client").sysctl(&own).unwrap();
     let report = stage.storm(&[name], FLOWS);
@@ -132,6 +140,35 @@ fn long_ones_keep_new_ones_away(stage: &Stage) {
     drop(held);
 }
 
+/// A client has one backend, until that takes no new flows; then another one, and no daemon's restart and nobody's return changes that.
+fn a_client_stays(stage: &mut Stage) {
+    // Each time from other ports: a known flow has its own backend.
+    let mut ports = (55_100..).step_by(1500);
+    let mut home = |stage: &Stage| {
+        let found = spread_from(stage, "affinity", ports.next().unwrap(), 1500);
+        let all = found.iter().position(|count| *count == FLOWS);
+        all.unwrap_or_else(|| panic!("a client has several backends: {found:?}")) + 1
+    };
+    let order = |stage: &Stage, verb: &str, backend: usize| {
+        let whom = format!("affinity/b{backend}");
+        let told = stage.daemon.cli(&[verb, &whom]).unwrap();
+        told.succeeded().unwrap();
+    };
+    let first = home(stage);
+    assert_eq!(home(stage), first);
+    order(stage, "drain", first);
+    let second = home(stage);
+    assert_ne!(second, first);
+    order(stage, "enable", first);
+    assert_eq!(home(stage), second);
+    stage.daemon.kill().unwrap();
+    assert_eq!(home(stage), second);
+    stage.daemon.restart().unwrap();
+    let status = stage.daemon.status().unwrap();
+    assert_eq!(status.data_plane.affinity_evicted, 0);
+    assert_eq!(home(stage), second);
+}
+
 /// The backend that answers a connection from this address of the client.
 fn answers(topology: &Topology, from: Ipv4Addr, target: SocketAddr) -> u8 {
     topology.run_in("client", || {
@@ -161,7 +198,7 @@ fn real_connections_spread_as_their_scheduler_says() {
         sched_setaffinity(Pid::from_raw(0), &all_cpus).unwrap();
         Server::threads(topology)
     };
-    let stage = Stage::with_topology(SHAPES[0], servers, config);
+    let mut stage = Stage::with_topology(SHAPES[0], servers, config);
 
     assert_eq!(spread(&stage, "round-robin"), [FLOWS / 3; 3]);
     let by_weight = WEIGHTS.map(|weight| FLOWS / 6 * u64::from(weight));
@@ -169,6 +206,7 @@ fn real_connections_spread_as_their_scheduler_says() {
     check_by_chance(spread(&stage, "random"), FLOWS, WEIGHTS);
     check_by_chance(spread(&stage, "maglev"), FLOWS, WEIGHTS);
     long_ones_keep_new_ones_away(&stage);
+    a_client_stays(&mut stage);
 
     // A client, whatever its ports, has one backend; many clients are spread.
     let found = spread(&stage, "source-hash");

@@ -51,6 +51,7 @@ const FAMILIES: &[(&str, Each)] = &[
     ("fairlead_resets_total", Each::Balancer),
     ("fairlead_quic_by_server_id_packets_total", Each::Balancer),
     ("fairlead_quic_no_server_id_packets_total", Each::Balancer),
+    ("fairlead_evicted_affinities_total", Each::Balancer),
     ("fairlead_evicted_flows_total", Each::Balancer),
     ("fairlead_flow_entries", Each::Balancer),
     ("fairlead_flow_entries_limit", Each::Balancer),

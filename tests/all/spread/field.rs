@@ -82,6 +82,7 @@ pub fn field<R: Send>(
         service.pick = scheduling.pick as u8;
         service.fields = scheduling.fields as u8;
         service.client_bits = scheduling.client_bits;
+        service.affinity = scheduling.affinity;
         let mut field = Field {
             rig: Rig::over(&object, &driver, &case, tables, ends)?,
             weights: weights.to_vec(),

@@ -79,6 +79,8 @@ pub struct DataPlane {
     /// Datagrams of QUIC whose connection id names no backend.
     #[serde(default)]
     pub no_server_id: u64,
+    /// Clients that lost their backend before their time.
+    pub affinity_evicted: u64,
     /// Entries evicted for new flows.
     #[serde(default)]
     pub evicted: u64,

@@ -109,6 +109,8 @@ impl Cases {
             began.nanos,
             scene.at,
         );
+        let clients = maps::lines(&kernel.ebpf, "affinities")?;
+        let clients = mem::moved_affinities(&clients, began.nanos, scene.at);
         let what = match () {
             () if !counted.is_empty() => format!("the kernel counted otherwise: {counted:?}"),
             () if flows != mem::words(&tables.flows) => {
@@ -122,6 +124,9 @@ impl Cases {
             }
             () if pieces != mem::words(&tables.fragments) => {
                 apart("fragments", &mem::words(&tables.fragments), &pieces)
+            }
+            () if clients != mem::words(&tables.affinities) => {
+                apart("affinities", &mem::words(&tables.affinities), &clients)
             }
             () => return Ok(None),
         };

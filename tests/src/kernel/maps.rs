@@ -14,7 +14,7 @@ use lb_common::{
 };
 use lb_ebpf::{
     fixture::world::{Ends, Side},
-    mem::{self, MemTables},
+    mem::{self, AFFINITY_SETS, MemTables},
 };
 
 use super::mapped::Mapped;
@@ -44,6 +44,7 @@ pub(super) fn sizes(tables: &MemTables, cpus: u32) -> Vec<(&'static str, u32)> {
         ("return_hops", of(tables.return_hops.len())),
         ("nat_flows", of(tables.nat_flows.len())),
         ("fragments", fragment::SETS),
+        ("affinities", AFFINITY_SETS),
         ("counters", of(tables.counters.len()) * cpus),
     ]
 }
@@ -130,6 +131,7 @@ pub(super) fn write(
     put::<64, _>(ebpf, "return_hops", &mem::words(&tables.return_hops))?;
     put::<64, _>(ebpf, "nat_flows", &tables.nat_flows_at(at, now))?;
     put::<64, _>(ebpf, "fragments", &tables.fragments_at(at, now))?;
+    put::<64, _>(ebpf, "affinities", &tables.affinities_at(at, now))?;
     let mut mine = mem::words(&tables.counters);
     let limiter = mine
         .get_mut(LIMITER_LINE as usize)

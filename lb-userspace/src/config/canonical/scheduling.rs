@@ -14,6 +14,9 @@ pub(super) fn write(out: &mut String, service: &Service) -> std::fmt::Result {
         let found = FIELDS.iter().find(|(_, f)| *f == together.hash_fields);
         writeln!(out, "hash-fields = {}", found.map_or(5, |(n, _)| *n))?;
     }
+    if let Some(seconds) = together.affinity {
+        writeln!(out, "affinity-timeout = \"{seconds}s\"")?;
+    }
     match together.client_prefix {
         Some(bits) => writeln!(out, "client-prefix = {bits}"),
         None => Ok(()),

@@ -124,6 +124,7 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
     let optional = [
         "ring-size",
         "client-prefix",
+        "affinity-timeout",
         "claim",
         "min-healthy",
         "slow-start",
@@ -573,7 +574,7 @@ prop_compose! {
         allow in proptest::collection::btree_set(0_u8..=16, 0..3),
         deny in proptest::collection::btree_set(17_u8..=32, 0..3),
         claim in any::<bool>(),
-        how in (0..Scheduler::ALL.len(), 0..4_usize, proptest::option::of(1_u8..=128)),
+        how in (0..Scheduler::ALL.len(), 0..4_usize, proptest::option::of(1_u8..=128), 0_u16..=4),
         quic in (0..4_usize, proptest::collection::btree_set(0_u8..=6, 1..=2), 1_usize..=15),
         pool in proptest::collection::vec((1_u16.., 0_u16..=1000, 0..3_usize, 0..=10_u8), 1..6),
     ) -> Service {
@@ -689,7 +690,7 @@ prop_compose! {
 
 /// A scheduler and what goes with it.
 fn spread(
-    (scheduler, fields, prefix): (usize, usize, Option<u8>),
+    (scheduler, fields, prefix, affinity): (usize, usize, Option<u8>, u16),
     alone: bool,
     v4: bool,
 ) -> (Scheduler, Together) {
@@ -702,6 +703,8 @@ fn spread(
     if scheduler.hashes_fields() && !alone {
         together.hash_fields = all[fields];
     }
+    // Up to the longest there is.
+    together.affinity = NonZeroU16::new(affinity.saturating_mul(20_000)).filter(|_| !alone);
     if together.fields(scheduler) != Fields::All {
         together.client_prefix = prefix.map(|bits| if v4 { (bits - 1) % 32 + 1 } else { bits });
     }
@@ -794,6 +797,7 @@ prop_compose! {
                 next_hops: 10,
                 source_ranges: 1000,
                 nat_flows: 1 << flows.min(26),
+                affinities: 64,
             },
             services: services.into_iter().map(|s| (s.name.clone(), s)).collect::<BTreeMap<_, _>>(),
             hooks: hooks.into_iter().map(|h| (h.name.clone(), h)).collect(),

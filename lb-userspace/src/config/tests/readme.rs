@@ -1,5 +1,5 @@
 //! The configuration reference is the table of keys, with a word on each: in README.md, and what is about
-//! who gets flows in docs/failover.md, about `fullnat` in docs/fullnat.md, about hooks in
+//! who gets flows in docs/failover.md and docs/schedulers.md, about `fullnat` in docs/fullnat.md, about hooks in
 //! docs/hooks.md, about agents in docs/health.md.
 
 use std::collections::BTreeMap;
@@ -11,6 +11,7 @@ const FAILOVER: &str = include_str!("../../../../docs/failover.md");
 const FULLNAT: &str = include_str!("../../../../docs/fullnat.md");
 const HEALTH: &str = include_str!("../../../../docs/health.md");
 const HOOKS: &str = include_str!("../../../../docs/hooks.md");
+const SCHEDULERS: &str = include_str!("../../../../docs/schedulers.md");
 
 /// The first three cells of the rows below each header of a table of the file.
 fn reference(text: &str) -> impl Iterator<Item = (String, String)> {
@@ -50,7 +51,7 @@ fn the_docs_name_every_key_once_with_its_form_and_default() {
         .split("\n## ")
         .find(|part| part.starts_with("Configuration\n"))
         .unwrap();
-    let apart = [FAILOVER, FULLNAT, HEALTH, HOOKS].map(|text| {
+    let apart = [FAILOVER, FULLNAT, HEALTH, HOOKS, SCHEDULERS].map(|text| {
         let mut parts = text.split("\n## ");
         parts.find(|part| part.starts_with("Keys\n")).unwrap()
     });

@@ -202,7 +202,7 @@ fn service(
     let (ring_base, ring_capacity) = ServiceEntry::unslice(entry.pair);
     let pair_end = u64::from(ring_base).saturating_add(u64::from(ring_capacity).saturating_mul(2));
     check(entry.used == 1, "'used' is neither 0 nor 1")?;
-    check(entry.reserved == [0; 3], "reserved bytes are not zero")?;
+    check(entry.reserved == 0, "reserved bytes are not zero")?;
     check(
         Spread::from_u8(entry.spread).is_some(),
         "what of its packets is scheduled is unknown",

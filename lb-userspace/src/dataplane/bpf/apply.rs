@@ -152,7 +152,8 @@ fn service_entry(image: &ServiceImage, half: u8, sources: u32) -> Option<Service
         reach: image.reach,
         quic: image.quic,
         fields: image.scheduling.fields as u8,
-        reserved: [0; 3],
+        affinity: image.scheduling.affinity,
+        reserved: 0,
     })
 }
 

@@ -12,7 +12,7 @@ use lb_common::flow::{MAX_BACKENDS, WAYS};
 use lb_common::header::{LAYOUT_VERSION, MAGIC};
 use lb_common::{
     BackendEntry, Control, CounterLine, Device, EndpointSlot, FlowWord, HashKey, Header, NextHop,
-    ReturnHop, Rule, ServiceEntry, fragment, limits, rule, sources,
+    ReturnHop, Rule, ServiceEntry, affinity, fragment, limits, rule, sources,
 };
 
 use super::sys::{
@@ -51,6 +51,8 @@ pub struct Geometry {
     pub source_ranges: u32,
     /// As `Header::nat_flows`.
     pub nat_flows: u32,
+    /// As `Header::affinity_sets`.
+    pub affinity_sets: u32,
     /// As `Header::cpus`.
     pub cpus: u32,
 }
@@ -84,6 +86,7 @@ impl Geometry {
             next_hops: limits.next_hops,
             source_ranges: limits.source_ranges,
             nat_flows: limits.nat_flows,
+            affinity_sets: limits.affinities.div_ceil(affinity::WAYS),
             cpus,
         }
     }
@@ -99,6 +102,7 @@ impl Geometry {
             next_hops: header.next_hops,
             source_ranges: header.source_ranges,
             nat_flows: header.nat_flows,
+            affinity_sets: header.affinity_sets,
             cpus: header.cpus,
         }
     }
@@ -114,6 +118,7 @@ impl Geometry {
             next_hops: self.next_hops,
             source_ranges: self.source_ranges,
             nat_flows: self.nat_flows,
+            affinities: self.affinity_sets.saturating_mul(affinity::WAYS),
         }
     }
 
@@ -138,7 +143,8 @@ impl Geometry {
             config_revision: 0,
             complete: 0,
             nat_flows: self.nat_flows,
-            reserved: [0; 7],
+            affinity_sets: self.affinity_sets,
+            reserved: [0; 6],
         }
     }
 
@@ -161,7 +167,7 @@ impl Geometry {
     }
 
     /// All maps but `redirects` and `source_ranges`.
-    pub(crate) fn arrays(&self) -> [Shape; 14] {
+    pub(crate) fn arrays(&self) -> [Shape; 15] {
         let shape = |name, value_size, entries| Shape {
             name,
             value_size,
@@ -190,6 +196,7 @@ impl Geometry {
             ),
             shape("nat_flows", size_of::<CounterLine>(), self.nat_flows),
             shape("fragments", size_of::<CounterLine>(), fragment::SETS),
+            shape("affinities", size_of::<CounterLine>(), self.affinity_sets),
             shape("counters", size_of::<CounterLine>(), lines),
         ]
     }
@@ -218,6 +225,7 @@ pub fn limit_differences(live: &Limits, wanted: &Limits) -> Vec<String> {
         ("next-hops", live.next_hops, wanted.next_hops),
         ("source-ranges", live.source_ranges, wanted.source_ranges),
         ("nat-flows", live.nat_flows, wanted.nat_flows),
+        ("affinities", live.affinities, wanted.affinities),
     ]
     .into_iter()
     .filter(|(_, live, wanted)| live != wanted)
@@ -298,6 +306,11 @@ pub fn check_header(header: &Header) -> Vec<String> {
         header.nat_flows.is_power_of_two(),
         "header: NAT flows are not a power of two",
     );
+    let clients = header.affinity_sets.checked_mul(affinity::WAYS);
+    found.holds(
+        clients.is_some_and(|n| n > 0 && u64::from(n) <= limits::AFFINITIES.max),
+        "header: affinity sets are none, or too many",
+    );
     found.holds(header.cpus > 0, "header: no CPUs");
     found.equal(
         "header: counter lines per CPU",
@@ -310,7 +323,7 @@ pub fn check_header(header: &Header) -> Vec<String> {
         "header: 'complete' is neither 0 nor 1",
     );
     found.holds(
-        header.reserved == [0; 7],
+        header.reserved == [0; 6],
         "header: reserved bytes are not zero",
     );
     found.0

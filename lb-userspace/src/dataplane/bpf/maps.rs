@@ -32,6 +32,7 @@ pub(crate) struct Maps {
     pub(crate) return_hops: Mapped,
     pub(crate) nat_flows: Mapped,
     pub(crate) fragments: Mapped,
+    pub(crate) affinities: Mapped,
     pub(crate) counters: Mapped,
     pub(crate) redirects: OwnedFd,
     pub(crate) source_ranges: OwnedFd,
@@ -150,6 +151,7 @@ impl Maps {
             return_hops: mapped("return_hops")?,
             nat_flows: mapped("nat_flows")?,
             fragments: mapped("fragments")?,
+            affinities: mapped("affinities")?,
             counters: mapped("counters")?,
             redirects: fds.remove(REDIRECTS).ok_or_else(|| short(REDIRECTS))?,
             source_ranges: fds
@@ -159,7 +161,7 @@ impl Maps {
     }
 
     /// Every map with its name, for pinning anew.
-    pub(crate) fn named(&self) -> [(&'static str, std::os::fd::BorrowedFd<'_>); 16] {
+    pub(crate) fn named(&self) -> [(&'static str, std::os::fd::BorrowedFd<'_>); 17] {
         [
             ("header", self.header.fd()),
             ("control", self.control.fd()),
@@ -174,6 +176,7 @@ impl Maps {
             ("return_hops", self.return_hops.fd()),
             ("nat_flows", self.nat_flows.fd()),
             ("fragments", self.fragments.fd()),
+            ("affinities", self.affinities.fd()),
             ("counters", self.counters.fd()),
             (REDIRECTS, self.redirects.as_fd()),
             (SOURCE_RANGES, self.source_ranges.as_fd()),

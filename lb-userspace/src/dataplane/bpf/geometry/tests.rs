@@ -11,6 +11,7 @@ const LIMITS: Limits = Limits {
     next_hops: 32,
     source_ranges: 64,
     nat_flows: 128,
+    affinities: 64,
 };
 
 fn geometry() -> Geometry {
@@ -49,6 +50,7 @@ fn what_we_write_we_take() {
             next_hops: 1,
             source_ranges: 64,
             nat_flows: 16,
+            affinities: 64,
         },
         Limits {
             flows: 1 << 27,
@@ -58,6 +60,7 @@ fn what_we_write_we_take() {
             next_hops: 1 << 20,
             source_ranges: 64,
             nat_flows: 1 << 26,
+            affinities: 64,
         },
     ];
     for limits in limits {
@@ -98,6 +101,8 @@ fn every_changed_field_of_a_header_is_noticed() {
         ("nat-flows", |h| h.nat_flows = 1),
         ("NAT flows", |h| h.nat_flows = 65),
         ("reserved", |h| h.reserved[3] = 1),
+        ("affinity sets", |h| h.affinity_sets = 0),
+        ("affinity sets", |h| h.affinity_sets = 1 << 25),
     ];
     for (words, change) in changes {
         let mut changed = header();
