@@ -141,14 +141,15 @@ impl Load {
         Self(flows as u64 | (cost as u64) << 32)
     }
 
-    /// What the backend will bear with the next flow, if it got so many since; 0: that is not known. Never `u64::MAX`.
+    /// What the backend will bear with the next flow, if it got so many since; 0: that is not known, nor is it of more
+    /// flows than 32 bits hold. Never `u64::MAX`.
     #[inline(always)]
     pub const fn with(self, since: u64) -> u64 {
-        // Counters wrap and the product must not: more flows than this are no different from this many.
+        // Counters wrap and the product must not. With one number for all that are more, the heaviest would bear least.
         const MOST: u64 = u32::MAX as u64;
         let since = if since > MOST { MOST } else { since };
         let flows = (self.0 & MOST).wrapping_add(since).wrapping_add(1);
-        let flows = if flows > MOST { MOST } else { flows };
+        let flows = if flows > MOST { 0 } else { flows };
         flows.wrapping_mul(self.0 >> 32)
     }
 }

@@ -101,11 +101,14 @@ fn a_load_bears_flows_by_weight_and_its_product_fits_a_word() {
         let other = Load::new(500 * 2 * weight - 1, 2 * weight).with(0);
         assert!(one.abs_diff(other) <= one / 500, "{weight}: {one} {other}");
     }
-    // Never as much as one that takes none.
-    for weight in [0, 1, u32::MAX] {
-        let most = Load::new(u32::MAX, weight).with(u64::MAX);
-        assert_eq!(most, Load::new(u32::MAX, weight).with(0));
+    // Never as much as one that takes none; more flows than there are numbers are not known, at any weight.
+    for weight in [0, 1, 1000, u32::MAX] {
+        let most = Load::new(u32::MAX - 1, weight).with(0);
         assert!((1..u64::MAX).contains(&most), "{weight}: {most}");
+        for (flows, since) in [(u32::MAX, 0), (u32::MAX - 1, 1), (0, u64::MAX)] {
+            let found = Load::new(flows, weight).with(since);
+            assert_eq!(found, 0, "{weight}: {flows} and {since}");
+        }
     }
 }
 

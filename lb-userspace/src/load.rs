@@ -73,8 +73,8 @@ mod tests {
         // Three times as much weight bears three times as many flows, up to one flow of each.
         let bears = |id: u32, since| loads[&id].with(since);
         assert!(bears(1, 0) > bears(2, 0) && bears(1, 0) < bears(2, 3));
-        assert!(bears(5, 0) > bears(1, 1_000_000));
-        assert_eq!(loads[&5].0 as u32, u32::MAX);
+        // Too many to be told.
+        assert_eq!((bears(5, 0), loads[&5].0 as u32), (0, u32::MAX));
     }
 
     #[test]

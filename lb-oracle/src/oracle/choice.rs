@@ -112,8 +112,8 @@ fn least(maps: &Maps, ledger: &Ledger, seeker: &Seeker) -> Option<usize> {
     let burden = |id: usize| {
         let (flows, cost) = maps.backends[id].counted?;
         let since = u128::from(ledger.since_counted(id)) * u128::from(maps.flow_cpus);
-        let flows = (u128::from(flows) + since + 1).min(u32::MAX.into());
-        Some(flows * u128::from(cost))
+        let flows = u128::from(flows) + since + 1;
+        (flows <= u32::MAX.into()).then(|| flows * u128::from(cost))
     };
     let mut takers = named
         .into_iter()
