@@ -89,6 +89,12 @@ pub fn image(state: &State, rings: &mut Rings) -> Image {
     image
 }
 
+/// Some service's new flows are scheduled by how many flows backends have.
+pub fn schedules_by_counts(config: &Config) -> bool {
+    let mut services = config.services.values();
+    services.any(|service| service.scheduler == Scheduler::LeastConnections)
+}
+
 /// The weights in effect of backends whose flows are counted for their service's scheduler, by BackendId.
 pub fn flow_weights(state: &State) -> BTreeMap<u32, u32> {
     let services = state.config().services.values();

@@ -43,8 +43,9 @@ impl FlowCpus {
         }
     }
 
-    /// How many CPUs that is as if each had as many: the square of the sum by the sum of the squares. 1 where there were none.
-    pub fn effective(&self) -> u32 {
+    /// How many CPUs that is as if each had as many: the square of the sum by the sum of the squares; at most as
+    /// many as were noted. `None`: nothing was noted yet.
+    pub fn effective(&self) -> Option<u32> {
         let all: u128 = self.recent.iter().copied().map(u128::from).sum();
         let squares = self
             .recent
@@ -56,7 +57,7 @@ impl FlowCpus {
             .saturating_mul(all)
             .saturating_add(half)
             .checked_div(squares);
-        number.map_or(1, |n| u32::try_from(n).unwrap_or(u32::MAX).max(1))
+        number.map(|n| u32::try_from(n).unwrap_or(u32::MAX).max(1))
     }
 }
 
@@ -84,14 +85,15 @@ mod tests {
             cpus.note(new);
             assert_eq!(cpus.effective(), expected, "{new:?}");
         };
-        check(&[], 1);
-        check(&[0, 0], 1);
-        check(&[7], 1);
-        check(&[0, 5, 0, 0], 1);
-        check(&[5, 5, 5, 5], 4);
-        check(&[90, 10], 1);
-        check(&[50, 30, 20], 3);
-        check(&[u64::MAX; 64], 64);
+        // An earlier daemon knew more.
+        check(&[], None);
+        check(&[0, 0], None);
+        check(&[7], Some(1));
+        check(&[0, 5, 0, 0], Some(1));
+        check(&[5, 5, 5, 5], Some(4));
+        check(&[90, 10], Some(1));
+        check(&[50, 30, 20], Some(3));
+        check(&[u64::MAX; 64], Some(64));
     }
 
     #[test]
@@ -101,10 +103,10 @@ mod tests {
         for _ in 0..1000 {
             cpus.note(&[0, 0]);
         }
-        assert_eq!(cpus.effective(), 2);
+        assert_eq!(cpus.effective(), Some(2));
         for n in 0..100 {
             cpus.note(&[1000, 0]);
-            assert!(cpus.effective() == 1 || n < 30, "after {n}");
+            assert!(cpus.effective() == Some(1) || n < 30, "after {n}");
         }
         assert_eq!(cpus.recent[1], 0);
     }

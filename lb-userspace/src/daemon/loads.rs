@@ -23,15 +23,14 @@ impl Owner<'_> {
     /// Goes on with a walk through the flow table; what it has found, at its end.
     pub(super) fn count_flows(&mut self, now: u64) -> anyhow::Result<Option<Event>> {
         let state = self.parts.reconciler.state();
-        let weigh: Vec<u32> = desired::flow_weights(state).into_keys().collect();
         let rest = match () {
             () if state.drains() || state.has_limits() => Rest::None,
-            () if !weigh.is_empty() => Rest::Short,
+            () if desired::schedules_by_counts(state.config()) => Rest::Short,
             () => Rest::Long,
         };
         let task = || Task {
             forget: state.ids().quarantined().collect(),
-            weigh,
+            weigh: desired::flow_weights(state).into_keys().collect(),
         };
         let Some(found) = self.sweeper.work(now, rest, task) else {
             return Ok(None);
@@ -45,7 +44,10 @@ impl Owner<'_> {
                 *sum = sum.saturating_add(*idle);
             }
         }
-        self.tell_loads(&counts.open, found.got)?;
+        // Before, an earlier daemon's backends stand in the maps, and some of these ids may be theirs.
+        if self.begun() && !self.parts.reconciler.is_unsaved() {
+            self.tell_loads(&counts.open, found.got)?;
+        }
         Ok(Some(Event::FlowsCounted { began, by_backend }))
     }
 

@@ -91,6 +91,7 @@ fn every_field_of_the_header_and_the_control_block_is_checked() {
             (offset_of!(Control, nat_v4) + 3, "IPv4 clients"),
             (offset_of!(Control, nat_v6) + 15, "IPv6 clients"),
             (offset_of!(Control, nat_mask), "NAT mask"),
+            (offset_of!(Control, flow_cpus) + 1, "new flows spread"),
             (offset_of!(Control, reserved), "reserved"),
             (offset_of!(Control, reserved) + 39, "reserved"),
         ];

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytemuck::Zeroable;
 use lb_common::counter::{BACKEND_LINE, MORE_LINE, service_line};
 use lb_common::flow::{FlowRank, FlowWord};
 use lb_common::{Control, Epoch, Load, Permissions};
@@ -126,9 +127,18 @@ fn loads_are_written_for_packets_and_are_no_part_of_what_is_planned() {
         prepare(room);
         let (mut bpf, _) = room.open();
         let before = bpf.actual().unwrap();
+        let control = || {
+            let mut found = Control::zeroed();
+            room.poke("control", 0, |bytes: &mut [u8; size_of::<Control>()]| {
+                found = bytemuck::pod_read_unaligned(bytes);
+            });
+            found
+        };
+        let was = control();
         let per_cpu = lb_common::counter::lines_per_cpu(LIMITS.backends, LIMITS.services);
         let line = |cpu: u32, id: u32| cpu * per_cpu + BACKEND_LINE + id;
-        let last = bpf.geometry().cpus - 1;
+        let cpus = bpf.geometry().cpus;
+        let last = cpus - 1;
         for (position, value) in [(2, 40), (6, 2)] {
             add(room, line(last, 1), position, value);
         }
@@ -141,15 +151,27 @@ fn loads_are_written_for_packets_and_are_no_part_of_what_is_planned() {
         let mut came = vec![0; last as usize + 1];
         came[last as usize] = 10;
         assert_eq!(began.until(&got), came);
-        bpf.write_loads(&loads, &got, 3).unwrap();
+        bpf.write_loads(&loads, &got, Some(cpus)).unwrap();
         let load = |id| word(room, "backends", id, 5);
         assert_eq!((load(1), load(2)), (loads[&1].0, loads[&2].0));
         assert_eq!(word(room, "counters", line(last, 1), 7), 52);
         assert_eq!(word(room, "counters", line(last, 2), 7), 0);
-        room.poke("control", 0, |bytes: &mut [u8; size_of::<Control>()]| {
-            let place = std::mem::offset_of!(Control, flow_cpus);
-            assert_eq!(bytes[place..place + 4], 3_u32.to_ne_bytes());
-        });
+        assert_eq!(
+            control(),
+            Control {
+                flow_cpus: cpus,
+                ..was
+            }
+        );
+        // Nothing was noted yet: what an earlier daemon knew stays.
+        bpf.write_loads(&loads, &got, None).unwrap();
+        assert_eq!(control().flow_cpus, cpus);
+        // Weights are in other units, and of one that came meanwhile it is not known what it had got.
+        let rescaled = BTreeMap::from([(1, Load::new(9, 5000)), (2, Load::new(3, 7000))]);
+        let only_two = bpf.reader().got([2]);
+        bpf.write_loads(&rescaled, &only_two, Some(cpus)).unwrap();
+        assert_eq!((load(1), load(2)), (Load::UNKNOWN.0, rescaled[&2].0));
+        bpf.write_loads(&loads, &got, Some(cpus)).unwrap();
         // A plan changes a backend's word, and its load stays; a restart finds nothing to do.
         let op = MapOp::SetBackendWord {
             id: 1,
@@ -169,7 +191,7 @@ fn loads_are_written_for_packets_and_are_no_part_of_what_is_planned() {
             ..room.settings()
         };
         let newer = Bpf::open(&settings).unwrap();
-        assert!(bpf.write_loads(&loads, &got, 1).is_err());
+        assert!(bpf.write_loads(&loads, &got, Some(1)).is_err());
         assert!(bpf.forget_loads(&BTreeMap::new()).is_err());
         assert_eq!((load(1), load(2)), (0, loads[&2].0));
         drop(newer);

@@ -27,6 +27,8 @@ use crate::dataplane::{Actual, Dataplane, DataplaneError, MapOp, ServiceImage};
 const OWNER_EPOCH: usize = offset_of!(Header, owner_epoch) / 8;
 const CONFIG_REVISION: usize = offset_of!(Header, config_revision) / 8;
 const COMPLETE: usize = offset_of!(Header, complete) / 8;
+/// Of the control block, written alone.
+const FLOW_CPUS: usize = offset_of!(Control, flow_cpus) / 8;
 
 /// The owner epoch in the header.
 pub(crate) fn owner_epoch(maps: &Maps) -> u64 {
@@ -88,10 +90,35 @@ fn update_control(maps: &Maps, change: impl FnOnce(&mut Control)) -> Result<(), 
     set("control", &maps.control, 0, &control)
 }
 
-/// `Control::flow_cpus`.
+/// `Control::flow_cpus`, and nothing else: an older daemon that is late must not bring back what a newer one has changed. What
+/// shares its word is geometry, which never changes.
 pub(super) fn write_flow_cpus(maps: &Maps, cpus: u32) -> Result<(), DataplaneError> {
-    update_control(maps, |control| control.flow_cpus = cpus)
+    let place = maps
+        .control
+        .word(0, FLOW_CPUS)
+        .ok_or(DataplaneError::OutOfRange {
+            map: "control",
+            index: 0,
+            size: maps.control.entries(),
+        })?;
+    let word = place.load(Ordering::Relaxed);
+    let new = flow_cpus_in(word, cpus);
+    if new != word {
+        place.store(new, Ordering::Release);
+    }
+    Ok(())
 }
+
+/// The word of `Control::flow_cpus` with another number of CPUs.
+fn flow_cpus_in(word: u64, cpus: u32) -> u64 {
+    let [nat_mask, _]: [u32; 2] = bytemuck::cast(word);
+    bytemuck::cast([nat_mask, cpus])
+}
+
+const _: () = assert!(
+    offset_of!(Control, nat_mask) == 8 * FLOW_CPUS
+        && offset_of!(Control, flow_cpus) == 8 * FLOW_CPUS + 4
+);
 
 /// Slots from `base` on must lie within `rings`, and begin with an element.
 fn check_slice(maps: &Maps, base: u32, length: u32) -> Result<(), DataplaneError> {

@@ -389,6 +389,10 @@ pub fn check_control(control: &Control, header: &Header) -> Vec<String> {
     );
     found.equal("control: NAT mask", control.nat_mask, expected.nat_mask);
     found.holds(
+        control.flow_cpus <= expected.cpus,
+        "control: new flows spread over more CPUs than there are",
+    );
+    found.holds(
         control.reserved == [0; 10],
         "control: reserved bytes are not zero",
     );

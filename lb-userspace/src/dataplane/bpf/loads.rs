@@ -13,36 +13,65 @@ use crate::dataplane::DataplaneError;
 /// The word of a backend's line.
 const LOAD: usize = offset_of!(BackendEntry, load) / 8;
 
-/// The flows that backends have got since ever, at one moment: by BackendId, new ones and those moved in, of each CPU.
+/// The flows that backends have got since ever, at one moment: new ones and those moved in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Got(BTreeMap<u32, Vec<u64>>);
+pub struct Got {
+    /// The CPUs that ever had a packet, in order; others have nothing.
+    cpus: Vec<u32>,
+    /// By BackendId, of each of these.
+    lines: BTreeMap<u32, Vec<u64>>,
+}
 
 impl Got {
     /// Half-way from this to a later moment: what a walk that takes so long has counted, half of what came meanwhile.
     #[must_use]
     pub fn half_way(&self, later: &Self) -> Self {
+        let places = self.places_of(later);
         let between = |(id, line): (&u32, &Vec<u64>)| {
-            let then = self.0.get(id)?;
-            let half = |(a, b): (&u64, &u64)| a.saturating_add(b.saturating_sub(*a) / 2);
-            Some((*id, then.iter().zip(line).map(half).collect()))
+            let then = self.lines.get(id)?;
+            let half = |(place, b): (&Option<usize>, &u64)| {
+                let a = at(then, *place);
+                a.saturating_add(b.saturating_sub(a) / 2)
+            };
+            Some((*id, places.iter().zip(line).map(half).collect()))
         };
-        Self(later.0.iter().filter_map(between).collect())
+        Self {
+            cpus: later.cpus.clone(),
+            lines: later.lines.iter().filter_map(between).collect(),
+        }
     }
 
-    /// What came on each CPU from this to a later moment.
+    /// Where this has the CPUs of another.
+    fn places_of(&self, other: &Self) -> Vec<Option<usize>> {
+        let place = |cpu| self.cpus.binary_search(cpu).ok();
+        other.cpus.iter().map(place).collect()
+    }
+
+    /// What came from this to a later moment, by CPU.
     pub fn until(&self, later: &Self) -> Vec<u64> {
-        let mut all = Vec::new();
-        for (id, line) in &later.0 {
-            let Some(then) = self.0.get(id) else {
+        let places = self.places_of(later);
+        let mut sums = vec![0_u64; places.len()];
+        for (id, line) in &later.lines {
+            let Some(then) = self.lines.get(id) else {
                 continue;
             };
-            all.resize(line.len().max(all.len()), 0_u64);
-            for (sum, (a, b)) in all.iter_mut().zip(then.iter().zip(line)) {
-                *sum = sum.saturating_add(b.saturating_sub(*a));
+            for ((sum, place), b) in sums.iter_mut().zip(&places).zip(line) {
+                *sum = sum.saturating_add(b.saturating_sub(at(then, *place)));
             }
+        }
+        let mut all = Vec::new();
+        for (cpu, sum) in later.cpus.iter().zip(sums) {
+            all.resize(usize::try_from(*cpu).unwrap_or(0), 0);
+            all.push(sum);
         }
         all
     }
+}
+
+/// What a line has of a CPU; 0 of one that had no packet then.
+fn at(line: &[u64], place: Option<usize>) -> u64 {
+    let found = place.and_then(|place| line.get(place));
+    found.copied().unwrap_or(0)
 }
 
 impl Reader {
@@ -60,49 +89,48 @@ impl Reader {
     /// What these backends have got until now.
     pub fn got(&self, ids: impl IntoIterator<Item = u32>) -> Got {
         // Most machines have more CPUs than packets come to.
-        let busy: Vec<bool> = (0..self.geometry().cpus)
-            .map(|cpu| {
-                let [rx, ..] = self.line(cpu, GLOBAL_LINE);
-                const { assert!(Global::Rx as u8 == 0) };
-                rx != 0
-            })
-            .collect();
+        let busy = |cpu: &u32| {
+            let [rx, ..] = self.line(*cpu, GLOBAL_LINE);
+            const { assert!(Global::Rx as u8 == 0) };
+            rx != 0
+        };
+        let cpus: Vec<u32> = (0..self.geometry().cpus).filter(busy).collect();
         let of = |id: u32| {
-            let line = |(cpu, busy): (u32, &bool)| match busy {
-                false => 0,
-                true => {
-                    let line = self.line(cpu, BACKEND_LINE.saturating_add(id));
-                    let word = |which| line.get(which as usize).copied().unwrap_or(0);
-                    word(PerBackend::NewFlows as u8).wrapping_add(word(PerBackend::MovedIn as u8))
-                }
+            let line = |cpu: &u32| {
+                let line = self.line(*cpu, BACKEND_LINE.saturating_add(id));
+                let word = |which| line.get(which as usize).copied().unwrap_or(0);
+                word(PerBackend::NewFlows as u8).wrapping_add(word(PerBackend::MovedIn as u8))
             };
-            ((0..).zip(&busy)).map(line).collect()
+            cpus.iter().map(line).collect()
         };
         let here = ids.into_iter().filter(|id| *id < self.geometry().backends);
-        Got(here.map(|id| (id, of(id))).collect())
+        let lines = here.map(|id| (id, of(id))).collect();
+        Got { cpus, lines }
     }
 }
 
 impl Bpf {
-    /// Writes what backends bear, as counted when they had got `got`. One of which that is not known is left alone.
+    /// Writes what backends bear, as counted when they had got `got`, and over how many CPUs new flows spread, if that is known. Of a
+    /// backend of which it is not known what it had got nothing is known any more: what was told of it may be of another weight.
     pub fn write_loads(
         &self,
         loads: &BTreeMap<u32, Load>,
         got: &Got,
-        flow_cpus: u32,
+        flow_cpus: Option<u32>,
     ) -> Result<(), DataplaneError> {
-        self.check_owner()?;
         let reader = self.reader();
         let maps = &self.maps;
         for (id, load) in loads {
-            let Some(counted) = got.0.get(id) else {
-                continue;
+            self.check_owner()?;
+            let (load, counted) = match got.lines.get(id) {
+                Some(counted) => (*load, counted.as_slice()),
+                None => (Load::UNKNOWN, [].as_slice()),
             };
             let line = BACKEND_LINE.saturating_add(*id);
-            for (cpu, counted) in (0..).zip(counted) {
+            for (cpu, counted) in got.cpus.iter().zip(counted) {
                 let place = maps
                     .counters
-                    .word(reader.line_of(cpu, line), PerBackend::Counted as usize);
+                    .word(reader.line_of(*cpu, line), PerBackend::Counted as usize);
                 if let Some(place) = place
                     && place.load(Ordering::Relaxed) != *counted
                 {
@@ -115,13 +143,14 @@ impl Bpf {
                 place.store(load.0, Ordering::Release);
             }
         }
-        super::apply::write_flow_cpus(maps, flow_cpus)
+        self.check_owner()?;
+        flow_cpus.map_or(Ok(()), |cpus| super::apply::write_flow_cpus(maps, cpus))
     }
 
     /// Of all other backends it is not known any more: nobody counts their flows.
     pub fn forget_loads(&self, but: &BTreeMap<u32, Load>) -> Result<(), DataplaneError> {
-        self.check_owner()?;
         for id in 0..self.maps.backends.entries() {
+            self.check_owner()?;
             if let Some(place) = self.maps.backends.word(id, LOAD)
                 && !but.contains_key(&id)
                 && place.load(Ordering::Relaxed) != Load::UNKNOWN.0
@@ -137,20 +166,31 @@ impl Bpf {
 mod tests {
     use super::*;
 
-    fn got(lines: &[(u32, [u64; 2])]) -> Got {
-        Got(lines
-            .iter()
-            .map(|(id, line)| (*id, line.to_vec()))
-            .collect())
+    fn got<const N: usize>(cpus: [u32; N], lines: &[(u32, [u64; N])]) -> Got {
+        let lines = lines.iter().map(|(id, line)| (*id, line.to_vec()));
+        Got {
+            cpus: cpus.to_vec(),
+            lines: lines.collect(),
+        }
     }
 
     #[test]
     fn a_walk_has_seen_half_of_what_came_meanwhile() {
-        let before = got(&[(1, [10, 0]), (2, [7, 7])]);
-        let after = got(&[(1, [20, 1]), (2, [7, 9]), (3, [5, 5])]);
+        let before = got([0, 1], &[(1, [10, 0]), (2, [7, 7])]);
+        let after = got([0, 1], &[(1, [20, 1]), (2, [7, 9]), (3, [5, 5])]);
         let half = before.half_way(&after);
-        assert_eq!(half, got(&[(1, [15, 0]), (2, [7, 8])]));
+        assert_eq!(half, got([0, 1], &[(1, [15, 0]), (2, [7, 8])]));
         assert_eq!(before.until(&after), [10, 3]);
-        assert_eq!(Got::default().until(&after), [0_u64; 0]);
+        assert_eq!(Got::default().until(&after), [0, 0]);
+    }
+
+    #[test]
+    fn a_cpu_that_gets_its_first_packet_had_nothing_before() {
+        let before = got([1, 4], &[(1, [10, 5]), (2, [7, 7])]);
+        let after = got([1, 3, 4], &[(1, [20, 6, 5]), (2, [7, 0, 9])]);
+        let half = before.half_way(&after);
+        assert_eq!(half, got([1, 3, 4], &[(1, [15, 3, 5]), (2, [7, 0, 8])]));
+        assert_eq!(before.until(&after), [0, 10, 0, 6, 2]);
+        assert_eq!(before.until(&before), [0_u64; 5]);
     }
 }
