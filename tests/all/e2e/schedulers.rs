@@ -140,6 +140,21 @@ fn long_ones_keep_new_ones_away(stage: &Stage) {
     drop(held);
 }
 
+/// Their connections have ended: everybody gets its share again.
+fn shares_return(stage: &Stage) {
+    const NAME: &str = "least-connections";
+    let ended = |status: &Status| {
+        let flows = |n| status.backend(&format!("{NAME}/b{n}")).traffic.live_flows;
+        [1, 2, 3].map(flows) == [0; 3]
+    };
+    let what = "no connection is counted any more";
+    let found = stage
+        .daemon
+        .wait_until(what, Duration::from_secs(60), ended);
+    found.unwrap();
+    check_by_chance(spread(stage, NAME), FLOWS, WEIGHTS);
+}
+
 /// A client has one backend, until that takes no new flows; then another one, and no daemon's restart and nobody's return changes that.
 fn a_client_stays(stage: &mut Stage) {
     // Each time from other ports: a known flow has its own backend.
@@ -215,6 +230,7 @@ fn real_connections_spread_as_their_scheduler_says() {
         1,
         "{found:?}"
     );
+    shares_return(&stage);
     let target = stage.targets(&["source-hash"])[0];
     let mut clients = BTreeMap::new();
     for last in CLIENTS {
