@@ -22,7 +22,7 @@
 //! | `nat_flows` | one flow of `fullnat`: [`nat::word`] | slot | data plane |
 //! | `fragments` | four [`fragment::Entry`]: one set | set | data plane |
 //! | `affinities` | eight [`affinity::Entry`]: one set | set | data plane |
-//! | `counters` | [`CounterLine`] | cpu * lines per cpu + line | data plane |
+//! | `counters` | [`CounterLine`] | cpu * lines per cpu + line | data plane (control plane: [`counter::PerBackend::Counted`]) |
 #![no_std]
 
 pub mod affinity;
