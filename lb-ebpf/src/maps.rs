@@ -3,6 +3,8 @@
 //! Each map is named as `lb_common`'s table says. The sizes here are the defaults of
 //! `lb_common::limits`; the loader sets the real ones.
 
+mod values;
+
 use aya_ebpf::{
     Global,
     btf_maps::{Array, DevMap, LpmTrie, PerCpuArray, ProgramArray, lpm_trie},
@@ -15,6 +17,8 @@ use lb_common::{
     backend::DEVICES, counter::lines_per_cpu, fragment, hash::FlowTuple, limits, rule, sources,
 };
 use lb_ebpf::tables::{CacheLine, PackedKey, Tables};
+
+use values::{Line, RingPair, SourceKey};
 
 /// `BPF_F_MMAPABLE`: user space reads and writes the map without system calls.
 const MMAPABLE: usize = 1 << 10;
@@ -95,31 +99,6 @@ pub(crate) fn way_aside() -> u64 {
     // SAFETY: as there.
     WAY.get_ptr(0).map_or(0, |way| unsafe { *way })
 }
-
-/// Two slots of a ring. The kernel refuses bare arrays and atomics as a map's value type (EINVAL,
-/// Linux 6.18), hence this and [`Line`].
-#[repr(C)]
-struct RingPair {
-    ids: [u32; 2],
-}
-
-/// What follows the number of bits in a [`sources::Key`].
-#[repr(C)]
-struct SourceKey {
-    set: [u8; 4],
-    address: [u8; 16],
-}
-
-const _: () = assert!(size_of::<lpm_trie::Key<SourceKey>>() == size_of::<sources::Key>());
-
-/// A [`CacheLine`].
-#[repr(C)]
-struct Line {
-    words: [u64; 8],
-}
-
-const _: () = assert!(size_of::<Line>() == size_of::<CacheLine>());
-const _: () = assert!(align_of::<Line>() == align_of::<CacheLine>());
 
 /// A line of a map, shared with the other CPUs and with user space.
 #[inline(always)]

@@ -15,6 +15,7 @@ mod packet;
 mod piece;
 mod quic;
 mod relay;
+mod sound;
 mod tunnel;
 mod way;
 
@@ -34,6 +35,7 @@ pub use ledger::Ledger;
 use flow::{Origin, Tuple};
 use known::{Backend, Limit, Maps};
 use packet::{Ip, Meaning};
+use sound::{check, whole};
 
 /// What the data plane is about to do with packets, and what it has done.
 pub struct Oracle {
@@ -443,30 +445,6 @@ fn dropped(reason: DropReason) -> Opinion {
     Opinion {
         fate: Fate::Drop(reason),
         ..Opinion::PASS
-    }
-}
-
-/// The frame holds the whole packet, and an IPv4 header's checksum is right.
-fn whole(frame: &[u8], ip: &Ip) -> Result<(), DropReason> {
-    if ip.end > frame.len() {
-        return Err(DropReason::Truncated);
-    }
-    match packet::header_is_right(frame, ip) {
-        true => Ok(()),
-        false => Err(DropReason::BadIpChecksum),
-    }
-}
-
-/// What a client's packet must be; the order of the checks is that of the reasons.
-fn check(frame: &[u8], ip: &Ip) -> Result<Meaning, DropReason> {
-    whole(frame, ip)?;
-    if ip.is_martian() {
-        return Err(DropReason::MartianSource);
-    }
-    let meaning = packet::meaning(frame, ip)?;
-    match ip.ttl {
-        0 | 1 => Err(DropReason::TtlExpired),
-        _ => Ok(meaning),
     }
 }
 

@@ -13,7 +13,7 @@ const fn entry(path: &'static str, why: &'static str) -> Entry {
 }
 
 /// Files that may name aya.
-pub(super) const AYA: [Entry; 11] = [
+pub(super) const AYA: [Entry; 12] = [
     entry(
         "lb-userspace/src/dataplane/bpf.rs",
         "the one Dataplane over BPF",
@@ -24,6 +24,7 @@ pub(super) const AYA: [Entry; 11] = [
         "the kernel binding: the program's entry",
     ),
     entry("lb-ebpf/src/maps.rs", "the kernel binding: the maps"),
+    entry("lb-ebpf/src/maps/", "their values"),
     entry("lb-ebpf/src/xdp.rs", "the kernel binding: the entry point"),
     entry("lb-ebpf/src/context.rs", "the kernel binding: the packet"),
     entry(

@@ -4,6 +4,8 @@
 //! adopter compares the header with itself, with `control`, and with what the kernel says about
 //! every map; whatever differs is named, and nothing is read further.
 
+mod findings;
+
 use std::collections::BTreeMap;
 
 use lb_common::backend::DEVICES;
@@ -19,6 +21,7 @@ use super::sys::{
     F_MMAPABLE, F_NO_PREALLOC, MAP_TYPE_ARRAY, MAP_TYPE_DEVMAP, MAP_TYPE_LPM_TRIE, MapInfo,
 };
 use crate::model::Limits;
+use findings::Findings;
 
 /// The devmap's name.
 pub(crate) const REDIRECTS: &str = "redirects";
@@ -231,32 +234,6 @@ pub fn limit_differences(live: &Limits, wanted: &Limits) -> Vec<String> {
     .filter(|(_, live, wanted)| live != wanted)
     .map(|(name, live, wanted)| format!("limits.{name} is {wanted}, the live maps have {live}"))
     .collect()
-}
-
-struct Findings(Vec<String>);
-
-impl Findings {
-    fn equal<T: PartialEq + std::fmt::Display>(&mut self, what: &str, found: T, expected: T) {
-        if found != expected {
-            self.0
-                .push(format!("{what} is {found}, expected {expected}"));
-        }
-    }
-
-    fn within(&mut self, limit: &limits::Limit, found: u32) {
-        if !(limit.min..=limit.max).contains(&u64::from(found)) {
-            self.0.push(format!(
-                "header: {} is {found}, the limit is {} to {}",
-                limit.name, limit.min, limit.max
-            ));
-        }
-    }
-
-    fn holds(&mut self, condition: bool, otherwise: &str) {
-        if !condition {
-            self.0.push(otherwise.to_owned());
-        }
-    }
 }
 
 /// Judges a header by itself. An empty list: it is one that this version has written.
