@@ -18,7 +18,8 @@ use crate::ids::hops::NOWHERE;
 use crate::ids::{Ids, ServiceId, backend_port, port_of, reach_of, ring_size};
 use crate::maglev::{self, Member};
 use crate::model::{
-    Backend, BackendKey, Config, DaemonConfig, Name, Prefix, Scheduler, Service, Sources, WhenDead,
+    Backend, BackendKey, Config, DaemonConfig, Forwarding, Name, Prefix, Scheduler, Service,
+    Sources, WhenDead,
 };
 use crate::state::{Dirty, State, Word};
 use crate::turns;
@@ -223,6 +224,7 @@ pub fn endpoints(config: &Config, ids: &Ids) -> BTreeMap<EndpointKey, Vec<Endpoi
             targets.push(target);
         }
     };
+    let mut marked = BTreeSet::new();
     for service in config.services.values() {
         let Some(numbers) = ids.service(&service.name) else {
             continue;
@@ -257,11 +259,14 @@ pub fn endpoints(config: &Config, ids: &Ids) -> BTreeMap<EndpointKey, Vec<Endpoi
             continue;
         }
         for (name, backend) in service.keyed_backends() {
-            if let Some(numbers) = ids.backend(&name) {
-                add(
-                    key(address(backend.address), backend_port(backend), protocol),
-                    (EndpointKind::Backend, numbers.id),
-                );
+            let Some(numbers) = ids.backend(&name) else {
+                continue;
+            };
+            let key = key(address(backend.address), backend_port(backend), protocol);
+            // A reply says by its destination which flow of `fullnat` it belongs to: the endpoint only tells it from what is
+            // nobody's, and one does that for all services.
+            if service.forwarding != Forwarding::Fullnat || marked.insert(key) {
+                add(key, (EndpointKind::Backend, numbers.id));
             }
         }
     }
@@ -427,6 +432,35 @@ mod tests {
         check(60, 4);
         check(137, 8);
         check(100_000_000, 8);
+    }
+
+    #[test]
+    fn a_server_may_stand_in_any_number_of_services_of_fullnat_and_four_of_dnat() {
+        use crate::fixture::{service, with_services};
+        use crate::ids::Sizes;
+        use crate::plan::endpoints::place;
+        let placed = |fullnat: u8, dnat: u8| {
+            let numbered = |number| {
+                let vip = format!("s{number} 192.0.2.{number}:80 b1=10.0.0.1:8080");
+                let mut service = service(&vip);
+                if number <= fullnat {
+                    service.forwarding = Forwarding::Fullnat;
+                }
+                (service.name.clone(), service)
+            };
+            let config = with_services((1..=fullnat + dnat).map(numbered).collect());
+            let mut ids = Ids::default();
+            let sizes = Sizes::from(&config.limits);
+            ids.assign(&config, sizes, 1).unwrap();
+            let found = endpoints(&config, &ids);
+            let of_backend = |targets: &&Vec<EndpointTarget>| targets[0].0 == EndpointKind::Backend;
+            let count = found.values().find(of_backend).map_or(0, Vec::len);
+            place(&found, &Ranges::new(), sizes.endpoint_slots).map(|_| count)
+        };
+        assert_eq!(placed(1, 0), Ok(1));
+        assert_eq!(placed(6, 0), Ok(1));
+        assert_eq!(placed(6, 3), Ok(4));
+        assert!(placed(0, 4).is_ok() && placed(0, 5).is_err());
     }
 
     #[test]
