@@ -1,6 +1,7 @@
 //! Reads `nat-source` and `nat-ports`, and checks them against the services that need them. Pure.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 
 use toml::de::DeValue;
@@ -73,6 +74,10 @@ pub(super) fn on_host(
             remarks.push(format!(
                 "no interface of this machine has an address of `{KEY}`, {source}: backends' replies must be routed to it"
             ));
+        } else if let Some(missing) = missing_here(source, &here) {
+            remarks.push(format!(
+                "`{KEY}`, {source}, is only partly on this machine: {missing} on no interface, and flows take every address of a prefix; add what is missing, or have it routed here"
+            ));
         }
         let Some((first, last)) = local_ports else {
             continue;
@@ -96,6 +101,37 @@ pub(super) fn on_host(
         }
     }
     remarks
+}
+
+/// So many addresses are named.
+const NAMED: usize = 4;
+
+/// The addresses of a prefix that are not among these, in words; `None`: they are all here.
+fn missing_here(source: &Prefix, here: &[&(String, IpAddr)]) -> Option<String> {
+    let here: BTreeSet<IpAddr> = here.iter().map(|(_, address)| *address).collect();
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(address) => u128::from(u32::from(address)),
+        IpAddr::V6(address) => u128::from(address),
+    };
+    let address = |bits: u128| match u32::try_from(bits) {
+        Ok(v4) if source.address().is_ipv4() => IpAddr::from(Ipv4Addr::from(v4)),
+        _ => IpAddr::from(Ipv6Addr::from(bits)),
+    };
+    let (first, last) = (bits(source.address()), bits(source.last()));
+    let missing = (first..=last).map(address).filter(|at| !here.contains(at));
+    let named: Vec<String> = missing.take(NAMED).map(|at| at.to_string()).collect();
+    let here = u128::try_from(here.len()).unwrap_or(u128::MAX);
+    let all = last
+        .saturating_sub(first)
+        .saturating_add(1)
+        .saturating_sub(here);
+    let more = all.saturating_sub(NAMED as u128);
+    let verb = if all == 1 { "is" } else { "are" };
+    match (named.is_empty(), more) {
+        (true, _) => None,
+        (false, 0) => Some(format!("{} {verb}", named.join(", "))),
+        (false, more) => Some(format!("{} and {more} more {verb}", named.join(", "))),
+    }
 }
 
 fn is_link_local(address: &IpAddr) -> bool {
@@ -223,17 +259,43 @@ mod tests {
         assert!(elsewhere[0].contains("must be routed"), "{elsewhere:?}");
         let alone = [
             ("eth0", "192.0.2.1"),
+            ("eth1", "198.51.100.8"),
             ("eth1", "198.51.100.9"),
+            ("eth1", "198.51.100.10"),
+            ("eth1", "198.51.100.11"),
             ("eth1", "fe80::1"),
         ];
         let own = remarks("60000-65535", &alone);
         assert!(
-            own[0].contains("eth1") && own[0].contains("198.51.100.9"),
+            own[0].contains("eth1") && own[0].contains("198.51.100.8"),
             "{own:?}"
         );
-        assert_eq!((elsewhere.len(), own.len()), (1, 1));
+        assert_eq!((elsewhere.len(), own.len()), (1, 4));
         assert_eq!(remarks("1024-32767", &alone), [""; 0]);
-        let apart = [("eth1", "198.51.100.1"), ("eth1", "198.51.100.9")];
+        let mut apart = alone.to_vec();
+        apart.push(("eth1", "198.51.100.1"));
         assert_eq!(remarks("1024-65535", &apart), [""; 0]);
+    }
+
+    #[test]
+    fn addresses_of_a_source_that_are_missing_here_are_named() {
+        let some = ["198.51.100.8", "198.51.100.9", "198.51.100.11"];
+        let there = some.map(|address| ("eth1", address));
+        let one = remarks("1024-32767", &there);
+        assert!(one[0].contains(": 198.51.100.10 is on no"), "{one:?}");
+        let two = remarks("1024-32767", &there[1..]);
+        let named = ": 198.51.100.8, 198.51.100.10 are on no";
+        assert!(two[0].contains(named), "{two:?}");
+        assert_eq!((one.len(), two.len()), (1, 1));
+        let of = |source: &str| {
+            let at = ("eth1".to_owned(), "2001:db8::3".parse().unwrap());
+            missing_here(&source.parse().unwrap(), &[&at])
+        };
+        let many = of("2001:db8::/96").unwrap();
+        assert_eq!(
+            many,
+            "2001:db8::, 2001:db8::1, 2001:db8::2, 2001:db8::4 and 4294967291 more are"
+        );
+        assert_eq!(of("2001:db8::3/128"), None);
     }
 }
