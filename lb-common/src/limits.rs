@@ -78,7 +78,7 @@ pub const NAT_FLOWS: Limit = Limit {
     default: 1 << 18,
     max: 1 << 26,
     bytes_per_unit: 64,
-    why: "a power of two; one cache line a flow of fullnat, which it keeps for two minutes after its end; rated for half as many; 1024 without `nat-source`",
+    why: "a power of two; one cache line a flow of fullnat, which it keeps for two minutes after its end; rated for half as many; made in full, so that `fullnat` can be added by a reload",
 };
 /// Clients that stay with their backend for a time, over all services.
 pub const AFFINITIES: Limit = Limit {

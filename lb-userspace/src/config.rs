@@ -126,14 +126,13 @@ pub fn parse_bytes(file_name: &str, bytes: &[u8]) -> (Outcome, String) {
 fn document(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Config> {
     let file = Reader::new(&keys::ROOT, root, 0..0, String::new(), notes);
     let daemon = daemon_table(&file, notes);
-    let has_nat = daemon.as_ref().is_some_and(|d| !d.nat_source.is_empty());
     let limits = match table(&file, "limits", notes) {
         Some((found, span)) => {
             let path = "limits.".to_owned();
             let reader = Reader::new(&keys::LIMITS, found, span, path, notes);
-            daemon::limits(&reader, has_nat, notes)
+            daemon::limits(&reader, notes)
         }
-        None => daemon::default_limits(has_nat),
+        None => daemon::default_limits(),
     };
     let drafts = services(&file, notes);
     let interfaces = daemon.as_ref().map(|d| d.interfaces.as_slice());

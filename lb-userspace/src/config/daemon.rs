@@ -243,7 +243,7 @@ fn metrics_meant(text: &str) -> Option<String> {
 }
 
 /// The limits without `[limits]`.
-pub(super) fn default_limits(has_nat: bool) -> Limits {
+pub(super) fn default_limits() -> Limits {
     let number = |l: &limits::Limit| u32::try_from(l.default).unwrap_or(u32::MAX);
     Limits {
         flows: number(&limits::FLOWS),
@@ -252,20 +252,15 @@ pub(super) fn default_limits(has_nat: bool) -> Limits {
         ring_slots: number(&limits::RING_SLOTS),
         next_hops: number(&limits::NEXT_HOPS),
         source_ranges: number(&limits::SOURCE_RANGES),
-        nat_flows: match has_nat {
-            true => number(&limits::NAT_FLOWS),
-            false => NO_NAT_FLOWS,
-        },
+        // Also where there is no `nat-source`: maps keep their size, and a reload may add it.
+        nat_flows: number(&limits::NAT_FLOWS),
         affinities: number(&limits::AFFINITIES),
     }
 }
 
-/// Entries for flows of `fullnat` where there can be none.
-const NO_NAT_FLOWS: u32 = 1 << 10;
-
-/// `[limits]`. `has_nat`: there may be services of `fullnat`.
-pub(super) fn limits(reader: &Reader<'_, '_>, has_nat: bool, notes: &mut Notes<'_>) -> Limits {
-    let default = default_limits(has_nat);
+/// `[limits]`.
+pub(super) fn limits(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Limits {
+    let default = default_limits();
     let mut read = |limit: &limits::Limit, default: u32| {
         let at = reader.integer(limit.name, limit.min..=limit.max, notes);
         let value = at.as_ref().and_then(|at| u32::try_from(at.value).ok());
