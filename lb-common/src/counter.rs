@@ -88,7 +88,7 @@ pub enum PerBackend {
     Bytes = 1,
     /// Flows scheduled to the backend.
     NewFlows = 2,
-    /// Replies translated (`dnat`).
+    /// Replies translated (`dnat`, `fullnat`).
     ReplyPackets = 3,
     /// Bytes of those frames.
     ReplyBytes = 4,
@@ -190,7 +190,7 @@ drop_reasons! {
     NoBackend = 8, "no_backend";
     /// The next hop of the chosen backend is not resolved.
     NextHopUnresolved = 9, "next_hop_unresolved";
-    /// The flow table has no room and the service needs an entry (`dnat`).
+    /// The flow table has no room and the service needs an entry (`dnat`, `fullnat`).
     FlowTableFull = 10, "flow_table_full";
     /// The way back to the client is not known, or its interface is not ours any more.
     NoReturnHop = 11, "no_return_hop";
@@ -204,7 +204,7 @@ drop_reasons! {
     PacketTooBig = 15, "packet_too_big";
     /// More ICMP errors to relay than the limit allows.
     IcmpLimited = 16, "icmp_limited";
-    /// More new flows than the limit allows, and the service needs an entry for each (`dnat`).
+    /// More new flows than the limit allows, and the service needs an entry for each (`dnat`, `fullnat`).
     NotAdmitted = 17, "not_admitted";
     /// The driver left no room before the packet for another header.
     NoHeadroom = 18, "no_headroom";

@@ -193,7 +193,7 @@ pub static SERVICE: Section = Section {
         key("tunnel-ttl", "a number from 1 to 255, or \"inherit\"", "64"),
         key("gue-port", "a number from 1 to 65535", "6080"),
         key("gue-variant", "0 or 1", "1"),
-        bare("client-option", "a number from 70 to 255 such as 254"),
+        bare("client-option", "a number from 70 to 255 such as 200"),
         key(
             "scheduler",
             "\"maglev\", \"source-hash\", \"random\", \"round-robin\", \"weighted-round-robin\", \"least-response-time\" or \"least-connections\"",
