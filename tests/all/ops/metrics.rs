@@ -161,7 +161,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
     assert_eq!(found, expected);
     let series: usize = found.values().sum();
     let formula =
-        71 + interfaces + reasons + services * (26 + reasons) + 10 * backends + agents + 4;
+        72 + interfaces + reasons + services * (26 + reasons) + 10 * backends + agents + 4;
     assert_eq!(series, formula, "the formula in README.md");
     let quiet = page.iter().filter(|(name, _)| {
         let counts =

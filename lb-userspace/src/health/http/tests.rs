@@ -402,7 +402,8 @@ async fn ten_gigabytes_alone() {
     }
     if runs > 1 {
         let grown = memory("VmHWM").saturating_sub(before);
-        assert!(grown <= 1 << 20, "grew by {grown} bytes");
+        // Some pages of code come in late; 64 KiB kept of each probe would be more than this.
+        assert!(grown <= 4 << 20, "grew by {grown} bytes");
     }
     let sent = server.sent.load(Ordering::SeqCst) / (runs + warm_up);
     assert!(
