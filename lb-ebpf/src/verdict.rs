@@ -357,7 +357,7 @@ pub struct Sent {
     pub backend: u32,
     /// How its flow came there.
     pub origin: Origin,
-    /// The packet began or carries no connection: an untracked flow is counted by these.
+    /// What the packet means for its flow: an untracked one is counted by those that may begin it.
     pub arrival: Arrival,
     /// Bytes of its frame as it came.
     pub bytes: u64,
