@@ -197,12 +197,19 @@ fn parse(log: &str) -> Result<(u32, Vec<u32>)> {
 }
 
 /// The deepest stack over all chains of calls; `each` is that of each function, in the order of their code. In a
-/// call of compiled code the kernel shows the distance as `off`, and the callee's number as `imm` (`jit_subprogs`).
+/// call of compiled code the kernel shows the distance as `off`, of which it keeps 16 bits (`jit_subprogs`).
 fn deepest(code: &[bpf_insn], each: &[u32]) -> Result<u32> {
+    const WRAPS: i64 = 1 << 16;
+    ensure!(
+        code.len() as i64 <= WRAPS,
+        "which function a call is of is not known in {} instructions: the kernel shows 16 bits of the distance",
+        code.len()
+    );
     let mut calls = Vec::new();
     for (at, instruction) in (0_i64..).zip(code) {
         if (instruction.code, instruction.src_reg()) == CALL {
-            calls.push((at, at + 1 + i64::from(instruction.off)));
+            let target = at + 1 + i64::from(instruction.off);
+            calls.push((at, target.rem_euclid(WRAPS)));
         }
     }
     let mut starts: BTreeSet<i64> = calls.iter().map(|(_, target)| *target).collect();
