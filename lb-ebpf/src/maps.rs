@@ -135,10 +135,7 @@ pub(crate) extern "C" fn find_endpoint(
     kind: u32,
     live: u64,
 ) -> u32 {
-    let key = PackedKey {
-        address: [low, high],
-        tail,
-    };
+    let key = packed([low, high], tail);
     lb_ebpf::service::endpoint(&KernelTables, key, kind, live)
 }
 
@@ -146,10 +143,7 @@ pub(crate) extern "C" fn find_endpoint(
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn find_range(low: u64, high: u64, tail: u64, live: u64) -> u32 {
-    let key = PackedKey {
-        address: [low, high],
-        tail,
-    };
+    let key = packed([low, high], tail);
     lb_ebpf::ranges::find(&KernelTables, key, live)
 }
 
@@ -223,6 +217,11 @@ pub(crate) extern "C" fn pick_backend(service: u32, hash: u64) -> u32 {
     lb_ebpf::schedule::pick(&KernelTables, service, hash)
 }
 
+#[inline(always)]
+const fn packed(address: [u64; 2], tail: u64) -> PackedKey {
+    PackedKey { address, tail }
+}
+
 /// [`lb_ebpf::flow::holder`].
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -234,10 +233,7 @@ pub(crate) extern "C" fn flow_holder(service: u32, hash: u64, group: u64) -> u32
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn reply_owner(b0: u64, b1: u64, tail: u64, c0: u64, c1: u64) -> u64 {
-    let key = PackedKey {
-        address: [b0, b1],
-        tail,
-    };
+    let key = packed([b0, b1], tail);
     lb_ebpf::reply::owner(&KernelTables, key, [c0, c1])
 }
 
@@ -251,10 +247,7 @@ pub(crate) extern "C" fn find_candidate(
     live: u64,
     distance: u32,
 ) -> u32 {
-    let key = PackedKey {
-        address: [b0, b1],
-        tail,
-    };
+    let key = packed([b0, b1], tail);
     lb_ebpf::reply::candidate(&KernelTables, key, live, distance)
 }
 
@@ -263,6 +256,13 @@ pub(crate) extern "C" fn find_candidate(
 #[inline(never)]
 pub(crate) extern "C" fn find_nat(hash: u64, backend: u32, second: u32) -> u64 {
     lb_ebpf::nat::find(&KernelTables, hash, backend, second)
+}
+
+/// [`lb_ebpf::nat::read_options`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn read_options(bytes: u32, state: u64) -> u64 {
+    lb_ebpf::nat::read_options(bytes, state)
 }
 
 /// [`lb_ebpf::fragment::find`].
@@ -387,6 +387,11 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn find_nat(&self, hash: u64, backend: u32, second: u32) -> u64 {
         unknown(find_nat(hash, backend, second))
+    }
+
+    #[inline(always)]
+    fn read_options(&self, bytes: u32, state: u64) -> u64 {
+        unknown(read_options(bytes, state))
     }
 
     #[inline(always)]

@@ -31,6 +31,7 @@ use crate::{
 
 use entry::{Flow, claim, note, owner, refresh};
 pub(crate) use errors::{error_to_backend, quoted, to_client as error_to_client};
+pub use option::read as read_options;
 pub(crate) use replies::{from_backend, returning};
 
 /// In what [`find`] gives: the flow has the entry. Without it the entry is free for the flow.
@@ -186,6 +187,13 @@ fn send<F: Frame, T: Tables, const V4: bool>(
         Origin::NotAdmitted => DropReason::NotAdmitted as u32,
         _ => LOST,
     };
+    // Before it takes a port.
+    if reason == LOST {
+        let checked = sealed(option::check::<F, T, V4>(frame, cx, backend, hash), hash);
+        if checked != DONE {
+            reason = checked;
+        }
+    }
     let mut round: u32 = 0;
     while reason == LOST && round < ROUNDS {
         let found = cx.tables.find_nat(hash, backend, second);

@@ -183,6 +183,15 @@ pub trait Tables {
         crate::nat::find(self, hash, backend, second)
     }
 
+    /// [`crate::nat::read_options`].
+    #[inline(always)]
+    fn read_options(&self, bytes: u32, state: u64) -> u64
+    where
+        Self: Sized,
+    {
+        crate::nat::read_options(bytes, state)
+    }
+
     /// Replaces `current` by `new` in a line of `nat_flows`; false when another CPU was faster. A read-only program
     /// answers true and writes nothing.
     #[inline(always)]

@@ -338,6 +338,7 @@ macro_rules! headers {
 
 headers! {
     [u8; 1] = 1,
+    [u8; 4] = 4,
     ShortHeader = 17,
     LongHeader = 22,
     [[u8; 4]; 2] = 8,

@@ -26,6 +26,42 @@ const BARE: u8 = 5;
 /// The longest TCP header, in words of four bytes.
 const LONGEST: u8 = 15;
 
+/// End of the options, and one that is a kind alone (RFC 9293 section 3.1).
+const END: u64 = 0;
+const NO_OPERATION: u64 = 1;
+
+/// In what is known of options so far: their end has come ...
+const ENDED: u64 = 1 << 16;
+/// ... the next byte is a length ...
+const LENGTH: u64 = 1 << 17;
+/// ... one says who the client is, or cannot be read.
+const CLAIMS: u64 = 1 << 18;
+/// A byte more that belongs to the last option. Below is the kind that says who the client is.
+const ONE: u64 = 1 << 8;
+
+/// A SYN with an option of this kind of its own, anywhere, or with options that cannot be read, goes nowhere, so that nobody is believed
+/// what he says of himself; [`sealed`].
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(super) fn check<F: Frame, T: Tables, const V4: bool>(
+    frame: &mut F,
+    cx: &Context<'_, T>,
+    backend: u32,
+    hash: u64,
+) -> u32 {
+    let kind = match cx.tables.backend(backend) {
+        Some(entry) => entry.tunnel.option_kind(),
+        None => 0,
+    };
+    let reason = match kind {
+        0 => DONE,
+        kind => match claims::<F, T, V4>(frame, cx.tables, u32::from(kind)) {
+            0 => DONE,
+            _ => DropReason::Malformed as u32,
+        },
+    };
+    sealed(reason, hash)
+}
+
 /// Puts the option into a packet that is a SYN and has room for it; [`sealed`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(super) fn tell<F: Frame, T: Tables, const V4: bool>(
@@ -68,35 +104,100 @@ fn put<F: Frame, T: Tables, const V4: bool>(
     let words = offset >> 4;
     let has_room = words.wrapping_add(growth as u8 >> 2) <= LONGEST
         && packet.size().wrapping_add(u32::from(growth)) <= exit.mtu;
-    let is_told = has_room
-        && match V4 {
+    if has_room {
+        match V4 {
             true => into_v4(frame, &packet, kind),
             false => into_v6(frame, &packet, kind),
         };
-    if is_told {
-        return DONE;
     }
-    match claims::<F, V4>(frame, u32::from(kind)) {
-        0 => DONE,
-        _ => DropReason::Malformed as u32,
+    DONE
+}
+
+/// 1: a SYN has such an option already, or its options are malformed. (A call: else the compiler joins the frame's bounds of
+/// several paths, "R5 invalid mem access 'scalar'", Linux 6.18.)
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn claims<F: Frame, T: Tables, const V4: bool>(frame: &mut F, tables: &T, kind: u32) -> u32 {
+    let frame = opaque(frame);
+    let Some(packet) = parse::ip::<F, V4>(frame) else {
+        return 0;
+    };
+    let at = if V4 { L4_V4 } else { L4_V6 };
+    let Some(&Tcp { offset, flags, .. }) = frame.header::<Tcp>(at) else {
+        return 0;
+    };
+    if packet.protocol != protocol::TCP || !Arrival::segment(flags).is_opening() {
+        return 0;
+    }
+    let first = at.wrapping_add(size_of::<Tcp>());
+    let end = usize::from(offset >> 4).saturating_sub(usize::from(BARE)) << 2;
+    let state = twenty(frame, tables, (first, 0), end, u64::from(kind));
+    let state = twenty(frame, tables, (first, 20), end, state);
+    u32::from(state & !ENDED >= ONE)
+}
+
+/// Reads twenty bytes of options that end after `end` bytes, if there are so many. No loop: the verifier of Linux 6.1 would follow each
+/// turn of it through all that comes ("BPF program is too large").
+#[inline(always)]
+fn twenty<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    (first, place): (usize, usize),
+    end: usize,
+    state: u64,
+) -> u64 {
+    let state = four(frame, tables, (first, place), end, state);
+    let state = four(frame, tables, (first, place.wrapping_add(4)), end, state);
+    let state = four(frame, tables, (first, place.wrapping_add(8)), end, state);
+    let state = four(frame, tables, (first, place.wrapping_add(12)), end, state);
+    four(frame, tables, (first, place.wrapping_add(16)), end, state)
+}
+
+#[inline(always)]
+fn four<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    (first, place): (usize, usize),
+    end: usize,
+    state: u64,
+) -> u64 {
+    if place >= end {
+        return state;
+    }
+    match frame.header::<[u8; 4]>(first.wrapping_add(place)) {
+        Some(bytes) => tables.read_options(u32::from_le_bytes(*bytes), state),
+        None => state | CLAIMS,
     }
 }
 
-/// 1: the client says it itself, in our place. (A call: else the compiler joins the frame's bounds of several paths, "R5
-/// invalid mem access 'scalar'", Linux 6.18.)
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn claims<F: Frame, const V4: bool>(frame: &mut F, kind: u32) -> u32 {
-    let frame = opaque(frame);
-    let at = if V4 { L4_V4 } else { L4_V6 };
-    let Some(&Tcp { offset, .. }) = frame.header::<Tcp>(at) else {
-        return 0;
-    };
-    if offset >> 4 <= BARE {
-        return 0;
+/// Reads four bytes more of a SYN's options, the first in the low bits.
+#[inline(always)]
+pub fn read(bytes: u32, state: u64) -> u64 {
+    let mut state = state;
+    for byte in bytes.to_le_bytes() {
+        state = read_one(u64::from(byte), state);
     }
-    match frame.header::<[u8; 1]>(at.wrapping_add(size_of::<Tcp>())) {
-        Some(&[first]) if u32::from(first) == kind => 1,
-        _ => 0,
+    state
+}
+
+#[inline(always)]
+const fn read_one(byte: u64, state: u64) -> u64 {
+    if state & (ENDED | CLAIMS) != 0 {
+        return state;
+    }
+    if state & LENGTH != 0 {
+        return match byte {
+            0 | 1 => state | CLAIMS,
+            length => (state ^ LENGTH).wrapping_add(length.wrapping_sub(2).wrapping_mul(ONE)),
+        };
+    }
+    if state >> 8 & 0xff != 0 {
+        return state.wrapping_sub(ONE);
+    }
+    match byte {
+        kind if kind == state & 0xff => state | CLAIMS,
+        END => state | ENDED,
+        NO_OPERATION => state,
+        _ => state | LENGTH,
     }
 }
 

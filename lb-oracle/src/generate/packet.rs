@@ -82,14 +82,34 @@ fn body(choices: &mut Choices<'_>, protocol: Protocol, mtu: u32) -> Body {
     match protocol {
         Protocol::Tcp => Body::Tcp {
             flags: choices.of::<&str>(&FLAGS),
-            options: match choices.one_in(6) {
-                true => vec![1; 4 * choices.below(11)],
-                false => Vec::new(),
+            options: match choices.below(12) {
+                0 => vec![1; 4 * choices.below(11)],
+                1 => options(choices),
+                _ => Vec::new(),
             },
             data,
         },
         Protocol::Udp | Protocol::Sctp | Protocol::Any => Body::Udp { data },
     }
+}
+
+/// Options of which any may say who the client is, or be malformed.
+fn options(choices: &mut Choices<'_>) -> Vec<u8> {
+    let mut all = Vec::new();
+    for _ in 0..choices.below(6) {
+        match choices.below(8) {
+            0 => all.extend([*choices.of(&[254, 2, 3]), *choices.of(&[0, 1, 8, 40])]),
+            1 => all.push(0),
+            2 => all.extend([254, 8, 0, 7, 192, 0, 2, 9]),
+            3 => all.extend([2, 4, 5, 180]),
+            4 => all.extend([3, 4, 254, 254]),
+            _ => all.extend([1].repeat(1 + choices.below(9))),
+        }
+    }
+    let padding = (4 - all.len() % 4) % 4;
+    all.extend([1].repeat(padding));
+    all.truncate(40);
+    all
 }
 
 fn padding(choices: &mut Choices<'_>) -> Vec<u8> {

@@ -13,7 +13,6 @@ use lb_ebpf::fixture::{
 
 use super::{
     Answer, Arrived, Opinion, Oracle, Refusal, Sent,
-    checksum::{field, sum},
     flow::Tuple,
     known::Maps,
     packet::{self, Mac, Meaning, octets},
@@ -21,6 +20,8 @@ use super::{
     whole,
 };
 use crate::case::NAT_FLOWS;
+
+mod option;
 
 /// Pools of at most so many ends are looked at as a whole by each flow.
 const SMALL: usize = 16;
@@ -202,41 +203,6 @@ fn address(end: SocketAddr) -> Address {
     }
 }
 
-/// A SYN with an option of this kind, which says who its client is, as the first one; `None` where it has no room or is not
-/// wanted. As wrong as it was.
-fn told(frame: &[u8], ip: &packet::Ip, kind: u8, mtu: u32) -> Option<Vec<u8>> {
-    let address = octets(ip.source);
-    let length = 4 + address.len();
-    let at = ip.transport();
-    let words = usize::from(frame[at + 12] >> 4) + length / 4;
-    if kind == 0 || words > 15 || ip.size() + length as u32 > mtu {
-        return None;
-    }
-    let covered = |frame: &[u8], ip: &packet::Ip| {
-        packet::pseudo_of(ip, ip.protocol, ip.end - at) + sum(&frame[at..ip.end])
-    };
-    let off = covered(frame, ip);
-    let option = [&[kind, length as u8], &frame[at..at + 2], &address].concat();
-    let mut out = frame.to_vec();
-    out.splice(at + 20..at + 20, option);
-    let place = if ip.is_v4() { 16 } else { 18 };
-    let total = u16::from_be_bytes([out[place], out[place + 1]]) + length as u16;
-    out[place..place + 2].copy_from_slice(&total.to_be_bytes());
-    out[at + 12] = (words as u8) << 4 | out[at + 12] & 15;
-    let longer = packet::read(&out)?;
-    packet::seal(&mut out, &longer);
-    out[at + 16..at + 18].fill(0);
-    let check = field(off, covered(&out, &longer));
-    out[at + 16..at + 18].copy_from_slice(&check);
-    Some(out)
-}
-
-/// The first option of a SYN is of this kind.
-fn claims(frame: &[u8], ip: &packet::Ip, kind: u8) -> bool {
-    let at = ip.transport();
-    frame[at + 12] >> 4 > 5 && frame[at + 20] == kind
-}
-
 impl Oracle {
     /// A client's packet to the backend of its flow.
     pub(super) fn send_from_ours(
@@ -254,6 +220,10 @@ impl Oracle {
         let second = arrived.at >> 30;
         let hop = (packet::sender(frame), arrived.ingress);
         let has_device = self.maps.has_device(arrived.ingress);
+        let kind = backend.tunnel.option_kind();
+        if kind != 0 && meaning == Meaning::Opens && option::claims(frame, ip, kind) {
+            return Err(refuse(DropReason::Malformed));
+        }
         let ours = match self.nat.place_of(tuple, id) {
             Some(place) => {
                 let flow = self.nat.flows.get_mut(&place).expect("was found");
@@ -292,15 +262,10 @@ impl Oracle {
                 ours
             }
         };
-        let kind = backend.tunnel.option_kind();
         let told = match meaning {
-            Meaning::Opens => told(frame, ip, kind, mtu),
+            Meaning::Opens => option::told(frame, ip, kind, mtu),
             _ => None,
         };
-        let claims = meaning == Meaning::Opens && claims(frame, ip, kind);
-        if told.is_none() && kind != 0 && claims {
-            return Err(refuse(DropReason::Malformed));
-        }
         if ip.size() > mtu {
             return self.too_big(arrived, service, mtu);
         }
