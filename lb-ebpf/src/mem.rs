@@ -324,7 +324,7 @@ pub fn moved_nat_flows(lines: &[[u64; 8]], from: Nanos, to: Nanos) -> Vec<[u64; 
         let [first, ..] = &mut line;
         let state = State(*first);
         if state.stage() != Stage::Free {
-            *first = state.at(state.stage(), state.second().wrapping_add(by)).0;
+            *first = state.moved(by).0;
         }
         line
     };

@@ -29,14 +29,16 @@ use crate::{
     verdict::{Outcome, PackedOutcome, PackedSending, Parcel, Refusal},
 };
 
-use entry::{Flow, claim, note, owner, refresh};
+use entry::{Flow, claim, owner, refresh};
 pub(crate) use errors::{error_to_backend, quoted, to_client as error_to_client};
 pub use option::read as read_options;
 pub(crate) use replies::{from_backend, returning};
 
 /// In what [`find`] gives: the flow has the entry. Without it the entry is free for the flow.
 pub(crate) const KNOWN: u64 = 1 << 62;
-/// What [`find`] gives where every entry is somebody's.
+/// In what [`find`] gives: an unproven flow has the entry, and this one may take its place.
+const EVICTS: u64 = 1 << 61;
+/// What [`find`] gives where every entry is somebody's who keeps it.
 pub(crate) const NONE: u64 = u64::MAX;
 /// The flow has the entry.
 #[inline(always)]
@@ -95,8 +97,8 @@ fn has_source(control: &Control, v4: bool) -> bool {
     }
 }
 
-/// The entry of a flow with this hash to this backend, or the first one that it may have: slot, and candidate number from
-/// bit 32 on, and [`KNOWN`]; or [`NONE`] or [`BUSY`].
+/// The entry of a flow with this hash to this backend, or the first free one that it may have, or else the one of the unproven
+/// flow that has been silent longest: slot, and candidate number from bit 32 on, and [`KNOWN`] or [`EVICTS`]; or [`NONE`] or [`BUSY`].
 #[inline(always)]
 pub fn find<T: Tables>(tables: &T, hash: u64, backend: u32, second: u32) -> u64 {
     let (Some(control), Some(backend)) = (tables.control(), service::backend(tables, backend))
@@ -111,7 +113,11 @@ pub fn find<T: Tables>(tables: &T, hash: u64, backend: u32, second: u32) -> u64 
     if control.nat_ports == 0 || !has_source(control, v4) {
         return NONE;
     }
-    let mut free = NONE;
+    // Zero, but the verifier takes it for any number. It would follow each choice among the candidates so far through all that come
+    // ("BPF program is too large", Linux 6.18).
+    let blur = hash ^ core::hint::black_box(hash);
+    let mut best = NONE ^ blur;
+    let mut most = blur as u32;
     let mut number = 0;
     while number < PROBES {
         let candidate = candidate(control, v4, hash, number);
@@ -123,7 +129,7 @@ pub fn find<T: Tables>(tables: &T, hash: u64, backend: u32, second: u32) -> u64 
             protocol: service.entry.protocol,
         };
         let slot = slot(tables, control, &reply);
-        let found = u64::from(slot) | u64::from(number) << 32;
+        let found = (u64::from(slot) | u64::from(number) << 32) ^ blur;
         let Some(line) = tables.nat_flow(slot) else {
             return NONE;
         };
@@ -141,12 +147,27 @@ pub fn find<T: Tables>(tables: &T, hash: u64, backend: u32, second: u32) -> u64 
                 return found | KNOWN;
             }
         }
-        if free == NONE && state.is_over(second) {
-            free = found;
+        let worth = worth(state, number, second) ^ blur as u32;
+        if worth > most {
+            most = worth;
+            best = match state.is_over(second) {
+                true => found,
+                false => found | EVICTS,
+            };
         }
         number = number.wrapping_add(1);
     }
-    free
+    best
+}
+
+/// How good it is for a new flow to have an entry; 0: it may not.
+#[inline(always)]
+const fn worth(state: State, number: u32, second: u32) -> u32 {
+    match state.is_over(second) {
+        true => u32::MAX.wrapping_sub(number),
+        false if state.stage().is_unproven() => state.silent(second).wrapping_add(1),
+        false => 0,
+    }
 }
 
 /// Sends a [`Parcel`] of the flow with this hash to its backend, and counts it: its outcome, or [`PackedOutcome::too_big`].

@@ -84,6 +84,12 @@ impl Arrival {
         self.0 & (flag::FIN | flag::RST) as u32 != 0
     }
 
+    /// TCP with RST.
+    #[inline(always)]
+    pub const fn is_reset(self) -> bool {
+        self.0 & flag::RST as u32 != 0
+    }
+
     /// As [`Self::DATAGRAM`].
     #[inline(always)]
     pub const fn is_datagram(self) -> bool {

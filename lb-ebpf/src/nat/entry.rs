@@ -6,7 +6,7 @@ use lb_common::{
     nat::{Ends, Stage, State, word},
 };
 
-use super::{DONE, LOST, NONE, address, candidate, done, rewrite, sealed, slot};
+use super::{DONE, EVICTS, LOST, NONE, address, candidate, done, low, rewrite, sealed, slot};
 use crate::{
     forward,
     frame::Frame,
@@ -63,7 +63,11 @@ fn take<F: Frame, T: Tables, const V4: bool>(
     let current = State(line.word(word::STATE));
     let hash = FlowHash(hash);
     let writing = State::new(hash, Stage::Writing, second);
-    if !current.is_over(second) || !cx.tables.exchange(line, word::STATE, current.0, writing.0) {
+    let may_evict = found & EVICTS != 0 && current.stage().is_unproven();
+    if !current.is_over(second) && !may_evict {
+        return LOST;
+    }
+    if !cx.tables.exchange(line, word::STATE, current.0, writing.0) {
         return LOST;
     }
     let of = candidate(cx.control, V4, hash.0, (found >> 32) as u32 & 0xff);
@@ -83,12 +87,10 @@ fn take<F: Frame, T: Tables, const V4: bool>(
     let whose = u64::from(backend) | u64::from(of.low) << 32;
     tables.set(line, word::BACKEND, whose);
     tables.set(line, word::HOP, hop);
-    let stage = match arrival(frame, &packet) {
-        arrival if arrival.is_datagram() => Stage::Datagrams,
-        arrival if arrival.is_closing() => Stage::Closing,
-        arrival if arrival.is_opening() => Stage::Opening,
-        // In the middle of a connection that began elsewhere.
-        _ => Stage::Established,
+    // Whatever it says: also in the middle of a connection that began elsewhere.
+    let stage = match arrival(frame, &packet).is_datagram() {
+        true => Stage::Asking,
+        false => Stage::Opening,
     };
     // Whoever sees this sees what was written before.
     let state = State::new(hash, stage, second);
@@ -104,7 +106,7 @@ pub(super) fn refresh<F: Frame, T: Tables, const V4: bool>(
     found: u64,
     hash: u64,
 ) -> u32 {
-    sealed(keep::<F, T, V4>(frame, cx, found), hash)
+    sealed(keep::<F, T, V4>(frame, cx, found, hash), hash)
 }
 
 #[inline(always)]
@@ -112,6 +114,7 @@ fn keep<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     found: u64,
+    hash: u64,
 ) -> u32 {
     let frame = opaque(frame);
     let (Some(packet), Some(line)) = (parse::ip::<F, V4>(frame), cx.tables.nat_flow(found as u32))
@@ -121,6 +124,7 @@ fn keep<F: Frame, T: Tables, const V4: bool>(
     let Some(ports) = packet.ports(frame) else {
         return DropReason::Truncated as u32;
     };
+    let state = State(line.word(word::STATE));
     let ends: Ends = bytemuck::cast(line.word(word::ENDS));
     let [a, b] = packet.source.words();
     let client = [
@@ -128,34 +132,28 @@ fn keep<F: Frame, T: Tables, const V4: bool>(
         line.word(word::CLIENT.wrapping_add(1)),
     ];
     // Two flows with one hash of 64 bits; or the entry has just become another's.
-    if client != [a, b] || ends.client != ports.source || ends.service != ports.destination {
+    if client != [a, b]
+        || ends.client != ports.source
+        || ends.service != ports.destination
+        || line.word(word::HASH) != hash
+    {
         return LOST;
     }
     let arrival = arrival(frame, &packet);
-    note(cx, line, arrival.is_opening(), arrival.is_closing());
+    let second = crate::admission::second(cx.now);
+    let new = state.heard(arrival.is_opening(), arrival.is_closing(), second);
+    if !put(cx, line, state, new) {
+        return LOST;
+    }
     done(forward::learn_hop(frame, cx.tables, line, word::HOP).map_err(Refusal::from))
 }
 
-/// Brings an entry's state up to date; true if it was not. A lost race is the winner's.
+/// Brings an entry's state up to date, if it is still as it was when it was read and found to be its flow's; false if it has
+/// become another's meanwhile. A race with another packet of the flow is the winner's.
 #[inline(always)]
-pub(super) fn note<T: Tables>(
-    cx: &Context<'_, T>,
-    line: &CacheLine,
-    opening: bool,
-    closing: bool,
-) -> bool {
-    let second = crate::admission::second(cx.now);
-    let state = State(line.word(word::STATE));
-    let stage = state.stage();
-    if matches!(stage, Stage::Free | Stage::Writing) {
-        return false;
-    }
-    let silent = state.silent(second);
-    let new = state.at(
-        stage.after(opening, closing, silent),
-        state.second().wrapping_add(silent),
-    );
-    new != state && cx.tables.exchange(line, word::STATE, state.0, new.0)
+fn put<T: Tables>(cx: &Context<'_, T>, line: &CacheLine, state: State, new: State) -> bool {
+    let is_put = new != state && cx.tables.exchange(line, word::STATE, state.0, new.0);
+    state.stage().is_written() && (is_put || State(line.word(word::STATE)).is_still(state))
 }
 
 #[inline(always)]
@@ -172,7 +170,10 @@ fn arrival<F: Frame>(frame: &F, packet: &Packet) -> Arrival {
 /// Who is behind an entry. No part of it lies in an `Option` or a `Result`: where the compiler joins their paths, the
 /// verifier finds registers that nothing was written to ("R8 !read_ok", Linux 6.18).
 pub(super) struct Flow<'t> {
-    pub(super) line: &'t CacheLine,
+    line: &'t CacheLine,
+    state: State,
+    /// [`word::BACKEND`].
+    whose: u64,
     pub(super) client: Address,
     pub(super) ends: Ends,
     pub(super) hop: ReturnHop,
@@ -196,19 +197,62 @@ impl<'t> Flow<'t> {
         ];
         let ends = bytemuck::cast(line.word(word::ENDS));
         let hop = bytemuck::cast(line.word(word::HOP));
-        let same = line.word(word::BACKEND) as u32 == backend.id;
+        let whose = line.word(word::BACKEND);
         let now = State(line.word(word::STATE));
-        let known = !matches!(now.stage(), Stage::Free | Stage::Writing);
         Self {
             line,
+            state: now,
+            whose,
             client: Address::from_words(client),
             ends,
             hop,
             backend,
             service,
-            is_whole: same && known && now.0 >> 40 == state.0 >> 40,
+            // Its stage may have changed, which leaves the rest as it is.
+            is_whole: whose as u32 == backend.id && now.is_still(state),
         }
     }
+
+    /// The last four bytes of our address, host order.
+    #[inline(always)]
+    pub(super) const fn low(&self) -> u32 {
+        (self.whose >> 32) as u32
+    }
+
+    /// A packet from `tuple.vip` to `tuple.client` is a reply in the flow: it may be another since [`owner`] looked.
+    #[inline(always)]
+    pub(super) fn has_reply(&self, tuple: &FlowTuple) -> bool {
+        self.has_end(tuple.client, tuple.client_port, tuple.protocol) && is_at(self.backend, tuple)
+    }
+
+    /// Our end of the flow.
+    #[inline(always)]
+    pub(super) fn has_end(&self, address: Address, port: [u8; 2], protocol: u8) -> bool {
+        self.low() == low(address) && self.ends.nat == port && self.ends.protocol == protocol
+    }
+
+    /// Notes a reply: 0 if that says nothing new, [`ANOTHERS`] if the entry has become another's meanwhile.
+    #[inline(always)]
+    pub(super) fn note<T: Tables>(&self, cx: &Context<'_, T>, arrival: Arrival) -> u32 {
+        let second = crate::admission::second(cx.now);
+        let new = self
+            .state
+            .answered(arrival.is_closing(), arrival.is_reset(), second);
+        match put(cx, self.line, self.state, new) {
+            true => u32::from(new != self.state),
+            false => ANOTHERS,
+        }
+    }
+}
+
+/// What [`Flow::note`] gives for an entry that is not the flow's any more.
+pub(super) const ANOTHERS: u32 = 2;
+
+/// A reply comes from this backend.
+#[inline(always)]
+fn is_at(backend: Backend<'_>, tuple: &FlowTuple) -> bool {
+    backend.entry.port == tuple.vip_port
+        && Address(backend.entry.address).words() == tuple.vip.words()
 }
 
 /// The slot of the flow that a packet from `tuple.vip`, a backend, to `tuple.client`, one of our addresses, is a
@@ -222,10 +266,7 @@ pub(super) fn owner<T: Tables>(tables: &T, control: &Control, tuple: &FlowTuple)
     let Some(line) = tables.nat_flow(slot) else {
         return NONE;
     };
-    if matches!(
-        State(line.word(word::STATE)).stage(),
-        Stage::Free | Stage::Writing
-    ) {
+    if !State(line.word(word::STATE)).stage().is_written() {
         return NONE;
     }
     let ends: Ends = bytemuck::cast(line.word(word::ENDS));
@@ -238,12 +279,7 @@ pub(super) fn owner<T: Tables>(tables: &T, control: &Control, tuple: &FlowTuple)
         return NONE;
     }
     match service::backend(tables, whose as u32) {
-        Some(backend)
-            if backend.entry.port == tuple.vip_port
-                && Address(backend.entry.address).words() == tuple.vip.words() =>
-        {
-            u64::from(slot)
-        }
+        Some(backend) if is_at(backend, tuple) => u64::from(slot),
         _ => NONE,
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     admission::{self, Limited},
     forward::{self, End},
     frame::Frame,
-    icmp::{self, Translation},
+    icmp::{self, Quote, Translation},
     message,
     parse::{self, Packet},
     pipeline::{Context, opaque},
@@ -33,14 +33,19 @@ pub(crate) fn quoted<F: Frame, T: Tables, const V4: bool>(
     if quote.source.words() != packet.destination.words() {
         return NONE;
     }
-    let tuple = FlowTuple {
+    owner(cx.tables, cx.control, &reply(&quote))
+}
+
+/// A reply to the packet that is quoted.
+#[inline(always)]
+fn reply(quote: &Quote) -> FlowTuple {
+    FlowTuple {
         client: quote.source,
         vip: quote.destination,
         client_port: quote.ports.source,
         vip_port: quote.ports.destination,
         protocol: quote.protocol,
-    };
-    owner(cx.tables, cx.control, &tuple)
+    }
 }
 
 /// Relays an error about a flow of ours to its client.
@@ -82,10 +87,13 @@ fn backends_end<F: Frame, T: Tables, const V4: bool>(
         return Outcome::PASS.into();
     };
     let flow = Flow::read(line, backend, service);
-    if !flow.is_whole {
+    let Some(quote) = &icmp::quote(frame, &packet) else {
+        return Outcome::PASS.into();
+    };
+    if !flow.is_whole || !flow.has_reply(&reply(quote)) {
         return Outcome::PASS.into();
     }
-    match relay(frame, cx, &packet, &flow) {
+    match relay(frame, cx, &packet, quote, &flow) {
         Ok(verdict) => Outcome::of(verdict, Account::ErrorReturned, 0).into(),
         Err(reason) => Outcome::service_drop(reason, flow.service.index).into(),
     }
@@ -96,9 +104,9 @@ fn relay<F: Frame, T: Tables>(
     frame: &mut F,
     cx: &Context<'_, T>,
     packet: &Packet,
+    quote: &Quote,
     flow: &Flow<'_>,
 ) -> Result<Verdict, DropReason> {
-    let quote = &icmp::quote(frame, packet).ok_or(DropReason::Truncated)?;
     packet.check_ip(frame)?;
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExpired);
@@ -152,12 +160,12 @@ fn clients_end<F: Frame, T: Tables, const V4: bool>(
         return 1;
     };
     let flow = Flow::read(line, backend, service);
-    if !flow.is_whole {
-        return 1;
-    }
     let Some(quote) = &icmp::quote(frame, &packet) else {
         return 1;
     };
+    if !flow.is_whole || !flow.has_end(quote.source, quote.ports.source, quote.protocol) {
+        return 1;
+    }
     let translation = Translation {
         quoted: End::Source,
         old: quote.source,
@@ -238,13 +246,16 @@ fn with_our_end<F: Frame, T: Tables, const V4: bool>(
         return 1;
     };
     let flow = Flow::read(line, backend, service);
-    if !flow.is_whole {
-        return 1;
-    }
     let Some(quote) = &icmp::quote(frame, &packet) else {
         return 1;
     };
-    let ours = address(cx.control, V4, (flow.line.word(word::BACKEND) >> 32) as u32);
+    if !flow.is_whole
+        || flow.client.words() != quote.destination.words()
+        || flow.ends.client != quote.ports.destination
+    {
+        return 1;
+    }
+    let ours = address(cx.control, V4, flow.low());
     let translation = Translation {
         quoted: End::Destination,
         old: quote.destination,

@@ -2,7 +2,7 @@
 
 use lb_common::{Address, DropReason, Epoch, FlowHash, hash::FlowTuple, nat::word};
 
-use super::{Flow, NONE, note, owner, rewrite};
+use super::{Flow, NONE, entry::ANOTHERS, owner, rewrite};
 use crate::{
     flow as table, forward,
     frame::Frame,
@@ -11,6 +11,7 @@ use crate::{
     service,
     tables::Tables,
     verdict::{Account, Outcome, PackedOutcome, Refusal, Verdict},
+    wire::Ports,
 };
 
 /// The slot of the flow that a packet to no service is a reply in, or [`NONE`].
@@ -26,14 +27,19 @@ pub(crate) fn returning<F: Frame, T: Tables, const V4: bool>(
     let Some(ports) = packet.ports(frame) else {
         return NONE;
     };
-    let tuple = FlowTuple {
+    owner(cx.tables, cx.control, &reply(&packet, ports))
+}
+
+/// Whose reply a packet is.
+#[inline(always)]
+fn reply(packet: &Packet, ports: Ports) -> FlowTuple {
+    FlowTuple {
         client: packet.destination,
         vip: packet.source,
         client_port: ports.destination,
         vip_port: ports.source,
         protocol: packet.protocol,
-    };
-    owner(cx.tables, cx.control, &tuple)
+    }
 }
 
 /// Sends a reply in the flow of this slot to its client.
@@ -75,8 +81,11 @@ fn to_client<F: Frame, T: Tables, const V4: bool>(
     let Ok(service) = service::by_index(cx.tables, backend.entry.service) else {
         return Outcome::PASS.into();
     };
+    let Some(ports) = packet.ports(frame) else {
+        return Outcome::PASS.into();
+    };
     let flow = Flow::read(line, backend, service);
-    if !flow.is_whole {
+    if !flow.is_whole || !flow.has_reply(&reply(&packet, ports)) {
         return Outcome::PASS.into();
     }
     let mut noted = 0;
@@ -86,7 +95,11 @@ fn to_client<F: Frame, T: Tables, const V4: bool>(
             return PackedOutcome::refused(refusal, flow.service.index);
         }
     };
-    PackedOutcome::of(PackedOutcome::from(outcome).word() | noted)
+    match noted {
+        0 => outcome.into(),
+        ANOTHERS => Outcome::PASS.into(),
+        _ => PackedOutcome::of(PackedOutcome::from(outcome).word() | NOTED),
+    }
 }
 
 #[inline(always)]
@@ -95,7 +108,7 @@ fn translate<F: Frame, T: Tables>(
     cx: &Context<'_, T>,
     packet: &Packet,
     flow: &Flow<'_>,
-    noted: &mut u64,
+    noted: &mut u32,
 ) -> Result<Verdict, Refusal> {
     packet.check_ip(frame)?;
     let arrival = packet.check_transport(frame)?;
@@ -104,21 +117,14 @@ fn translate<F: Frame, T: Tables>(
     }
     let exit = forward::to_hop(frame, cx.tables, flow.hop)?;
     exit.fits(packet)?;
-    if note_reply(cx, flow, arrival.is_closing()) {
-        *noted = NOTED;
+    *noted = flow.note(cx, arrival);
+    if *noted == ANOTHERS {
+        return Ok(Verdict::PASS);
     }
     let source = (Address(flow.service.entry.address), flow.ends.service);
     let destination = (flow.client, flow.ends.client);
     rewrite::translate_both(frame, packet, source, destination)?;
     Ok(forward::send(frame, exit)?)
-}
-
-/// As [`note`] for what a backend sends: only its client makes a connection more than an opening one.
-#[inline(always)]
-fn note_reply<T: Tables>(cx: &Context<'_, T>, flow: &Flow<'_>, closing: bool) -> bool {
-    use lb_common::nat::{Stage, State};
-    let opening = matches!(State(flow.line.word(word::STATE)).stage(), Stage::Opening);
-    note(cx, flow.line, opening, closing)
 }
 
 /// The flow's entry in the table of flows is kept alive as well.

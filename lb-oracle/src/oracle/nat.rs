@@ -29,7 +29,10 @@ const SMALL: usize = 16;
 /// How far a flow is, which says for how many seconds of 2^30 ns it keeps its port without a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    Opening,
+    /// Its client has not sent anything yet after an answer, which there has been or not.
+    Unproven {
+        answered: bool,
+    },
     Established,
     Closing,
     Datagrams,
@@ -38,7 +41,7 @@ enum Stage {
 impl Stage {
     fn seconds(self) -> u64 {
         match self {
-            Self::Opening => 30,
+            Self::Unproven { .. } => 30,
             Self::Established => 7440,
             Self::Closing => 120,
             Self::Datagrams => 300,
@@ -64,23 +67,54 @@ impl Flow {
         second - self.last > self.stage.seconds()
     }
 
-    /// Notes a packet; true if that says anything new.
-    fn note(&mut self, opens: bool, closes: bool, second: u64) -> bool {
-        let before = (self.stage, self.last);
-        let silent = second - self.last;
+    /// For how many seconds a flow has been silent whose place another may take.
+    fn weakness(&self, second: u64) -> Option<u64> {
+        let is_unproven = matches!(self.stage, Stage::Unproven { .. });
+        is_unproven.then(|| second - self.last)
+    }
+
+    /// Notes a packet of its client.
+    fn note(&mut self, meaning: Meaning, second: u64) {
+        let opens = meaning == Meaning::Opens;
         self.stage = match self.stage {
-            Stage::Datagrams => Stage::Datagrams,
-            _ if closes => Stage::Closing,
+            // One more of whoever sent the first, or a SYN that has crossed its answer.
+            Stage::Unproven { answered: false } => self.stage,
+            Stage::Unproven { .. } if opens => self.stage,
+            Stage::Unproven { .. } if meaning == Meaning::Datagram => Stage::Datagrams,
             // A port that is used again.
-            Stage::Closing | Stage::Opening if opens => Stage::Opening,
-            // The other side's FIN and last ACKs; later, somebody has forged the end.
-            Stage::Closing if silent < 10 => Stage::Closing,
-            _ => Stage::Established,
+            Stage::Closing if opens => Stage::Unproven { answered: false },
+            _ => self.later(meaning, second),
+        };
+        self.last = second;
+    }
+
+    /// Notes a packet of its backend; true if that says anything new.
+    fn note_reply(&mut self, meaning: Meaning, resets: bool, second: u64) -> bool {
+        let before = (self.stage, self.last);
+        self.stage = match self.stage {
+            Stage::Unproven { answered } => Stage::Unproven {
+                answered: answered || !resets,
+            },
+            _ => self.later(meaning, second),
         };
         self.last = second;
         before != (self.stage, self.last)
     }
+
+    /// What becomes of a flow that is proven.
+    fn later(&self, meaning: Meaning, second: u64) -> Stage {
+        match self.stage {
+            Stage::Datagrams => Stage::Datagrams,
+            _ if meaning == Meaning::Closes => Stage::Closing,
+            // The other side's FIN and last ACKs; later, somebody has forged the end.
+            Stage::Closing if second - self.last < 10 => Stage::Closing,
+            _ => Stage::Established,
+        }
+    }
 }
+
+/// How good a place is that nobody has; another one's is as good as its flow has been silent.
+const FREE: u64 = u64::MAX;
 
 /// All such flows, by their place in the table: a reply's addresses and ports say which, and each has one flow.
 pub(super) struct Nat {
@@ -140,12 +174,12 @@ impl Nat {
         found.map(|(place, _)| *place)
     }
 
-    /// The place of a flow that replies to one of our ends would be of, if nobody has it.
-    fn free(&self, maps: &Maps, reply: &FlowTuple, second: u64) -> Option<u32> {
+    /// The place of a flow that replies to one of our ends would be of, and how good it is, if a new flow may have it.
+    fn place(&self, maps: &Maps, reply: &FlowTuple, second: u64) -> Option<(u32, u64)> {
         let place = maps.hash_of(reply).0 as u32 & (NAT_FLOWS - 1);
         match self.flows.get(&place) {
-            Some(flow) if !flow.is_over(second) => None,
-            _ => Some(place),
+            Some(flow) if !flow.is_over(second) => Some((place, flow.weakness(second)?)),
+            _ => Some((place, FREE)),
         }
     }
 
@@ -164,7 +198,7 @@ impl Nat {
             false => Family::V6,
         };
         let addresses = nat_addresses(family);
-        let free = |ours: SocketAddr| {
+        let look = |ours: SocketAddr| {
             let reply = FlowTuple {
                 client: address(ours),
                 vip: address(server),
@@ -172,26 +206,34 @@ impl Nat {
                 vip_port: server.port().to_be_bytes(),
                 protocol: arrived.ip.protocol,
             };
-            Some((ours, self.free(maps, &reply, second)?))
+            let (place, worth) = self.place(maps, &reply, second)?;
+            Some((ours, place, worth))
         };
         let chosen = packet::read(arrived.left).and_then(|ip| {
             let [port, _] = ip.ports(arrived.left)?;
             let of_pool = addresses.contains(&ip.source) && (first..=last).contains(&port);
             of_pool.then_some((ip.source, port).into())
         });
+        let chosen = chosen.and_then(look);
         let ports = usize::from(last - first) + 1;
-        let any = match ports * addresses.len() <= SMALL {
-            true => (first..=last)
-                .flat_map(|port| {
-                    let ends = addresses.iter().map(move |ip| (*ip, port).into());
-                    ends.collect::<Vec<SocketAddr>>()
-                })
-                .find_map(free),
-            false => free((addresses[0], first).into())
-                .or(Some(((addresses[0], first).into(), NAT_FLOWS))),
+        let (any, best) = match ports * addresses.len() <= SMALL {
+            true => {
+                let ends = (first..=last)
+                    .flat_map(|port| addresses.iter().map(move |ip| (*ip, port).into()));
+                let any = ends.filter_map(look).max_by_key(|(.., worth)| *worth)?;
+                (any, any.2)
+            }
+            // Not all are looked at, but one of those that are is free.
+            false => {
+                let end = (addresses[0], first).into();
+                let any = look(end).filter(|(.., worth)| *worth == FREE);
+                (any.unwrap_or((end, NAT_FLOWS, FREE)), FREE)
+            }
         };
-        // A choice that is none of the free ones shows as other bytes than any free one's.
-        any.map(|any| chosen.and_then(free).unwrap_or(any))
+        // A choice that is none of the best ones shows as other bytes than any of theirs.
+        let chosen = chosen.filter(|(.., worth)| *worth == best);
+        let (ours, place, _) = chosen.unwrap_or(any);
+        Some((ours, place))
     }
 }
 
@@ -227,8 +269,7 @@ impl Oracle {
         let ours = match self.nat.place_of(tuple, id) {
             Some(place) => {
                 let flow = self.nat.flows.get_mut(&place).expect("was found");
-                let (opens, closes) = (meaning == Meaning::Opens, meaning == Meaning::Closes);
-                flow.note(opens, closes, second);
+                flow.note(meaning, second);
                 if flow.hop != hop && !has_device {
                     return Err(refuse(DropReason::NoReturnHop));
                 }
@@ -250,12 +291,7 @@ impl Oracle {
                     backend: id,
                     hop,
                     ours,
-                    stage: match meaning {
-                        Meaning::Datagram => Stage::Datagrams,
-                        Meaning::Closes => Stage::Closing,
-                        Meaning::Opens => Stage::Opening,
-                        Meaning::Middle => Stage::Established,
-                    },
+                    stage: Stage::Unproven { answered: false },
                     last: second,
                 };
                 self.nat.flows.insert(place, flow);
@@ -286,7 +322,6 @@ impl Oracle {
             tuple,
             backend: id,
             hop,
-            stage,
             ..
         } = self.nat.flow(place);
         let service = self.maps.backends[id].service;
@@ -303,9 +338,9 @@ impl Oracle {
             return self.too_big(arrived, service, fits);
         }
         let flow = self.nat.flows.get_mut(&place).expect("was found");
-        // That a server answers does not open a connection: its client's next packet does.
-        let opens = stage == Stage::Opening;
-        if flow.note(opens, meaning == Meaning::Closes, arrived.at >> 30) {
+        // That a server answers does not prove a client: its next packet does.
+        let resets = meaning != Meaning::Datagram && frame[ip.transport() + 13] & 4 != 0;
+        if flow.note_reply(meaning, resets, arrived.at >> 30) {
             let closing = flow.stage == Stage::Closing;
             if self.flows.backend(&tuple) == Some(id) {
                 self.flows.see(&tuple, arrived.epoch(), closing);
