@@ -84,6 +84,12 @@ impl Arrival {
         self.0 & (flag::FIN | flag::RST) as u32 != 0
     }
 
+    /// TCP with FIN and without RST; SCTP's end. The other side may go on.
+    #[inline(always)]
+    pub const fn is_ending(self) -> bool {
+        self.0 & (flag::FIN | flag::RST) as u32 == flag::FIN as u32
+    }
+
     /// TCP with RST.
     #[inline(always)]
     pub const fn is_reset(self) -> bool {

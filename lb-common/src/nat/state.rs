@@ -14,7 +14,7 @@ pub enum Stage {
     Opening = 2,
     /// TCP.
     Established = 3,
-    /// TCP: one side has sent FIN or RST.
+    /// TCP: one side has sent RST, or both have sent FIN.
     Closing = 4,
     /// UDP.
     Datagrams = 5,
@@ -63,42 +63,21 @@ impl Stage {
     pub const fn is_unproven(self) -> bool {
         matches!(self, Self::Opening | Self::Asking)
     }
-
-    /// Once the client has sent a packet that is `opening` or `closing`, `silent` seconds after the one before; `answered`: its
-    /// backend has answered an unproven one. A closed connection with new packets after a pause is none: that FIN or RST was forged.
-    #[inline(always)]
-    const fn after(self, answered: bool, opening: bool, closing: bool, silent: u32) -> Self {
-        match self {
-            Self::Asking if answered => Self::Datagrams,
-            Self::Asking | Self::Datagrams => self,
-            // A SYN that comes again has not seen the answer.
-            Self::Opening if opening || !answered => Self::Opening,
-            _ if closing => Self::Closing,
-            Self::Closing if opening => Self::Opening,
-            Self::Closing if silent < REVIVES => Self::Closing,
-            // A SYN on a live connection does not make it a new one.
-            _ => Self::Established,
-        }
-    }
-
-    /// Once the backend has sent a packet: only its client proves a flow.
-    #[inline(always)]
-    const fn after_reply(self, closing: bool, silent: u32) -> Self {
-        match self {
-            Self::Opening => self,
-            _ => self.after(false, false, closing, silent),
-        }
-    }
 }
 
 /// In a [`State`] of an unproven flow: its backend has answered, with something else than a reset.
 const ANSWERED: u64 = 1 << 35;
+/// In a [`State`] of TCP: its client has sent FIN ...
+const CLIENT_ENDED: u64 = 1 << 36;
+/// ... and its backend. One side alone may go on for as long as it likes (RFC 9293 section 3.6).
+const BACKEND_ENDED: u64 = 1 << 37;
+const ENDED: u64 = CLIENT_ENDED | BACKEND_ENDED;
 
 /// Seconds of silence after which a packet of a closing connection says that it lives.
 const REVIVES: u32 = 10;
 
-/// The first word of an entry: the second of its last packet in bits 0 to 31, its stage in 32 to 34, [`ANSWERED`] in 35, and
-/// 24 bits of the flow's hash from 40 on.
+/// The first word of an entry: the second of its last packet in bits 0 to 31, its stage in 32 to 34, what its
+/// sides have sent ([`ANSWERED`], [`ENDED`]) in 35 to 37, and 24 bits of the flow's hash from 40 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State(pub u64);
 
@@ -151,30 +130,71 @@ impl State {
         self.0 >> 40 == before.0 >> 40 && self.stage().is_written() && before.stage().is_written()
     }
 
-    /// The same flow, once its client has sent a packet that is `opening` or `closing`.
+    /// The same flow, which the client's first packet has made, once that `ends` its side.
     #[inline(always)]
-    pub const fn heard(self, opening: bool, closing: bool, now: u32) -> Self {
-        let (silent, answered) = (self.silent(now), self.0 & ANSWERED != 0);
-        let stage = self.stage().after(answered, opening, closing, silent);
-        self.at(stage, answered, silent)
+    pub const fn begun(self, ends: bool) -> Self {
+        match ends {
+            true => Self(self.0 | CLIENT_ENDED),
+            false => self,
+        }
     }
 
-    /// The same flow, once its backend has sent a packet that is `closing`, and may be a `reset`.
+    /// The same flow, once its client has sent a packet: one that is `opening`, `ends` its side (FIN), or is a `reset`.
     #[inline(always)]
-    pub const fn answered(self, closing: bool, reset: bool, now: u32) -> Self {
-        let silent = self.silent(now);
-        let answered = self.0 & ANSWERED != 0 || !reset;
-        self.at(self.stage().after_reply(closing, silent), answered, silent)
+    pub const fn heard(self, opening: bool, ends: bool, reset: bool, now: u32) -> Self {
+        let answered = self.0 & ANSWERED != 0;
+        match self.stage() {
+            Stage::Asking if answered => self.at(Stage::Datagrams, 0, now),
+            Stage::Asking | Stage::Datagrams => self.at(self.stage(), self.0 & ANSWERED, now),
+            // A SYN that comes again has not seen the answer; or its port is used again.
+            Stage::Opening if opening => self.at(Stage::Opening, self.0 & ANSWERED, now),
+            Stage::Closing if opening => self.at(Stage::Opening, 0, now),
+            Stage::Opening if !answered => {
+                let ended = if ends { CLIENT_ENDED } else { 0 };
+                self.at(Stage::Opening, self.0 & ENDED | ended, now)
+            }
+            // A SYN on a live connection does not make it a new one.
+            _ => self.proven(if ends { CLIENT_ENDED } else { 0 }, reset, now),
+        }
+    }
+
+    /// The same flow, once its backend has sent a packet, which may end its side or be a reset. Only its client proves a flow.
+    #[inline(always)]
+    pub const fn answered(self, ends: bool, reset: bool, now: u32) -> Self {
+        let ended = if ends { BACKEND_ENDED } else { 0 };
+        let stage = self.stage();
+        match stage {
+            Stage::Opening | Stage::Asking => {
+                let answered = if reset { 0 } else { ANSWERED };
+                let flags = self.0 & (ANSWERED | ENDED) | answered | ended;
+                self.at(stage, flags, now)
+            }
+            Stage::Datagrams => self.at(stage, 0, now),
+            _ => self.proven(ended, reset, now),
+        }
+    }
+
+    /// A proven connection of which a side has sent a packet that is no SYN. A closed one with new packets after a pause is none:
+    /// that FIN or RST was forged.
+    #[inline(always)]
+    const fn proven(self, ends: u64, reset: bool, now: u32) -> Self {
+        let closing = matches!(self.stage(), Stage::Closing);
+        let revives = closing && self.silent(now) >= REVIVES && ends == 0;
+        let ended = self.0 & ENDED | ends;
+        if reset || ended == ENDED && !revives {
+            return self.at(Stage::Closing, ended, now);
+        }
+        match closing && self.silent(now) < REVIVES {
+            true => self.at(Stage::Closing, ended, now),
+            false if ended == ENDED => self.at(Stage::Established, 0, now),
+            false => self.at(Stage::Established, ended, now),
+        }
     }
 
     #[inline(always)]
-    const fn at(self, stage: Stage, answered: bool, silent: u32) -> Self {
-        let answered = match answered && stage.is_unproven() {
-            true => ANSWERED,
-            false => 0,
-        };
-        let second = self.second().wrapping_add(silent) as u64;
-        Self(second | (stage as u64) << 32 | answered | self.0 >> 40 << 40)
+    const fn at(self, stage: Stage, flags: u64, now: u32) -> Self {
+        let second = self.second().wrapping_add(self.silent(now)) as u64;
+        Self(second | (stage as u64) << 32 | flags | self.0 >> 40 << 40)
     }
 
     /// The same, so many seconds later.
@@ -214,36 +234,89 @@ mod tests {
     fn a_connection_goes_through_its_stages() {
         use Stage::{Asking, Closing, Datagrams, Established, Opening};
         let hash = FlowHash(0xdead_beef_0123_4567);
-        for (from, answered, opening, closing, silent, to) in [
-            (Opening, false, true, false, 1, Opening),
-            (Opening, false, false, false, 0, Opening),
-            (Opening, false, false, true, 0, Opening),
-            (Opening, true, true, false, 1, Opening),
-            (Opening, true, false, false, 0, Established),
-            (Opening, true, false, true, 0, Closing),
-            (Established, false, true, false, 60, Established),
-            (Established, false, false, true, 60, Closing),
-            (Closing, false, false, false, 1, Closing),
-            (Closing, false, false, false, 10, Established),
-            (Closing, false, false, true, 60, Closing),
-            (Closing, false, true, false, 0, Opening),
-            (Datagrams, false, false, false, 99, Datagrams),
-            (Asking, false, false, false, 9, Asking),
-            (Asking, true, false, false, 9, Datagrams),
+        for (from, answered, packet, silent, to) in [
+            (Opening, false, "S", 1, Opening),
+            (Opening, false, "A", 0, Opening),
+            (Opening, false, "F", 0, Opening),
+            (Opening, false, "R", 0, Opening),
+            (Opening, true, "S", 1, Opening),
+            (Opening, true, "A", 0, Established),
+            (Opening, true, "F", 0, Established),
+            (Opening, true, "R", 0, Closing),
+            (Established, false, "S", 60, Established),
+            (Established, false, "F", 60, Established),
+            (Established, false, "R", 60, Closing),
+            (Closing, false, "A", 1, Closing),
+            (Closing, false, "A", 10, Established),
+            (Closing, false, "R", 60, Closing),
+            (Closing, false, "S", 0, Opening),
+            (Datagrams, false, "A", 99, Datagrams),
+            (Asking, false, "A", 9, Asking),
+            (Asking, true, "A", 9, Datagrams),
         ] {
             let mut state = State::new(hash, from, 7);
             if answered {
                 state = state.answered(false, false, 7);
                 assert_eq!(state.stage(), from);
             }
-            let after = state.heard(opening, closing, 7 + silent);
+            let after = client(state, packet, 7 + silent);
             assert_eq!(
                 (after.stage(), after.second()),
                 (to, 7 + silent),
-                "{from:?}"
+                "{from:?} {packet}"
             );
             assert!(after.is_of(hash) && after.is_still(state));
         }
+    }
+
+    type Side = fn(State, &str, u32) -> State;
+
+    fn client(state: State, packet: &str, now: u32) -> State {
+        state.heard(packet == "S", packet == "F", packet == "R", now)
+    }
+
+    fn backend(state: State, packet: &str, now: u32) -> State {
+        state.answered(packet == "F", packet == "R", now)
+    }
+
+    #[test]
+    fn both_sides_end_a_connection_or_a_reset_does() {
+        use Stage::{Closing, Established};
+        let proven = State::new(FlowHash(0xdead_beef_0123_4567), Established, 1);
+        for (one, other) in [(client as Side, backend as Side), (backend, client)] {
+            // Half of it goes on, in both directions and for hours.
+            let mut half = one(proven, "F", 2);
+            for now in [2, 3, 1000, 5000] {
+                half = other(one(half, "A", now), "A", now);
+                assert_eq!(half.stage(), Established);
+                assert_eq!(one(half, "F", now).stage(), Established, "sent again");
+            }
+            let whole = other(half, "F", 5001);
+            let last = one(whole, "A", 5002);
+            assert_eq!((whole.stage(), last.stage()), (Closing, Closing));
+            assert_eq!(other(last, "F", 5060).stage(), Closing, "sent again");
+            // Whose end was forged has as many sides as before.
+            let lives = one(last, "A", 5020);
+            let again = other(lives, "F", 5021);
+            assert_eq!((lives.stage(), again.stage()), (Established, Established));
+            assert_eq!(one(again, "F", 5022).stage(), Closing);
+            let reset = one(half, "R", 5001);
+            let lives = other(reset, "A", 5020);
+            assert_eq!((reset.stage(), lives.stage()), (Closing, Established));
+            assert_eq!(other(lives, "F", 5021).stage(), Closing);
+        }
+    }
+
+    #[test]
+    fn ends_that_are_seen_before_the_proof_count() {
+        let first = State::new(FlowHash(1 << 60), Stage::Opening, 1).begun(true);
+        let last = first.answered(true, false, 2).heard(false, false, false, 2);
+        assert_eq!(last.stage(), Stage::Closing);
+        // The port is used again.
+        let new = last.heard(true, false, false, 3).answered(false, false, 3);
+        let new = new.heard(false, true, false, 3);
+        assert_eq!(new.stage(), Stage::Established);
+        assert_eq!(new.answered(true, false, 4).stage(), Stage::Closing);
     }
 
     #[test]
@@ -255,25 +328,32 @@ mod tests {
         ] {
             let new = State::new(hash, unproven, 1);
             // However often one side alone speaks.
-            let alone = new.heard(false, false, 2).heard(false, false, 3);
+            let alone = new
+                .heard(false, false, false, 2)
+                .heard(false, false, false, 3);
             assert_eq!(alone.stage(), unproven);
             let answers = new.answered(false, false, 2).answered(false, false, 3);
             assert_eq!(answers.stage(), unproven);
-            let refused = new.answered(true, true, 2).heard(false, false, 3);
+            let refused = new.answered(false, true, 2).heard(false, false, false, 3);
             assert_eq!(refused.stage(), unproven);
-            assert_eq!(answers.heard(false, false, 4).stage(), proven);
-            assert_eq!(answers.moved(9).heard(false, false, 12).stage(), proven);
+            assert_eq!(answers.heard(false, false, false, 4).stage(), proven);
+            assert_eq!(
+                answers.moved(9).heard(false, false, false, 12).stage(),
+                proven
+            );
             assert_eq!(
                 answers
-                    .answered(true, true, 4)
-                    .heard(false, false, 4)
+                    .answered(false, true, 4)
+                    .heard(false, false, false, 4)
                     .stage(),
                 proven
             );
         }
         // A port that is used again begins anew.
         let closed = State::new(hash, Stage::Closing, 1).answered(false, false, 1);
-        let again = closed.heard(true, false, 2).heard(false, false, 2);
+        let again = closed
+            .heard(true, false, false, 2)
+            .heard(false, false, false, 2);
         assert_eq!(again.stage(), Stage::Opening);
     }
 }

@@ -88,12 +88,13 @@ fn take<F: Frame, T: Tables, const V4: bool>(
     tables.set(line, word::BACKEND, whose);
     tables.set(line, word::HOP, hop);
     // Whatever it says: also in the middle of a connection that began elsewhere.
-    let stage = match arrival(frame, &packet).is_datagram() {
+    let arrival = arrival(frame, &packet);
+    let stage = match arrival.is_datagram() {
         true => Stage::Asking,
         false => Stage::Opening,
     };
     // Whoever sees this sees what was written before.
-    let state = State::new(hash, stage, second);
+    let state = State::new(hash, stage, second).begun(arrival.is_ending());
     tables.exchange(line, word::STATE, writing.0, state.0);
     DONE
 }
@@ -141,7 +142,12 @@ fn keep<F: Frame, T: Tables, const V4: bool>(
     }
     let arrival = arrival(frame, &packet);
     let second = crate::admission::second(cx.now);
-    let new = state.heard(arrival.is_opening(), arrival.is_closing(), second);
+    let new = state.heard(
+        arrival.is_opening(),
+        arrival.is_ending(),
+        arrival.is_reset(),
+        second,
+    );
     if !put(cx, line, state, new) {
         return LOST;
     }
@@ -237,7 +243,7 @@ impl<'t> Flow<'t> {
         let second = crate::admission::second(cx.now);
         let new = self
             .state
-            .answered(arrival.is_closing(), arrival.is_reset(), second);
+            .answered(arrival.is_ending(), arrival.is_reset(), second);
         match put(cx, self.line, self.state, new) {
             true => u32::from(new != self.state),
             false => ANOTHERS,

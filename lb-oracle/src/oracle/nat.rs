@@ -21,33 +21,13 @@ use super::{
 };
 use crate::case::NAT_FLOWS;
 
+mod life;
 mod option;
+
+use life::{Ending, Life};
 
 /// Pools of at most so many ends are looked at as a whole by each flow.
 const SMALL: usize = 16;
-
-/// How far a flow is, which says for how many seconds of 2^30 ns it keeps its port without a packet.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Its client has not sent anything yet after an answer, which there has been or not.
-    Unproven {
-        answered: bool,
-    },
-    Established,
-    Closing,
-    Datagrams,
-}
-
-impl Stage {
-    fn seconds(self) -> u64 {
-        match self {
-            Self::Unproven { .. } => 30,
-            Self::Established => 7440,
-            Self::Closing => 120,
-            Self::Datagrams => 300,
-        }
-    }
-}
 
 /// A flow that one of our ends stands for.
 #[derive(Clone, Copy)]
@@ -57,60 +37,7 @@ pub(super) struct Flow {
     /// Where its client's packets come from.
     pub(super) hop: (Mac, Side),
     ours: SocketAddr,
-    stage: Stage,
-    /// The second of its last packet.
-    last: u64,
-}
-
-impl Flow {
-    fn is_over(&self, second: u64) -> bool {
-        second - self.last > self.stage.seconds()
-    }
-
-    /// For how many seconds a flow has been silent whose place another may take.
-    fn weakness(&self, second: u64) -> Option<u64> {
-        let is_unproven = matches!(self.stage, Stage::Unproven { .. });
-        is_unproven.then(|| second - self.last)
-    }
-
-    /// Notes a packet of its client.
-    fn note(&mut self, meaning: Meaning, second: u64) {
-        let opens = meaning == Meaning::Opens;
-        self.stage = match self.stage {
-            // One more of whoever sent the first, or a SYN that has crossed its answer.
-            Stage::Unproven { answered: false } => self.stage,
-            Stage::Unproven { .. } if opens => self.stage,
-            Stage::Unproven { .. } if meaning == Meaning::Datagram => Stage::Datagrams,
-            // A port that is used again.
-            Stage::Closing if opens => Stage::Unproven { answered: false },
-            _ => self.later(meaning, second),
-        };
-        self.last = second;
-    }
-
-    /// Notes a packet of its backend; true if that says anything new.
-    fn note_reply(&mut self, meaning: Meaning, resets: bool, second: u64) -> bool {
-        let before = (self.stage, self.last);
-        self.stage = match self.stage {
-            Stage::Unproven { answered } => Stage::Unproven {
-                answered: answered || !resets,
-            },
-            _ => self.later(meaning, second),
-        };
-        self.last = second;
-        before != (self.stage, self.last)
-    }
-
-    /// What becomes of a flow that is proven.
-    fn later(&self, meaning: Meaning, second: u64) -> Stage {
-        match self.stage {
-            Stage::Datagrams => Stage::Datagrams,
-            _ if meaning == Meaning::Closes => Stage::Closing,
-            // The other side's FIN and last ACKs; later, somebody has forged the end.
-            Stage::Closing if second - self.last < 10 => Stage::Closing,
-            _ => Stage::Established,
-        }
-    }
+    life: Life,
 }
 
 /// How good a place is that nobody has; another one's is as good as its flow has been silent.
@@ -178,7 +105,7 @@ impl Nat {
     fn place(&self, maps: &Maps, reply: &FlowTuple, second: u64) -> Option<(u32, u64)> {
         let place = maps.hash_of(reply).0 as u32 & (NAT_FLOWS - 1);
         match self.flows.get(&place) {
-            Some(flow) if !flow.is_over(second) => Some((place, flow.weakness(second)?)),
+            Some(flow) if !flow.life.is_over(second) => Some((place, flow.life.weakness(second)?)),
             _ => Some((place, FREE)),
         }
     }
@@ -261,6 +188,7 @@ impl Oracle {
         let refuse = |reason| Refusal::DropOf(service, reason);
         let second = arrived.at >> 30;
         let hop = (packet::sender(frame), arrived.ingress);
+        let ending = Ending::of(frame, ip, meaning);
         let has_device = self.maps.has_device(arrived.ingress);
         let kind = backend.tunnel.option_kind();
         if kind != 0 && meaning == Meaning::Opens && option::claims(frame, ip, kind) {
@@ -269,7 +197,7 @@ impl Oracle {
         let ours = match self.nat.place_of(tuple, id) {
             Some(place) => {
                 let flow = self.nat.flows.get_mut(&place).expect("was found");
-                flow.note(meaning, second);
+                flow.life.note(meaning, ending, second);
                 if flow.hop != hop && !has_device {
                     return Err(refuse(DropReason::NoReturnHop));
                 }
@@ -291,8 +219,7 @@ impl Oracle {
                     backend: id,
                     hop,
                     ours,
-                    stage: Stage::Unproven { answered: false },
-                    last: second,
+                    life: Life::new(ending, second),
                 };
                 self.nat.flows.insert(place, flow);
                 ours
@@ -339,9 +266,9 @@ impl Oracle {
         }
         let flow = self.nat.flows.get_mut(&place).expect("was found");
         // That a server answers does not prove a client: its next packet does.
-        let resets = meaning != Meaning::Datagram && frame[ip.transport() + 13] & 4 != 0;
-        if flow.note_reply(meaning, resets, arrived.at >> 30) {
-            let closing = flow.stage == Stage::Closing;
+        let ending = Ending::of(frame, ip, meaning);
+        if flow.life.note_reply(ending, arrived.at >> 30) {
+            let closing = flow.life.is_closing();
             if self.flows.backend(&tuple) == Some(id) {
                 self.flows.see(&tuple, arrived.epoch(), closing);
             }

@@ -1,0 +1,138 @@
+//! How far a flow is, and how long it keeps its port.
+
+use super::super::packet::{self, Meaning};
+
+/// How far a flow is, which says for how many seconds of 2^30 ns it keeps its port without a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Its client has not sent anything yet after an answer, which there has been or not.
+    Unproven {
+        answered: bool,
+    },
+    Established,
+    Closing,
+    Datagrams,
+}
+
+impl Stage {
+    fn seconds(self) -> u64 {
+        match self {
+            Self::Unproven { .. } => 30,
+            Self::Established => 7440,
+            Self::Closing => 120,
+            Self::Datagrams => 300,
+        }
+    }
+}
+
+/// Where a flow is between its first packet and its last.
+#[derive(Clone, Copy)]
+pub(super) struct Life {
+    stage: Stage,
+    /// The client has sent FIN, the backend has.
+    ended: [bool; 2],
+    /// The second of its last packet.
+    last: u64,
+}
+
+impl Life {
+    /// Of a flow that a packet of its client begins.
+    pub(super) fn new(ending: Ending, second: u64) -> Self {
+        Self {
+            stage: Stage::Unproven { answered: false },
+            ended: [ending == Ending::Fin, false],
+            last: second,
+        }
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.stage == Stage::Closing
+    }
+
+    pub(super) fn is_over(&self, second: u64) -> bool {
+        second - self.last > self.stage.seconds()
+    }
+
+    /// For how many seconds a flow has been silent whose place another may take.
+    pub(super) fn weakness(&self, second: u64) -> Option<u64> {
+        let is_unproven = matches!(self.stage, Stage::Unproven { .. });
+        is_unproven.then(|| second - self.last)
+    }
+
+    /// Notes a packet of its client.
+    pub(super) fn note(&mut self, meaning: Meaning, ending: Ending, second: u64) {
+        let opens = meaning == Meaning::Opens;
+        match self.stage {
+            // A port that is used again.
+            Stage::Closing if opens => {
+                (self.stage, self.ended) = (Stage::Unproven { answered: false }, [false; 2]);
+            }
+            // A SYN that has crossed its answer.
+            Stage::Unproven { .. } if opens => self.ended = [false; 2],
+            // One more of whoever sent the first.
+            Stage::Unproven { answered: false } => self.ended[0] |= ending == Ending::Fin,
+            Stage::Unproven { .. } if meaning == Meaning::Datagram => self.stage = Stage::Datagrams,
+            _ => self.later(0, ending, second),
+        }
+        self.last = second;
+    }
+
+    /// Notes a packet of its backend; true if that says anything new.
+    pub(super) fn note_reply(&mut self, ending: Ending, second: u64) -> bool {
+        let before = (self.stage, self.ended, self.last);
+        match &mut self.stage {
+            Stage::Unproven { answered } => {
+                *answered |= ending != Ending::Reset;
+                self.ended[1] |= ending == Ending::Fin;
+            }
+            _ => self.later(1, ending, second),
+        }
+        self.last = second;
+        before != (self.stage, self.ended, self.last)
+    }
+
+    /// What becomes of a flow that is proven.
+    fn later(&mut self, side: usize, ending: Ending, second: u64) {
+        if self.stage == Stage::Datagrams {
+            return;
+        }
+        // The other side's last ACKs come soon; later, somebody has forged the end.
+        let is_forged = self.stage == Stage::Closing && second - self.last >= 10;
+        if is_forged && ending == Ending::None {
+            self.stage = Stage::Established;
+            if self.ended == [true; 2] {
+                self.ended = [false; 2];
+            }
+            return;
+        }
+        self.ended[side] |= ending == Ending::Fin;
+        let is_over = ending == Ending::Reset || self.ended == [true; 2];
+        if is_over {
+            self.stage = Stage::Closing;
+        } else if self.stage != Stage::Closing || is_forged {
+            self.stage = Stage::Established;
+        }
+    }
+}
+
+/// What a packet says of the end of its flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    None,
+    Fin,
+    Reset,
+}
+
+impl Ending {
+    pub(super) fn of(frame: &[u8], ip: &packet::Ip, meaning: Meaning) -> Self {
+        let flags = match meaning {
+            Meaning::Datagram => 0,
+            _ => frame[ip.transport() + 13],
+        };
+        match (flags & 4 != 0, flags & 1 != 0) {
+            (true, _) => Self::Reset,
+            (false, true) => Self::Fin,
+            (false, false) => Self::None,
+        }
+    }
+}
