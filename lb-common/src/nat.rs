@@ -68,6 +68,12 @@ pub const fn ports(first: u16, last: u16) -> u32 {
     first as u32 | (last.saturating_sub(first) as u32) << 16
 }
 
+/// The second that entries count by, of 2^30 ns, at a time of the kernel's clock.
+#[inline(always)]
+pub const fn second(now: u64) -> u32 {
+    (now >> 30) as u32
+}
+
 /// Positions of the words of an entry. Map `nat_flows`: one line an entry.
 pub mod word {
     /// A [`super::State`], the only word that is changed by compare-and-exchange.

@@ -15,7 +15,7 @@ mod rewrite;
 use lb_common::{
     Address, Control, DropReason, FlowHash, Forwarding,
     hash::FlowTuple,
-    nat::{Candidate, Ends, PROBES, Stage, State, word},
+    nat::{Candidate, Ends, PROBES, Stage, State, second, word},
 };
 
 use crate::{
@@ -201,7 +201,7 @@ fn send<F: Frame, T: Tables, const V4: bool>(
     let backend = parcel.backend();
     // As it came.
     let bytes = frame.len() as u64;
-    let second = crate::admission::second(cx.now);
+    let second = second(cx.now);
     // Without an entry in the table of flows its next packet might go elsewhere.
     let mut reason = match parcel.origin() {
         Origin::Untracked => DropReason::FlowTableFull as u32,
@@ -246,6 +246,8 @@ fn send<F: Frame, T: Tables, const V4: bool>(
         reason => Refusal(reason).into(),
     }
 }
+
+const _: () = assert!(second(u64::MAX / 3) == crate::admission::second(u64::MAX / 3));
 
 /// What a step gives that goes well ...
 const DONE: u32 = u32::MAX;

@@ -225,6 +225,16 @@ fn data_plane(page: &mut Page<'_>, status: &Status) {
         "Entries the flow table has room for",
         d.flow_capacity,
     );
+    page.level(
+        "nat_flow_entries",
+        "Flows of fullnat that have an entry, and so a port, at the last walk",
+        d.nat_flows,
+    );
+    page.level(
+        "nat_flow_entries_limit",
+        "Entries there are for flows of fullnat; rated for half as many",
+        d.nat_capacity,
+    );
 }
 
 fn daemon(page: &mut Page<'_>, status: &Status) {

@@ -128,6 +128,12 @@ pub struct DataPlane {
     pub flows: u64,
     /// Entries it has room for.
     pub flow_capacity: u64,
+    /// Flows of `fullnat` that have an entry, and so a port, at the last walk through their table.
+    #[serde(default)]
+    pub nat_flows: u64,
+    /// Entries it has room for; it is rated for half as many.
+    #[serde(default)]
+    pub nat_capacity: u64,
 }
 
 /// A service.

@@ -237,6 +237,9 @@ fn packets(status: &Status) -> Vec<String> {
         ),
         format!("flows    {} of {}", d.flows, d.flow_capacity),
     ];
+    if status.services.iter().any(|s| s.forwarding == "fullnat") {
+        lines.push(format!("fullnat  {} of {}", d.nat_flows, d.nat_capacity));
+    }
     let reasons = d.drops.iter().filter(|(_, n)| **n > 0);
     let reasons: Vec<String> = reasons.map(|(r, n)| format!("{r} {n}")).collect();
     if !reasons.is_empty() {

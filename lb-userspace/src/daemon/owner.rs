@@ -241,6 +241,8 @@ impl<'a> Owner<'a> {
         }
         let mut events = vec![(now, Event::Tick)];
         events.extend(self.count_flows(now)?.map(|event| (now, event)));
+        let has_source = !self.config().daemon.nat_source.is_empty();
+        self.sweeper.count_nat(now, has_source);
         self.take(events)?;
         // With the rest of the loop at work all the time, still a part each beat.
         self.report_more();

@@ -111,6 +111,7 @@ impl Owner<'_> {
         let bpf = self.parts.reconciler.dataplane();
         let flow_capacity =
             u64::from(bpf.geometry().flow_sets).saturating_mul(lb_common::flow::WAYS as u64);
+        let nat_capacity = u64::from(bpf.geometry().nat_flows);
         let owner_epoch = bpf.owner_epoch();
         let attached = |a: &status::Attachment| a.state == "attached";
         let around = Surroundings {
@@ -124,6 +125,8 @@ impl Owner<'_> {
             owner_epoch,
             attachments: self.attachments.clone(),
             flow_capacity,
+            nat_flows: self.sweeper.nat_flows(),
+            nat_capacity,
             storage: self.saver.storage(),
             hooks: self.hooks.status(),
         };

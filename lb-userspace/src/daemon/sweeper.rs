@@ -1,11 +1,11 @@
 //! Walks through the flow table in slices between other work: counts flows by backend and keeps
-//! idle entries marked as such.
+//! idle entries marked as such. Walks through the table of `fullnat` too, at its own pace, as nothing waits for that.
 
 use std::collections::BTreeSet;
 
 use lb_common::Epoch;
 
-use crate::dataplane::bpf::{FlowCounts, Got, Reader, Sweep};
+use crate::dataplane::bpf::{FlowCounts, Got, NatWalk, Reader, Sweep};
 
 /// Sets a slice looks at: 1 MiB of the table, well under a millisecond.
 const SLICE: u32 = 16_384;
@@ -49,6 +49,9 @@ pub(super) struct Sweeper {
     reader: Reader,
     walk: Option<Walk>,
     ended: Option<u64>,
+    nat: Option<NatWalk>,
+    nat_ended: Option<u64>,
+    nat_flows: u64,
 }
 
 impl Sweeper {
@@ -57,6 +60,30 @@ impl Sweeper {
             reader,
             walk: None,
             ended: None,
+            nat: None,
+            nat_ended: None,
+            nat_flows: 0,
+        }
+    }
+
+    /// Flows of `fullnat` at the end of the last walk.
+    pub(super) const fn nat_flows(&self) -> u64 {
+        self.nat_flows
+    }
+
+    /// Does a slice of work on the table of `fullnat`, in which there are flows only with a `nat-source`.
+    pub(super) fn count_nat(&mut self, now: u64, has_source: bool) {
+        if !has_source {
+            (self.nat, self.nat_ended, self.nat_flows) = (None, None, 0);
+            return;
+        }
+        if !rested(self.nat_ended, now, Rest::Long) {
+            return;
+        }
+        let walk = self.nat.get_or_insert_with(|| self.reader.nat_walk());
+        if let Some(live) = walk.slice(now, SLICE) {
+            self.nat = None;
+            (self.nat_ended, self.nat_flows) = (Some(now), live);
         }
     }
 
@@ -67,11 +94,8 @@ impl Sweeper {
         rest: Rest,
         task: impl FnOnce() -> Task,
     ) -> Option<Found> {
-        let rested = self
-            .ended
-            .is_none_or(|ended| now.saturating_sub(ended) >= rest as u64);
         if self.walk.is_none() {
-            if !rested {
+            if !rested(self.ended, now, rest) {
                 return None;
             }
             let Task { forget, weigh } = task();
@@ -92,4 +116,9 @@ impl Sweeper {
             got: walk.got.half_way(&got),
         })
     }
+}
+
+/// A walk that ended then has rested.
+fn rested(ended: Option<u64>, now: u64, rest: Rest) -> bool {
+    ended.is_none_or(|ended| now.saturating_sub(ended) >= rest as u64)
 }

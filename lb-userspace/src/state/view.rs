@@ -33,6 +33,10 @@ pub struct Surroundings {
     pub attachments: Vec<Attachment>,
     /// Entries that the flow table has room for.
     pub flow_capacity: u64,
+    /// Flows of `fullnat` at the last walk through their table.
+    pub nat_flows: u64,
+    /// Entries that this table has room for.
+    pub nat_capacity: u64,
     /// How it stands with the state directory.
     pub storage: Storage,
     /// How it stands with each hook.
@@ -55,7 +59,12 @@ impl State {
             attachments: around.attachments,
             storage: around.storage,
             hooks: around.hooks,
-            data_plane: self.data_plane(counters, around.flow_capacity),
+            data_plane: DataPlane {
+                flow_capacity: around.flow_capacity,
+                nat_flows: around.nat_flows,
+                nat_capacity: around.nat_capacity,
+                ..self.data_plane(counters)
+            },
             services: Vec::new(),
         }
     }
@@ -72,7 +81,7 @@ impl State {
             .collect()
     }
 
-    fn data_plane(&self, counters: &Counters, flow_capacity: u64) -> DataPlane {
+    fn data_plane(&self, counters: &Counters) -> DataPlane {
         let global = |position: Global| at(&counters.totals.global, position as usize);
         DataPlane {
             rx: global(Global::Rx),
@@ -91,7 +100,7 @@ impl State {
             affinity_evicted: at(&counters.more, More::AffinityEvicted as usize),
             evicted: global(Global::Evicted),
             flows: self.flows.values().fold(0, |sum, n| sum.saturating_add(*n)),
-            flow_capacity,
+            ..DataPlane::default()
         }
     }
 

@@ -55,6 +55,8 @@ const FAMILIES: &[(&str, Each)] = &[
     ("fairlead_evicted_flows_total", Each::Balancer),
     ("fairlead_flow_entries", Each::Balancer),
     ("fairlead_flow_entries_limit", Each::Balancer),
+    ("fairlead_nat_flow_entries", Each::Balancer),
+    ("fairlead_nat_flow_entries_limit", Each::Balancer),
     ("fairlead_map_operations_total", Each::Balancer),
     ("fairlead_store_failures_total", Each::Balancer),
     ("fairlead_store_late_seconds", Each::Balancer),
@@ -161,7 +163,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
     assert_eq!(found, expected);
     let series: usize = found.values().sum();
     let formula =
-        72 + interfaces + reasons + services * (26 + reasons) + 10 * backends + agents + 4;
+        74 + interfaces + reasons + services * (26 + reasons) + 10 * backends + agents + 4;
     assert_eq!(series, formula, "the formula in README.md");
     let quiet = page.iter().filter(|(name, _)| {
         let counts =

@@ -84,6 +84,8 @@ pub struct DataPlane {
     /// Entries evicted for new flows.
     #[serde(default)]
     pub evicted: u64,
+    /// Flows of `fullnat` that have an entry.
+    pub nat_flows: u64,
 }
 
 /// A service.
