@@ -12,13 +12,24 @@ use lb_tests::server::{Content, Nginx};
 use lb_tests::topology::{Process, Shape};
 
 use super::encapsulation::{MIXED, MIXED_HEADER};
-use crate::stage::{SHAPES, Stage, WEB, wait_until};
+use crate::stage::{FULLNAT, SHAPES, Stage, WEB, wait_until};
 
-/// So much is transferred, in blocks that differ.
-const BLOCKS: u64 = 1024;
+/// So much is transferred, in blocks that differ, and how fast at most, in bytes per second, so that a backend dies before the end.
+struct Amount {
+    blocks: u64,
+    rate: &'static str,
+}
+
+const GIGABYTE: Amount = Amount {
+    blocks: 1024,
+    rate: "80M",
+};
+/// Enough for sequence numbers and windows of all sizes, in as many seconds as a backend needs to die.
+const SIXTEENTH: Amount = Amount {
+    blocks: 64,
+    rate: "8M",
+};
 const BLOCK: usize = 1 << 20;
-/// How fast at most, in bytes per second, so that a backend dies before the end.
-const RATE: &str = "80M";
 
 /// Which way the gigabyte goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,10 +39,10 @@ enum Direction {
 }
 
 /// Makes the file, once for each stage.
-fn make(path: &Path) {
+fn make(path: &Path, amount: &Amount) {
     let mut block: Vec<u8> = Content::new(BLOCK, 5).flatten().collect();
     let mut file = BufWriter::with_capacity(BLOCK, File::create(path).unwrap());
-    for number in 0..BLOCKS {
+    for number in 0..amount.blocks {
         block[..8].copy_from_slice(&number.to_be_bytes());
         file.write_all(&block).unwrap();
     }
@@ -58,14 +69,14 @@ const fn name(target: SocketAddr) -> &'static str {
 fn begin(
     stage: &Stage,
     target: SocketAddr,
-    direction: Direction,
+    (direction, amount): (Direction, &Amount),
     file: &Path,
     got: &Path,
 ) -> Process {
     let mut command = Command::new("curl");
     command
         .args(["-sSf", "--max-time", "120", "--noproxy", "*"])
-        .args(["--limit-rate", RATE])
+        .args(["--limit-rate", amount.rate])
         .stdout(Stdio::null());
     match direction {
         Direction::Up => command
@@ -94,13 +105,13 @@ fn packets(stage: &Stage) -> Vec<(String, u64)> {
 }
 
 /// A backend that has no part in the two transfers.
-fn bystander(stage: &Stage) -> &'static str {
+fn bystander(stage: &Stage, amount: &Amount) -> &'static str {
     const NAMES: [&str; 3] = ["b1", "b2", "b3"];
     let before = packets(stage);
     let busy = || {
         let now = packets(stage);
         let pairs = before.iter().zip(&now);
-        let busy = pairs.filter(|((_, was), (_, is))| is - was > 2000);
+        let busy = pairs.filter(|((_, was), (_, is))| is - was > 2 * amount.blocks);
         busy.map(|((name, _), _)| name.clone()).collect::<Vec<_>>()
     };
     wait_until("both transfers run", Duration::from_secs(10), || {
@@ -124,14 +135,19 @@ fn kept(mut config: Config) -> Config {
 }
 
 #[track_caller]
-fn check(shape: Shape, directions: &[Direction], change: impl Fn(Config) -> Config) {
+fn check(
+    shape: Shape,
+    amount: &Amount,
+    directions: &[Direction],
+    change: impl Fn(Config) -> Config,
+) {
     let mut servers = vec![];
     let mut file = PathBuf::new();
     let stage = Stage::alone_with(
         shape,
         |topology| {
             file = topology.directory().join("gigabyte");
-            make(&file);
+            make(&file, amount);
             for host in ["b1", "b2", "b3"] {
                 let server = Nginx::start(topology, host)?;
                 server.link_file("file", &file)?;
@@ -152,9 +168,9 @@ fn check(shape: Shape, directions: &[Direction], change: impl Fn(Config) -> Conf
         let mut transfers: Vec<Process> = targets
             .iter()
             .zip(&got)
-            .map(|(target, got)| begin(&stage, *target, direction, &file, got))
+            .map(|(target, got)| begin(&stage, *target, (direction, amount), &file, got))
             .collect();
-        let dies = bystander(&stage);
+        let dies = bystander(&stage, amount);
         stage.topology.cut_power(dies, "eth0").unwrap();
         stage.wait_for_health(dies, "down");
         let down = begun.elapsed();
@@ -192,29 +208,44 @@ fn check(shape: Shape, directions: &[Direction], change: impl Fn(Config) -> Conf
 
 #[test]
 fn a_gigabyte_arrives_intact_over_dnat_while_a_backend_dies() {
-    check(SHAPES[0], &[Direction::Up, Direction::Down], |config| {
-        config
-    });
+    check(
+        SHAPES[0],
+        &GIGABYTE,
+        &[Direction::Up, Direction::Down],
+        |config| config,
+    );
+}
+
+#[test]
+fn many_megabytes_arrive_intact_over_fullnat_while_a_backend_dies() {
+    check(
+        FULLNAT[0],
+        &SIXTEENTH,
+        &[Direction::Up, Direction::Down],
+        |config| config,
+    );
 }
 
 #[test]
 fn a_gigabyte_arrives_intact_over_l2dsr_while_a_backend_dies() {
-    check(SHAPES[3], &[Direction::Up], |config| config);
+    check(SHAPES[3], &GIGABYTE, &[Direction::Up], |config| config);
 }
 
 #[test]
 fn a_gigabyte_arrives_intact_over_ipip_while_a_backend_dies() {
-    check(SHAPES[4], &[Direction::Up], |config| config);
+    check(SHAPES[4], &GIGABYTE, &[Direction::Up], |config| config);
 }
 
 #[test]
 fn a_gigabyte_arrives_intact_over_ipip_of_the_other_family_while_a_backend_dies() {
-    check(SHAPES[5], &[Direction::Up], |config| MIXED.change(config));
+    check(SHAPES[5], &GIGABYTE, &[Direction::Up], |config| {
+        MIXED.change(config)
+    });
 }
 
 #[test]
 fn a_gigabyte_arrives_intact_over_gue_of_the_other_family_while_a_backend_dies() {
-    check(SHAPES[4], &[Direction::Up], |config| {
+    check(SHAPES[4], &GIGABYTE, &[Direction::Up], |config| {
         MIXED_HEADER.change(config)
     });
 }

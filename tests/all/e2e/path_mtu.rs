@@ -4,16 +4,17 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use lb_tests::server::Content;
+use lb_tests::topology::Shape;
 
 use super::traffic::download;
 use super::tunnel::{answers, timeouts, upload};
-use crate::stage::{ECHO, SHAPES, Stage, UDP, WEB, wait_until};
+use crate::stage::{ECHO, FULLNAT, SHAPES, Stage, UDP, WEB, wait_until};
 
 const MTU: u32 = 1400;
 
 /// A stage whose balancer has a smaller MTU than its neighbours on these interfaces, once its data plane knows.
-fn stage(shape: usize, devices: &[&str]) -> Stage {
-    let stage = Stage::alone(SHAPES[shape]);
+fn stage(shape: Shape, devices: &[&str]) -> Stage {
+    let stage = Stage::alone(shape);
     for device in devices {
         stage.topology.set_mtu("lb", device, MTU).unwrap();
     }
@@ -32,7 +33,7 @@ fn stage(shape: usize, devices: &[&str]) -> Stage {
 #[test]
 fn large_uploads_go_on_after_the_client_was_told_what_fits() {
     // Where replies do not come back through the smaller MTU: a veth interface receives no larger packets than it sends.
-    let stage = stage(2, &["eth1"]);
+    let stage = stage(SHAPES[2], &["eth1"]);
     for target in stage.targets(&ECHO) {
         let (before, told) = (timeouts(&stage), answers(&stage));
         let took = stage.topology.run_in("client", || upload(target, 10 << 20));
@@ -46,8 +47,19 @@ fn large_uploads_go_on_after_the_client_was_told_what_fits() {
 
 #[test]
 fn large_downloads_go_on_after_the_backend_was_told_what_fits() {
+    check_downloads(SHAPES[0]);
+}
+
+/// The balancer's answer must be about what the backend sent: to `nat-source`.
+#[test]
+fn large_downloads_over_fullnat_go_on_after_the_backend_was_told_what_fits() {
+    check_downloads(FULLNAT[0]);
+}
+
+#[track_caller]
+fn check_downloads(shape: Shape) {
     const BYTES: usize = 8 << 20;
-    let stage = Stage::alone(SHAPES[0]);
+    let stage = Stage::alone(shape);
     stage.topology.set_mtu("lb", "eth0", MTU).unwrap();
     for (seed, target) in (0..).zip(stage.targets(&WEB)) {
         let told = answers(&stage);
@@ -67,7 +79,17 @@ fn end(stage: Stage) {
 
 #[test]
 fn a_datagram_that_is_too_big_is_an_error_at_the_client_and_a_smaller_one_arrives() {
-    let stage = stage(2, &["eth1"]);
+    check_datagrams(SHAPES[2]);
+}
+
+#[test]
+fn a_datagram_too_big_for_fullnat_is_an_error_at_the_client_and_a_smaller_one_arrives() {
+    check_datagrams(FULLNAT[0]);
+}
+
+#[track_caller]
+fn check_datagrams(shape: Shape) {
+    let stage = stage(shape, &["eth1"]);
     for (target, headers) in [(stage.targets(&UDP)[0], 28), (stage.targets(&UDP)[1], 48)] {
         stage.topology.run_in("client", || {
             let local = match target.is_ipv4() {
