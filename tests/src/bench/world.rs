@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use bytemuck::Zeroable;
 use lb_common::{
     BackendEntry, Device, EndpointKey, EndpointKind, Family, Forwarding, GueVariant, NextHop,
-    OuterTtl, Permissions, Protocol, ServiceEntry, Tunnel, tunnel::GUE_PORT,
+    OuterTtl, Permissions, Protocol, ServiceEntry, Tunnel, nat, tunnel::GUE_PORT,
 };
 use lb_ebpf::{
     bench::{self, Plan, Shape},
@@ -23,6 +23,9 @@ use super::{Case, Traffic};
 const FLOW_KEY: [u64; 2] = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
 /// The port of every service.
 const PORT: u16 = 80;
+/// What stands for clients with `fullnat`.
+const NAT_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+const NAT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 7);
 /// TTL of all packets.
 const TTL: u8 = 61;
 
@@ -74,7 +77,7 @@ pub fn tables(case: &Case, ends: &Ends) -> Result<MemTables> {
         ring_slots: (case.services * ring).next_multiple_of(2),
         backends,
         next_hops: backends,
-        nat_flows: 16,
+        nat_flows: case.nat_flows(),
     };
     let mut tables = MemTables::new(geometry, FLOW_KEY);
     for (side, mtu) in [(Side::Client, 1500), (Side::Backend, 9000)] {
@@ -84,6 +87,11 @@ pub fn tables(case: &Case, ends: &Ends) -> Result<MemTables> {
             mac: our_mac(side),
             reserved: 0,
         });
+    }
+    if case.forwarding == Forwarding::Fullnat {
+        tables.control.nat_v4 = NAT_V4.octets();
+        tables.control.nat_v6 = NAT_V6.octets();
+        tables.control.nat_ports = nat::ports(1024, u16::MAX);
     }
     let mut endpoints = Vec::new();
     for index in 0..case.services {
