@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{Load, Tunnel};
+use crate::{Load, Tunnel, vlan::Tags};
 
 /// What a backend may do, independently. Changing it is one store, effective on the next packet.
 #[repr(transparent)]
@@ -114,7 +114,7 @@ pub struct NextHop {
 /// Slots in `devices` and `redirects`. An interface stands at `ifindex & (DEVICES - 1)`.
 pub const DEVICES: u32 = 4096;
 
-/// An interface the data plane may send from. Map `devices`, index = [`device_slot`].
+/// An interface the data plane may send from. Map `devices`, index = [`device_slot`]. An empty slot may have a `vlan`.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Device {
@@ -124,8 +124,15 @@ pub struct Device {
     pub mtu: u32,
     /// Its MAC address.
     pub mac: [u8; 6],
-    /// Zero.
-    pub reserved: u16,
+    /// [`Self::TAGGED`] where there are `tags`, otherwise 0.
+    pub tagged: u16,
+    /// The interface that its frames leave by, which stands in `redirects`: itself, or what it is built on (a VLAN's lower
+    /// interface, the bond of one that belongs to a bond); host order.
+    pub port: u32,
+    /// Says nothing about this interface: one whose port and tags lead to this slot ([`crate::vlan::home`]), or 0. Host order.
+    pub vlan: u32,
+    /// What its frames carry.
+    pub tags: Tags,
 }
 
 /// The slot of an interface in `devices` and `redirects`.

@@ -43,6 +43,7 @@ pub mod scheduling;
 pub mod service;
 pub mod sources;
 pub mod tunnel;
+pub mod vlan;
 
 pub use backend::{BackendEntry, Device, NextHop, Permissions};
 pub use counter::{CounterLine, DropReason};
@@ -54,6 +55,7 @@ pub use rule::Rule;
 pub use scheduling::{Fields, Load, Pick, Scheduling};
 pub use service::{Family, Forwarding, MidStream, Protocol, Reach, ServiceEntry, Spread};
 pub use tunnel::{GueVariant, OuterTtl, Tunnel};
+pub use vlan::Tags;
 
 #[cfg(test)]
 mod tests;

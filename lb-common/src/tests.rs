@@ -126,3 +126,23 @@ fn a_pick_is_its_number() {
     }
     assert_eq!(Pick::from_u8(all.len() as u8), None);
 }
+
+#[test]
+fn tags_are_counted_without_priority_and_keep_that_of_others() {
+    use crate::vlan::{TPID_8021AD, TPID_8021Q, Tags};
+    let (outer, inner) = (Tags::tag(TPID_8021AD, 4094), Tags::tag(TPID_8021Q, 1));
+    assert_eq!(outer, [0x88, 0xa8, 0x0f, 0xfe]);
+    let (one, two) = (Tags([inner, [0; 4]]), Tags([outer, inner]));
+    assert_eq!([Tags::NONE, one, two].map(|tags| tags.count()), [0, 1, 2]);
+    let mut urgent = two;
+    urgent.0[0][2] |= 0xf0;
+    assert_eq!(urgent.plain(), two);
+    assert_eq!(two.with_priority_of(&urgent), urgent);
+    assert_eq!(
+        one.with_priority_of(&urgent).0,
+        [[0x81, 0, 0xf0, 1], [0; 4]]
+    );
+    let priority = |vlan| Tags([Tags::tag(TPID_8021Q, vlan), [0; 4]]);
+    assert!(priority(0).is_priority_alone() && !priority(1).is_priority_alone());
+    assert!(!Tags([priority(0).0[0], inner]).is_priority_alone());
+}

@@ -8,17 +8,29 @@ use aya_ebpf::{
 use lb_ebpf::frame::{Frame, Header, opaque};
 
 /// A packet in the driver's memory.
-pub(crate) struct KernelFrame {
+///
+/// `NAMED`: whoever made it says where it came in; else that is the port which the context names. Not a value, as each branch
+/// on it would be walked by the verifier wherever the answer is asked for.
+pub(crate) struct KernelFrame<const NAMED: bool> {
     context: *mut xdp_md,
+    ingress: u32,
 }
 
-impl KernelFrame {
+impl<const NAMED: bool> KernelFrame<NAMED> {
     /// The packet of a program's context.
     #[inline(always)]
     pub(crate) fn new(context: &XdpContext) -> Self {
         Self {
             context: context.ctx,
+            ingress: 0,
         }
+    }
+
+    /// The interface that the packet came to the machine by, whatever tags it had.
+    #[inline(always)]
+    pub(crate) fn port(&self) -> u32 {
+        // SAFETY: as in `data`.
+        unsafe { (*self.context).ingress_ifindex }
     }
 
     /// Address of the first byte.
@@ -36,7 +48,7 @@ impl KernelFrame {
     }
 }
 
-impl Frame for KernelFrame {
+impl<const NAMED: bool> Frame for KernelFrame<NAMED> {
     #[inline(always)]
     fn len(&self) -> usize {
         // Opaque: from `end <= len` the compiler would prove accesses that the verifier cannot ("R3 offset
@@ -46,14 +58,22 @@ impl Frame for KernelFrame {
 
     #[inline(always)]
     fn ingress_ifindex(&self) -> u32 {
-        // SAFETY: as in `data`.
-        unsafe { (*self.context).ingress_ifindex }
+        match NAMED {
+            true => self.ingress,
+            false => self.port(),
+        }
+    }
+
+    #[inline(always)]
+    fn came_by(&mut self, ifindex: u32) {
+        self.ingress = ifindex;
     }
 
     #[inline(always)]
     fn aside<R>(&mut self, call: impl FnOnce(&mut Self) -> R) -> R {
         let mut other = Self {
             context: self.context,
+            ingress: self.ingress,
         };
         call(&mut other)
     }

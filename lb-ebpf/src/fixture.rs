@@ -47,6 +47,7 @@ mod reopening;
 pub mod room;
 pub mod scheduling;
 pub mod sctp;
+pub mod tagging;
 pub mod world;
 
 use world::{Change, Ends, GEOMETRY, Side, World};
@@ -361,9 +362,19 @@ impl Step {
 
     /// What must be observed.
     pub fn expected(&self, ends: &Ends) -> Observed {
+        let verdict = match self.fate {
+            // By the port that it came by.
+            Fate::Redirect(side)
+                if ends.tagging.leaves(self.ingress, side)
+                    && ends.out(side) == ends.port(self.ingress) =>
+            {
+                Verdict::TX
+            }
+            fate => fate.verdict(ends),
+        };
         Observed {
-            verdict: self.fate.verdict(ends),
-            output: self.output.clone(),
+            verdict,
+            output: ends.leaving(self.ingress, self.fate, &self.output),
             counters: self.counters.clone(),
         }
     }
@@ -436,8 +447,8 @@ pub fn run_step(tables: &mut MemTables, step: &Step, ends: &Ends) -> Observed {
     }
     let before = mem::words(&tables.counters);
     let mut frame = MemFrame {
-        bytes: step.packet.clone(),
-        ifindex: ends.ifindex(step.ingress),
+        bytes: ends.coming(step.ingress, &step.packet),
+        ifindex: ends.port(step.ingress),
     };
     let verdict = pipeline::process(&mut frame, tables, step.at);
     Observed {

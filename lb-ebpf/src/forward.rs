@@ -126,7 +126,7 @@ pub fn to_backend<F: Frame, T: Tables>(
     } else {
         let slot = device_slot(hop.ifindex);
         match tables.device(slot) {
-            Some(device) if device.ifindex == hop.ifindex => Verdict::redirect(slot),
+            Some(device) if device.ifindex == hop.ifindex => Verdict::out(slot, device),
             _ => return Err(DropReason::MapInconsistent),
         }
     };
@@ -180,9 +180,9 @@ pub fn to_hop<F: Frame, T: Tables>(
     }
     let verdict = match device.ifindex == frame.ingress_ifindex() {
         true => Verdict::TX,
-        false => Verdict::redirect(slot),
+        false => Verdict::out(slot, device),
     };
-    let [_, source]: &[u64; 2] = bytemuck::cast_ref(device);
+    let [_, source, ..]: &[u64; 4] = bytemuck::cast_ref(device);
     Ok(Exit {
         destination,
         source: Mac::low(u64::from_le(load(source))),

@@ -22,6 +22,9 @@ pub trait Frame {
     /// The interface the frame came in by; host order.
     fn ingress_ifindex(&self) -> u32;
 
+    /// From now on that is another one: that of the tags which have been taken off.
+    fn came_by(&mut self, ifindex: u32);
+
     /// A header at a byte offset; `None` when the frame ends before the header does.
     fn header<H: Header>(&self, offset: usize) -> Option<&H>;
 

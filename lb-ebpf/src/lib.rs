@@ -43,4 +43,5 @@ pub mod service;
 pub mod tables;
 pub mod tunnel;
 pub mod verdict;
+pub mod vlan;
 pub mod wire;

@@ -4,19 +4,21 @@
 //! `lb_common::limits`; the loader sets the real ones.
 
 mod values;
+mod way;
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, DevMap, LpmTrie, PerCpuArray, ProgramArray, lpm_trie},
+    btf_maps::{Array, DevMap, LpmTrie, lpm_trie},
     helpers::bpf_get_smp_processor_id,
     macros::btf_map,
-    programs::XdpContext,
 };
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointSlot, Header, NextHop, Rule, ServiceEntry,
     backend::DEVICES, counter::lines_per_cpu, fragment, hash::FlowTuple, limits, rule, sources,
 };
 use lb_ebpf::tables::{CacheLine, PackedKey, Tables};
+
+pub(crate) use way::{Way, go_aside, go_tagged, note_verdict, note_way, way_aside};
 
 use values::{Line, RingPair, SourceKey};
 
@@ -73,32 +75,6 @@ static FRAGMENT_TABLE: Array<Line, { fragment::SETS as usize }, MMAPABLE> = Arra
 static AFFINITY_TABLE: Array<Line, AFFINITY_SETS, MMAPABLE> = Array::new();
 #[btf_map(name = "counters")]
 static COUNTER_TABLE: Array<Line, COUNTERS, MMAPABLE> = Array::new();
-
-/// Where the usual packet's program goes on for all others. A map of this very program and pinned beside it: an array of
-/// programs that neither a process nor a pin holds is emptied (`prog_array_map_clear`).
-#[btf_map(name = "asides")]
-static ASIDES: ProgramArray<1> = ProgramArray::new();
-/// What one program tells the other about the packet between them. Not pinned: a map of these two.
-#[btf_map(name = "way")]
-static WAY: PerCpuArray<u64, 1> = PerCpuArray::new();
-
-/// Goes on in the other program with this word. Comes back only if there is none.
-#[inline(always)]
-pub(crate) fn go_aside(context: &XdpContext, word: u64) {
-    if let Some(way) = WAY.get_ptr_mut(0) {
-        // SAFETY: a word of this CPU's, which no other program than these two reaches, one after the other.
-        unsafe { *way = word };
-        // SAFETY: nothing here has to be dropped.
-        unsafe { ASIDES.tail_call(context, 0) };
-    }
-}
-
-/// The word of [`go_aside`].
-#[inline(always)]
-pub(crate) fn way_aside() -> u64 {
-    // SAFETY: as there.
-    WAY.get_ptr(0).map_or(0, |way| unsafe { *way })
-}
 
 /// A line of a map, shared with the other CPUs and with user space.
 #[inline(always)]

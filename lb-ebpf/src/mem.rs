@@ -62,6 +62,10 @@ impl Frame for MemFrame {
         true
     }
 
+    fn came_by(&mut self, ifindex: u32) {
+        self.ifindex = ifindex;
+    }
+
     fn aside<R>(&mut self, call: impl FnOnce(&mut Self) -> R) -> R {
         call(self)
     }

@@ -19,7 +19,8 @@ use crate::{
     segment,
     service::{self, Live, Service},
     tables::{CacheLine, PackedKey, Tables, load},
-    verdict::{self, Account, Outcome, PackedOutcome, Refusal, Sent, Verdict},
+    verdict::{self, Account, Aside, Outcome, PackedOutcome, Refusal, Sent, Verdict},
+    vlan::{self, Came},
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ports, protocol},
 };
 
@@ -37,12 +38,28 @@ impl Clock for Nanos {
 
 /// Handles one packet: rewrites it if it is ours, counts it once, and says where it goes.
 ///
-/// [`usual`] and [`aside`] in turn. In BPF they are two programs, so that each has a stack of its own.
+/// [`usual`], or [`untagged`], and [`aside`] in turn. In BPF they are three programs, so that each has a stack of its own.
 #[inline(always)]
 pub fn process<F: Frame, T: Tables, C: Clock>(frame: &mut F, tables: &T, clock: C) -> Verdict {
-    match usual(frame, tables, clock) {
+    let mut came = Came::plainly(frame.ingress_ifindex());
+    let mut step = usual(frame, tables, clock);
+    if matches!(step, Step::Aside(way) if way.is_tagged()) {
+        step = match vlan::enter(frame, tables) {
+            Some(entered) => {
+                came = entered;
+                untagged(frame, tables, clock)
+            }
+            None => Step::Done(passed(tables)),
+        };
+    }
+    let verdict = match step {
         Step::Done(verdict) => verdict,
         Step::Aside(way) => aside(frame, tables, clock, way),
+    };
+    match vlan::leaves_otherwise(&came, verdict) {
+        true => vlan::leave(frame, tables, &came, verdict)
+            .unwrap_or(Verdict::drop(DropReason::MapInconsistent)),
+        false => verdict,
     }
 }
 
@@ -68,7 +85,26 @@ pub fn usual<F: Frame, T: Tables, C: Clock>(frame: &mut F, tables: &T, clock: C)
     }
 }
 
-/// Goes on where [`usual`] left the way of the same packet.
+/// The same of a frame that [`usual`] left as [`Aside::Tagged`], once [`vlan::enter`] has taken its tags off.
+#[inline(always)]
+pub fn untagged<F: Frame, T: Tables, C: Clock>(frame: &mut F, tables: &T, clock: C) -> Step {
+    let Some(lane) = Lane::begin(frame, tables, clock) else {
+        return Step::Done(Verdict::drop(DropReason::MapInconsistent));
+    };
+    let way = route(frame, &lane);
+    match way.is_aside() {
+        true => Step::Aside(way),
+        false => Step::Done(lane.end_usual(way)),
+    }
+}
+
+/// What becomes of a packet that has got its way aside for nothing: it passes, and is counted.
+#[inline(always)]
+pub fn passed<T: Tables>(tables: &T) -> Verdict {
+    ended(tables, &Outcome::PASS)
+}
+
+/// Goes on where [`usual`] or [`untagged`] left the way of the same packet.
 #[inline(always)]
 pub fn aside<F: Frame, T: Tables, C: Clock>(
     frame: &mut F,
@@ -95,11 +131,15 @@ pub fn aside<F: Frame, T: Tables, C: Clock>(
 /// What becomes of a packet whose way aside is not there: it is dropped, and counted.
 #[inline(always)]
 pub fn lost<T: Tables>(tables: &T) -> Verdict {
-    let outcome = Outcome::drop(DropReason::MapInconsistent);
+    ended(tables, &Outcome::drop(DropReason::MapInconsistent))
+}
+
+#[inline(always)]
+fn ended<T: Tables>(tables: &T, outcome: &Outcome) -> Verdict {
     if let Some(control) = tables.control()
         && let Some(global) = tables.counters(control.lines_per_cpu, GLOBAL_LINE)
     {
-        verdict::count(tables, control, global, &outcome, 0);
+        verdict::count(tables, control, global, outcome, 0);
     }
     outcome.verdict
 }
@@ -196,6 +236,8 @@ fn route<F: Frame, T: Tables, C: Clock>(frame: &mut F, lane: &Lane<'_, T, C>) ->
     match ethernet.ether_type {
         ETHERTYPE_IPV4 => segment::route_v4(frame, lane),
         ETHERTYPE_IPV6 => segment::route_v6(frame, lane),
+        // Of which there are none left where some have been taken off.
+        tag if vlan::is_tag(tag) => Aside::Tagged.into(),
         _ => PackedOutcome::PASS,
     }
 }

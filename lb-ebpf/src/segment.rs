@@ -81,6 +81,7 @@ pub(crate) fn aside<F: Frame, T: Tables, const V4: bool>(
             message::tell::<F, T, V4>(frame, cx, outcome)
         }
         Aside::Nat(_) => way,
+        Aside::Tagged => PackedOutcome::PASS,
         Aside::Ranges | Aside::Schedule => other::route::<F, T, V4>(frame, cx),
         Aside::Refused { refusal, service } => refused::<F, T, V4>(frame, cx, refusal.0, service),
     };

@@ -4,7 +4,7 @@ mod aside;
 mod parcel;
 
 use lb_common::{
-    Control, DropReason,
+    Control, Device, DropReason,
     counter::{self, Global, More, PerBackend},
 };
 
@@ -40,7 +40,7 @@ pub enum Action {
 pub struct Verdict {
     /// What is done.
     pub action: Action,
-    /// `Redirect`: the slot in `devices` and `redirects`. `Drop`: the number of the [`DropReason`]. Otherwise 0.
+    /// `Redirect`: the slot in `devices` and `redirects`, and [`lb_common::Device::TAGGED`] where [`crate::vlan::leave`] has to be asked. `Drop`: the number of the [`DropReason`]. Otherwise 0.
     pub detail: u32,
 }
 
@@ -56,6 +56,12 @@ impl Verdict {
         detail: 0,
     };
 
+    /// Out of the interface in a slot, which is this one.
+    #[inline(always)]
+    pub const fn out(slot: u32, device: &Device) -> Self {
+        Self::redirect(slot | device.tagged as u32)
+    }
+
     /// Out of the interface in a slot.
     #[inline(always)]
     pub const fn redirect(slot: u32) -> Self {
@@ -63,6 +69,12 @@ impl Verdict {
             action: Action::Redirect,
             detail: slot,
         }
+    }
+
+    /// True where the interface in the slot has tags.
+    #[inline(always)]
+    pub const fn leaves_tagged(self) -> bool {
+        matches!(self.action, Action::Redirect) && self.detail & Device::TAGGED as u32 != 0
     }
 
     /// Dropped for a reason.

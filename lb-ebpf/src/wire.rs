@@ -1,7 +1,7 @@
 //! Headers as they stand on the wire: those of `network-types`, and a few of our own where its
 //! types are aligned or name too much.
 
-use lb_common::{Address, quic::PREFIX};
+use lb_common::{Address, quic::PREFIX, vlan::Tag};
 use network_types::{
     icmp::Icmpv4Hdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -70,6 +70,22 @@ pub struct Ethernet {
 
 /// The two addresses of an Ethernet header as three words: few, wide loads and stores.
 pub type MacWords = [[u8; 4]; 3];
+
+/// The front of a frame with VLAN tags (IEEE 802.1Q section 9.3).
+#[repr(C)]
+pub struct Tagged<const N: usize> {
+    /// Both addresses.
+    pub macs: MacWords,
+    /// The tags.
+    pub tags: [Tag; N],
+    /// Of what follows them; network order.
+    pub ether_type: [u8; 2],
+}
+
+const _: () = assert!(size_of::<Tagged<1>>() == 18 && size_of::<Tagged<2>>() == 22);
+
+// SAFETY: arrays of bytes only: alignment 1, no padding, any bit pattern valid.
+unsafe impl<const N: usize> Header for Tagged<N> {}
 
 /// A MAC address in the low 48 bits: its first byte lowest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

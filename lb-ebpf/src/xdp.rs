@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     Global,
-    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
     macros::xdp,
     programs::XdpContext,
@@ -10,14 +10,16 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use lb_common::{Nanos, counter::Global as Counted};
 use lb_ebpf::{
+    frame::Frame,
     pipeline::{self, Clock, Step},
     tables::{CacheLine, Tables},
-    verdict::{Action, PackedOutcome, Verdict},
+    verdict::{Action, Outcome, PackedOutcome, Verdict},
+    vlan::{self, Came},
 };
 
 use crate::{
     context::KernelFrame,
-    maps::{self, KernelTables},
+    maps::{self, KernelTables, Way},
 };
 
 /// 1: a line is logged for each packet. 0: the verifier removes the code.
@@ -52,25 +54,97 @@ impl Clock for KernelClock {
 #[xdp]
 #[inline(always)]
 pub(crate) fn fairlead(context: XdpContext) -> u32 {
-    let mut frame = KernelFrame::new(&context);
+    let mut frame = KernelFrame::<false>::new(&context);
     match pipeline::usual(&mut frame, &KernelTables, KernelClock) {
+        Step::Done(verdict) if verdict.leaves_tagged() => {
+            let word = PackedOutcome::counted(verdict).word();
+            maps::note_way(Way::plainly(word, frame.port()));
+            leave(&context)
+        }
         Step::Done(verdict) => end(&context, verdict),
         Step::Aside(way) => {
-            maps::go_aside(&context, way.word());
+            match way.is_tagged() {
+                true => maps::go_tagged(&context),
+                false => maps::go_aside(&context, Way::plainly(way.word(), frame.port())),
+            }
             // There is no other program: a loader's mistake.
             end(&context, pipeline::lost(&KernelTables))
         }
     }
 }
 
+/// The same of frames with VLAN tags, which `fairlead` leaves to this one: the loader puts it into its map `asides`.
+#[xdp]
+#[inline(always)]
+pub(crate) fn fairlead_tagged(context: XdpContext) -> u32 {
+    if enter(&context) == 0 {
+        return end(&context, pipeline::passed(&KernelTables));
+    }
+    let came = maps::way_aside();
+    let mut frame = KernelFrame::<true>::new(&context);
+    frame.came_by(came.ingress as u32);
+    match pipeline::untagged(&mut frame, &KernelTables, KernelClock) {
+        Step::Done(verdict) => {
+            maps::note_verdict(PackedOutcome::counted(verdict).word());
+            leave(&context)
+        }
+        Step::Aside(way) => {
+            let word = way.word();
+            maps::go_aside(&context, Way { word, ..came });
+            end(&context, pipeline::lost(&KernelTables))
+        }
+    }
+}
+
+/// Takes the tags off a frame and notes them as its [`Way`]; 0: it is the kernel's. A call, so that the verifier walks what
+/// follows once, and not for each number of tags.
+#[inline(never)]
+fn enter(context: &XdpContext) -> u32 {
+    let mut frame = KernelFrame::<true>::new(context);
+    frame.came_by(frame.port());
+    let Some(came) = vlan::enter(&mut frame, &KernelTables) else {
+        return 0;
+    };
+    maps::note_way(Way {
+        word: 0,
+        tags: came.tags,
+        ingress: frame.ingress_ifindex().into(),
+    });
+    1
+}
+
 /// What `fairlead` leaves aside: the loader puts this into its map `asides`.
 #[xdp]
 #[inline(always)]
 pub(crate) fn fairlead_aside(context: XdpContext) -> u32 {
-    let mut frame = KernelFrame::new(&context);
-    let way = PackedOutcome::of(maps::way_aside());
-    let verdict = pipeline::aside(&mut frame, &KernelTables, KernelClock, way);
-    end(&context, verdict)
+    let mut frame = KernelFrame::<true>::new(&context);
+    let way = maps::way_aside();
+    frame.came_by(way.ingress as u32);
+    let outcome = PackedOutcome::of(way.word);
+    let verdict = pipeline::aside(&mut frame, &KernelTables, KernelClock, outcome);
+    maps::note_verdict(PackedOutcome::counted(verdict).word());
+    leave(&context)
+}
+
+/// The end of a frame that came with tags or may be to have some, whose [`Way`] names its verdict. From there, and as a call, so
+/// that the verifier walks it once, and not for each verdict that there can be.
+#[inline(never)]
+fn leave(context: &XdpContext) -> u32 {
+    let mut frame = KernelFrame::<false>::new(context);
+    let way = maps::way_aside();
+    let verdict = Outcome::from(PackedOutcome::of(way.word)).verdict;
+    let came = Came {
+        port: frame.port(),
+        tags: way.tags,
+    };
+    if !vlan::leaves_otherwise(&came, verdict) {
+        return end(context, verdict);
+    }
+    match vlan::leave(&mut frame, &KernelTables, &came, verdict) {
+        Some(verdict) => end(context, verdict),
+        // It is counted as sent, like what a full queue drops.
+        None => XDP_ABORTED,
+    }
 }
 
 /// The action of a verdict.

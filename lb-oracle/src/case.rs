@@ -140,12 +140,8 @@ impl Case {
         for hop in &mut tables.next_hops {
             hop.mtu = self.mtu;
         }
-        tables.write_device(Device {
-            ifindex: ends.ifindex(Side::Client),
-            mtu: self.mtu,
-            mac: our_mac(Side::Client),
-            reserved: 0,
-        });
+        let (ifindex, mac) = (ends.ifindex(Side::Client), our_mac(Side::Client));
+        tables.write_device(Device::plain(ifindex, self.mtu, mac));
         tables
     }
 

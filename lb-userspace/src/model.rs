@@ -6,6 +6,7 @@ mod aim;
 mod check;
 mod failover;
 mod hook;
+pub mod link;
 mod ports;
 mod prefix;
 mod quic;
@@ -31,6 +32,7 @@ pub use lb_common::{
     Family, Fields, Forwarding, GueVariant, MidStream, OuterTtl, Protocol, Reach, Scheduling,
     Spread, Tunnel,
 };
+pub use link::{Link, Vlan};
 pub use ports::{Ports, PortsError};
 pub use prefix::{Prefix, PrefixError};
 pub use quic::{ConfigIds, ConfigIdsError, ServerId};
@@ -609,19 +611,4 @@ impl std::fmt::Display for Route {
             Self::Unresolved(why) => f.write_str(why),
         }
     }
-}
-
-/// An interface, as netlink tells it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Link {
-    /// Index.
-    pub ifindex: u32,
-    /// Name.
-    pub name: String,
-    /// MAC address.
-    pub mac: [u8; 6],
-    /// MTU in bytes.
-    pub mtu: u32,
-    /// Carrier and administrative state are both up.
-    pub up: bool,
 }

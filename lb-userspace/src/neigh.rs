@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::event::Event;
-use crate::model::{Link, Route};
+use crate::model::{Link, Route, link};
 
 pub mod follower;
 mod hops;
@@ -412,7 +412,13 @@ impl Ways {
             return no(format!("interface {ifindex} of the route is gone"));
         };
         let name = &link.name;
-        if !self.concerns(name) {
+        let find = |ifindex| self.links.get(&ifindex).map(|state| &state.link);
+        let port = match link::port(link, find) {
+            Ok(port) => port,
+            Err(why) => return no(why),
+        };
+        let carrier = find(port.ifindex).map_or(name, |carrier| &carrier.name);
+        if !self.concerns(name) && !self.concerns(carrier) {
             return no(format!(
                 "the route leaves by {name}, which is not in daemon.interfaces"
             ));
@@ -460,11 +466,13 @@ impl Ways {
     }
 
     fn touch_link(&mut self, ifindex: u32) {
-        let from = (ifindex, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let hops = self
-            .hops
-            .range(from..)
-            .take_while(|((i, _), _)| *i == ifindex);
+        // Those of VLANs on it, too.
+        let on_others = |index| {
+            let state: Option<&LinkState> = self.links.get(&index);
+            state.is_some_and(|state| state.link.vlan.is_some())
+        };
+        let hops = self.hops.iter();
+        let hops = hops.filter(|((index, _), _)| *index == ifindex || on_others(*index));
         for (_, state) in hops {
             self.dirty.extend(state.users.iter().copied());
         }

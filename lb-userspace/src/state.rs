@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod changes;
 mod configure;
+mod devices;
 pub mod permission;
 pub mod persistent;
 mod probe;

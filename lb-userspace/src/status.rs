@@ -53,6 +53,12 @@ pub struct Attachment {
     pub mode: String,
     /// `attached`, or why not.
     pub state: String,
+    /// Interfaces of VLANs on it, whose packets are looked at, too.
+    #[serde(default)]
+    pub vlans: Vec<String>,
+    /// Why some of its packets may not be seen as they came; `null`: all is well.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 /// How it stands with the files of the state directory.

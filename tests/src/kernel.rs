@@ -26,7 +26,7 @@ use aya::{
 };
 use lb_common::{Epoch, Nanos, backend::DEVICES};
 use lb_ebpf::{
-    fixture::{Changes, Step, changes, world::Ends},
+    fixture::{Changes, Step, changes, tagging::Tagging, world::Ends},
     mem::{self, MemTables},
     verdict::{Action, Verdict},
 };
@@ -39,7 +39,7 @@ use rtnetlink::LinkVeth;
 /// The program's name in the object.
 const PROGRAM: &str = "fairlead";
 /// The names of all programs in the object.
-const PROGRAMS: [&str; 2] = [PROGRAM, "fairlead_aside"];
+const PROGRAMS: [&str; 3] = [PROGRAM, "fairlead_tagged", "fairlead_aside"];
 /// The least that the kernel runs a program over: an Ethernet header.
 pub const SHORTEST: usize = 14;
 /// Room for a packet that comes back.
@@ -119,6 +119,7 @@ fn make_ends() -> Result<Ends> {
     let ends = Ends {
         client: nix::net::if_::if_nametoindex("client")?,
         backend: nix::net::if_::if_nametoindex("backend")?,
+        tagging: Tagging::NONE,
     };
     ensure!(
         ends.client % DEVICES != ends.backend % DEVICES,
@@ -216,9 +217,9 @@ impl Kernel {
             .info()?
             .verified_instruction_count()
             .context("the kernel does not say how many instructions it verified")?;
-        // An older object, to be measured beside this one, has none.
-        if let Some(aside) = bpf::link_aside(&mut ebpf)? {
-            instructions += aside
+        // An older object, to be measured beside this one, may have none.
+        for program in bpf::link_asides(&mut ebpf)? {
+            instructions += program
                 .verified_instruction_count()
                 .context("the kernel does not say how many instructions it verified")?;
         }
@@ -244,7 +245,11 @@ impl Kernel {
                 step.at,
                 before.nanos,
             )?;
-            let (action, output, _) = self.run(&step.packet, self.ends.ifindex(step.ingress), 1)?;
+            let (action, output, _) = self.run(
+                &self.ends.coming(step.ingress, &step.packet),
+                self.ends.port(step.ingress),
+                1,
+            )?;
             if !before.lasts()? {
                 continue;
             }
@@ -351,6 +356,11 @@ impl Kernel {
         repeat: u32,
     ) -> Result<(Action, Vec<u8>, Duration)> {
         run(self.program()?, frame, ifindex, repeat)
+    }
+
+    /// From now on frames have tags, or none.
+    pub fn tag(&mut self, tagging: Tagging) {
+        self.ends = self.ends.tagged(tagging);
     }
 
     /// The interfaces.

@@ -109,7 +109,7 @@ extern "C" fn standing(low: u64, high: u64) -> u32 {
 /// The program.
 #[xdp]
 fn fairlead_decap(context: XdpContext) -> u32 {
-    let mut frame = KernelFrame::new(&context);
+    let mut frame = KernelFrame::<false>::new(&context);
     match decap::process(&mut frame, &KernelRules).is_passed_on() {
         true => XDP_PASS,
         false => XDP_DROP,

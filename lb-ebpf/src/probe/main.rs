@@ -74,6 +74,11 @@ impl Frame for Buffer {
     }
 
     #[inline(always)]
+    fn came_by(&mut self, _ifindex: u32) {
+        // Tags are the kernel's in its own stack.
+    }
+
+    #[inline(always)]
     fn aside<R>(&mut self, call: impl FnOnce(&mut Self) -> R) -> R {
         call(self)
     }

@@ -6,6 +6,7 @@ use super::{PackedOutcome, Parcel, Refusal};
 const ASIDE: u64 = 1 << 60;
 const KIND: u64 = 7 << 48;
 const THROUGH_NAT: u64 = ASIDE | 5 << 48;
+const TAGGED: u64 = ASIDE | 6 << 48;
 
 /// How a packet's way goes on that is not the usual one. The frame is as it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Aside {
     Ranges,
     /// It is to a service whose new flows are not scheduled by their hash alone.
     Schedule,
+    /// It has VLAN tags.
+    Tagged,
     /// It goes to its backend from an address of ours.
     Nat(Parcel),
     /// It does not reach its backend, and there is more to do than to drop it.
@@ -37,6 +40,7 @@ impl From<Aside> for PackedOutcome {
             Aside::Reply => (1, 0),
             Aside::Ranges => (2, 0),
             Aside::Schedule => (3, 0),
+            Aside::Tagged => (6, 0),
             Aside::Nat(parcel) => (5, parcel.word()),
             Aside::Refused { refusal, service } => {
                 (4, refusal.0 as u64 | (service as u64 & 0xffff) << 32)
@@ -51,6 +55,12 @@ impl PackedOutcome {
     #[inline(always)]
     pub const fn is_aside(self) -> bool {
         self.0 & ASIDE != 0
+    }
+
+    /// True for [`Aside::Tagged`].
+    #[inline(always)]
+    pub const fn is_tagged(self) -> bool {
+        self.0 == TAGGED
     }
 
     /// What is an [`Aside::Nat`].
@@ -70,6 +80,7 @@ impl PackedOutcome {
             1 => Aside::Reply,
             2 => Aside::Ranges,
             3 => Aside::Schedule,
+            6 => Aside::Tagged,
             5 => Aside::Nat(Parcel::open(self.0 & !(ASIDE | KIND), 0)),
             _ => Aside::Refused {
                 refusal: Refusal(self.0 as u32),
@@ -104,6 +115,7 @@ mod tests {
             Aside::Reply,
             Aside::Ranges,
             Aside::Schedule,
+            Aside::Tagged,
             Aside::Refused {
                 refusal: Refusal::too_big(65_535),
                 service: 65_535,
@@ -113,6 +125,7 @@ mod tests {
             assert!(word.is_aside());
             assert_eq!(word.through_nat().is_some(), matches!(aside, Aside::Nat(_)));
             assert_eq!(word.way_on(), aside);
+            assert_eq!(word.is_tagged(), aside == Aside::Tagged);
         }
         assert!(!PackedOutcome::PASS.is_aside());
         assert!(!PackedOutcome::counted(Verdict::redirect(0xffff)).is_aside());

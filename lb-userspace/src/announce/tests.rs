@@ -113,6 +113,7 @@ fn link(ifindex: u32, up: bool) -> LinkState {
             mac: MAC,
             mtu: 1500,
             up,
+            ..Default::default()
         },
         ethernet: true,
     }

@@ -69,7 +69,18 @@ fn headline(status: &Status, width: usize) -> Vec<String> {
         status.version, status.config_revision,
     )];
     let interfaces = status.attachments.iter();
-    lines.extend(interfaces.map(|a| format!("{} ({}): {}", a.interface, a.mode, a.state)));
+    for a in interfaces {
+        let vlans = match a.vlans.is_empty() {
+            true => String::new(),
+            false => format!(", with {}", a.vlans.join(", ")),
+        };
+        lines.push(format!("{} ({}): {}{vlans}", a.interface, a.mode, a.state));
+        lines.extend(
+            a.trouble
+                .iter()
+                .map(|trouble| format!("{}: {trouble}", a.interface)),
+        );
+    }
     if status.checker_suspect {
         let text = "all probes fail at once: the checker is suspected, health is held as it was";
         lines.push(text.to_owned());

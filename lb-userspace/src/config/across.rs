@@ -14,7 +14,7 @@ use super::notes::{At, Note, Notes};
 use super::service::{BackendDraft, PROTOCOLS, ServiceDraft};
 use super::{aim, failover, quic, scheduling, sources, value};
 use crate::maglev;
-use crate::model::{AdminState, Family, Limits, Name, Ports, Prefix, Protocol, family};
+use crate::model::{AdminState, Family, Limits, Name, Ports, Prefix, Protocol, family, link};
 
 /// Checks all services against each other, the daemon's interfaces and the limits.
 pub(super) fn check(
@@ -160,7 +160,10 @@ fn endpoints(drafts: &[ServiceDraft], notes: &mut Notes<'_>) {
 
 fn claim(draft: &ServiceDraft, interfaces: &[String], notes: &mut Notes<'_>) {
     let Some(claim) = &draft.claim else { return };
-    if interfaces.is_empty() || interfaces.contains(&claim.value) {
+    if interfaces.is_empty()
+        || interfaces.contains(&claim.value)
+        || link::is_named_as_vlan_of(&claim.value, interfaces)
+    {
         return;
     }
     let message = format!(

@@ -1,6 +1,8 @@
 //! What became of an attachment: told in the log, and shown in status.
 
-use crate::dataplane::bpf::{AttachMode, Attached, AttachedHow, AttachmentState, Bpf, BpfError};
+use crate::dataplane::bpf::{
+    AttachMode, Attached, AttachedHow, AttachmentState, Bpf, BpfError, strips_tags,
+};
 use crate::model::XdpMode;
 use crate::status;
 
@@ -33,8 +35,71 @@ pub(super) fn tell(interface: &str, wanted: XdpMode, outcome: Result<Attached, B
     }
 }
 
-/// The attachments as status shows them.
-pub(super) fn report(bpf: &Bpf) -> Vec<status::Attachment> {
+/// The VLANs on an interface, as netlink tells.
+#[derive(Debug, Default)]
+pub(super) struct Vlans {
+    /// Names of their interfaces whose packets are looked at.
+    pub(super) served: Vec<String>,
+    /// Names of those whose packets are left to the kernel, though they are up.
+    pub(super) left: Vec<String>,
+    /// The cards that their frames come by: the interface itself, or what belongs to the bond.
+    pub(super) cards: Vec<String>,
+}
+
+/// The attachments as status shows them. `before`: as they were told last.
+pub(super) fn report(
+    bpf: &Bpf,
+    vlans: impl Fn(&str) -> Vlans,
+    before: &[status::Attachment],
+) -> Vec<status::Attachment> {
+    let mut attachments = look(bpf);
+    for attachment in &mut attachments {
+        let interface = &attachment.interface;
+        let vlans = vlans(interface);
+        // Who has no VLANs may strip what he likes.
+        if attachment.ifindex != 0 && !(vlans.served.is_empty() && vlans.left.is_empty()) {
+            attachment.trouble = trouble(attachment, &vlans);
+        }
+        let known = before.iter().find(|known| known.interface == *interface);
+        if known.and_then(|known| known.trouble.as_ref()) != attachment.trouble.as_ref() {
+            match &attachment.trouble {
+                Some(trouble) => tracing::warn!(%interface, "{trouble}"),
+                None => tracing::info!(%interface, "nothing is wrong with its VLANs any more"),
+            }
+        }
+        attachment.vlans = vlans.served;
+    }
+    attachments
+}
+
+fn trouble(attachment: &status::Attachment, vlans: &Vlans) -> Option<String> {
+    if !vlans.left.is_empty() {
+        return Some(format!(
+            "packets of {} are left to the kernel: its index leads to the slot of another interface (make it anew)",
+            vlans.left.join(", ")
+        ));
+    }
+    let mut cures = Vec::new();
+    for card in &vlans.cards {
+        // A device that does not know the question has no such thing.
+        let features = strips_tags(card).unwrap_or_default();
+        if !features.is_empty() {
+            let off: Vec<String> = features.iter().map(|name| format!("{name} off")).collect();
+            cures.push(format!("ethtool -K {card} {}", off.join(" ")));
+        }
+    }
+    if !cures.is_empty() {
+        return Some(format!(
+            "VLAN tags are taken out of frames before a program sees them: packets of its VLANs count as its own ({}; of a veth, the other end sends tags beside frames: there too, with txvlan off)",
+            cures.join("; ")
+        ));
+    }
+    (attachment.mode == "generic").then(|| {
+        "in generic mode the kernel may take VLAN tags out of frames before a program sees them (see xdp-mode)".to_owned()
+    })
+}
+
+fn look(bpf: &Bpf) -> Vec<status::Attachment> {
     let attachments = match bpf.attachments() {
         Ok(attachments) => attachments,
         Err(error) => {
@@ -59,6 +124,8 @@ pub(super) fn report(bpf: &Bpf) -> Vec<status::Attachment> {
                 }
                 AttachmentState::Missing => "missing: no such interface".to_owned(),
             },
+            vlans: Vec::new(),
+            trouble: None,
         })
         .collect()
 }

@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::attach;
 use super::owner::Owner;
 use crate::announce::Report;
 use crate::health::runner::now_ns;
+use crate::model::link;
 
 /// How long claims of an interface that is to be left may take to be given up.
 const GIVING_UP: u64 = 2_000_000_000;
@@ -57,7 +57,9 @@ impl Owner<'_> {
         let deadline = now_ns().saturating_add(GIVING_UP);
         for interface in interfaces {
             let claims = self.parts.claimed.iter();
-            let claims = claims.filter(|(i, _)| *i == interface);
+            let names = [interface.clone()];
+            let claims =
+                claims.filter(|(i, _)| *i == interface || link::is_named_as_vlan_of(i, &names));
             let claims = claims.map(|(_, address)| *address).collect();
             self.departures.push(Departure {
                 interface,
@@ -116,7 +118,7 @@ impl Owner<'_> {
             }
         }
         self.tell_also_attached([]);
-        self.attachments = attach::report(self.parts.reconciler.dataplane());
+        self.report_attachments();
     }
 
     /// False: the program may still be on it.

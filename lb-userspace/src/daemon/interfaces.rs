@@ -5,9 +5,11 @@
 //! name a new interface before it is attached, and an old one until it is detached: no packet meets
 //! half of them.
 
-use super::attach;
+use super::attach::{self, Vlans};
 use super::departures::Departure;
 use super::owner::Owner;
+use std::collections::BTreeMap;
+
 use lb_common::backend::DEVICES;
 use nix::net::if_::if_nametoindex;
 
@@ -44,7 +46,7 @@ impl Owner<'_> {
         }
         let gone = self.not_configured();
         self.depart(gone);
-        self.attachments = attach::report(self.parts.reconciler.dataplane());
+        self.report_attachments();
     }
 
     /// At start, before the first netlink event is looked at: what an earlier daemon attached to stays in the maps until
@@ -82,7 +84,7 @@ impl Owner<'_> {
             }
             Err(error) => tracing::error!(%error, "look after the pins"),
         }
-        self.attachments = attach::report(bpf);
+        self.report_attachments();
         let lost = self
             .attachments
             .iter()
@@ -94,25 +96,64 @@ impl Owner<'_> {
         for interface in lost {
             let bpf = self.parts.reconciler.dataplane();
             attach::again(bpf, &interface, mode);
-            self.attachments = attach::report(bpf);
+            self.report_attachments();
         }
+    }
+
+    /// What status shows of them.
+    pub(super) fn report_attachments(&mut self) {
+        let state = self.parts.reconciler.state();
+        let mut vlans: BTreeMap<String, Vlans> = BTreeMap::new();
+        for (port, link, served) in state.vlans() {
+            let of = vlans.entry(port.name.clone()).or_insert_with(|| Vlans {
+                cards: state.cards(port),
+                ..Vlans::default()
+            });
+            match served {
+                true => of.served.push(link.name.clone()),
+                false => of.left.push(link.name.clone()),
+            }
+        }
+        let of = |interface: &str| {
+            let of: Option<&Vlans> = vlans.get(interface);
+            of.map(|of| Vlans {
+                served: of.served.clone(),
+                left: of.left.clone(),
+                cards: of.cards.clone(),
+            })
+            .unwrap_or_default()
+        };
+        let attachments = attach::report(self.parts.reconciler.dataplane(), of, &self.attachments);
+        self.attachments = attachments;
     }
 
     /// Netlink told of an interface.
     pub(super) fn look_at_link(&mut self, name: &str) {
+        if self.vlans().iter().any(|vlan| vlan == name) {
+            self.report_attachments();
+            self.keep_probing();
+        }
         let daemon = &self.config().daemon;
         if daemon.interfaces.iter().any(|interface| interface == name) {
             let bpf = self.parts.reconciler.dataplane();
             attach::again(bpf, name, daemon.xdp_mode);
-            self.attachments = attach::report(bpf);
+            self.report_attachments();
             self.keep_probing();
         }
     }
 
+    /// Interfaces of VLANs whose packets are looked at.
+    pub(super) fn vlans(&self) -> Vec<String> {
+        let vlans = self.parts.reconciler.state().vlans();
+        let served = vlans.filter(|(_, _, served)| *served);
+        served.map(|(_, link, _)| link.name.clone()).collect()
+    }
+
     /// The programs for checks are where they belong.
     pub(super) fn keep_probing(&mut self) {
-        let config = self.config();
-        self.probing.keep(&config.daemon, self.parts.runner);
+        let daemon = self.config().daemon.clone();
+        let vlans = self.vlans();
+        self.probing.keep(&daemon, vlans, self.parts.runner);
     }
 
     /// Attaches what a configuration names anew, and changes modes. `Err`: why not; all is as it was.
@@ -167,7 +208,7 @@ impl Owner<'_> {
                 }
             }
         }
-        self.attachments = attach::report(self.parts.reconciler.dataplane());
+        self.report_attachments();
         Ok(Ok(changed))
     }
 
@@ -257,7 +298,7 @@ impl Owner<'_> {
         }
         self.parts.claimed.clear();
         self.tell_also_attached([]);
-        self.attachments = attach::report(self.parts.reconciler.dataplane());
+        self.report_attachments();
         let lost = self.attachments.iter().filter(|a| {
             a.ifindex != 0 && a.state != "attached" && running.interfaces.contains(&a.interface)
         });

@@ -300,9 +300,9 @@ impl<'a> Owner<'a> {
         for effect in effects {
             match effect {
                 Effect::Probe(targets) => {
-                    let config = self.config();
+                    let (daemon, vlans) = (self.config().daemon.clone(), self.vlans());
                     self.probing
-                        .probe(targets, &config.daemon, self.parts.runner);
+                        .probe(targets, &daemon, vlans, self.parts.runner);
                 }
                 Effect::Follow(addresses) => self.parts.follower.follow(addresses),
                 Effect::Interfaces(interfaces) => self.parts.follower.leave_by(interfaces),

@@ -21,6 +21,8 @@ pub(super) struct Probing {
     programs: Option<(u32, ProbePrograms)>,
     /// What becomes of packets with marks, by mark - the first.
     paths: BTreeMap<u32, ProbePath>,
+    /// Interfaces of VLANs that they stand on, too.
+    vlans: Vec<String>,
     /// When the programs could not be had, or not told the paths.
     failed: Option<Instant>,
     /// Why checks cannot go to VIPs, as last told.
@@ -29,7 +31,13 @@ pub(super) struct Probing {
 
 impl Probing {
     /// Has these targets probed.
-    pub(super) fn probe(&mut self, targets: Vec<Target>, daemon: &DaemonConfig, runner: &Runner) {
+    pub(super) fn probe(
+        &mut self,
+        targets: Vec<Target>,
+        daemon: &DaemonConfig,
+        vlans: Vec<String>,
+        runner: &Runner,
+    ) {
         let first = daemon.check_marks;
         let paths = targets.iter().filter_map(|t| t.real_path.as_ref());
         self.paths = paths.map(|p| (p.mark ^ first, p.path)).collect();
@@ -38,7 +46,7 @@ impl Probing {
         }
         self.failed = None;
         self.prepare(first, runner);
-        self.keep(daemon, runner);
+        self.keep(daemon, vlans, runner);
         runner.set_targets(targets);
     }
 
@@ -66,15 +74,22 @@ impl Probing {
         programs.set_paths(&self.paths)
     }
 
-    /// Looks after the programs and the interfaces.
-    pub(super) fn keep(&mut self, daemon: &DaemonConfig, runner: &Runner) {
+    /// Looks after the programs and the interfaces. `vlans`: those on the daemon's, where packets have no tags yet.
+    pub(super) fn keep(&mut self, daemon: &DaemonConfig, vlans: Vec<String>, runner: &Runner) {
+        self.vlans = vlans;
         if self.failed.is_some_and(|at| at.elapsed() >= AGAIN) {
             self.prepare(daemon.check_marks, runner);
         }
         let (None, Some((_, programs))) = (self.failed, &mut self.programs) else {
             return;
         };
-        let failed = programs.keep_on(&daemon.interfaces);
+        let interfaces: Vec<String> = daemon
+            .interfaces
+            .iter()
+            .chain(&self.vlans)
+            .cloned()
+            .collect();
+        let failed = programs.keep_on(&interfaces);
         let failed = failed
             .into_iter()
             .map(|(interface, error)| format!("attach to {interface}: {error}"));

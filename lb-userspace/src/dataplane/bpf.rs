@@ -12,6 +12,7 @@ mod apply;
 mod debug_log;
 pub mod decap;
 mod error;
+mod ethtool;
 mod geometry;
 mod host;
 mod links;
@@ -37,6 +38,7 @@ use lb_common::{Control, HashKey, Header};
 
 pub use debug_log::DebugLog;
 pub use error::BpfError;
+pub use ethtool::strips_tags;
 pub use geometry::{Geometry, check_control, check_header, limit_differences};
 pub use host::{effective_capabilities, kernel_version, missing_capabilities};
 pub use links::{Attached, AttachedHow, Attachment, AttachmentState};
@@ -44,7 +46,7 @@ pub use loads::Got;
 pub use nat::NatWalk;
 pub use netdev::AttachMode;
 pub use place::{Component, check_path};
-pub use program::{Program, ProgramOptions, link_aside};
+pub use program::{Program, ProgramOptions, link_asides};
 pub use reader::{FlowCounts, Reader, Sweep};
 
 use crate::model::{Limits, XdpMode};

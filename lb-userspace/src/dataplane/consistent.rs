@@ -7,10 +7,45 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytemuck::Zeroable;
+use lb_common::backend::device_slot;
 use lb_common::sources::{self, Access, SET_BITS};
-use lb_common::{Address, EndpointKind, Forwarding, Reach, Tunnel};
+use lb_common::{Address, Device, EndpointKind, Forwarding, Reach, Tunnel};
 
 use super::{Actual, DataplaneError, Image, ServiceImage, SourceRange, outer_family};
+
+/// True for a slot of `devices` that says something.
+pub fn has_device(device: &Device) -> bool {
+    device.ifindex != 0 || device.vlan != 0
+}
+
+/// Whether a slot of `devices` can hold this; if not, why.
+pub fn device(slot: u32, device: &Device) -> Result<(), String> {
+    let alone = Device {
+        vlan: device.vlan,
+        ..Device::zeroed()
+    };
+    if device.ifindex == 0 && *device == alone && device.vlan != 0 {
+        return Ok(());
+    }
+    if device.ifindex == 0 || device_slot(device.ifindex) != slot {
+        return Err(format!(
+            "interface {} does not belong there",
+            device.ifindex
+        ));
+    }
+    let tagged = match device.tags.count() {
+        0 => 0,
+        _ => Device::TAGGED,
+    };
+    if device.port == 0 || device.tags != device.tags.plain() || device.tagged != tagged {
+        return Err(format!(
+            "where frames of interface {} leave makes no sense",
+            device.ifindex
+        ));
+    }
+    Ok(())
+}
 
 /// What a set of sources holds, sorted.
 pub fn ranges(all: &BTreeMap<sources::Key, Access>, set: u32) -> Arc<[SourceRange]> {

@@ -6,7 +6,7 @@ pub mod check;
 use std::collections::BTreeMap;
 
 use bytemuck::Zeroable;
-use lb_common::backend::{DEVICES, device_slot};
+use lb_common::backend::DEVICES;
 use lb_common::header::{LAYOUT_VERSION, MAGIC};
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding,
@@ -340,16 +340,11 @@ impl Dataplane for Mem {
         image.backends = used.map(|(id, entry)| (id, *entry)).collect();
         let used = (0..).zip(&self.next_hops).filter(|(_, hop)| hop.used != 0);
         image.next_hops = used.map(|(index, hop)| (index, *hop)).collect();
-        let used = (0..).zip(&self.devices).filter(|(_, d)| d.ifindex != 0);
+        let used = (0..).zip(&self.devices);
+        let used = used.filter(|(_, device)| consistent::has_device(device));
         image.devices = used.map(|(slot, device)| (slot, *device)).collect();
         for (slot, device) in &image.devices {
-            if device_slot(device.ifindex) != *slot {
-                return Err(invalid(
-                    "devices",
-                    *slot,
-                    "it is not the interface of this slot",
-                ));
-            }
+            consistent::device(*slot, device).map_err(|why| invalid("devices", *slot, &why))?;
         }
         Ok(Actual {
             image,

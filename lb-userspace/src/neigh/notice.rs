@@ -5,6 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use lb_common::Tags;
+use lb_common::vlan::{TPID_8021Q, Tag};
 use netlink_packet_core::{NetlinkBuffer, NlasIterator};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressFlags;
@@ -15,7 +17,7 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::{RouteHeader, RouteType};
 
 use super::{Answer, Hop, InterfaceAddress, LinkState, Neighbour, NeighbourState};
-use crate::model::Link;
+use crate::model::{Link, Vlan};
 
 /// Bytes that make no sense, and in what way.
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +158,7 @@ const WORKING: LinkFlags = LinkFlags::Up
     .union(LinkFlags::LowerUp)
     .union(LinkFlags::Running);
 
-/// Attributes: IFLA_ADDRESS 1, IFLA_IFNAME 3, IFLA_MTU 4.
+/// Attributes: IFLA_ADDRESS 1, IFLA_IFNAME 3, IFLA_MTU 4, IFLA_LINK 5, IFLA_MASTER 10, IFLA_LINKINFO 18, IFLA_LINK_NETNSID 37.
 fn link(gone: bool, body: &[u8]) -> Result<Option<Notice>, Malformed> {
     let header = LinkHeader::parse(body).map_err(malformed)?;
     if header.interface_family != AddressFamily::Unspec {
@@ -167,6 +169,8 @@ fn link(gone: bool, body: &[u8]) -> Result<Option<Notice>, Malformed> {
         return Ok(Some(Notice::LinkGone(header.index)));
     }
     let (mut name, mut mtu, mut mac) = (None, None, [0; 6]);
+    let (mut lower, mut master, mut elsewhere) = (None, None, false);
+    let mut info = LinkInfo::default();
     for (kind, value) in attributes(body, 16)? {
         match kind {
             1 => mac = value.try_into().unwrap_or_default(),
@@ -178,6 +182,10 @@ fn link(gone: bool, body: &[u8]) -> Result<Option<Notice>, Malformed> {
                 )
             }
             4 => mtu = word(value),
+            5 => lower = word(value),
+            10 => master = word(value),
+            18 => info = link_info(value)?,
+            37 => elsewhere = true,
             _ => {}
         }
     }
@@ -192,9 +200,53 @@ fn link(gone: bool, body: &[u8]) -> Result<Option<Notice>, Malformed> {
             mac,
             mtu,
             up: header.flags.contains(WORKING),
+            vlan: info.tag.map(|tag| Vlan {
+                lower: lower.filter(|_| !elsewhere),
+                tag,
+            }),
+            bond: master.filter(|_| info.of_bond),
         },
         ethernet: header.link_layer_type == LinkLayerType::Ether,
     })))
+}
+
+/// What IFLA_LINKINFO says.
+#[derive(Default)]
+struct LinkInfo {
+    tag: Option<Tag>,
+    of_bond: bool,
+}
+
+/// Attributes: IFLA_INFO_KIND 1, IFLA_INFO_DATA 2, IFLA_INFO_SLAVE_KIND 4; in that of a VLAN: IFLA_VLAN_ID 1, in host order, and
+/// IFLA_VLAN_PROTOCOL 5, in network order.
+fn link_info(value: &[u8]) -> Result<LinkInfo, Malformed> {
+    let text = |value: &[u8]| {
+        String::from_utf8_lossy(value)
+            .trim_end_matches('\0')
+            .to_owned()
+    };
+    let mut found = LinkInfo::default();
+    let (mut kind, mut data) = (String::new(), None);
+    for (attribute, value) in attributes(value, 0)? {
+        match attribute {
+            1 => kind = text(value),
+            2 => data = Some(value),
+            4 => found.of_bond = text(value) == "bond",
+            _ => {}
+        }
+    }
+    if let (true, Some(data)) = (kind == "vlan", data) {
+        let (mut number, mut protocol) = (None, TPID_8021Q);
+        for (attribute, value) in attributes(data, 0)? {
+            match attribute {
+                1 => number = value.first_chunk().map(|b| u16::from_ne_bytes(*b)),
+                5 => protocol = value.first_chunk().copied().unwrap_or(protocol),
+                _ => {}
+            }
+        }
+        found.tag = number.map(|number| Tags::tag(protocol, number));
+    }
+    Ok(found)
 }
 
 /// Attributes: NDA_DST 1, NDA_LLADDR 2, NDA_FLAGS_EXT 15.
@@ -305,3 +357,7 @@ fn address(gone: bool, body: &[u8]) -> Result<Option<Notice>, Malformed> {
         Notice::Address { at, tentative }
     }))
 }
+
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "figures of tests are small")]
+mod tests;

@@ -134,6 +134,7 @@ fn link(name: &str, up: bool) -> LinkState {
             mac: [2, 0, 0, 0, 0, 0xee],
             mtu: 1500,
             up,
+            ..Default::default()
         },
         ethernet: true,
     }

@@ -194,8 +194,11 @@ impl State {
             .image
             .devices
             .values()
+            .filter(|device| device.ifindex != 0)
             .map(|device| (device.ifindex, *device))
             .collect();
+        // What leads to VLANs stays where it is.
+        self.devices = actual.image.devices.clone();
     }
 
     fn restore_orders(&mut self, now: u64, persistent: &Persistent) {

@@ -1,15 +1,14 @@
 //! Ways to addresses: routes and interfaces as netlink tells them, and the next hops that follow.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use lb_common::NextHop;
 use lb_common::backend::{DEVICES, device_slot};
-use lb_common::{Device, NextHop};
 
-use super::{State, record};
+use super::{State, devices, record};
 use crate::event::{Effect, Record};
 use crate::ids::hops::NOWHERE;
-use crate::model::{Link, Route};
+use crate::model::{Link, Route, link};
 
 /// The way to an address now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +64,11 @@ impl State {
             None if self.adopted.contains_key(&ifindex) => {}
             None => return unusable(format!("interface {ifindex} is not known")),
             Some(link) if !link.up => return unusable(format!("interface {} is down", link.name)),
-            Some(_) => {}
+            Some(link) => {
+                if let Err(why) = link::port(link, |ifindex| self.links.get(&ifindex)) {
+                    return unusable(why);
+                }
+            }
         }
         match self.devices.get(&device_slot(ifindex)) {
             Some(device) if device.ifindex == ifindex => {}
@@ -165,6 +168,9 @@ impl State {
         }
         let ours = |link: &Link| self.may_send_by(link);
         if !adopted && !ours(&link) && !before.as_ref().is_some_and(ours) {
+            if self.carries(link.ifindex) {
+                self.refresh_devices();
+            }
             return;
         }
         let what = match (&before, link.up) {
@@ -204,6 +210,12 @@ impl State {
         }
     }
 
+    /// The interface of a VLAN is built on this one.
+    fn carries(&self, ifindex: u32) -> bool {
+        let mut vlans = self.links.values().filter_map(|link| link.vlan);
+        vlans.any(|vlan| vlan.lower == Some(ifindex))
+    }
+
     fn link_changed(&mut self, ifindex: u32) {
         let slot = device_slot(ifindex);
         self.refresh_devices();
@@ -226,30 +238,62 @@ impl State {
         }
     }
 
-    /// Packets may leave by this interface.
+    /// Packets may leave by this interface: packets come in by it, or a way leads there.
     fn may_send_by(&self, link: &Link) -> bool {
-        self.config.daemon.interfaces.contains(&link.name)
-            || self.also_attached.contains(&link.name)
-            || self.leaving.contains_key(&link.ifindex)
+        self.leaving.contains_key(&link.ifindex) || self.is_attached(link)
+    }
+
+    /// True for one that we are attached to, for the VLANs on it, and for what belongs to a bond of ours.
+    fn is_attached(&self, link: &Link) -> bool {
+        let named = |link: &Link| {
+            self.config.daemon.interfaces.contains(&link.name)
+                || self.also_attached.contains(&link.name)
+        };
+        if named(link)
+            || link
+                .bond
+                .and_then(|bond| self.links.get(&bond))
+                .is_some_and(named)
+        {
+            return true;
+        }
+        let port = link
+            .vlan
+            .and_then(|_| link::port(link, |ifindex| self.links.get(&ifindex)).ok());
+        port.and_then(|port| self.links.get(&port.ifindex))
+            .is_some_and(named)
+    }
+
+    /// Interfaces of VLANs that are up and whose frames come in by one that we are attached to: that, they, and whether packets
+    /// find them.
+    pub(crate) fn vlans(&self) -> impl Iterator<Item = (&Link, &Link, bool)> {
+        let vlans = self.links.values();
+        let vlans = vlans.filter(|link| link.vlan.is_some() && link.up && self.is_attached(link));
+        vlans.filter_map(|link| {
+            let port = link::port(link, |ifindex| self.links.get(&ifindex)).ok()?;
+            let led = devices::leads_to(&self.devices, link.ifindex);
+            Some((self.links.get(&port.ifindex)?, link, led))
+        })
+    }
+
+    /// The cards that an interface's frames come by, by name.
+    pub(crate) fn cards(&self, of: &Link) -> Vec<String> {
+        let members = self.links.values();
+        let members = members.filter(|link| link.bond == Some(of.ifindex));
+        let members: Vec<String> = members.map(|link| link.name.clone()).collect();
+        match members.is_empty() {
+            true => vec![of.name.clone()],
+            false => members,
+        }
     }
 
     /// Interfaces that packets may leave by: those we are attached to, for replies to clients, and those that
     /// a way uses. Of two in one slot, the smaller index stays.
     pub(super) fn refresh_devices(&mut self) {
-        let adopted = self.adopted.values();
-        let mut devices: BTreeMap<u32, Device> = adopted
-            .map(|device| (device_slot(device.ifindex), *device))
-            .collect();
-        for (ifindex, link) in &self.links {
-            if self.may_send_by(link) {
-                devices.entry(device_slot(*ifindex)).or_insert(Device {
-                    ifindex: *ifindex,
-                    mtu: link.mtu,
-                    mac: link.mac,
-                    reserved: 0,
-                });
-            }
-        }
+        let ours = self.links.values().filter(|link| self.may_send_by(link));
+        let ours = ours.filter_map(|link| devices::device(link, &self.links));
+        let adopted = self.adopted.values().copied();
+        let devices = devices::arrange(adopted.chain(ours), &self.devices);
         if devices != self.devices {
             self.devices = devices;
             self.dirty.image = true;

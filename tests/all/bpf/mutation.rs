@@ -276,13 +276,14 @@ fn values_that_we_never_write_are_refused() {
                 (offset_of!(NextHop, reserved2), 1),
             ],
         );
-        check_value::<16>(
+        check_value::<32>(
             room,
             "devices",
             ifindex("v0") & 255,
             &[
                 (offset_of!(Device, ifindex), 200),
-                (offset_of!(Device, reserved), 1),
+                (offset_of!(Device, tagged), 1),
+                (offset_of!(Device, tags), 1),
             ],
         );
         let base = u32::from(actual.live_half[&0]) * 32 / 2;

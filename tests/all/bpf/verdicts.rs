@@ -71,6 +71,7 @@ impl Bench {
             mac: [2, 0, 0, 0, 0, 1],
             mtu: 1500,
             up: true,
+            ..Link::default()
         });
         let ways = config.keyed_backends().map(|(_, backend)| Event::Route {
             address: backend.address,

@@ -141,12 +141,7 @@ pub fn image(rings: &[Vec<u32>], revision: u64) -> Image {
     image.next_hops.insert(1, next_hop(1, interface));
     image.devices.insert(
         interface & 255,
-        Device {
-            ifindex: interface,
-            mtu: 1500,
-            mac: [2, 0, 0, 0, 1, 1],
-            reserved: 0,
-        },
+        Device::plain(interface, 1500, [2, 0, 0, 0, 1, 1]),
     );
     for (index, ring) in (0_u32..).zip(rings) {
         let service = service_image(index, ring.clone());

@@ -81,12 +81,7 @@ pub fn tables(case: &Case, ends: &Ends) -> Result<MemTables> {
     };
     let mut tables = MemTables::new(geometry, FLOW_KEY);
     for (side, mtu) in [(Side::Client, 1500), (Side::Backend, 9000)] {
-        tables.write_device(Device {
-            ifindex: ends.ifindex(side),
-            mtu,
-            mac: our_mac(side),
-            reserved: 0,
-        });
+        tables.write_device(Device::plain(ends.ifindex(side), mtu, our_mac(side)));
     }
     if case.forwarding == Forwarding::Fullnat {
         tables.control.nat_v4 = NAT_V4.octets();

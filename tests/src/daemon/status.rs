@@ -26,6 +26,17 @@ pub struct Status {
     pub data_plane: DataPlane,
     /// Services.
     pub services: Vec<Service>,
+    /// Interfaces.
+    pub attachments: Vec<Attachment>,
+}
+
+/// An interface with the program.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Attachment {
+    /// Interfaces of VLANs on it that are served.
+    pub vlans: Vec<String>,
+    /// What is wrong with them.
+    pub trouble: Option<String>,
 }
 
 /// A hook.

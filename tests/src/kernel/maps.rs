@@ -86,7 +86,7 @@ pub(super) fn configure(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
     put::<8, _>(ebpf, "rings", &tables.rings)?;
     put::<64, _>(ebpf, "backends", &tables.backends)?;
     put::<32, _>(ebpf, "next_hops", &tables.next_hops)?;
-    put::<16, _>(ebpf, "devices", &tables.devices)
+    put::<32, _>(ebpf, "devices", &tables.devices)
 }
 
 /// Makes the trie hold what the tables hold.
@@ -209,10 +209,13 @@ pub(super) fn open_redirect(ebpf: &mut Ebpf, ends: &Ends, slot: Option<u32>) -> 
         .map_mut("redirects")
         .context("the object has no map redirects")?;
     let mut redirects = DevMap::try_from(map).context("use map redirects")?;
-    for ifindex in [Side::Client, Side::Backend].map(|side| ends.ifindex(side)) {
+    let sides = [Side::Client, Side::Backend];
+    let ports = sides.map(|side| (ends.port(side), ends.port(side)));
+    let interfaces = sides.map(|side| (ends.ifindex(side), ends.port(side)));
+    for (ifindex, port) in ports.into_iter().chain(interfaces) {
         let place = device_slot(ifindex);
         // Interface 0 empties a slot.
-        let target = if slot == Some(place) { ifindex } else { 0 };
+        let target = if slot == Some(place) { port } else { 0 };
         redirects
             .set(place, target, None, 0)
             .with_context(|| format!("set redirect {place} to interface {target}"))?;

@@ -24,7 +24,7 @@ pub(super) const AYA: [Entry; 12] = [
         "the kernel binding: the program's entry",
     ),
     entry("lb-ebpf/src/maps.rs", "the kernel binding: the maps"),
-    entry("lb-ebpf/src/maps/", "their values"),
+    entry("lb-ebpf/src/maps/", "their values, and what runs next"),
     entry("lb-ebpf/src/xdp.rs", "the kernel binding: the entry point"),
     entry("lb-ebpf/src/context.rs", "the kernel binding: the packet"),
     entry(
@@ -44,7 +44,7 @@ pub(super) const AYA: [Entry; 12] = [
 ];
 
 /// Files that may hold `unsafe`.
-pub(super) const UNSAFE: [Entry; 15] = [
+pub(super) const UNSAFE: [Entry; 16] = [
     entry(
         "lb-userspace/src/health/exec/child.rs",
         "what a child does between fork and exec",
@@ -61,6 +61,10 @@ pub(super) const UNSAFE: [Entry; 15] = [
     entry(
         "lb-ebpf/src/maps.rs",
         "map values are shared with other CPUs",
+    ),
+    entry(
+        "lb-ebpf/src/maps/way.rs",
+        "one program's words for the next",
     ),
     entry(
         "lb-ebpf/src/tables.rs",

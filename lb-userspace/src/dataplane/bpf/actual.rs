@@ -9,7 +9,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use bytemuck::Pod;
-use lb_common::backend::device_slot;
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding,
     Header, Load, MidStream, NextHop, Permissions, Protocol, Reach, Rule, ServiceEntry, Spread,
@@ -22,7 +21,7 @@ use lb_common::{
 use super::geometry::is_consistent;
 use super::mapped::Mapped;
 use super::maps::Maps;
-use super::{sys, trie};
+use super::{netdev, sys, trie};
 use crate::dataplane::{
     Actual, Controls, DataplaneError, EndpointTarget, Image, Ranges, ServiceImage, consistent,
     ranges,
@@ -312,19 +311,16 @@ fn check_next_hop(index: u32, hop: &NextHop) -> Result<(), DataplaneError> {
 /// devmap when a device is deleted; a slot that does not name the device is so reported as empty.
 fn devices(maps: &Maps) -> Result<BTreeMap<u32, Device>, DataplaneError> {
     let range = 0..maps.devices.entries();
-    let mut found = entries("devices", &maps.devices, range, |d: &Device| d.ifindex != 0)?;
+    let mut found = entries("devices", &maps.devices, range, consistent::has_device)?;
     for (&slot, device) in &found {
-        require(
-            "devices",
-            slot,
-            device_slot(device.ifindex) == slot && device.reserved == 0,
-            "it is not the interface of this slot",
-        )?;
+        consistent::device(slot, device).map_err(|why| invalid("devices", slot, &why))?;
     }
     let mut error = None;
     found.retain(
         |&slot, device| match sys::devmap_get(maps.redirects.as_fd(), slot) {
-            Ok(ifindex) => ifindex == device.ifindex,
+            Ok(_) if device.ifindex == 0 => true,
+            // An interface of a VLAN may have gone, though its port has not.
+            Ok(port) => port == device.port && !netdev::is_gone(device.ifindex),
             Err(source) => {
                 error = Some(DataplaneError::Kernel {
                     call: format!("read redirects[{slot}]"),

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
 use bytemuck::{Pod, Zeroable};
-use lb_common::backend::{DEVICES, device_slot};
+use lb_common::backend::DEVICES;
 use lb_common::{
     BackendEntry, Control, Device, EndpointSlot, Header, NextHop, Permissions, Rule, ServiceEntry,
     rule,
@@ -21,7 +21,7 @@ use super::Bpf;
 use super::mapped::Mapped;
 use super::maps::Maps;
 use super::{actual, sys, trie};
-use crate::dataplane::{Actual, Dataplane, DataplaneError, MapOp, ServiceImage};
+use crate::dataplane::{Actual, Dataplane, DataplaneError, MapOp, ServiceImage, consistent};
 
 /// Words of the header that are written alone.
 const OWNER_EPOCH: usize = offset_of!(Header, owner_epoch) / 8;
@@ -245,31 +245,37 @@ fn write_device(maps: &Maps, slot: u32, device: &Device) -> Result<(), Dataplane
             size: DEVICES,
         });
     }
-    if device.ifindex == 0 || device_slot(device.ifindex) != slot {
-        let why = format!("interface {} does not belong there", device.ifindex);
+    if let Err(why) = consistent::device(slot, device) {
         return Err(invalid("devices", slot, why));
     }
-    match sys::devmap_set(maps.redirects.as_fd(), slot, device.ifindex) {
+    if device.ifindex == 0 {
+        return clear_device(maps, slot, device.vlan);
+    }
+    match sys::devmap_set(maps.redirects.as_fd(), slot, device.port) {
         Ok(()) => set("devices", &maps.devices, slot, device),
         // It was deleted after netlink told us of it; netlink will tell that too. Only frames that
         // would leave by it are affected, so what else is to be written must not wait for it.
-        Err(error) if super::netdev::is_gone(device.ifindex) => {
+        Err(error) if super::netdev::is_gone(device.port) => {
             warn!(
-                ifindex = device.ifindex,
+                ifindex = device.port,
                 %error,
                 "an interface is gone before it could be used: frames to it are dropped"
             );
-            clear_device(maps, slot)
+            clear_device(maps, slot, device.vlan)
         }
         Err(source) => Err(DataplaneError::Kernel {
-            call: format!("write redirects[{slot}] = interface {}", device.ifindex),
+            call: format!("write redirects[{slot}] = interface {}", device.port),
             source,
         }),
     }
 }
 
-fn clear_device(maps: &Maps, slot: u32) -> Result<(), DataplaneError> {
-    set("devices", &maps.devices, slot, &Device::zeroed())?;
+fn clear_device(maps: &Maps, slot: u32, vlan: u32) -> Result<(), DataplaneError> {
+    let empty = Device {
+        vlan,
+        ..Device::zeroed()
+    };
+    set("devices", &maps.devices, slot, &empty)?;
     sys::devmap_clear(maps.redirects.as_fd(), slot).map_err(|source| DataplaneError::Kernel {
         call: format!("clear redirects[{slot}]"),
         source,
@@ -372,7 +378,7 @@ fn run(maps: &Maps, op: &MapOp) -> Result<(), DataplaneError> {
             set("next_hops", &maps.next_hops, *index, &NextHop::zeroed())
         }
         MapOp::WriteDevice { slot, device } => write_device(maps, *slot, device),
-        MapOp::ClearDevice { slot } => clear_device(maps, *slot),
+        MapOp::ClearDevice { slot } => clear_device(maps, *slot, 0),
         MapOp::WriteEndpoints {
             generation,
             seed,

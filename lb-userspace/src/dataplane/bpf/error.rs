@@ -128,12 +128,12 @@ pub enum BpfError {
         off: &'static str,
     },
     /// The driver refuses native XDP.
-    #[error(
-        "attach to {interface}: native XDP refused: {source} (the driver may not support it or its MTU is too large for it; 'xdp-mode = \"generic\"' works everywhere but is slower)"
-    )]
+    #[error("attach to {interface}: native XDP refused: {source} ({advice})")]
     NoNative {
         /// The name.
         interface: String,
+        /// Why that may be, and what to do.
+        advice: String,
         /// What the kernel said.
         source: io::Error,
     },

@@ -4,7 +4,9 @@ use std::io;
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::net::if_::{if_indextoname, if_nametoindex};
 use serde::{Deserialize, Serialize};
@@ -79,6 +81,44 @@ fn state(xdp: &[LinkXdp]) -> Option<XdpState> {
     Some(XdpState {
         mode,
         program_id: program_id.unwrap_or(0),
+    })
+}
+
+/// An interface that stands on others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// That of a VLAN.
+    Vlan {
+        /// The name of what it is built on.
+        lower: String,
+    },
+    /// A bond.
+    Bond,
+}
+
+/// What kind of interface it is; `None`: of no kind that is known here.
+pub(crate) fn kind(ifindex: u32) -> Option<Kind> {
+    let link = query(ifindex).ok()?;
+    let is = |wanted: &InfoKind| {
+        link.attributes.iter().any(|attribute| match attribute {
+            LinkAttribute::LinkInfo(info) => info.contains(&LinkInfo::Kind(wanted.clone())),
+            _ => false,
+        })
+    };
+    if is(&InfoKind::Bond) {
+        return Some(Kind::Bond);
+    }
+    let lower = link
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Link(lower) => Some(*lower),
+            _ => None,
+        });
+    let lower = lower.and_then(|lower| if_indextoname(lower).ok());
+    let lower = lower.and_then(|name| name.into_string().ok());
+    is(&InfoKind::Vlan).then(|| Kind::Vlan {
+        lower: lower.unwrap_or_else(|| "what it is built on".to_owned()),
     })
 }
 

@@ -18,8 +18,8 @@ use super::sys::{self, ProgramInfo};
 
 /// The name of the XDP program in the object.
 const PROGRAM: &str = "fairlead";
-/// The name of the program that goes on where the first one leaves a packet.
-const ASIDE_PROGRAM: &str = "fairlead_aside";
+/// What the program leaves packets to, by their places in its map `asides`.
+const ASIDE_PROGRAMS: [&str; 2] = ["fairlead_aside", "fairlead_tagged"];
 /// The map through which it does.
 const ASIDES: &str = "asides";
 /// `BPF_PROG_TYPE_XDP`.
@@ -142,9 +142,14 @@ pub(crate) fn load(
         .as_fd()
         .try_clone_to_owned()
         .map_err(keep())?;
-    link_aside(&mut object)?.ok_or_else(|| BpfError::Object {
-        why: format!("the object has no program '{ASIDE_PROGRAM}' or no map '{ASIDES}'"),
-    })?;
+    if link_asides(&mut object)?.len() != ASIDE_PROGRAMS.len() {
+        return Err(BpfError::Object {
+            why: format!(
+                "the object lacks one of the programs {} or the map '{ASIDES}'",
+                ASIDE_PROGRAMS.join(", ")
+            ),
+        });
+    }
     let asides = match object.map(ASIDES) {
         Some(Map::ProgramArray(map)) => map.fd().as_fd().try_clone_to_owned().map_err(keep())?,
         _ => {
@@ -158,30 +163,34 @@ pub(crate) fn load(
 }
 
 /// Loads what the program of an object leaves packets to, and says so in its map `asides`. What the kernel says about
-/// it; `None`: the object has no such thing.
-pub fn link_aside(object: &mut Ebpf) -> Result<Option<LoadedProgram>, BpfError> {
-    let Some(program) = object.program_mut(ASIDE_PROGRAM) else {
-        return Ok(None);
-    };
-    let of_program = |error| refused(EbpfError::ProgramError(error));
-    let aside: &mut Xdp = program.try_into().map_err(of_program)?;
-    aside.load().map_err(of_program)?;
-    let info = aside.info().map_err(of_program)?;
-    let fd = aside
-        .fd()
-        .map_err(of_program)?
-        .try_clone()
-        .map_err(|source| BpfError::System {
-            what: "keep the loaded program".to_owned(),
-            source,
-        })?;
-    let Some(map) = object.map_mut(ASIDES) else {
-        return Ok(None);
-    };
-    let of_map = |error| refused(EbpfError::MapError(error));
-    let mut asides = ProgramArray::try_from(map).map_err(of_map)?;
-    asides.set(0, &fd, 0).map_err(of_map)?;
-    Ok(Some(info))
+/// each that the object has.
+pub fn link_asides(object: &mut Ebpf) -> Result<Vec<LoadedProgram>, BpfError> {
+    let mut loaded = Vec::new();
+    for (place, name) in (0..).zip(ASIDE_PROGRAMS) {
+        let Some(program) = object.program_mut(name) else {
+            continue;
+        };
+        let of_program = |error| refused(EbpfError::ProgramError(error));
+        let program: &mut Xdp = program.try_into().map_err(of_program)?;
+        program.load().map_err(of_program)?;
+        let info = program.info().map_err(of_program)?;
+        let fd = program
+            .fd()
+            .map_err(of_program)?
+            .try_clone()
+            .map_err(|source| BpfError::System {
+                what: "keep the loaded program".to_owned(),
+                source,
+            })?;
+        let Some(map) = object.map_mut(ASIDES) else {
+            continue;
+        };
+        let of_map = |error| refused(EbpfError::MapError(error));
+        let mut asides = ProgramArray::try_from(map).map_err(of_map)?;
+        asides.set(place, &fd, 0).map_err(of_map)?;
+        loaded.push(info);
+    }
+    Ok(loaded)
 }
 
 /// Sorts aya's errors by what can be done about them.
