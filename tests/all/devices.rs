@@ -12,6 +12,8 @@ use lb_tests::topology::{Family, Forwarding, Shape, Topology, backend};
 
 use crate::stage::{ECHO, SHAPES, Turn, UDP};
 
+mod vlans;
+
 /// For anything: the machine is emulated.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -91,15 +93,30 @@ impl Way {
     }
 }
 
+fn ip(topology: &Topology, host: &str, line: &str) -> Vec<u8> {
+    let output = topology.run_in(host, || Command::new("ip").args(line.split(' ')).output());
+    let output = output.unwrap();
+    assert!(output.status.success(), "{host}: ip {line}: {output:?}");
+    output.stdout
+}
+
+/// Connects to the services that echo, and sends them datagrams.
+fn ask_all(topology: &Topology, daemon: &Daemon) {
+    for (names, ask) in [(ECHO, tcp as fn(SocketAddr) -> String), (UDP, udp)] {
+        for target in daemon.config().targets(&names) {
+            for _ in 0..4 {
+                let name = topology.run_in("client", || ask(target));
+                assert!(["b1", "b2"].contains(&name.as_str()), "{target}: {name}");
+            }
+        }
+    }
+}
+
 /// What an operator types on a backend, once for all tunnels.
 fn receive(topology: &Topology, number: u8) {
     let (v4, v6) = (backend(Family::V4, number), backend(Family::V6, number));
     let host = format!("b{number}");
-    let ip = |line: &str| {
-        let output = topology.run_in(&host, || Command::new("ip").args(line.split(' ')).output());
-        let output = output.unwrap();
-        assert!(output.status.success(), "{host}: ip {line}: {output:?}");
-    };
+    let ip = |line: &str| ip(topology, &host, line);
     ip(&format!("link add ipip0 type ipip local {v4}"));
     ip(&format!("link add sit1 type sit mode ip6ip local {v4}"));
     ip(&format!("link add ip6tnl1 type ip6tnl mode any local {v6}"));
@@ -120,12 +137,8 @@ fn receive(topology: &Topology, number: u8) {
 /// Packets that have come out of a device of all backends.
 fn taken_out(topology: &Topology, device: &str) -> u64 {
     let of = |host: String| {
-        let output = topology.run_in(&host, || {
-            Command::new("ip")
-                .args(["-j", "-s", "link", "show", device])
-                .output()
-        });
-        let shown: serde_json::Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+        let shown = ip(topology, &host, &format!("-j -s link show {device}"));
+        let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
         shown[0]["stats64"]["rx"]["packets"].as_u64().unwrap()
     };
     (1..=topology.shape().backends)
@@ -176,14 +189,7 @@ fn backends_take_packets_out_of_every_tunnel_with_devices_of_their_kernel() {
         // Checks go the same way: a backend that takes nothing out is down.
         let all = |status: &Status| status.ready && status.all_are("up");
         daemon.wait_until("all are up", PATIENCE, all).unwrap();
-        for (names, ask) in [(ECHO, tcp as fn(SocketAddr) -> String), (UDP, udp)] {
-            for target in daemon.config().targets(&names) {
-                for _ in 0..4 {
-                    let name = topology.run_in("client", || ask(target));
-                    assert!(["b1", "b2"].contains(&name.as_str()), "{target}: {name}");
-                }
-            }
-        }
+        ask_all(&topology, &daemon);
         let after = way.devices.map(|device| taken_out(&topology, device));
         for (number, device) in way.devices.iter().enumerate() {
             // Four connections of three packets or more, and four datagrams.

@@ -254,6 +254,20 @@ impl Topology {
 }
 
 impl Topology {
+    /// From now on VLAN tags travel in the frames themselves on all cables.
+    pub fn keep_tags_in_frames(&self) -> Result<()> {
+        for cable in &self.cables {
+            let ends = [
+                ("switch", cable.port.as_str()),
+                (cable.host.as_str(), cable.device),
+            ];
+            for (host, device) in ends {
+                self.run_in(host, || ethtool::keep_tags_in_frames(device))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until cables carry frames: the bridge ports forward and IPv6 has its link-local
     /// addresses. The kernel does both some time after the interface is up, when it has looked at
     /// the carrier.

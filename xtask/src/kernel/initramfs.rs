@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Modules that tests need and that the kernel would have a program load for it.
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 11] = [
     "veth",
     "bridge",
     "sch_ingress",
@@ -26,6 +26,8 @@ const MODULES: [&str; 9] = [
     "ip6_tunnel",
     "fou",
     "fou6",
+    "8021q",
+    "bonding",
 ];
 /// Programs of the host that tests run.
 const PROGRAMS: [&str; 7] = ["ip", "tc", "nft", "curl", "nginx", "chmod", "sh"];
