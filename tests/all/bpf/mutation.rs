@@ -364,7 +364,7 @@ fn random_damage_is_refused_or_harmless() {
                     1 => damage::<64>(room, "backends", index % 5, offset, value),
                     2 => damage::<32>(room, "next_hops", index % 3, offset, value),
                     3 => damage::<8>(room, "rings", index % 40, offset, value),
-                    4 => damage::<16>(room, "devices", index % 256, offset, value),
+                    4 => damage::<32>(room, "devices", index % 256, offset, value),
                     // The lengths and the one rule.
                     5 => damage::<16>(room, "rules", 2 * (index % 2) + generation, offset, value),
                     _ => damage::<32>(room, "endpoints", live + index % bpf_slots(), offset, value),
