@@ -38,6 +38,8 @@ pub(crate) use replies::{from_backend, returning};
 pub(crate) const KNOWN: u64 = 1 << 62;
 /// In what [`find`] gives: an unproven flow has the entry, and this one may take its place.
 const EVICTS: u64 = 1 << 61;
+/// In what [`find`] gives with [`EVICTS`], from this bit on: whose it was.
+const WHOSE: u32 = 40;
 /// What [`find`] gives where every entry is somebody's who keeps it.
 pub(crate) const NONE: u64 = u64::MAX;
 /// The flow has the entry.
@@ -152,12 +154,18 @@ pub fn find<T: Tables>(tables: &T, hash: u64, backend: u32, second: u32) -> u64 
             most = worth;
             best = match state.is_over(second) {
                 true => found,
-                false => found | EVICTS,
+                false => found | EVICTS | whose(state) << WHOSE,
             };
         }
         number = number.wrapping_add(1);
     }
     best
+}
+
+/// Twenty bits that tell the flow of an entry from another's.
+#[inline(always)]
+const fn whose(state: State) -> u64 {
+    state.0 >> 40 & 0xf_ffff
 }
 
 /// How good it is for a new flow to have an entry; 0: it may not.

@@ -20,6 +20,8 @@ pub enum Stage {
     Datagrams = 5,
     /// UDP, unproven.
     Asking = 6,
+    /// TCP: as [`Self::Opening`], from a port whose connection has ended: its backend may not be done with that.
+    Again = 7,
 }
 
 impl Stage {
@@ -31,7 +33,8 @@ impl Stage {
             3 => Self::Established,
             4 => Self::Closing,
             5 => Self::Datagrams,
-            _ => Self::Asking,
+            6 => Self::Asking,
+            _ => Self::Again,
         }
     }
 
@@ -47,7 +50,7 @@ impl Stage {
             Self::Writing => u32::MAX,
             Self::Opening | Self::Asking => 30,
             Self::Established => 7440,
-            Self::Closing => 120,
+            Self::Closing | Self::Again => 120,
             Self::Datagrams => 300,
         }
     }
@@ -73,11 +76,18 @@ const CLIENT_ENDED: u64 = 1 << 36;
 const BACKEND_ENDED: u64 = 1 << 37;
 const ENDED: u64 = CLIENT_ENDED | BACKEND_ENDED;
 
-/// Seconds of silence after which a packet of a closing connection says that it lives.
-const REVIVES: u32 = 10;
+/// In a [`State`] of TCP: its client has sent RST ...
+const CLIENT_RESET: u64 = 1 << 38;
+/// ... and its backend. Who really has sends nothing more.
+const BACKEND_RESET: u64 = 1 << 39;
+const RESET: u64 = CLIENT_RESET | BACKEND_RESET;
+
+/// Seconds of silence after which a packet of the side that has sent RST says that this was somebody else. (What that RST has
+/// overtaken comes sooner.)
+const REVIVES: u32 = 2;
 
 /// The first word of an entry: the second of its last packet in bits 0 to 31, its stage in 32 to 34, what its
-/// sides have sent ([`ANSWERED`], [`ENDED`]) in 35 to 37, and 24 bits of the flow's hash from 40 on.
+/// sides have sent ([`ANSWERED`], [`ENDED`], [`RESET`]) in 35 to 39, and 24 bits of the flow's hash from 40 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State(pub u64);
 
@@ -143,18 +153,21 @@ impl State {
     #[inline(always)]
     pub const fn heard(self, opening: bool, ends: bool, reset: bool, now: u32) -> Self {
         let answered = self.0 & ANSWERED != 0;
-        match self.stage() {
+        let stage = self.stage();
+        let ended = if ends { CLIENT_ENDED } else { 0 };
+        match stage {
             Stage::Asking if answered => self.at(Stage::Datagrams, 0, now),
-            Stage::Asking | Stage::Datagrams => self.at(self.stage(), self.0 & ANSWERED, now),
+            Stage::Asking | Stage::Datagrams => self.at(stage, self.0 & ANSWERED, now),
             // A SYN that comes again has not seen the answer; or its port is used again.
-            Stage::Opening if opening => self.at(Stage::Opening, self.0 & ANSWERED, now),
-            Stage::Closing if opening => self.at(Stage::Opening, 0, now),
-            Stage::Opening if !answered => {
-                let ended = if ends { CLIENT_ENDED } else { 0 };
-                self.at(Stage::Opening, self.0 & ENDED | ended, now)
+            // It does not prove its flow: who is asked by an answer that he knows nothing of resets it.
+            Stage::Opening | Stage::Again if reset => self.at(stage, 0, now),
+            Stage::Opening | Stage::Again if opening => self.at(stage, self.0 & ANSWERED, now),
+            Stage::Closing if opening => self.at(Stage::Again, 0, now),
+            Stage::Opening | Stage::Again if !answered => {
+                self.at(stage, self.0 & ENDED | ended, now)
             }
             // A SYN on a live connection does not make it a new one.
-            _ => self.proven(if ends { CLIENT_ENDED } else { 0 }, reset, now),
+            _ => self.proven(ended, reset, CLIENT_RESET, now),
         }
     }
 
@@ -164,31 +177,32 @@ impl State {
         let ended = if ends { BACKEND_ENDED } else { 0 };
         let stage = self.stage();
         match stage {
-            Stage::Opening | Stage::Asking => {
+            Stage::Opening | Stage::Again | Stage::Asking => {
                 let answered = if reset { 0 } else { ANSWERED };
                 let flags = self.0 & (ANSWERED | ENDED) | answered | ended;
                 self.at(stage, flags, now)
             }
             Stage::Datagrams => self.at(stage, 0, now),
-            _ => self.proven(ended, reset, now),
+            _ => self.proven(ended, reset, BACKEND_RESET, now),
         }
     }
 
-    /// A proven connection of which a side has sent a packet that is no SYN. A closed one with new packets after a pause is none:
-    /// that FIN or RST was forged.
+    /// A proven connection of which a side has sent a packet that is no SYN, with FIN or not, or RST. `own`: what says that this
+    /// side has. FINs of both sides are not taken back: the backend's is hard to forge, and segments that are sent again to a client
+    /// that has vanished would make a connection of them.
     #[inline(always)]
-    const fn proven(self, ends: u64, reset: bool, now: u32) -> Self {
-        let closing = matches!(self.stage(), Stage::Closing);
-        let revives = closing && self.silent(now) >= REVIVES && ends == 0;
+    const fn proven(self, ends: u64, reset: bool, own: u64, now: u32) -> Self {
         let ended = self.0 & ENDED | ends;
-        if reset || ended == ENDED && !revives {
-            return self.at(Stage::Closing, ended, now);
-        }
-        match closing && self.silent(now) < REVIVES {
-            true => self.at(Stage::Closing, ended, now),
-            false if ended == ENDED => self.at(Stage::Established, 0, now),
-            false => self.at(Stage::Established, ended, now),
-        }
+        let resets = match reset {
+            true => self.0 & RESET | own,
+            false if self.silent(now) >= REVIVES => self.0 & RESET & !own,
+            false => self.0 & RESET,
+        };
+        let stage = match ended == ENDED || resets != 0 {
+            true => Stage::Closing,
+            false => Stage::Established,
+        };
+        self.at(stage, ended | resets, now)
     }
 
     #[inline(always)]
@@ -217,6 +231,7 @@ mod tests {
             Stage::Closing,
             Stage::Datagrams,
             Stage::Asking,
+            Stage::Again,
         ] {
             for began in [1000, u32::MAX - 5] {
                 let state = State::new(hash, stage, began);
@@ -232,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_connection_goes_through_its_stages() {
-        use Stage::{Asking, Closing, Datagrams, Established, Opening};
+        use Stage::{Again, Asking, Closing, Datagrams, Established, Opening};
         let hash = FlowHash(0xdead_beef_0123_4567);
         for (from, answered, packet, silent, to) in [
             (Opening, false, "S", 1, Opening),
@@ -242,14 +257,17 @@ mod tests {
             (Opening, true, "S", 1, Opening),
             (Opening, true, "A", 0, Established),
             (Opening, true, "F", 0, Established),
-            (Opening, true, "R", 0, Closing),
+            (Opening, true, "R", 0, Opening),
             (Established, false, "S", 60, Established),
             (Established, false, "F", 60, Established),
             (Established, false, "R", 60, Closing),
-            (Closing, false, "A", 1, Closing),
-            (Closing, false, "A", 10, Established),
             (Closing, false, "R", 60, Closing),
-            (Closing, false, "S", 0, Opening),
+            (Closing, false, "S", 0, Again),
+            (Again, false, "S", 1, Again),
+            (Again, false, "A", 0, Again),
+            (Again, false, "R", 0, Again),
+            (Again, true, "A", 0, Established),
+            (Again, true, "R", 0, Again),
             (Datagrams, false, "A", 99, Datagrams),
             (Asking, false, "A", 9, Asking),
             (Asking, true, "A", 9, Datagrams),
@@ -295,15 +313,20 @@ mod tests {
             let last = one(whole, "A", 5002);
             assert_eq!((whole.stage(), last.stage()), (Closing, Closing));
             assert_eq!(other(last, "F", 5060).stage(), Closing, "sent again");
-            // Whose end was forged has as many sides as before.
-            let lives = one(last, "A", 5020);
-            let again = other(lives, "F", 5021);
-            assert_eq!((lives.stage(), again.stage()), (Established, Established));
-            assert_eq!(one(again, "F", 5022).stage(), Closing);
+            // For ever: who has vanished is sent the same again.
+            assert_eq!(one(last, "A", 5100).stage(), Closing);
+            // A RST of somebody else is taken back by whom it was said to be of, and by nobody else.
             let reset = one(half, "R", 5001);
-            let lives = other(reset, "A", 5020);
-            assert_eq!((reset.stage(), lives.stage()), (Closing, Established));
-            assert_eq!(other(lives, "F", 5021).stage(), Closing);
+            assert_eq!(reset.stage(), Closing);
+            assert_eq!(other(reset, "A", 5020).stage(), Closing);
+            assert_eq!(one(reset, "A", 5002).stage(), Closing, "overtaken");
+            let lives = one(other(reset, "A", 5003), "A", 5005);
+            assert_eq!(lives.stage(), Established);
+            assert_eq!(other(lives, "F", 5006).stage(), Closing);
+            let both = other(one(proven, "R", 2), "R", 3);
+            let one_lives = one(both, "A", 9);
+            assert_eq!(one_lives.stage(), Closing);
+            assert_eq!(other(one_lives, "A", 12).stage(), Established);
         }
     }
 
@@ -350,10 +373,15 @@ mod tests {
             );
         }
         // A port that is used again begins anew.
-        let closed = State::new(hash, Stage::Closing, 1).answered(false, false, 1);
+        let closed = State::new(hash, Stage::Established, 1).heard(false, false, true, 1);
+        assert_eq!(closed.stage(), Stage::Closing);
         let again = closed
             .heard(true, false, false, 2)
             .heard(false, false, false, 2);
-        assert_eq!(again.stage(), Stage::Opening);
+        assert_eq!(again.stage(), Stage::Again);
+        assert!(
+            !again.stage().is_unproven(),
+            "its backend may be in TIME-WAIT"
+        );
     }
 }

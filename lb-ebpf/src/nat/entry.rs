@@ -6,7 +6,9 @@ use lb_common::{
     nat::{Ends, Stage, State, word},
 };
 
-use super::{DONE, EVICTS, LOST, NONE, address, candidate, done, low, rewrite, sealed, slot};
+use super::{
+    DONE, EVICTS, LOST, NONE, WHOSE, address, candidate, done, low, rewrite, sealed, slot,
+};
 use crate::{
     forward,
     frame::Frame,
@@ -63,7 +65,9 @@ fn take<F: Frame, T: Tables, const V4: bool>(
     let current = State(line.word(word::STATE));
     let hash = FlowHash(hash);
     let writing = State::new(hash, Stage::Writing, second);
-    let may_evict = found & EVICTS != 0 && current.stage().is_unproven();
+    // Whoever has taken it meanwhile has just sent its packet from there.
+    let is_same = super::whose(current) == found >> WHOSE & 0xf_ffff;
+    let may_evict = found & EVICTS != 0 && is_same && current.stage().is_unproven();
     if !current.is_over(second) && !may_evict {
         return LOST;
     }
@@ -158,8 +162,11 @@ fn keep<F: Frame, T: Tables, const V4: bool>(
 /// become another's meanwhile. A race with another packet of the flow is the winner's.
 #[inline(always)]
 fn put<T: Tables>(cx: &Context<'_, T>, line: &CacheLine, state: State, new: State) -> bool {
+    if !state.stage().is_written() {
+        return false;
+    }
     let is_put = new != state && cx.tables.exchange(line, word::STATE, state.0, new.0);
-    state.stage().is_written() && (is_put || State(line.word(word::STATE)).is_still(state))
+    is_put || State(line.word(word::STATE)).is_still(state)
 }
 
 #[inline(always)]

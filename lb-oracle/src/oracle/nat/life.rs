@@ -9,6 +9,10 @@ enum Stage {
     Unproven {
         answered: bool,
     },
+    /// The same, after a connection that has ended.
+    Again {
+        answered: bool,
+    },
     Established,
     Closing,
     Datagrams,
@@ -19,7 +23,7 @@ impl Stage {
         match self {
             Self::Unproven { .. } => 30,
             Self::Established => 7440,
-            Self::Closing => 120,
+            Self::Closing | Self::Again { .. } => 120,
             Self::Datagrams => 300,
         }
     }
@@ -31,6 +35,8 @@ pub(super) struct Life {
     stage: Stage,
     /// The client has sent FIN, the backend has.
     ended: [bool; 2],
+    /// The client has sent RST, the backend has.
+    reset: [bool; 2],
     /// The second of its last packet.
     last: u64,
 }
@@ -41,6 +47,7 @@ impl Life {
         Self {
             stage: Stage::Unproven { answered: false },
             ended: [ending == Ending::Fin, false],
+            reset: [false; 2],
             last: second,
         }
     }
@@ -62,15 +69,23 @@ impl Life {
     /// Notes a packet of its client.
     pub(super) fn note(&mut self, meaning: Meaning, ending: Ending, second: u64) {
         let opens = meaning == Meaning::Opens;
-        match self.stage {
+        match &mut self.stage {
             // A port that is used again.
             Stage::Closing if opens => {
-                (self.stage, self.ended) = (Stage::Unproven { answered: false }, [false; 2]);
+                self.stage = Stage::Again { answered: false };
+                (self.ended, self.reset) = ([false; 2], [false; 2]);
+            }
+            // Of somebody in whose name another has opened it.
+            Stage::Unproven { answered } | Stage::Again { answered } if ending == Ending::Reset => {
+                *answered = false;
+                self.ended = [false; 2];
             }
             // A SYN that has crossed its answer.
-            Stage::Unproven { .. } if opens => self.ended = [false; 2],
+            Stage::Unproven { .. } | Stage::Again { .. } if opens => self.ended = [false; 2],
             // One more of whoever sent the first.
-            Stage::Unproven { answered: false } => self.ended[0] |= ending == Ending::Fin,
+            Stage::Unproven { answered: false } | Stage::Again { answered: false } => {
+                self.ended[0] |= ending == Ending::Fin;
+            }
             Stage::Unproven { .. } if meaning == Meaning::Datagram => self.stage = Stage::Datagrams,
             _ => self.later(0, ending, second),
         }
@@ -79,16 +94,16 @@ impl Life {
 
     /// Notes a packet of its backend; true if that says anything new.
     pub(super) fn note_reply(&mut self, ending: Ending, second: u64) -> bool {
-        let before = (self.stage, self.ended, self.last);
+        let before = (self.stage, self.ended, self.reset, self.last);
         match &mut self.stage {
-            Stage::Unproven { answered } => {
+            Stage::Unproven { answered } | Stage::Again { answered } => {
                 *answered |= ending != Ending::Reset;
                 self.ended[1] |= ending == Ending::Fin;
             }
             _ => self.later(1, ending, second),
         }
         self.last = second;
-        before != (self.stage, self.ended, self.last)
+        before != (self.stage, self.ended, self.reset, self.last)
     }
 
     /// What becomes of a flow that is proven.
@@ -96,22 +111,18 @@ impl Life {
         if self.stage == Stage::Datagrams {
             return;
         }
-        // The other side's last ACKs come soon; later, somebody has forged the end.
-        let is_forged = self.stage == Stage::Closing && second - self.last >= 10;
-        if is_forged && ending == Ending::None {
-            self.stage = Stage::Established;
-            if self.ended == [true; 2] {
-                self.ended = [false; 2];
-            }
-            return;
+        let later = second - self.last >= 2;
+        match ending {
+            Ending::Reset => self.reset[side] = true,
+            // Somebody else has sent that RST.
+            _ if later => self.reset[side] = false,
+            _ => {}
         }
         self.ended[side] |= ending == Ending::Fin;
-        let is_over = ending == Ending::Reset || self.ended == [true; 2];
-        if is_over {
-            self.stage = Stage::Closing;
-        } else if self.stage != Stage::Closing || is_forged {
-            self.stage = Stage::Established;
-        }
+        self.stage = match self.ended == [true; 2] || self.reset != [false; 2] {
+            true => Stage::Closing,
+            false => Stage::Established,
+        };
     }
 }
 
