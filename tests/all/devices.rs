@@ -61,13 +61,31 @@ const WAYS: [Way; 5] = [
     },
 ];
 
+/// The services that echo, with checks for a machine that is emulated.
+fn echoing(topology: &Topology) -> Config {
+    let mut config = Config::lab(topology);
+    let wanted = [ECHO, UDP].concat();
+    config
+        .services
+        .retain(|service| wanted.contains(&service.name.as_str()));
+    for service in &mut config.services {
+        service.health = Health {
+            kind: "tcp",
+            interval_ms: 5000,
+            timeout_ms: 4000,
+            rise: 1,
+            ..Health::LAB
+        };
+    }
+    Config {
+        flows: 1 << 12,
+        ..config
+    }
+}
+
 impl Way {
     fn config(&self, topology: &Topology) -> Config {
-        let mut config = Config::lab(topology);
-        let wanted = [ECHO, UDP].concat();
-        config
-            .services
-            .retain(|service| wanted.contains(&service.name.as_str()));
+        let mut config = echoing(topology);
         for service in &mut config.services {
             service.forwarding = self.forwarding;
             service.extra += &format!("\n{}", self.keys);
@@ -78,18 +96,8 @@ impl Way {
             for (number, member) in (1..).zip(&mut service.backends) {
                 member.address = backend(outer, number);
             }
-            service.health = Health {
-                kind: "tcp",
-                interval_ms: 5000,
-                timeout_ms: 4000,
-                rise: 1,
-                ..Health::LAB
-            };
         }
-        Config {
-            flows: 1 << 12,
-            ..config
-        }
+        config
     }
 }
 

@@ -1,5 +1,7 @@
 //! What became of an attachment: told in the log, and shown in status.
 
+use std::collections::BTreeMap;
+
 use crate::dataplane::bpf::{
     AttachMode, Attached, AttachedHow, AttachmentState, Bpf, BpfError, strips_tags,
 };
@@ -46,16 +48,16 @@ pub(super) struct Vlans {
     pub(super) cards: Vec<String>,
 }
 
-/// The attachments as status shows them. `before`: as they were told last.
+/// The attachments as status shows them. `vlans`: by the interface that they are on; `before`: as they were told last.
 pub(super) fn report(
     bpf: &Bpf,
-    vlans: impl Fn(&str) -> Vlans,
+    mut vlans: BTreeMap<String, Vlans>,
     before: &[status::Attachment],
 ) -> Vec<status::Attachment> {
     let mut attachments = look(bpf);
     for attachment in &mut attachments {
         let interface = &attachment.interface;
-        let vlans = vlans(interface);
+        let vlans = vlans.remove(interface).unwrap_or_default();
         // Who has no VLANs may strip what he likes.
         if attachment.ifindex != 0 && !(vlans.served.is_empty() && vlans.left.is_empty()) {
             attachment.trouble = trouble(attachment, &vlans);

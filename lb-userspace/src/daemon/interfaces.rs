@@ -114,17 +114,8 @@ impl Owner<'_> {
                 false => of.left.push(link.name.clone()),
             }
         }
-        let of = |interface: &str| {
-            let of: Option<&Vlans> = vlans.get(interface);
-            of.map(|of| Vlans {
-                served: of.served.clone(),
-                left: of.left.clone(),
-                cards: of.cards.clone(),
-            })
-            .unwrap_or_default()
-        };
-        let attachments = attach::report(self.parts.reconciler.dataplane(), of, &self.attachments);
-        self.attachments = attachments;
+        let bpf = self.parts.reconciler.dataplane();
+        self.attachments = attach::report(bpf, vlans, &self.attachments);
     }
 
     /// Netlink told of an interface.

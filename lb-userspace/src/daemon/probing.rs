@@ -21,8 +21,6 @@ pub(super) struct Probing {
     programs: Option<(u32, ProbePrograms)>,
     /// What becomes of packets with marks, by mark - the first.
     paths: BTreeMap<u32, ProbePath>,
-    /// Interfaces of VLANs that they stand on, too.
-    vlans: Vec<String>,
     /// When the programs could not be had, or not told the paths.
     failed: Option<Instant>,
     /// Why checks cannot go to VIPs, as last told.
@@ -76,19 +74,13 @@ impl Probing {
 
     /// Looks after the programs and the interfaces. `vlans`: those on the daemon's, where packets have no tags yet.
     pub(super) fn keep(&mut self, daemon: &DaemonConfig, vlans: Vec<String>, runner: &Runner) {
-        self.vlans = vlans;
         if self.failed.is_some_and(|at| at.elapsed() >= AGAIN) {
             self.prepare(daemon.check_marks, runner);
         }
         let (None, Some((_, programs))) = (self.failed, &mut self.programs) else {
             return;
         };
-        let interfaces: Vec<String> = daemon
-            .interfaces
-            .iter()
-            .chain(&self.vlans)
-            .cloned()
-            .collect();
+        let interfaces = [daemon.interfaces.clone(), vlans].concat();
         let failed = programs.keep_on(&interfaces);
         let failed = failed
             .into_iter()

@@ -1,13 +1,13 @@
 //! Interfaces of VLANs and a bond: one cable to the balancer, clients in one VLAN and backends in another, behind a provider's
 //! tag.
 
-use lb_tests::daemon::{Config, Daemon, Health, Status};
+use lb_tests::daemon::{Config, Daemon, Status};
 use lb_tests::server::Server;
 use lb_tests::topology::{Arms, FAMILIES, Forwarding, Shape, Topology, balancer_front};
 use serde_json::Value;
 
-use super::{PATIENCE, ask_all, ip};
-use crate::stage::{ECHO, Turn, UDP};
+use super::{PATIENCE, ask_all, echoing, ip};
+use crate::stage::Turn;
 
 const CLIENTS: &[&str] = &["type vlan id 100"];
 const BACKENDS: &[&str] = &["type vlan proto 802.1ad id 7", "type vlan id 200"];
@@ -76,30 +76,12 @@ fn rehang(topology: &Topology, host: &str, from: &str, to: &str, which: impl Fn(
     }
 }
 
-fn config(topology: &Topology, interface: &str) -> Config {
-    let mut config = Config::lab(topology);
-    let wanted = [ECHO, UDP].concat();
-    config
-        .services
-        .retain(|service| wanted.contains(&service.name.as_str()));
-    for service in &mut config.services {
-        service.health = Health {
-            kind: "tcp",
-            interval_ms: 5000,
-            timeout_ms: 4000,
-            rise: 1,
-            ..Health::LAB
-        };
-    }
-    Config {
-        flows: 1 << 12,
-        interfaces: vec![interface.to_owned()],
-        ..config
-    }
-}
-
 fn serve(topology: &Topology, interface: &str) {
-    let mut daemon = Daemon::prepare(topology, config(topology, interface)).unwrap();
+    let config = Config {
+        interfaces: vec![interface.to_owned()],
+        ..echoing(topology)
+    };
+    let mut daemon = Daemon::prepare(topology, config).unwrap();
     daemon.spawn().unwrap();
     let all = |status: &Status| status.ready && status.all_are("up");
     daemon.wait_until("all are up", PATIENCE, all).unwrap();
