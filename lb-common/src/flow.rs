@@ -229,6 +229,40 @@ impl FlowWord {
     }
 }
 
+/// For how many epochs without a packet an entry says whose its flow is to whoever may begin one: a datagram, or a SYN. After that the flow
+/// is scheduled anew. Four bits for each kind of entry, from the lowest: datagrams, handshake, established, closing. 0: for as
+/// long as it stands; else at most [`IDLE_AFTER`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdleEpochs(pub u16);
+
+impl IdleEpochs {
+    /// From their numbers, each at most 15.
+    pub const fn new(datagrams: u8, handshake: u8, established: u8, closing: u8) -> Self {
+        let low = (datagrams & 15) as u16 | ((handshake & 15) as u16) << 4;
+        Self(low | ((established & 15) as u16) << 8 | ((closing & 15) as u16) << 12)
+    }
+
+    /// What counts for an entry of this rank, of datagrams or of TCP. A connection is in its handshake as long as it was seen in one
+    /// epoch alone; of one that is idle nothing else is known any more.
+    #[inline(always)]
+    pub const fn of(self, rank: FlowRank, datagrams: bool) -> u8 {
+        let place = match rank {
+            _ if datagrams => 0,
+            FlowRank::Probation => 4,
+            rank if rank.is_closing() => 12,
+            _ => 8,
+        };
+        (self.0 >> place) as u8 & 15
+    }
+
+    /// The entry has been silent for longer.
+    #[inline(always)]
+    pub const fn are_over(self, word: FlowWord, now: Epoch, datagrams: bool) -> bool {
+        let limit = self.of(word.rank(), datagrams);
+        limit != 0 && (matches!(word.rank(), FlowRank::Idle) || word.age(now) > limit)
+    }
+}
+
 /// [`FlowWord::eviction`] by rank and age. A table and not a `match`: it is looked up for sixteen
 /// entries in turn, and the verifier follows every combination of branches.
 static READINESS: [u16; 128] = {

@@ -158,7 +158,7 @@ impl ServiceEntry {
     /// How its new flows are scheduled; `None` for what this version does not know.
     pub fn scheduling(&self) -> Option<Scheduling> {
         let found = Scheduling {
-            pick: Pick::from_u8(self.pick)?,
+            pick: Pick::from_u8(self.picks())?,
             fields: Fields::from_u8(self.fields)?,
             client_bits: self.client_bits,
             affinity: self.affinity,

@@ -109,7 +109,7 @@ pub struct ServiceEntry {
     pub protocol: u8,
     /// A [`Forwarding`].
     pub forwarding: u8,
-    /// Flows other than TCP's that are idle for this many epochs are scheduled anew; 0: none is.
+    /// [`crate::flow::IdleEpochs`]: after how much silence flows are scheduled anew.
     pub idle_epochs: u16,
     /// A [`Family`].
     pub family: u8,
@@ -124,18 +124,25 @@ pub struct ServiceEntry {
     pub mid_stream: u8,
     /// A [`Spread`].
     pub spread: u8,
-    /// A [`crate::Pick`]: how the backend of a new flow is picked.
+    /// A [`crate::Pick`], how the backend of a new flow is picked, and [`Self::CLAMPS`].
     pub pick: u8,
     /// Bits of the client's address that count where `fields` are hashed, of 128; 0: all.
     pub client_bits: u8,
-    /// [`Reach::word`]; 0: one address and one port.
-    pub reach: u64,
+    /// First and last port of its [`Reach`], as in [`Reach::word`]; 0 without one.
+    pub ports: u32,
+    /// Bits of the address that count for its [`Reach`]; 0: one address and one port.
+    pub length: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// The largest MSS that a SYN says, of client and backend, in bytes; it says no more than fits the way either.
+    /// 0: what it likes.
+    pub mss: u16,
     /// Which connection ids of QUIC name a backend. Only asked of services whose packets go the long way.
     pub quic: crate::quic::Lengths,
     /// [`crate::Fields`] that are hashed where flows are kept together.
     pub fields: u8,
     /// Zero.
-    pub reserved: u8,
+    pub reserved2: u8,
     /// Seconds (2^30 ns) for which a client stays with its backend after its last new flow; 0: it does not.
     pub affinity: u16,
 }
@@ -188,6 +195,42 @@ impl MidStream {
 }
 
 impl ServiceEntry {
+    /// In `pick`: `mss` is not 0, so that whoever schedules its new flows by their hash alone need not look there.
+    pub const CLAMPS: u8 = 0x80;
+
+    /// The same with a [`Reach::word`].
+    #[must_use]
+    pub const fn reaching(self, reach: u64) -> Self {
+        Self {
+            ports: reach as u32,
+            length: (reach >> 32) as u8,
+            ..self
+        }
+    }
+
+    /// [`Reach::word`]; 0: one address and one port.
+    #[inline(always)]
+    pub const fn reach(&self) -> u64 {
+        self.ports as u64 | (self.length as u64) << 32
+    }
+
+    /// The same with another `mss`.
+    #[must_use]
+    pub const fn clamping(self, mss: u16) -> Self {
+        let flag = if mss == 0 { 0 } else { Self::CLAMPS };
+        Self {
+            pick: self.pick & !Self::CLAMPS | flag,
+            mss,
+            ..self
+        }
+    }
+
+    /// `pick` alone.
+    #[inline(always)]
+    pub const fn picks(&self) -> u8 {
+        self.pick & !Self::CLAMPS
+    }
+
     /// A slice of another map in one word: base in the low half, length in the high half.
     #[inline(always)]
     pub const fn slice(base: u32, length: u32) -> u64 {
@@ -213,7 +256,7 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// As [`ServiceEntry::reach`].
+    /// In one word: the ports in the lower half, the length above.
     #[inline(always)]
     pub const fn word(self) -> u64 {
         self.low as u64 | (self.high as u64) << 16 | (self.length as u64) << 32

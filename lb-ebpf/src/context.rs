@@ -70,6 +70,11 @@ impl<const NAMED: bool> Frame for KernelFrame<NAMED> {
     }
 
     #[inline(always)]
+    fn context(&self) -> *mut core::ffi::c_void {
+        self.context.cast()
+    }
+
+    #[inline(always)]
     fn aside<R>(&mut self, call: impl FnOnce(&mut Self) -> R) -> R {
         let mut other = Self {
             context: self.context,

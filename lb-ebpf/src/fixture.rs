@@ -36,7 +36,9 @@ pub mod flows;
 pub mod forwarding;
 pub mod fragments;
 pub mod fullnat;
+pub mod idle;
 pub mod limits;
+pub mod mss;
 pub mod odd;
 pub mod packet;
 pub mod policies;
@@ -426,7 +428,9 @@ pub fn all() -> Vec<Fixture> {
         odd::all(),
         cut::all(),
         refused::all(),
+        idle::all(),
         limits::all(),
+        mss::all(),
         policies::all(),
         fragments::all(),
         quic::all(),

@@ -12,7 +12,7 @@ mod usual;
 
 use lb_common::{
     Control, DropReason, Epoch, FlowHash, FlowRank, FlowWord, MidStream, Pick, Spread,
-    flow::{FlowSets, WAYS},
+    flow::{FlowSets, IdleEpochs, WAYS},
     hash::FlowTuple,
 };
 
@@ -80,7 +80,7 @@ impl<'t> Seeker<'t> {
     /// to the same backend as the next one, if the flow can have no entry.
     #[inline(always)]
     fn is_free(&self) -> bool {
-        self.service.entry.pick > Pick::Fields as u8 && self.arrival.may_begin()
+        self.service.entry.picks() > Pick::Fields as u8 && self.arrival.may_begin()
     }
 }
 
@@ -141,6 +141,12 @@ impl Assigned {
         Self(set as u64 | (backend as u64) << 32 | (way as u64) << 49 | origin << 52)
     }
 
+    /// The backend of what is no refusal.
+    #[inline(always)]
+    pub(crate) const fn backend(self) -> u32 {
+        (self.0 >> 32) as u32 & 0x1_ffff
+    }
+
     #[inline(always)]
     const fn origin(self) -> Option<Origin> {
         match self.0 >> 52 {
@@ -165,8 +171,8 @@ impl Assigned {
             }
             number => Origin::of(number.wrapping_sub(1)),
         };
-        let backend = service::backend(tables, (self.0 >> 32) as u32 & 0x1_ffff)
-            .ok_or(DropReason::MapInconsistent)?;
+        let backend =
+            service::backend(tables, self.backend()).ok_or(DropReason::MapInconsistent)?;
         Ok(Assignment {
             backend,
             origin,
@@ -376,18 +382,18 @@ fn owner<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>, word: FlowWord) -> O
 /// A SYN on a live mapping keeps it, or anyone could move flows by spoofing one; only where the
 /// backend takes no new flows and the old connection was seen to end is it a new connection. That end may be
 /// forged as well. So a proven flow must have been silent since, until the table itself takes it for
-/// finished and would let it go; any packet of a later epoch revives it before.
+/// finished and would let it go; any packet of a later epoch revives it before. Where the service says for how long silent
+/// flows are known, that counts for all backends.
 #[inline(always)]
 fn starts_anew(seeker: &Seeker<'_>, word: FlowWord, backend: Backend<'_>) -> bool {
+    let idle = IdleEpochs(seeker.service.entry.idle_epochs);
     if seeker.arrival.is_opening() {
-        return !backend.state.permissions().may_take_new()
+        let has_ended = !backend.state.permissions().may_take_new()
             && word.rank().is_closing()
             && word.eviction(seeker.epoch) != 0;
+        return has_ended || idle.are_over(word, seeker.epoch, false);
     }
-    let limit = seeker.service.entry.idle_epochs;
-    seeker.arrival.is_datagram()
-        && limit != 0
-        && (matches!(word.rank(), FlowRank::Idle) || u16::from(word.age(seeker.epoch)) > limit)
+    seeker.arrival.is_datagram() && idle.are_over(word, seeker.epoch, true)
 }
 
 /// A new entry of a rank.

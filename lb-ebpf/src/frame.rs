@@ -25,6 +25,11 @@ pub trait Frame {
     /// From now on that is another one: that of the tags which have been taken off.
     fn came_by(&mut self, ifindex: u32);
 
+    /// What the kernel knows the packet by; null in plain memory.
+    fn context(&self) -> *mut core::ffi::c_void {
+        core::ptr::null_mut()
+    }
+
     /// A header at a byte offset; `None` when the frame ends before the header does.
     fn header<H: Header>(&self, offset: usize) -> Option<&H>;
 

@@ -26,6 +26,7 @@ pub mod icmp;
 #[cfg(feature = "mem")]
 pub mod mem;
 mod message;
+pub mod mss;
 pub mod nat;
 mod other;
 pub mod parse;

@@ -3,6 +3,8 @@
 //! Each map is named as `lb_common`'s table says. The sizes here are the defaults of
 //! `lb_common::limits`; the loader sets the real ones.
 
+mod mss;
+mod nat;
 mod values;
 mod way;
 
@@ -16,10 +18,15 @@ use lb_common::{
     Address, BackendEntry, Control, Device, EndpointSlot, Header, NextHop, Rule, ServiceEntry,
     backend::DEVICES, counter::lines_per_cpu, fragment, hash::FlowTuple, limits, rule, sources,
 };
-use lb_ebpf::tables::{CacheLine, PackedKey, Tables};
+use lb_ebpf::{
+    frame::Frame,
+    tables::{CacheLine, PackedKey, Tables},
+};
 
 pub(crate) use way::{Way, go_aside, go_tagged, note_verdict, note_way, way_aside};
 
+use mss::{after_option, largest_mss, lower_mss};
+use nat::{find_nat, note_nat, read_options};
 use values::{Line, RingPair, SourceKey};
 
 /// `BPF_F_MMAPABLE`: user space reads and writes the map without system calls.
@@ -227,20 +234,6 @@ pub(crate) extern "C" fn find_candidate(
     lb_ebpf::reply::candidate(&KernelTables, key, live, distance)
 }
 
-/// [`lb_ebpf::nat::find`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn find_nat(hash: u64, backend: u32, second: u32) -> u64 {
-    lb_ebpf::nat::find(&KernelTables, hash, backend, second)
-}
-
-/// [`lb_ebpf::nat::read_options`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn read_options(bytes: u32, state: u64) -> u64 {
-    lb_ebpf::nat::read_options(bytes, state)
-}
-
 /// [`lb_ebpf::fragment::find`].
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -366,8 +359,28 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn note_nat(&self, slot: u32, seen: u64, event: u32, second: u32) -> u32 {
+        unknown(note_nat(slot, seen, event, second))
+    }
+
+    #[inline(always)]
     fn read_options(&self, bytes: u32, state: u64) -> u64 {
         unknown(read_options(bytes, state))
+    }
+
+    #[inline(always)]
+    fn largest_mss(&self, backend: u32, came: u32, mtu: u32, headers: u32) -> u32 {
+        unknown(largest_mss(backend, came, mtu, headers))
+    }
+
+    #[inline(always)]
+    fn lower_mss<F: Frame>(&self, frame: &mut F, most: u32) {
+        unknown(lower_mss(frame.context().cast(), most));
+    }
+
+    #[inline(always)]
+    fn after_option(&self, kind: u32, length: u32, place: u32) -> u32 {
+        unknown(after_option(kind, length, place))
     }
 
     #[inline(always)]

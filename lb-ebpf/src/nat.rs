@@ -8,6 +8,7 @@
 
 mod entry;
 mod errors;
+mod note;
 mod option;
 mod replies;
 mod rewrite;
@@ -31,6 +32,7 @@ use crate::{
 
 use entry::{Flow, claim, owner, refresh};
 pub(crate) use errors::{error_to_backend, quoted, to_client as error_to_client};
+pub use note::note;
 pub use option::read as read_options;
 pub(crate) use replies::{from_backend, returning};
 

@@ -12,7 +12,7 @@ use crate::{
     flow::{Assigned, Assignment, Origin},
     forward::{self, End},
     frame::Frame,
-    message,
+    message, mss,
     parse::{self, Arrival, Packet},
     pipeline::{self, Context, opaque},
     quic,
@@ -344,6 +344,7 @@ fn send<F: Frame, T: Tables>(
         bytes: frame.len() as u64,
     };
     let exit = forward::to_backend(frame, cx.tables, backend)?;
+    mss::clamp(frame, cx, packet, sent.arrival, (backend.id, exit.mtu));
     if backend.entry.forwarding == Forwarding::Fullnat as u8 {
         let parcel = Parcel::new(&sent, exit.verdict());
         return Ok(PackedOutcome::from(Aside::Nat(parcel)).word());

@@ -72,6 +72,18 @@ impl Arrival {
         self.0 == flag::SYN as u32
     }
 
+    /// TCP without SYN, FIN and RST; SCTP neither at its beginning nor at its end; datagrams.
+    #[inline(always)]
+    pub const fn is_plain(self) -> bool {
+        self.0 & (flag::FIN | flag::SYN | flag::RST) as u32 == 0
+    }
+
+    /// TCP with SYN, of either side.
+    #[inline(always)]
+    pub const fn is_syn(self) -> bool {
+        self.0 & flag::SYN as u32 != 0
+    }
+
     /// It may be the first packet of its flow.
     #[inline(always)]
     pub const fn may_begin(self) -> bool {

@@ -14,6 +14,7 @@ use crate::{
     flow,
     forward::{self, End},
     frame::Frame,
+    mss,
     parse::{self, Arrival, Packet},
     reply::{self, NO_FLOW, Owner},
     segment,
@@ -425,6 +426,7 @@ fn to_client<F: Frame, T: Tables>(
     }
     let exit = forward::to_client(frame, cx.tables, owner.set, owner.way)?;
     exit.fits(packet)?;
+    mss::clamp(frame, cx, packet, arrival, (owner.backend, exit.mtu));
     let closing = arrival.is_closing();
     if let Some(word) = reply::word(cx.tables, owner) {
         flow::refresh_at(

@@ -125,7 +125,7 @@ fn looked_for(backend: PackedKey) -> EndpointKey {
 /// The port that a client sent to, if its backend's reply has this port.
 #[inline(always)]
 fn vip_port(service: &ServiceEntry, port: [u8; 2]) -> Option<[u8; 2]> {
-    match Reach::from_word(service.reach) {
+    match Reach::from_word(service.reach()) {
         None => Some(service.port),
         Some(reach) => reach.has_port(port).then_some(port),
     }

@@ -91,7 +91,7 @@ pub fn pick<T: Tables>(tables: &T, service: u32, hash: u64) -> u32 {
     let Ok(entry) = service::by_index(tables, service).map(|service| service.entry) else {
         return INCONSISTENT;
     };
-    match Pick::from_u8(entry.pick) {
+    match Pick::from_u8(entry.picks()) {
         Some(Pick::Random) => match numbered(tables, FlowHash(hash)) {
             Some(hash) => choose(tables, service, hash.0),
             None => INCONSISTENT,

@@ -322,7 +322,7 @@ fn assign<'t, T: Tables, C: Clock>(
     let found = service::by_index(tables, service)?;
     let seeker = Seeker::new(control, found, hash.0, arrival, second);
     let entry = found.entry;
-    if entry.pick != Pick::Flow as u8 {
+    if entry.pick != Pick::Flow as u8 && (entry.picks() != Pick::Flow as u8 || arrival.is_syn()) {
         return Err(Refusal::SCHEDULE);
     }
     if entry.sources != 0

@@ -10,6 +10,8 @@ use lb_common::{
     Permissions, ReturnHop, Rule, ServiceEntry, hash::FlowTuple,
 };
 
+use crate::{frame::Frame, mss};
+
 /// A line of eight words that the data plane writes: a set of `flows` or `return_hops`, or a line
 /// of `counters`. Only the provided methods of [`Tables`] write to it.
 #[repr(C, align(8))]
@@ -115,6 +117,30 @@ pub trait Tables {
     /// Map `counters`, by index.
     fn counter(&self, index: u32) -> Option<&CacheLine>;
 
+    /// [`mss::largest`].
+    #[inline(always)]
+    fn largest_mss(&self, backend: u32, came: u32, mtu: u32, headers: u32) -> u32
+    where
+        Self: Sized,
+    {
+        mss::largest(self, backend, came, mtu, headers)
+    }
+
+    /// [`mss::lower`].
+    #[inline(always)]
+    fn lower_mss<F: Frame>(&self, frame: &mut F, most: u32)
+    where
+        Self: Sized,
+    {
+        mss::lower(frame, self, most);
+    }
+
+    /// [`mss::after`].
+    #[inline(always)]
+    fn after_option(&self, kind: u32, length: u32, place: u32) -> u32 {
+        mss::after(kind, length, place)
+    }
+
     /// Map `counters`: a line of this CPU, given `Control::lines_per_cpu`.
     #[inline(always)]
     fn counters(&self, lines_per_cpu: u32, line: u32) -> Option<&CacheLine> {
@@ -181,6 +207,15 @@ pub trait Tables {
         Self: Sized,
     {
         crate::nat::find(self, hash, backend, second)
+    }
+
+    /// [`crate::nat::note`].
+    #[inline(always)]
+    fn note_nat(&self, slot: u32, seen: u64, event: u32, second: u32) -> u32
+    where
+        Self: Sized,
+    {
+        crate::nat::note(self, slot, seen, event, second)
     }
 
     /// [`crate::nat::read_options`].

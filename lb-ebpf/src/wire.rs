@@ -354,6 +354,7 @@ macro_rules! headers {
 
 headers! {
     [u8; 1] = 1,
+    [u8; 2] = 2,
     [u8; 4] = 4,
     ShortHeader = 17,
     LongHeader = 22,

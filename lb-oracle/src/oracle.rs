@@ -10,6 +10,7 @@ mod flow;
 mod icmp;
 mod known;
 mod ledger;
+mod mss;
 mod nat;
 mod packet;
 mod piece;
@@ -318,7 +319,9 @@ impl Oracle {
         let (id, origin) = assigned.map_err(refuse)?;
         let policy = self.maps.services[service].mid_stream;
         // New flows that are not scheduled by their hash go the long way, too.
-        let long = aside || self.maps.services[service].scheduling.pick != Pick::Flow;
+        let clamps =
+            self.maps.services[service].mss != 0 && packet::is_syn(arrived.frame, &arrived.ip);
+        let long = aside || clamps || self.maps.services[service].scheduling.pick != Pick::Flow;
         // It asks that of TCP only, and no service of UDP says anything else.
         let asked = !long || tuple.protocol == Protocol::Tcp as u8;
         if origin == Origin::NotAdmitted && policy != MidStream::Schedule && asked {
@@ -337,6 +340,11 @@ impl Oracle {
             }
         }
         let (fate, macs, mtu) = self.way_to(&backend, arrived.ingress).map_err(refuse)?;
+        let clamped = self.clamped(arrived, id, mtu);
+        let arrived = &Arrived {
+            frame: &clamped,
+            ..*arrived
+        };
         if origin == Origin::NotAdmitted && backend.forwarding == Some(Forwarding::Dnat) {
             return Err(refuse(DropReason::NotAdmitted));
         }
@@ -402,7 +410,8 @@ impl Oracle {
         }
         self.flows
             .see(&tuple, arrived.epoch(), meaning == Meaning::Closes);
-        let output = packet::readdressed(frame, ip, packet::End::From, tuple.vip);
+        let clamped = self.clamped(arrived, id, fits);
+        let output = packet::readdressed(&clamped, ip, packet::End::From, tuple.vip);
         self.ledger.backend(id, PerBackend::ReplyPackets, 1);
         let bytes = frame.len() as u64;
         self.ledger.backend(id, PerBackend::ReplyBytes, bytes);

@@ -17,7 +17,9 @@ pub mod file;
 mod health;
 mod hook;
 pub mod host;
+mod idle;
 pub mod keys;
+mod mss;
 mod nat;
 mod notes;
 mod quic;
@@ -241,6 +243,8 @@ fn finish(draft: ServiceDraft) -> Option<(Name, Service)> {
         ring_size: draft.ring_size.map(|at| at.value),
         udp_idle: draft.udp_idle,
         mid_stream: draft.mid_stream,
+        mss: draft.mss,
+        tcp_idle: draft.tcp_idle,
         spread: draft.quic.spread(),
         config_ids: draft.quic.config_ids(),
         sources: draft.sources.sources(),

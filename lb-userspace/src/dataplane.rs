@@ -171,6 +171,8 @@ pub struct ServiceImage {
     pub idle_epochs: u16,
     /// `lb_common::MidStream`.
     pub mid_stream: u8,
+    /// As `ServiceEntry::mss`.
+    pub mss: u16,
     /// `lb_common::Spread`.
     pub spread: u8,
     /// How its new flows are scheduled.
@@ -274,7 +276,7 @@ pub enum MapOp {
         length: u32,
     },
     /// Writes a service that no live endpoint leads to yet, or rewrites what packets do not mind
-    /// (`idle_epochs`, `mid_stream`, `spread`, how its flows are scheduled, `quic`, the set of sources, the ring when its pair moves). The ring slice, one store, included.
+    /// (`idle_epochs`, `mid_stream`, `mss`, `spread`, how its flows are scheduled, `quic`, the set of sources, the ring when its pair moves). The ring slice, one store, included.
     WriteService {
         /// Service index.
         service: u32,

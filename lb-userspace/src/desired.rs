@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lb_common::flow::{EPOCH_SHIFT, IDLE_AFTER};
+use lb_common::flow::{EPOCH_SHIFT, IDLE_AFTER, IdleEpochs};
 use lb_common::{
     Address, BackendEntry, Control, EndpointKey, EndpointKind, Family, Load, NextHop, Protocol,
     Rule, nat, quic,
@@ -19,7 +19,7 @@ use crate::ids::{Ids, ServiceId, backend_port, port_of, reach_of, ring_size};
 use crate::maglev::{self, Member};
 use crate::model::{
     Backend, BackendKey, Config, DaemonConfig, Forwarding, Name, Prefix, Scheduler, Service,
-    Sources, WhenDead,
+    Sources, TcpIdle, WhenDead,
 };
 use crate::state::{Dirty, State, Word};
 use crate::turns;
@@ -333,11 +333,9 @@ fn service_image(service: &Service, numbers: &ServiceId, ring: Arc<[u32]>) -> Se
         protocol: service.protocol as u8,
         forwarding: service.forwarding as u8,
         family: service.address.family() as u8,
-        idle_epochs: match service.protocol {
-            Protocol::Tcp => 0,
-            Protocol::Udp | Protocol::Sctp | Protocol::Any => idle_epochs(service.udp_idle),
-        },
+        idle_epochs: silence(service).0,
         mid_stream: service.mid_stream as u8,
+        mss: service.mss,
         spread: service.spread as u8,
         scheduling: service.scheduling(),
         quic: service.quic(),
@@ -375,11 +373,45 @@ fn ranges(sources: &Sources) -> Arc<[SourceRange]> {
 }
 
 /// Whole epochs that cover the time: at least one, at most what the flow table can tell.
-fn idle_epochs(idle: Duration) -> u16 {
+fn idle_epochs(idle: Duration) -> u8 {
     let epochs = idle.as_nanos().div_ceil(1 << EPOCH_SHIFT);
-    u16::try_from(epochs)
-        .unwrap_or(u16::MAX)
-        .clamp(1, u16::from(IDLE_AFTER))
+    u8::try_from(epochs).unwrap_or(u8::MAX).clamp(1, IDLE_AFTER)
+}
+
+/// After how much silence its flows begin anew.
+fn silence(service: &Service) -> IdleEpochs {
+    let TcpIdle {
+        handshake,
+        established,
+        closing,
+    } = service.tcp_idle;
+    let datagrams = match service.protocol {
+        Protocol::Tcp => 0,
+        Protocol::Udp | Protocol::Sctp | Protocol::Any => idle_epochs(service.udp_idle),
+    };
+    let [handshake, established, closing] =
+        [handshake, established, closing].map(|idle| idle.map_or(0, idle_epochs));
+    IdleEpochs::new(datagrams, handshake, established, closing)
+}
+
+/// What says how long silent flows of a backend count, by BackendId: of services of TCP, or of datagrams (`true`), whose entries
+/// stand for longer than that. Where a service has both, an entry does not say which it is.
+pub fn silences(state: &State) -> BTreeMap<u32, (IdleEpochs, bool)> {
+    let services = state.config().services.values();
+    let limited = services.filter_map(|service| {
+        let datagrams = match service.protocol {
+            Protocol::Any => return None,
+            protocol => protocol != Protocol::Tcp,
+        };
+        let silence = silence(service);
+        (silence != IdleEpochs::default()).then_some((service, (silence, datagrams)))
+    });
+    let ids = |(service, silence): (&Service, _)| {
+        let keys = service.keyed_backends().map(|(key, _)| key);
+        let ids = keys.filter_map(|key| Some(state.ids().backend(&key)?.id));
+        ids.map(|id| (id, silence)).collect::<Vec<_>>()
+    };
+    limited.flat_map(ids).collect()
 }
 
 /// The hop of backends whose way is unknown.

@@ -57,6 +57,8 @@ pub(crate) fn service(text: &str) -> Service {
         ring_size: Some(61),
         udp_idle: Duration::from_secs(60),
         mid_stream: MidStream::Schedule,
+        mss: 0,
+        tcp_idle: TcpIdle::default(),
         spread: Spread::Flow,
         config_ids: ConfigIds::default(),
         sources: Sources::default(),

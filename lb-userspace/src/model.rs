@@ -231,6 +231,20 @@ pub struct Limits {
     pub affinities: u32,
 }
 
+/// After how much silence a connection is as good as none for whoever opens one with its addresses and ports; `None`: never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpIdle {
+    /// While all of its packets have come within one epoch (17 s).
+    pub handshake: Option<Duration>,
+    /// Later.
+    pub established: Option<Duration>,
+    /// After a FIN or RST.
+    pub closing: Option<Duration>,
+}
+
+/// In [`Service::mss`]: as much as fits.
+pub const FITTING_MSS: u16 = u16::MAX;
+
 /// What the operator configures as one unit: addresses, ports and protocol, and who serves them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
@@ -260,8 +274,12 @@ pub struct Service {
     pub ring_size: Option<u32>,
     /// Flows other than TCP's that are idle for this long are scheduled anew.
     pub udp_idle: Duration,
+    /// TCP connections that are idle for this long are scheduled anew, by a SYN.
+    pub tcp_idle: TcpIdle,
     /// TCP segments in the middle of nothing.
     pub mid_stream: MidStream,
+    /// The largest MSS that SYNs of TCP say, in bytes, if it fits; [`FITTING_MSS`]: what fits; 0: what they like.
+    pub mss: u16,
     /// What is scheduled.
     pub spread: Spread,
     /// Under which config ids QUIC's connection ids name a backend. Then all backends have a server id, of one length.

@@ -316,10 +316,11 @@ fn change_service(
 }
 
 /// What a service says about its packets, besides who it is and its ring.
-fn rules(service: &ServiceImage) -> (u16, u8, u8, Scheduling, Lengths, &[SourceRange]) {
+fn rules(service: &ServiceImage) -> (u16, u8, u16, u8, Scheduling, Lengths, &[SourceRange]) {
     (
         service.idle_epochs,
         service.mid_stream,
+        service.mss,
         service.spread,
         service.scheduling,
         service.quic,

@@ -34,7 +34,8 @@ pub fn young<'t, T: Tables>(
             first_match(tables.flows(sets.second)?, sets.tag)?,
         ),
     };
-    if !word.is_young(epoch) || arrival.is_closing() {
+    // A SYN of a known flow is seldom, and its service may have to say more.
+    if !word.is_young(epoch) || !arrival.is_plain() {
         return None;
     }
     let id = word.backend_id();

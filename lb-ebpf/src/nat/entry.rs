@@ -7,7 +7,9 @@ use lb_common::{
 };
 
 use super::{
-    DONE, EVICTS, LOST, NONE, WHOSE, address, candidate, done, low, rewrite, sealed, slot,
+    DONE, EVICTS, LOST, NONE, WHOSE, address, candidate, done, low,
+    note::{ANOTHERS, Event},
+    rewrite, sealed, slot,
 };
 use crate::{
     forward,
@@ -144,29 +146,12 @@ fn keep<F: Frame, T: Tables, const V4: bool>(
     {
         return LOST;
     }
-    let arrival = arrival(frame, &packet);
+    let event = Event::of(arrival(frame, &packet), Event::CLIENT);
     let second = crate::admission::second(cx.now);
-    let new = state.heard(
-        arrival.is_opening(),
-        arrival.is_ending(),
-        arrival.is_reset(),
-        second,
-    );
-    if !put(cx, line, state, new) {
+    if cx.tables.note_nat(found as u32, state.0, event.0, second) == ANOTHERS {
         return LOST;
     }
     done(forward::learn_hop(frame, cx.tables, line, word::HOP).map_err(Refusal::from))
-}
-
-/// Brings an entry's state up to date, if it is still as it was when it was read and found to be its flow's; false if it has
-/// become another's meanwhile. A race with another packet of the flow is the winner's.
-#[inline(always)]
-fn put<T: Tables>(cx: &Context<'_, T>, line: &CacheLine, state: State, new: State) -> bool {
-    if !state.stage().is_written() {
-        return false;
-    }
-    let is_put = new != state && cx.tables.exchange(line, word::STATE, state.0, new.0);
-    is_put || State(line.word(word::STATE)).is_still(state)
 }
 
 #[inline(always)]
@@ -183,7 +168,6 @@ fn arrival<F: Frame>(frame: &F, packet: &Packet) -> Arrival {
 /// Who is behind an entry. No part of it lies in an `Option` or a `Result`: where the compiler joins their paths, the
 /// verifier finds registers that nothing was written to ("R8 !read_ok", Linux 6.18).
 pub(super) struct Flow<'t> {
-    line: &'t CacheLine,
     state: State,
     /// [`word::BACKEND`].
     whose: u64,
@@ -213,7 +197,6 @@ impl<'t> Flow<'t> {
         let whose = line.word(word::BACKEND);
         let now = State(line.word(word::STATE));
         Self {
-            line,
             state: now,
             whose,
             client: Address::from_words(client),
@@ -244,22 +227,14 @@ impl<'t> Flow<'t> {
         self.low() == low(address) && self.ends.nat == port && self.ends.protocol == protocol
     }
 
-    /// Notes a reply: 0 if that says nothing new, [`ANOTHERS`] if the entry has become another's meanwhile.
+    /// Notes a reply in the flow's entry, which has this slot: [`SAME`], [`NOTED`] or [`ANOTHERS`].
     #[inline(always)]
-    pub(super) fn note<T: Tables>(&self, cx: &Context<'_, T>, arrival: Arrival) -> u32 {
+    pub(super) fn note<T: Tables>(&self, cx: &Context<'_, T>, slot: u32, arrival: Arrival) -> u32 {
+        let event = Event::of(arrival, Event::BACKEND);
         let second = crate::admission::second(cx.now);
-        let new = self
-            .state
-            .answered(arrival.is_ending(), arrival.is_reset(), second);
-        match put(cx, self.line, self.state, new) {
-            true => u32::from(new != self.state),
-            false => ANOTHERS,
-        }
+        cx.tables.note_nat(slot, self.state.0, event.0, second)
     }
 }
-
-/// What [`Flow::note`] gives for an entry that is not the flow's any more.
-pub(super) const ANOTHERS: u32 = 2;
 
 /// A reply comes from this backend.
 #[inline(always)]

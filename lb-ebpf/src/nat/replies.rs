@@ -2,10 +2,15 @@
 
 use lb_common::{Address, DropReason, Epoch, FlowHash, hash::FlowTuple, nat::word};
 
-use super::{Flow, NONE, entry::ANOTHERS, owner, rewrite};
+use super::{
+    Flow, NONE,
+    note::{ANOTHERS, SAME},
+    owner, rewrite,
+};
 use crate::{
     flow as table, forward,
     frame::Frame,
+    mss,
     parse::{self, Packet},
     pipeline::{Context, opaque},
     service,
@@ -88,15 +93,15 @@ fn to_client<F: Frame, T: Tables, const V4: bool>(
     if !flow.is_whole || !flow.has_reply(&reply(&packet, ports)) {
         return Outcome::PASS.into();
     }
-    let mut noted = 0;
-    let outcome = match translate(frame, cx, &packet, &flow, &mut noted) {
+    let mut noted = SAME;
+    let outcome = match translate(frame, cx, &packet, (slot, &flow), &mut noted) {
         Ok(verdict) => Outcome::of(verdict, Account::Returned, flow.backend.id),
         Err(refusal) => {
             return PackedOutcome::refused(refusal, flow.service.index);
         }
     };
     match noted {
-        0 => outcome.into(),
+        SAME => outcome.into(),
         ANOTHERS => Outcome::PASS.into(),
         _ => PackedOutcome::of(PackedOutcome::from(outcome).word() | NOTED),
     }
@@ -107,7 +112,7 @@ fn translate<F: Frame, T: Tables>(
     frame: &mut F,
     cx: &Context<'_, T>,
     packet: &Packet,
-    flow: &Flow<'_>,
+    (slot, flow): (u32, &Flow<'_>),
     noted: &mut u32,
 ) -> Result<Verdict, Refusal> {
     packet.check_ip(frame)?;
@@ -117,10 +122,11 @@ fn translate<F: Frame, T: Tables>(
     }
     let exit = forward::to_hop(frame, cx.tables, flow.hop)?;
     exit.fits(packet)?;
-    *noted = flow.note(cx, arrival);
+    *noted = flow.note(cx, slot, arrival);
     if *noted == ANOTHERS {
         return Ok(Verdict::PASS);
     }
+    mss::clamp(frame, cx, packet, arrival, (flow.backend.id, exit.mtu));
     let source = (Address(flow.service.entry.address), flow.ends.service);
     let destination = (flow.client, flow.ends.client);
     rewrite::translate_both(frame, packet, source, destination)?;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use lb_common::{
     Control, Family, Fields, FlowRank, Forwarding, GueVariant, Load, MidStream, Permissions, Pick,
     Protocol, Scheduling, Spread, Tunnel,
-    flow::EPOCH_SHIFT,
+    flow::{EPOCH_SHIFT, IdleEpochs},
     quic::{Lengths, MAX_SERVER_ID},
     sources::Access,
     tunnel::{GUE_PORT, OuterTtl},
@@ -122,12 +122,17 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
         forwarding,
         idle_epochs: match protocol {
             Protocol::Udp => choices.below(5) as u16,
+            Protocol::Tcp if choices.one_in(3) => {
+                let mut limit = || choices.below(9) as u8;
+                IdleEpochs::new(0, limit(), limit(), limit()).0
+            }
             Protocol::Tcp | Protocol::Sctp | Protocol::Any => 0,
         },
         reach: None,
         quic,
         spread,
         scheduling: scheduling(choices, spread, vip.is_ipv4()),
+        mss: *choices.of(&[0, 0, 0, 0, 536, 900, 1300, u16::MAX]),
         ring: Vec::new(),
         mid_stream: *choices.of(&[
             MidStream::Schedule,

@@ -207,9 +207,17 @@ impl Flows {
         }
         let age = seeker.epoch - flow.last;
         let anew = match seeker.meaning {
-            Meaning::Opens => !backend.permissions.may_take_new() && flow.has_ended(seeker.epoch),
+            Meaning::Opens => {
+                let limit = service.silence(match flow.rank() {
+                    FlowRank::Probation => 1,
+                    rank if rank.is_closing() => 3,
+                    _ => 2,
+                });
+                let ended = !backend.permissions.may_take_new() && flow.has_ended(seeker.epoch);
+                ended || limit != 0 && (flow.idle || age > limit)
+            }
             Meaning::Datagram => {
-                let limit = service.idle_epochs;
+                let limit = service.silence(0);
                 limit != 0 && (flow.idle || age > limit)
             }
             _ => false,

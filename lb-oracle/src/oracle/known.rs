@@ -22,10 +22,19 @@ pub(super) struct Service {
     pub(super) idle_epochs: u64,
     pub(super) ring: Vec<u32>,
     pub(super) mid_stream: MidStream,
+    pub(super) mss: u16,
     pub(super) spread: Spread,
     pub(super) scheduling: Scheduling,
     pub(super) quic: Lengths,
     sources: Vec<(IpAddr, u32, Access)>,
+}
+
+impl Service {
+    /// Epochs of silence after which flows of a kind begin anew: datagrams, connections in their handshake, established and
+    /// closing ones. 0: never.
+    pub(super) fn silence(&self, kind: u32) -> u64 {
+        self.idle_epochs / 16_u64.pow(kind) % 16
+    }
 }
 
 /// A backend.
@@ -83,6 +92,7 @@ impl Maps {
             idle_epochs: spec.idle_epochs.into(),
             ring: spec.ring.clone(),
             mid_stream: spec.mid_stream,
+            mss: spec.mss,
             spread: spec.spread,
             scheduling: spec.scheduling,
             quic: spec.quic,

@@ -274,7 +274,8 @@ impl Oracle {
             }
         }
         let vip = (self.maps.services[service].vip.ip(), tuple.vip.port()).into();
-        let output = packet::exchanged(frame, ip, vip, tuple.client);
+        let clamped = self.clamped(arrived, id, fits);
+        let output = packet::exchanged(&clamped, ip, vip, tuple.client);
         let bytes = frame.len() as u64;
         self.ledger.backend(id, PerBackend::ReplyPackets, 1);
         self.ledger.backend(id, PerBackend::ReplyBytes, bytes);

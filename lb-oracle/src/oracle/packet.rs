@@ -78,6 +78,11 @@ pub(super) fn read(frame: &[u8]) -> Option<Ip> {
     }
 }
 
+/// A segment with SYN, of either side.
+pub(super) fn is_syn(frame: &[u8], ip: &Ip) -> bool {
+    ip.protocol == TCP && frame[ip.transport() + 13] & 2 != 0
+}
+
 fn read_v4(header: &[u8]) -> Ip {
     let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
     let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;

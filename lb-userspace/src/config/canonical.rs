@@ -12,10 +12,13 @@ use std::fmt::Write;
 use sha2::{Digest, Sha256};
 
 use super::daemon::{WHEN_DEADS, xdp_mode_word};
+use super::idle;
 use super::quic::SPREADS;
 use super::service::{ADMINS, ALL_DOWNS, DRAINS, FORWARDINGS, MID_STREAMS, ON_DOWNS, PROTOCOLS};
 use super::value::duration;
-use crate::model::{Backend, Config, Forwarding, OuterTtl, Prefix, Protocol, Service, WhenDead};
+use crate::model::{
+    Backend, Config, FITTING_MSS, Forwarding, OuterTtl, Prefix, Protocol, Service, WhenDead,
+};
 
 /// The canonical form; parsing it gives an equal configuration.
 pub fn to_toml(config: &Config) -> String {
@@ -145,6 +148,12 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
             word(MID_STREAMS, service.mid_stream)
         )?;
     }
+    idle::write(out, service)?;
+    match service.mss {
+        0 => {}
+        FITTING_MSS => writeln!(out, "mss = \"clamp\"")?,
+        mss => writeln!(out, "mss = {mss}")?,
+    }
     if service.protocol == Protocol::Udp {
         writeln!(out, "udp-spread = {}", word(SPREADS, service.spread))?;
     }
@@ -190,7 +199,7 @@ fn word<T: PartialEq>(words: &[(&str, T)], value: T) -> String {
 }
 
 /// A basic string of TOML 1.0.
-fn text(value: &str) -> String {
+pub(super) fn text(value: &str) -> String {
     let mut out = String::from("\"");
     for c in value.chars() {
         match c {

@@ -204,10 +204,17 @@ pub static SERVICE: Section = Section {
         bare("affinity-timeout", "a duration such as \"10m\""),
         bare("ring-size", "a number such as 65537"),
         key("udp-idle", "a duration such as \"60s\"", "\"60s\""),
+        bare("tcp-handshake-idle", "a duration from \"1s\" to \"137s\""),
+        bare("tcp-idle", "a duration from \"1s\" to \"137s\""),
+        bare("tcp-closing-idle", "a duration from \"1s\" to \"137s\""),
         key(
             "mid-stream",
             "\"schedule\", \"drop\" or \"reset\"",
             "\"schedule\"",
+        ),
+        bare(
+            "mss",
+            "a number from 536 to 65495 such as 1400, or \"clamp\"",
         ),
         key("udp-spread", "\"flow\" or \"datagram\"", "\"flow\""),
         bare(

@@ -15,17 +15,17 @@ use super::aim;
 use super::codes;
 use super::failover::{self, FailoverDraft};
 use super::health;
-use super::keys;
 use super::notes::{At, Note, Notes};
 use super::quic::{self, QuicDraft, ServerIdDraft};
 use super::reader::Reader;
 use super::scheduling::{self, SchedulingDraft};
 use super::sources::{self, SourcesDraft};
 use super::tunnel::{self, TunnelDraft};
+use super::{idle, keys, mss};
 use super::{value, vip};
 use crate::model::{
     AdminState, AllDown, Check, DrainPolicy, Forwarding, HealthPolicy, MidStream, Name, OnDown,
-    Ports, Prefix, Protocol, Tier,
+    Ports, Prefix, Protocol, TcpIdle, Tier,
 };
 
 pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[
@@ -86,6 +86,8 @@ pub(super) struct ServiceDraft {
     pub(super) ring_size: Option<At<u32>>,
     pub(super) udp_idle: Duration,
     pub(super) mid_stream: MidStream,
+    pub(super) mss: u16,
+    pub(super) tcp_idle: TcpIdle,
     pub(super) quic: QuicDraft,
     pub(super) sources: SourcesDraft,
     pub(super) health: HealthPolicy,
@@ -147,15 +149,11 @@ pub(super) fn service(
     let reader = Reader::new(&keys::SERVICE, table, span.clone(), path.clone(), notes);
     let protocol = required_word(&reader, "protocol", PROTOCOLS, notes);
     let kind = protocol.as_ref().map(|at| at.value);
-    let idle = Duration::from_secs(1)..=Duration::from_secs(86_400);
-    let idle = reader.duration("udp-idle", idle, notes);
+    let range = Duration::from_secs(1)..=Duration::from_secs(86_400);
+    let udp_idle = reader.duration("udp-idle", range, notes);
     if kind == Some(Protocol::Tcp) {
         let why = "the service's protocol is tcp";
         reader.without_effect(&["udp-idle"], why, "remove the key", notes);
-    }
-    if matches!(kind, Some(Protocol::Udp | Protocol::Sctp)) {
-        let why = "the service's protocol is not tcp";
-        reader.without_effect(&["mid-stream"], why, "remove the key", notes);
     }
     let on_down = match kind {
         Some(Protocol::Tcp) | None => OnDown::Keep,
@@ -182,7 +180,7 @@ pub(super) fn service(
                 span: at.span,
             })
         }),
-        udp_idle: idle.map_or(Duration::from_secs(60), |at| at.value),
+        udp_idle: udp_idle.map_or(Duration::from_secs(60), |at| at.value),
         mid_stream: optional_word(
             &reader,
             "mid-stream",
@@ -190,6 +188,8 @@ pub(super) fn service(
             MidStream::Schedule,
             notes,
         ),
+        mss: mss::of_service(&reader, kind, notes),
+        tcp_idle: idle::of_service(&reader, kind, notes),
         quic: quic::of_service(&reader, kind, notes),
         sources: sources::read(&reader, notes),
         to_vip: aim::to_vip(&reader, &health),

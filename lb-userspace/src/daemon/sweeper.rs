@@ -1,9 +1,10 @@
 //! Walks through the flow table in slices between other work: counts flows by backend and keeps
 //! idle entries marked as such. Walks through the table of `fullnat` too, at its own pace, as nothing waits for that.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::Epoch;
+use lb_common::flow::IdleEpochs;
 
 use crate::dataplane::bpf::{FlowCounts, Got, NatWalk, Reader, Sweep};
 
@@ -25,6 +26,8 @@ pub(super) enum Rest {
 pub(super) struct Task {
     /// BackendIds at rest, whose entries are freed.
     pub(super) forget: BTreeSet<u32>,
+    /// As [`crate::desired::silences`].
+    pub(super) silences: BTreeMap<u32, (IdleEpochs, bool)>,
     /// Backends whose flows are counted for their loads.
     pub(super) weigh: Vec<u32>,
 }
@@ -98,10 +101,14 @@ impl Sweeper {
             if !rested(self.ended, now, rest) {
                 return None;
             }
-            let Task { forget, weigh } = task();
+            let Task {
+                forget,
+                silences,
+                weigh,
+            } = task();
             self.walk = Some(Walk {
                 began: now,
-                sweep: self.reader.sweep(forget),
+                sweep: self.reader.sweep(forget, silences),
                 got: self.reader.got(weigh.iter().copied()),
                 weigh,
             });

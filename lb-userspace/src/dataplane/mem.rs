@@ -298,12 +298,13 @@ impl Mem {
         let image = ServiceImage {
             address: entry.address,
             port: u16::from_be_bytes(entry.port),
-            reach: entry.reach,
+            reach: entry.reach(),
             protocol: entry.protocol,
             forwarding: entry.forwarding,
             family: entry.family,
             idle_epochs: entry.idle_epochs,
             mid_stream: entry.mid_stream,
+            mss: entry.mss,
             spread: entry.spread,
             scheduling,
             quic: entry.quic,
@@ -400,10 +401,15 @@ fn entry(image: &ServiceImage, half: u8, sources: u32) -> ServiceEntry {
         spread: image.spread,
         pick: image.scheduling.pick as u8,
         client_bits: image.scheduling.client_bits,
-        reach: image.reach,
+        ports: 0,
+        length: 0,
+        reserved: 0,
+        mss: 0,
         quic: image.quic,
         fields: image.scheduling.fields as u8,
         affinity: image.scheduling.affinity,
-        reserved: 0,
+        reserved2: 0,
     }
+    .reaching(image.reach)
+    .clamping(image.mss)
 }

@@ -169,7 +169,7 @@ fn allowed(mem: &Mem, op: &MapOp) -> bool {
         MapOp::WriteService { service, image, .. } => {
             let there = &mem.services[*service as usize];
             there.used == 0
-                || (there.address, there.port, there.reach)
+                || (there.address, there.port, there.reach())
                     == (image.address, image.port.to_be_bytes(), image.reach)
         }
         MapOp::WriteBackend { id, .. } => mem.backends[*id as usize].used == 0,

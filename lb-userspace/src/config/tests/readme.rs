@@ -1,5 +1,5 @@
 //! The configuration reference is the table of keys, with a word on each: in README.md, and what is about
-//! who gets flows in docs/failover.md and docs/schedulers.md, about `fullnat` in docs/fullnat.md, about hooks in
+//! who gets flows in docs/failover.md and docs/schedulers.md, about silent flows and the MSS in docs/flows.md, about `fullnat` in docs/fullnat.md, about hooks in
 //! docs/hooks.md, about agents in docs/health.md.
 
 use std::collections::BTreeMap;
@@ -8,6 +8,7 @@ use crate::config::keys::ALL;
 
 const README: &str = include_str!("../../../../README.md");
 const FAILOVER: &str = include_str!("../../../../docs/failover.md");
+const FLOWS: &str = include_str!("../../../../docs/flows.md");
 const FULLNAT: &str = include_str!("../../../../docs/fullnat.md");
 const HEALTH: &str = include_str!("../../../../docs/health.md");
 const HOOKS: &str = include_str!("../../../../docs/hooks.md");
@@ -51,7 +52,7 @@ fn the_docs_name_every_key_once_with_its_form_and_default() {
         .split("\n## ")
         .find(|part| part.starts_with("Configuration\n"))
         .unwrap();
-    let apart = [FAILOVER, FULLNAT, HEALTH, HOOKS, SCHEDULERS].map(|text| {
+    let apart = [FAILOVER, FLOWS, FULLNAT, HEALTH, HOOKS, SCHEDULERS].map(|text| {
         let mut parts = text.split("\n## ");
         parts.find(|part| part.starts_with("Keys\n")).unwrap()
     });

@@ -201,7 +201,10 @@ fn service(
     let (ring_base, ring_capacity) = ServiceEntry::unslice(entry.pair);
     let pair_end = u64::from(ring_base).saturating_add(u64::from(ring_capacity).saturating_mul(2));
     check(entry.used == 1, "'used' is neither 0 nor 1")?;
-    check(entry.reserved == 0, "reserved bytes are not zero")?;
+    check(
+        entry.reserved == 0 && entry.reserved2 == 0,
+        "reserved bytes are not zero",
+    )?;
     check(
         Spread::from_u8(entry.spread).is_some(),
         "what of its packets is scheduled is unknown",
@@ -219,13 +222,17 @@ fn service(
         "its policy for the middle of streams is unknown",
     )?;
     check(
-        match Reach::from_word(entry.reach) {
+        match Reach::from_word(entry.reach()) {
             None => entry.port != [0, 0] && Protocol::has_ports(entry.protocol),
             Some(found) => {
-                entry.port == [0, 0] && found.word() == entry.reach && found.low <= found.high
+                entry.port == [0, 0] && found.word() == entry.reach() && found.low <= found.high
             }
         },
         "its ports or its prefix are none",
+    )?;
+    check(
+        (entry.mss != 0) == (entry.pick & ServiceEntry::CLAMPS != 0),
+        "it lowers an MSS, or does not, against its own word",
     )?;
     check(
         pair_end <= u64::from(maps.geometry.ring_slots)
@@ -253,12 +260,13 @@ fn service(
     let image = ServiceImage {
         address: entry.address,
         port: u16::from_be_bytes(entry.port),
-        reach: entry.reach,
+        reach: entry.reach(),
         protocol: entry.protocol,
         forwarding: entry.forwarding,
         family: entry.family,
         idle_epochs: entry.idle_epochs,
         mid_stream: entry.mid_stream,
+        mss: entry.mss,
         spread: entry.spread,
         scheduling,
         quic: entry.quic,

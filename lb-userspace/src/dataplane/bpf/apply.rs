@@ -161,27 +161,34 @@ fn service_entry(image: &ServiceImage, half: u8, sources: u32) -> Option<Service
     let offset = if half == 0 { 0 } else { image.ring_capacity };
     let base = image.ring_base.checked_add(offset)?;
     let length = u32::try_from(image.ring.len()).ok()?;
-    Some(ServiceEntry {
-        ring: ServiceEntry::slice(base, length),
-        address: image.address,
-        port: image.port.to_be_bytes(),
-        protocol: image.protocol,
-        forwarding: image.forwarding,
-        idle_epochs: image.idle_epochs,
-        family: image.family,
-        used: 1,
-        pair: ServiceEntry::slice(image.ring_base, image.ring_capacity),
-        sources,
-        mid_stream: image.mid_stream,
-        spread: image.spread,
-        pick: image.scheduling.pick as u8,
-        client_bits: image.scheduling.client_bits,
-        reach: image.reach,
-        quic: image.quic,
-        fields: image.scheduling.fields as u8,
-        affinity: image.scheduling.affinity,
-        reserved: 0,
-    })
+    Some(
+        ServiceEntry {
+            ring: ServiceEntry::slice(base, length),
+            address: image.address,
+            port: image.port.to_be_bytes(),
+            protocol: image.protocol,
+            forwarding: image.forwarding,
+            idle_epochs: image.idle_epochs,
+            family: image.family,
+            used: 1,
+            pair: ServiceEntry::slice(image.ring_base, image.ring_capacity),
+            sources,
+            mid_stream: image.mid_stream,
+            spread: image.spread,
+            pick: image.scheduling.pick as u8,
+            client_bits: image.scheduling.client_bits,
+            ports: 0,
+            length: 0,
+            reserved: 0,
+            mss: 0,
+            quic: image.quic,
+            fields: image.scheduling.fields as u8,
+            affinity: image.scheduling.affinity,
+            reserved2: 0,
+        }
+        .reaching(image.reach)
+        .clamping(image.mss),
+    )
 }
 
 fn write_service(

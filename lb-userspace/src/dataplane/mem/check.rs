@@ -96,7 +96,7 @@ fn leads_somewhere(mem: &Mem, slot: &EndpointSlot) -> bool {
     match slot.kind {
         1 | 5 => service.is_some_and(|s| {
             (s.address, s.port, s.protocol) == (slot.address, slot.port, slot.protocol)
-                && s.reach == 0
+                && s.reach() == 0
                 && s.used == 1
         }),
         2 => slot.index == 0,
@@ -115,7 +115,7 @@ fn leads_somewhere(mem: &Mem, slot: &EndpointSlot) -> bool {
                     let service = mem.services.get(rule.service as usize);
                     service.is_some_and(|s| {
                         (s.address, s.port, s.protocol) == (slot.address, [0, 0], rule.protocol)
-                            && s.reach == reach.word()
+                            && s.reach() == reach.word()
                             && s.used == 1
                     })
                 })
