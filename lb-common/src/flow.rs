@@ -243,7 +243,7 @@ impl IdleEpochs {
     }
 
     /// What counts for an entry of this rank, of datagrams or of TCP. A connection is in its handshake as long as it was seen in one
-    /// epoch alone; of one that is idle nothing else is known any more.
+    /// epoch alone; of one that is idle nothing else is known any more, and when it is seen again it is in its handshake anew.
     #[inline(always)]
     pub const fn of(self, rank: FlowRank, datagrams: bool) -> u8 {
         let place = match rank {

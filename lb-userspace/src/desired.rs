@@ -394,26 +394,6 @@ fn silence(service: &Service) -> IdleEpochs {
     IdleEpochs::new(datagrams, handshake, established, closing)
 }
 
-/// What says how long silent flows of a backend count, by BackendId: of services of TCP, or of datagrams (`true`), whose entries
-/// stand for longer than that. Where a service has both, an entry does not say which it is.
-pub fn silences(state: &State) -> BTreeMap<u32, (IdleEpochs, bool)> {
-    let services = state.config().services.values();
-    let limited = services.filter_map(|service| {
-        let datagrams = match service.protocol {
-            Protocol::Any => return None,
-            protocol => protocol != Protocol::Tcp,
-        };
-        let silence = silence(service);
-        (silence != IdleEpochs::default()).then_some((service, (silence, datagrams)))
-    });
-    let ids = |(service, silence): (&Service, _)| {
-        let keys = service.keyed_backends().map(|(key, _)| key);
-        let ids = keys.filter_map(|key| Some(state.ids().backend(&key)?.id));
-        ids.map(|id| (id, silence)).collect::<Vec<_>>()
-    };
-    limited.flat_map(ids).collect()
-}
-
 /// The hop of backends whose way is unknown.
 const fn nowhere() -> NextHop {
     NextHop {

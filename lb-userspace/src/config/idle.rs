@@ -20,9 +20,12 @@ pub(super) fn of_service(
     kind: Option<Protocol>,
     notes: &mut Notes<'_>,
 ) -> TcpIdle {
+    let why = "the service's protocol is not tcp";
     if matches!(kind, Some(Protocol::Udp | Protocol::Sctp)) {
-        let why = "the service's protocol is not tcp";
         reader.without_effect(&["mid-stream"], why, "remove the key", notes);
+    }
+    // An INIT of SCTP in a service of all protocols would go by them as well.
+    if kind.is_some_and(|kind| kind != Protocol::Tcp) {
         reader.without_effect(&KEYS, why, "remove the key", notes);
     }
     let [handshake, established, closing] = KEYS.map(|key| {
@@ -30,10 +33,13 @@ pub(super) fn of_service(
         let at = reader.duration(key, range, notes);
         at.map(|at| at.value)
     });
-    TcpIdle {
-        handshake,
-        established,
-        closing,
+    match kind {
+        Some(Protocol::Tcp) | None => TcpIdle {
+            handshake,
+            established,
+            closing,
+        },
+        Some(_) => TcpIdle::default(),
     }
 }
 

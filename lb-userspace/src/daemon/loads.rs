@@ -30,7 +30,6 @@ impl Owner<'_> {
         };
         let task = || Task {
             forget: state.ids().quarantined().collect(),
-            silences: desired::silences(state),
             weigh: desired::flow_weights(state).into_keys().collect(),
         };
         let Some(found) = self.sweeper.work(now, rest, task) else {

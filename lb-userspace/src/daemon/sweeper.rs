@@ -1,10 +1,9 @@
 //! Walks through the flow table in slices between other work: counts flows by backend and keeps
 //! idle entries marked as such. Walks through the table of `fullnat` too, at its own pace, as nothing waits for that.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use lb_common::Epoch;
-use lb_common::flow::IdleEpochs;
 
 use crate::dataplane::bpf::{FlowCounts, Got, NatWalk, Reader, Sweep};
 
@@ -26,8 +25,6 @@ pub(super) enum Rest {
 pub(super) struct Task {
     /// BackendIds at rest, whose entries are freed.
     pub(super) forget: BTreeSet<u32>,
-    /// As [`crate::desired::silences`].
-    pub(super) silences: BTreeMap<u32, (IdleEpochs, bool)>,
     /// Backends whose flows are counted for their loads.
     pub(super) weigh: Vec<u32>,
 }
@@ -101,14 +98,10 @@ impl Sweeper {
             if !rested(self.ended, now, rest) {
                 return None;
             }
-            let Task {
-                forget,
-                silences,
-                weigh,
-            } = task();
+            let Task { forget, weigh } = task();
             self.walk = Some(Walk {
                 began: now,
-                sweep: self.reader.sweep(forget, silences),
+                sweep: self.reader.sweep(forget),
                 got: self.reader.got(weigh.iter().copied()),
                 weigh,
             });

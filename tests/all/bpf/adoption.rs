@@ -1,6 +1,6 @@
 //! Creation, adoption, ownership, and the end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
@@ -225,11 +225,11 @@ fn a_paused_daemon_that_wakes_after_a_takeover_writes_nothing() {
             bytes[..8].copy_from_slice(&word.0.to_ne_bytes());
         });
         let forget = || BTreeSet::from([2]);
-        let mut sweep = old.reader().sweep(forget(), BTreeMap::new());
+        let mut sweep = old.reader().sweep(forget());
         assert_eq!(sweep.slice(Epoch(0), u32::MAX).unwrap().freed, 0);
         assert_eq!(new.actual().unwrap(), before);
         new.apply(&[MapOp::SetRevision { revision: 1 }]).unwrap();
-        let mut sweep = new.reader().sweep(forget(), BTreeMap::new());
+        let mut sweep = new.reader().sweep(forget());
         assert_eq!(sweep.slice(Epoch(0), u32::MAX).unwrap().freed, 1);
     });
 }

@@ -92,7 +92,7 @@ fn a_sweep_counts_settles_and_forgets_in_slices() {
         put(room, 9, 0, word(31, FlowRank::Proven, 13));
         put(room, 10, 0, word(30, FlowRank::ClosingProven, 12));
         put(room, 10, 1, word(30, FlowRank::ClosingProbation, 11));
-        let mut sweep = bpf.reader().sweep(BTreeSet::from([3]), BTreeMap::new());
+        let mut sweep = bpf.reader().sweep(BTreeSet::from([3]));
         let mut slices = 1;
         let counts = loop {
             match sweep.slice(now, 100) {

@@ -669,8 +669,8 @@ prop_compose! {
                 _ => MidStream::Reset,
             },
             tcp_idle: match (protocol, tcp_idle.map(|idle| idle.map(Duration::from_secs))) {
-                (Protocol::Udp | Protocol::Sctp, _) => TcpIdle::default(),
-                (_, [handshake, established, closing]) => TcpIdle { handshake, established, closing },
+                (Protocol::Tcp, [handshake, established, closing]) => TcpIdle { handshake, established, closing },
+                _ => TcpIdle::default(),
             },
             mss: match protocol {
                 Protocol::Udp | Protocol::Sctp => 0,

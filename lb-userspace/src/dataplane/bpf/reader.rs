@@ -8,7 +8,7 @@ use lb_common::counter::{
     BACKEND_LINE, DROP_LINE, DROP_LINES, GLOBAL_LINE, Global, MORE_LINE, PerBackend, TURN, Totals,
     lines_per_cpu, service_line,
 };
-use lb_common::flow::{IDLE_AFTER, IdleEpochs, WAYS};
+use lb_common::flow::{IDLE_AFTER, WAYS};
 use lb_common::{CounterLine, Epoch, FlowRank, FlowWord};
 
 use super::apply;
@@ -119,20 +119,13 @@ impl Reader {
 
     /// Begins a walk through the flow table. Entries of the backends in `forget` are freed on the
     /// way, so that their ids can be used again; the caller has cleared those backends before.
-    /// `silences`: for how long silent flows count, of backends for which that is less than [`IDLE_AFTER`] epochs, and whether they are
-    /// of datagrams.
-    pub fn sweep(
-        &self,
-        forget: BTreeSet<u32>,
-        silences: BTreeMap<u32, (IdleEpochs, bool)>,
-    ) -> Sweep {
+    pub fn sweep(&self, forget: BTreeSet<u32>) -> Sweep {
         let backends = usize::try_from(self.maps.geometry.backends).unwrap_or(0);
         Sweep {
             maps: Arc::clone(&self.maps),
             owner_epoch: self.owner_epoch,
             next: 0,
             forget,
-            silences,
             live: vec![0; backends],
             closing: vec![0; backends],
             idle: vec![0; backends],
@@ -163,7 +156,6 @@ pub struct Sweep {
     owner_epoch: u64,
     next: u32,
     forget: BTreeSet<u32>,
-    silences: BTreeMap<u32, (IdleEpochs, bool)>,
     live: Vec<u64>,
     closing: Vec<u64>,
     idle: Vec<u64>,
@@ -218,13 +210,11 @@ impl Sweep {
                 *count = count.saturating_add(1);
             }
         };
-        let silence = self.silences.get(&id).copied().unwrap_or_default();
-        let in_use = in_use(word, now, silence);
-        match in_use {
+        match in_use(word, now) {
             true => add(&mut self.live),
             false => add(&mut self.idle),
         }
-        if in_use && word.rank().is_closing() {
+        if in_use(word, now) && word.rank().is_closing() {
             add(&mut self.closing);
         }
         word.settled(now)
@@ -253,13 +243,12 @@ impl Sweep {
 
 /// Whether an entry is a flow that a drain waits for. One that was closed counts until the epoch of
 /// its FIN or RST is over (17 s at most): by then, packets would have made it an open one again if
-/// the flags were forged or only one side had ended. Others count while they are not idle, by what the table can tell or by their service's
-/// word.
-const fn in_use(word: FlowWord, now: Epoch, (silence, datagrams): (IdleEpochs, bool)) -> bool {
+/// the flags were forged or only one side had ended. Others count while they are not idle.
+const fn in_use(word: FlowWord, now: Epoch) -> bool {
     let age = word.age(now);
     let idle = matches!(word.rank(), FlowRank::Idle) || age > IDLE_AFTER;
     let closed = word.rank().is_closing() && age > 0;
-    !idle && !closed && !silence.are_over(word, now, datagrams)
+    !idle && !closed
 }
 
 #[cfg(test)]
@@ -281,30 +270,7 @@ mod tests {
         ] {
             let word = FlowWord::new(1, 1, rank, Epoch(3));
             let now = Epoch(3 + age);
-            let silence = (IdleEpochs::default(), false);
-            assert_eq!(
-                in_use(word, now, silence),
-                expected,
-                "{rank:?} at age {age}"
-            );
-        }
-    }
-
-    #[test]
-    fn flows_count_for_as_long_as_their_service_says() {
-        for (rank, age, of_tcp, of_datagrams) in [
-            (FlowRank::Probation, 2, true, true),
-            (FlowRank::Probation, 3, false, true),
-            (FlowRank::Probation2, 4, true, false),
-            (FlowRank::Proven, 3, true, true),
-            (FlowRank::Proven, 5, false, false),
-            (FlowRank::Proven, 15, true, true),
-        ] {
-            let word = FlowWord::new(1, 1, rank, Epoch(3));
-            let now = Epoch((3 + age) % 16);
-            let idle = IdleEpochs::new(3, 2, 4, 1);
-            let found = [false, true].map(|datagrams| in_use(word, now, (idle, datagrams)));
-            assert_eq!(found, [of_tcp, of_datagrams], "{rank:?} at age {age}");
+            assert_eq!(in_use(word, now), expected, "{rank:?} at age {age}");
         }
     }
 }
