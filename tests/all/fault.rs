@@ -16,8 +16,9 @@
 //! | P3 | the daemon is stopped for ten seconds, with FAIRLEAD_LONG=1 for a minute | `process::p3_...` |
 //! | P10 | a paused daemon wakes after a takeover; a second one starts | `process::p10_...`, `e2e::restart::a_second_daemon_is_refused` |
 //! | K3 | pins hold what nobody wrote | `kernel::k3_...`, each field in `bpf::mutation` |
+//! | K4 | pins are removed by hand | `kernel::k4_...` |
 //! | K5 | the verifier refuses a new program | `kernel::k5_...` |
-//! | C1 | wrong, binary, mutated files | `config::c1_...` |
+//! | C1 | wrong, binary, mutated files, at a reload and at a start | `config::c1_...` |
 //! | C4 | an empty or drastically smaller file | `config::c4_...` |
 //! | C5 | the same in another order | `config::c5_...` |
 //! | D1 | the disk of the state is full | `disk::d1_...` |
