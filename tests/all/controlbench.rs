@@ -15,12 +15,19 @@ fn a_small_configuration_has_all_figures() {
         backends: 2,
         starts: 2,
         orders: 6,
+        targets: 20,
+        seconds: 3,
     };
     let rows = controlbench::run(&effort, |what| println!("{what}")).unwrap();
     let counts: Vec<usize> = rows.iter().map(count).collect();
     // Rings, checks, starts, three of memory, orders undisturbed and disturbed; how often somebody asked is open.
     assert_eq!(counts[..8], [21, 2, 2, 2, 2, 1, 3, 3], "{rows:?}");
-    assert!(counts.len() == 9 && counts[8] > 0, "{rows:?}");
+    assert!(counts.len() == 15 && counts[8] > 0, "{rows:?}");
+    // Processor time, lateness of all and of the 99th of 100: with all well, and with half of them silent.
+    for checks in [&counts[9..12], &counts[12..15]] {
+        assert_eq!((checks[0], checks[2]), (3, 1), "{rows:?}");
+        assert!(checks[1] > 0, "{rows:?}");
+    }
     let text = table::render(&Machine::this().unwrap(), &rows);
     for row in &rows {
         assert!(text.contains(&row.what), "{text}");
