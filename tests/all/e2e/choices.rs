@@ -216,9 +216,7 @@ fn at_the_deadline_of_a_drain_flows_are_kept_or_moved_as_the_service_says() {
                 };
                 log.lines().any(of)
             };
-            ["echo4", "echo6", "udp4"]
-                .iter()
-                .all(|service| over(&service))
+            ["echo4", "echo6", "udp4"].iter().all(over)
         });
         let mut left = 0;
         for (name, mut stream) in moved {

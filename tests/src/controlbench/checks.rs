@@ -189,14 +189,19 @@ fn measure(daemon: &mut Daemon, effort: &Effort, what: &str) -> Result<Vec<Row>>
     let process = i32::try_from(daemon.process()?.pid()).context("a process number")?;
     let clock = clock_getcpuclockid(Pid::from_raw(process)).context("the clock of the daemon")?;
     let began = read(ClockId::CLOCK_MONOTONIC)?;
-    let mut used = Vec::new();
+    let (mut used, mut waits) = (Vec::new(), Vec::new());
     let (mut worked, mut at) = (read(clock)?, Instant::now());
+    let mut waited = daemon.waited_for_cpu()?;
     for _ in 0..effort.seconds {
         std::thread::sleep(Duration::from_secs(1));
         let (now, took) = (read(clock)?, at.elapsed());
         at = Instant::now();
         used.push((now - worked).div_f64(took.as_secs_f64()));
         worked = now;
+        let now = daemon.waited_for_cpu()?;
+        // A thread that has ended takes its waits with it.
+        waits.push(now.saturating_sub(waited).div_f64(took.as_secs_f64()));
+        waited = now;
     }
     let began = u64::try_from(began.as_nanos()).context("since boot")?;
     let rounds = results(daemon)?.into_iter().flatten();
@@ -211,6 +216,7 @@ fn measure(daemon: &mut Daemon, effort: &Effort, what: &str) -> Result<Vec<Row>>
         .context("no target was checked")?;
     Ok(vec![
         Row::times(format!("processor time a second, {what}"), used, CORE),
+        Row::times("  waits for a CPU that others have", waits, Goal::None),
         Row::times("  how late a check of one that answers begins", late, LATE),
         Row::times("  99 of 100 begin within", vec![most], LATE),
     ])

@@ -40,8 +40,15 @@ fn every_key_is_wrong_in_a_broken_file() {
 /// A date, which TOML has and no key takes.
 const WRONG: &str = "1979-05-27";
 
+/// A table's name, its header, and its keys with their values.
+type Table = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+);
+
 /// A small file that is good.
-const GOOD: [(&str, &str, &[(&str, &str)]); 6] = [
+const GOOD: [Table; 6] = [
     ("daemon", "[daemon]", &[("interfaces", "[\"eth0\"]")]),
     ("limits", "[limits]", &[]),
     (
