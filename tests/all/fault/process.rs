@@ -111,16 +111,25 @@ fn set_open_files(pid: u32, soft: &str, hard: &str) {
 /// Fault P6: no descriptor is left. Checks say nothing, and nobody is taken for dead.
 #[test]
 fn p6_daemon_without_a_free_descriptor_takes_nobody_for_dead() {
-    let mut stage = Stage::new(SHAPES[0]);
+    // Patient, so that nothing but the lack of descriptors can be taken for a fault.
+    let mut stage = Stage::with(SHAPES[0], Server::threads, |mut config| {
+        for service in &mut config.services {
+            service.health.interval_ms = 500;
+            service.health.timeout_ms = 490;
+            service.health.fall = 3;
+        }
+        config
+    });
+    let downs = |stage: &Stage| stage.daemon.log().matches("to=Down").count();
     let load = stage.load(&ECHO, 500);
     let pid = stage.daemon.process().unwrap().pid();
     let (soft, hard) = open_files(pid);
     // What is open stays open.
     set_open_files(pid, "1", &hard);
-    let begun = load.begun();
+    let (begun, before) = (load.begun(), downs(&stage));
     let without = Instant::now();
     wait_until("rounds have passed", Duration::from_secs(60), || {
-        load.begun() > begun + 1000 && without.elapsed() > Duration::from_secs(3)
+        load.begun() > begun + 1000 && without.elapsed() > Duration::from_secs(5)
     });
     set_open_files(pid, &soft, &hard);
     let told = stage.daemon.cli(&["why", "web4/b1"]).unwrap();
@@ -132,8 +141,7 @@ fn p6_daemon_without_a_free_descriptor_takes_nobody_for_dead() {
     stage.wait("all are up", |status| {
         status.all_are("up") && !status.checker_suspect
     });
-    let log = stage.daemon.log();
-    assert!(!log.contains("to=Down"), "{log}");
+    assert_eq!(downs(&stage), before, "{}", stage.daemon.log());
     load.stop().assert_clean(1000);
     stage.end();
 }
