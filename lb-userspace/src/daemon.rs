@@ -135,7 +135,8 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     let claimer = Claimer::spawn(reports, cancel.clone(), claims, store)?;
     let (saver, saves) = Saver::new(writer, &daemon.state_dir);
     let (reloads, loads) = Reloads::new();
-    let runner = Runner::spawn(events, cancel.clone(), runner::CONCURRENCY, seeds.id);
+    let at_once = runner::concurrency(runner::descriptors());
+    let runner = Runner::spawn(events, cancel.clone(), at_once, seeds.id);
 
     let parts = Parts {
         reconciler,
