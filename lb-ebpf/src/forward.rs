@@ -385,6 +385,17 @@ pub fn put_port<F: Frame>(
     end: End,
     port: [u8; 2],
 ) -> Result<Delta, DropReason> {
+    change_port(frame, offset, end, |old| port_or(port, old))
+}
+
+/// Gives a port in a transport header another value, and the difference it makes.
+#[inline(always)]
+pub fn change_port<F: Frame>(
+    frame: &mut F,
+    offset: usize,
+    end: End,
+    change: impl FnOnce([u8; 2]) -> [u8; 2],
+) -> Result<Delta, DropReason> {
     let ports = frame
         .header_mut::<Ports>(offset)
         .ok_or(DropReason::Truncated)?;
@@ -392,7 +403,7 @@ pub fn put_port<F: Frame>(
         End::Source => &mut ports.source,
         End::Destination => &mut ports.destination,
     };
-    let port = port_or(port, *field);
+    let port = change(*field);
     let delta = Delta::NONE.swap2(*field, port);
     *field = port;
     Ok(delta)

@@ -3,7 +3,9 @@
 use lb_common::{Address, DropReason, backend::device_slot};
 
 use crate::{
-    forward::{End, address_delta, age_and_patch, is_ours, patch_transport, put_address, put_port},
+    forward::{
+        End, address_delta, age_and_patch, change_port, is_ours, patch_transport, put_address,
+    },
     frame::Frame,
     parse::Packet,
     tables::Tables,
@@ -19,7 +21,7 @@ pub(super) fn hop_of<F: Frame, T: Tables>(frame: &F, tables: &T) -> Result<u64, 
     Ok((Mac::source(words).0 | device << 48).to_le())
 }
 
-/// Gives both ends of a whole segment or datagram new addresses and ports, and the packet one hop less.
+/// Gives both ends of a whole segment or datagram new addresses and ports, and the packet one hop less. A client's port may be 0.
 #[inline(always)]
 pub(super) fn translate_both<F: Frame>(
     frame: &mut F,
@@ -37,7 +39,7 @@ pub(super) fn translate_both<F: Frame>(
     put_address(frame, L3, family, End::Source, source.0)?;
     put_address(frame, L3, family, End::Destination, destination.0)?;
     let delta = delta
-        .plus(put_port(frame, l4, End::Source, source.1)?)
-        .plus(put_port(frame, l4, End::Destination, destination.1)?);
+        .plus(change_port(frame, l4, End::Source, |_| source.1)?)
+        .plus(change_port(frame, l4, End::Destination, |_| destination.1)?);
     patch_transport(frame, l4, packet.protocol, delta)
 }
