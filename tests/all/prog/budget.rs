@@ -22,9 +22,9 @@ struct Figures {
 /// `cargo xtask test budget` and `cargo xtask test --kernel 6.1 budget` print.
 #[rustfmt::skip]
 const FIGURES: [Figures; 6] = [
-    Figures { kernel: "6.1", program: "fairlead", instructions: 94370, stack: 448 },
-    Figures { kernel: "6.1", program: "fairlead_tagged", instructions: 75161, stack: 448 },
-    Figures { kernel: "6.1", program: "fairlead_aside", instructions: 438028, stack: 448 },
+    Figures { kernel: "6.1", program: "fairlead", instructions: 95933, stack: 448 },
+    Figures { kernel: "6.1", program: "fairlead_tagged", instructions: 75820, stack: 448 },
+    Figures { kernel: "6.1", program: "fairlead_aside", instructions: 447773, stack: 480 },
     Figures { kernel: "6.18", program: "fairlead", instructions: 115718, stack: 448 },
     Figures { kernel: "6.18", program: "fairlead_tagged", instructions: 110094, stack: 448 },
     Figures { kernel: "6.18", program: "fairlead_aside", instructions: 299090, stack: 512 },
