@@ -6,7 +6,7 @@
 //! section 4.2). Quotes with IPv4 options or IPv6 extension headers do not count; those of protocols without ports
 //! have port 0 at both ends.
 
-use lb_common::{Address, DropReason, Family, Protocol};
+use lb_common::{Address, DropReason, Family, Protocol, counter::Handshake};
 use network_types::{
     icmp::Icmpv4Hdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -67,6 +67,23 @@ pub fn kind<F: Frame>(frame: &F, packet: &Packet) -> Option<Kind> {
         (Family::V4, 3 | 11 | 12) | (Family::V6, 1..=4) => Kind::Error,
         _ => Kind::Other,
     })
+}
+
+/// [`Handshake::Unreachable`] for an error that says that a packet has not come to where it should: destination unreachable (RFC 792 type 3, RFC 4443
+/// type 1), but for one that was too big; else 0.
+#[inline(always)]
+pub fn unreachable<F: Frame>(frame: &F, packet: &Packet) -> u32 {
+    let Some(icmp) = frame.header::<Icmpv4Hdr>(packet.l4()) else {
+        return 0;
+    };
+    let says = match packet.family {
+        Family::V4 => icmp.type_ == 3 && icmp.code != 4,
+        Family::V6 => icmp.type_ == 1,
+    };
+    match says {
+        true => Handshake::Unreachable as u32 | packet.blur(),
+        false => packet.blur(),
+    }
 }
 
 /// Where the quoted IP header begins.

@@ -19,7 +19,7 @@ use crate::{
     segment,
     service::{self, Live, Service},
     tables::{CacheLine, PackedKey, Tables, load},
-    verdict::{self, Account, Aside, Outcome, PackedOutcome, Refusal, Sent, Verdict},
+    verdict::{self, Account, Aside, Outcome, PackedOutcome, Parcel, Refusal, Sent, Verdict},
     vlan::{self, Came},
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ports, protocol},
 };
@@ -139,7 +139,7 @@ fn ended<T: Tables>(tables: &T, outcome: &Outcome) -> Verdict {
     if let Some(control) = tables.control()
         && let Some(global) = tables.counters(control.lines_per_cpu, GLOBAL_LINE)
     {
-        verdict::count(tables, control, global, outcome, 0);
+        verdict::count(tables, control, global, outcome, 0, 0);
     }
     outcome.verdict
 }
@@ -213,11 +213,10 @@ impl<'t, T: Tables, C: Clock> Lane<'t, T, C> {
 
     /// Counts what is not counted yet.
     #[inline(always)]
-    fn end(&self, outcome: PackedOutcome) -> Verdict {
-        let outcome: Outcome = outcome.into();
+    fn end(&self, packed: PackedOutcome) -> Verdict {
+        let outcome: Outcome = packed.into();
         if !matches!(outcome.account, Account::Counted) {
-            let bytes = self.bytes as u64;
-            verdict::count(self.tables, self.control, self.global, &outcome, bytes);
+            self.tables.count_outcome(packed.word(), self.bytes as u64);
         }
         outcome.verdict
     }
@@ -383,8 +382,12 @@ pub(crate) fn from_backend<F: Frame, T: Tables, const V4: bool>(
     if let Some(outcome) = cx.dead(|| true) {
         return outcome.into();
     }
-    match to_client(frame, cx, &packet, owner, service.entry) {
-        Ok(verdict) => Outcome::of(verdict, Account::Returned, owner.backend).into(),
+    let mut says = 0;
+    match to_client(frame, cx, &packet, owner, service.entry, &mut says) {
+        Ok(verdict) => {
+            let outcome = Outcome::of(verdict, Account::Returned, owner.backend);
+            PackedOutcome::from(outcome).saying(says)
+        }
         Err(refusal) => PackedOutcome::refused(refusal, service.index),
     }
 }
@@ -417,9 +420,10 @@ fn to_client<F: Frame, T: Tables>(
     packet: &Packet,
     owner: Owner,
     service: &ServiceEntry,
+    says: &mut u32,
 ) -> Result<Verdict, Refusal> {
     packet.check_ip(frame)?;
-    let arrival = packet.check_transport(frame)?;
+    let arrival = packet.check_reply(frame, says)?;
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExpired.into());
     }
@@ -442,6 +446,25 @@ fn to_client<F: Frame, T: Tables>(
     Ok(forward::send(frame, exit)?)
 }
 
+/// Counts the end of a packet with this [`PackedOutcome`]. In the kernel this is a function of its own: each end would be followed
+/// through all that is counted.
+#[inline(always)]
+pub fn count_outcome<T: Tables>(tables: &T, word: u64, bytes: u64) {
+    let packed = PackedOutcome::of(word);
+    if let Some(control) = tables.control()
+        && let Some(global) = tables.counters(control.lines_per_cpu, GLOBAL_LINE)
+    {
+        verdict::count(
+            tables,
+            control,
+            global,
+            &packed.into(),
+            packed.says(),
+            bytes,
+        );
+    }
+}
+
 /// Counts a packet of a flow that has its backend: sent, or not because it does not fit.
 #[inline(always)]
 pub(crate) fn count<T: Tables>(
@@ -449,20 +472,35 @@ pub(crate) fn count<T: Tables>(
     sent: &Sent,
     sending: Result<Verdict, Refusal>,
 ) {
-    let first = cx.tables.first_counter(cx.control.lines_per_cpu);
-    let line = |line: u32| cx.tables.counter(first.wrapping_add(line));
+    let parcel = match sending {
+        Ok(verdict) => Parcel::new(sent, verdict).word(),
+        // The flow is in the table although its packet goes nowhere: its next one will not be new.
+        Err(Refusal(word)) if word >> 8 != 0 => Parcel::new(sent, Verdict::TX).word() | STAYS,
+        Err(_) => return,
+    };
+    cx.tables.count_parcel(parcel, sent.bytes);
+}
+
+/// In what [`count_parcel`] is given: the packet is not sent.
+const STAYS: u64 = 1 << 63;
+
+/// Counts a packet with what is told of it in a [`Parcel`]. In the kernel this is a function of its own: each of its callers would be
+/// followed through all that it counts.
+#[inline(always)]
+pub fn count_parcel<T: Tables>(tables: &T, word: u64, bytes: u64) {
+    let parcel = Parcel::open(word & !STAYS, 0);
+    let (Some(control), Some(sent)) = (tables.control(), parcel.sent(bytes)) else {
+        return;
+    };
+    let first = tables.first_counter(control.lines_per_cpu);
+    let line = |line: u32| tables.counter(first.wrapping_add(line));
     let Some(global) = line(counter::GLOBAL_LINE) else {
         return;
     };
-    match sending {
-        Ok(verdict) => verdict::count_sent(cx.tables, global, first, sent, verdict),
-        // The flow is in the table although its packet goes nowhere: its next one will not be new.
-        Err(Refusal(word)) if word >> 8 != 0 => {
-            if let Some(line) = line(counter::BACKEND_LINE.wrapping_add(sent.backend)) {
-                verdict::count_origin(cx.tables, global, first, line, sent);
-            }
-        }
-        Err(_) => {}
+    if word & STAYS == 0 {
+        verdict::count_sent(tables, global, first, &sent, parcel.verdict());
+    } else if let Some(line) = line(counter::BACKEND_LINE.wrapping_add(sent.backend)) {
+        verdict::count_origin(tables, global, first, line, &sent);
     }
 }
 

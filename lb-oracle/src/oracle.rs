@@ -23,7 +23,7 @@ use std::collections::HashMap;
 
 use lb_common::{
     Control, DropReason, FlowHash, Forwarding, MidStream, Nanos, Pick, Protocol, Spread,
-    counter::More, counter::PerBackend, flow::EPOCH_SHIFT,
+    counter::Handshake, counter::More, counter::PerBackend, flow::EPOCH_SHIFT,
 };
 use lb_ebpf::fixture::{
     Fate,
@@ -327,6 +327,11 @@ impl Oracle {
         let counted = |ledger: &mut Ledger| {
             let connection = matches!(meaning, Meaning::Datagram | Meaning::Opens);
             ledger.came(id, origin, connection);
+            // What is known was counted where it was found.
+            let known = matches!(origin, Origin::Known | Origin::Resent | Origin::Reopened);
+            if meaning == Meaning::Opens && !known {
+                ledger.opened(id, origin);
+            }
         };
         let backend = self.maps.backends[id];
         if long && backend.forwarding == Some(Forwarding::Dnat) {
@@ -406,7 +411,22 @@ impl Oracle {
         self.ledger.backend(id, PerBackend::ReplyPackets, 1);
         let bytes = frame.len() as u64;
         self.ledger.backend(id, PerBackend::ReplyBytes, bytes);
+        self.answered(arrived, id);
         Ok(Opinion::sent(fate, macs.on(output), Sent::Returned))
+    }
+
+    /// What a whole segment of a backend says to a client that opens a connection (RFC 9293 section 3.10.7.1).
+    fn answered(&mut self, arrived: &Arrived<'_>, id: usize) {
+        let Arrived { frame, ip, .. } = arrived;
+        let header = ip.bytes(frame, ip.transport(), 14);
+        let Some(header) = header.filter(|_| ip.protocol == Protocol::Tcp as u8) else {
+            return;
+        };
+        match (header[13] & 0x17, &header[4..8]) {
+            (0x12, _) => self.ledger.handshake(id, Handshake::Answered),
+            (0x14, [0, 0, 0, 0]) => self.ledger.handshake(id, Handshake::Refused),
+            _ => {}
+        }
     }
 
     fn assign(
@@ -436,6 +456,9 @@ impl Oracle {
         });
         if let Some(slot) = self.flows.turn(service) {
             self.ledger.turn(service, slot);
+        }
+        if let Ok((id, origin @ (Origin::Resent | Origin::Reopened))) = assigned {
+            self.ledger.opened(id, origin);
         }
         assigned
     }

@@ -34,7 +34,8 @@ pub fn young<'t, T: Tables>(
             first_match(tables.flows(sets.second)?, sets.tag)?,
         ),
     };
-    if !word.is_young(epoch) || arrival.is_closing() {
+    // Who opens again is counted.
+    if !word.is_young(epoch) || arrival.opens_or_closes() {
         return None;
     }
     let id = word.backend_id();

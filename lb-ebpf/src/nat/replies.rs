@@ -89,16 +89,17 @@ fn to_client<F: Frame, T: Tables, const V4: bool>(
         return Outcome::PASS.into();
     }
     let mut noted = 0;
-    let outcome = match translate(frame, cx, &packet, &flow, &mut noted) {
+    let mut says = 0;
+    let outcome = match translate(frame, cx, &packet, &flow, &mut noted, &mut says) {
         Ok(verdict) => Outcome::of(verdict, Account::Returned, flow.backend.id),
         Err(refusal) => {
             return PackedOutcome::refused(refusal, flow.service.index);
         }
     };
     match noted {
-        0 => outcome.into(),
+        0 => PackedOutcome::from(outcome).saying(says),
         ANOTHERS => Outcome::PASS.into(),
-        _ => PackedOutcome::of(PackedOutcome::from(outcome).word() | NOTED),
+        _ => PackedOutcome::of(PackedOutcome::from(outcome).saying(says).word() | NOTED),
     }
 }
 
@@ -109,9 +110,10 @@ fn translate<F: Frame, T: Tables>(
     packet: &Packet,
     flow: &Flow<'_>,
     noted: &mut u32,
+    says: &mut u32,
 ) -> Result<Verdict, Refusal> {
     packet.check_ip(frame)?;
-    let arrival = packet.check_transport(frame)?;
+    let arrival = packet.check_reply(frame, says)?;
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExpired.into());
     }
