@@ -194,7 +194,19 @@ impl Tracker {
 
     /// Takes a result into account.
     pub fn observe(&mut self, result: &ProbeResult, now_ns: u64) -> Observation {
+        self.add(result, None, now_ns)
+    }
+
+    /// The same of a probe that was made since packets made a suspect of the backend, `why`: if it is bad, that is enough.
+    pub fn confirm(&mut self, result: &ProbeResult, why: &str, now_ns: u64) -> Observation {
+        self.add(result, Some(why), now_ns)
+    }
+
+    fn add(&mut self, result: &ProbeResult, why: Option<&str>, now_ns: u64) -> Observation {
         let evidence = self.streak.weigh(result);
+        if why.is_some() && matches!(evidence, Evidence::Bad(_)) {
+            self.streak.hasten();
+        }
         let policy = self.streak.thresholds.damping;
         let may_rise = match &evidence {
             Evidence::Good => {
@@ -219,7 +231,7 @@ impl Tracker {
                 let first = !std::mem::replace(&mut self.told, true);
                 damped = first.then(|| self.damper.words(&policy, now_ns)).flatten();
             }
-            Some(to) => change = Some(self.turn(to, &evidence, now_ns)),
+            Some(to) => change = Some(self.turn(to, &evidence, why, now_ns)),
             None => {}
         }
         if self.last.len() >= KEPT {
@@ -289,9 +301,10 @@ impl Tracker {
         self.changed.as_ref()
     }
 
-    fn turn(&mut self, to: Health, evidence: &Evidence, at: u64) -> Change {
-        let reason = match evidence {
-            Evidence::Bad(words) => format!(
+    fn turn(&mut self, to: Health, evidence: &Evidence, why: Option<&str>, at: u64) -> Change {
+        let reason = match (evidence, why) {
+            (Evidence::Bad(words), Some(why)) => format!("{why}; checked at once: {words}"),
+            (Evidence::Bad(words), None) => format!(
                 "bad probes in a row: {}; the last: {words}",
                 self.streak.bad
             ),

@@ -391,6 +391,17 @@ fn backends(page: &mut Page<'_>, status: &Status) {
         "Flows moved to the backend from one that may not keep them",
         traffic(|t| t.moved_in),
     );
+    page.counter(
+        "backend_handshakes",
+        "TCP handshakes with the backend: SYNs that began one, answers, SYNs that came again, refusals, and ICMP messages that it cannot be reached",
+        each().flat_map(|(Labels(labels), b)| {
+            b.traffic.handshakes.by_outcome().map(|(outcome, n)| {
+                let mut labels = labels.clone();
+                labels.push(("outcome", outcome.to_owned()));
+                (Labels(labels), n)
+            })
+        }),
+    );
     page.gauge(
         "backend_live_flows",
         "Flows in the table at the last sweep",

@@ -491,8 +491,31 @@ pub struct HealthPolicy {
     pub trust_at_start: bool,
     /// How a target that goes up and down is kept down.
     pub damping: Damping,
+    /// How packets make a suspect of a backend between two probes; `None`: they do not.
+    pub passive: Option<Passive>,
     /// What becomes of what backends say about their load.
     pub agent: Option<AgentWeight>,
+}
+
+/// What makes a suspect of a backend: see [`crate::passive`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passive {
+    /// Fewer handshakes say nothing.
+    pub least: u16,
+    /// Hundredths of them that must be bad, 1 to 100.
+    pub percent: u8,
+    /// The time that is looked back on.
+    pub window: Duration,
+}
+
+impl Default for Passive {
+    fn default() -> Self {
+        Self {
+            least: 3,
+            percent: 50,
+            window: Duration::from_millis(500),
+        }
+    }
 }
 
 /// A target that changes too often has to stay good for longer before it is up again.

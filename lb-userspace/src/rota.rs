@@ -5,7 +5,7 @@
 //! targets that began together; after that each
 //! start is one interval after the one before, moved by up to the jitter; while results begin to differ from the
 //! verdict, the fast interval. A target has one probe
-//! at a time. Rounds that were missed (the prober was stopped) are not made up for: the target is
+//! at a time. One that is hurried ([`Rota::hurry`]) is probed at once, and its next turn follows from that. Rounds that were missed (the prober was stopped) are not made up for: the target is
 //! spread anew.
 
 use std::cmp::{Ordering, Reverse};
@@ -38,8 +38,12 @@ struct Entry {
     streak: Streak,
     /// Probes that ended, up to `Target::opening`.
     made: u16,
+    /// When the next probe is due: what the queue says else is over.
+    due: u64,
     /// When the probe that is under way should have started.
     probing: Option<u64>,
+    /// The next one is to follow at once.
+    hurried: bool,
 }
 
 /// The rota of all targets.
@@ -94,7 +98,9 @@ impl Rota {
                 streak: Streak::new(Thresholds::from(&target)),
                 target,
                 made: 0,
+                due: now_ns,
                 probing: None,
+                hurried: false,
             };
             self.entries.insert(id, entry);
             self.queue.push(Reverse((now_ns, id)));
@@ -110,7 +116,10 @@ impl Rota {
                 return None;
             }
             let Reverse((scheduled, id)) = self.queue.pop()?;
-            if let Some(entry) = self.entries.get_mut(&id) {
+            if let Some(entry) = self.entries.get_mut(&id)
+                && entry.due == scheduled
+                && entry.probing.is_none()
+            {
                 entry.probing = Some(scheduled);
                 let target = entry.target.clone();
                 return Some(Due {
@@ -119,6 +128,22 @@ impl Rota {
                     target,
                 });
             }
+        }
+    }
+
+    /// A target is to be probed at once, or as soon as the probe that is under way has ended: that one began too early.
+    pub fn hurry(&mut self, backend: &BackendKey, now_ns: u64) {
+        let Some(id) = self.ids.get(backend) else {
+            return;
+        };
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        if entry.probing.is_some() {
+            entry.hurried = true;
+        } else if entry.due > now_ns {
+            entry.due = now_ns;
+            self.queue.push(Reverse((now_ns, *id)));
         }
     }
 
@@ -141,7 +166,9 @@ impl Rota {
         let opening = entry.target.opening.max(1);
         let made = entry.made.saturating_add(1);
         entry.made = made.min(opening.saturating_add(1));
+        let at_once = std::mem::take(&mut entry.hurried);
         let planned = match made.cmp(&opening) {
+            _ if at_once => now_ns,
             Ordering::Less => scheduled.saturating_add(OPENING.min(interval)),
             _ if hurries => scheduled.saturating_add(fast),
             Ordering::Equal => self.spread(scheduled, interval),
@@ -162,6 +189,10 @@ impl Rota {
             // A probe that took the whole interval is followed at once.
             false => planned.max(now_ns),
         };
+        let due = if at_once { now_ns } else { due };
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.due = due;
+        }
         self.queue.push(Reverse((due, id)));
     }
 

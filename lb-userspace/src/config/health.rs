@@ -6,6 +6,7 @@ mod dns;
 mod exec;
 mod http;
 mod kind;
+mod passive;
 mod tls;
 
 pub(super) use agent::SOURCES;
@@ -24,7 +25,7 @@ use super::codes;
 use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::value;
-use crate::model::{Aim, Check, Damping, HealthPolicy};
+use crate::model::{Aim, Check, Damping, HealthPolicy, Passive, Protocol};
 
 pub(super) const TARGETS: &[(&str, Aim)] = &[("vip", Aim::Vip), ("backend", Aim::Backend)];
 
@@ -36,8 +37,8 @@ const INTERVAL: std::ops::RangeInclusive<Duration> =
 const DAMPING: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(86_400);
 
-/// The checks of a service that says nothing about them.
-pub(super) fn default_policy() -> HealthPolicy {
+/// The checks of a service of a protocol that says nothing about them.
+pub(super) fn default_policy(protocol: Option<Protocol>) -> HealthPolicy {
     HealthPolicy {
         check: Check::Tcp,
         port: None,
@@ -50,15 +51,21 @@ pub(super) fn default_policy() -> HealthPolicy {
         fall: NonZeroU16::MIN.saturating_add(2),
         trust_at_start: false,
         damping: Damping::default(),
+        passive: (protocol == Some(Protocol::Tcp)).then(Passive::default),
         agent: None,
     }
 }
 
 /// `[service.health]`; where something is wrong, the default, and a note.
-pub(super) fn policy(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> HealthPolicy {
-    let default = default_policy();
+pub(super) fn policy(
+    reader: &Reader<'_, '_>,
+    protocol: Option<Protocol>,
+    notes: &mut Notes<'_>,
+) -> HealthPolicy {
+    let default = default_policy(protocol);
     let check = kind::check(reader, notes);
     let agent = agent::weight(reader, &check, notes);
+    let passive = passive::policy(reader, &check, protocol, notes);
     let (interval, timeout, jitter) = timings(reader, &default, notes);
     let fast = reader.duration("fast-interval", *INTERVAL.start()..=interval, notes);
     let fall = threshold(reader, "fall", default.fall, notes);
@@ -86,6 +93,7 @@ pub(super) fn policy(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> HealthPo
         fall,
         trust_at_start: reader.boolean("trust-at-start", notes).unwrap_or(false),
         damping: damping(reader, notes),
+        passive,
         agent,
     }
 }

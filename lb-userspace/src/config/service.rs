@@ -166,7 +166,7 @@ pub(super) fn service(
     let forwarding = required_word(&reader, "forwarding", FORWARDINGS, notes);
     let tunnel = tunnel::of_service(&reader, forwarding.as_ref(), protocol.as_ref(), notes);
     let ring_size = reader.integer("ring-size", 1..=LARGEST_RING, notes);
-    let health = health_policy(&reader, notes);
+    let health = health_policy(&reader, kind, notes);
     let health_port_is_wrong = health.port.is_none() && has_health_port(&reader);
     let mut draft = ServiceDraft {
         name: name(&reader, notes),
@@ -345,17 +345,21 @@ fn has_health_port(reader: &Reader<'_, '_>) -> bool {
     }
 }
 
-fn health_policy(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> HealthPolicy {
+fn health_policy(
+    reader: &Reader<'_, '_>,
+    protocol: Option<Protocol>,
+    notes: &mut Notes<'_>,
+) -> HealthPolicy {
     let Some((key, found)) = reader.entry("health") else {
-        return health::default_policy();
+        return health::default_policy(protocol);
     };
     let DeValue::Table(table) = found.get_ref() else {
         reader.wrong_type("health", "a table", found, notes);
-        return health::default_policy();
+        return health::default_policy(protocol);
     };
     let path = format!("{}health.", reader.path);
     let health = Reader::new(&keys::HEALTH, table, found.span(), path, notes);
-    let policy = health::policy(&health, notes);
+    let policy = health::policy(&health, protocol, notes);
     if policy.check == Check::None {
         let span = health.get("type").map_or(key, |v| v.span());
         let message = "the backends of this service are not checked".to_owned();

@@ -21,7 +21,7 @@ use super::peer::Peer;
 use super::tls::Clients;
 use super::{dns, exec, grpc, http, http2, https, icmp, real_path, tcp, tls, udp};
 use crate::event::Event;
-use crate::model::{Check, ProbeResult, ProbeVerdict, Target};
+use crate::model::{BackendKey, Check, ProbeResult, ProbeVerdict, Target};
 use crate::rota::{Due, Rota, TargetId};
 
 /// Probes under way at once, unless told otherwise. Each holds one descriptor, and some a second one ([`SECOND_CHECKS`]).
@@ -65,6 +65,7 @@ pub type Events = mpsc::Sender<(u64, Event)>;
 #[derive(Debug)]
 pub struct Runner {
     targets: watch::Sender<Vec<Target>>,
+    hurries: mpsc::UnboundedSender<BackendKey>,
     tools: Arc<Tools>,
     task: JoinHandle<()>,
 }
@@ -74,6 +75,7 @@ impl Runner {
     /// any more, and when it is dropped. `seed` spreads the probes.
     pub fn spawn(events: Events, cancel: CancellationToken, concurrency: usize, seed: u64) -> Self {
         let (sender, targets) = watch::channel(Vec::new());
+        let (hurries, hurried) = mpsc::unbounded_channel();
         let tools: Arc<Tools> = Arc::default();
         let work = Work {
             rota: Rota::new(seed),
@@ -85,8 +87,9 @@ impl Runner {
         };
         Self {
             targets: sender,
+            hurries,
             tools,
-            task: tokio::spawn(work.run(targets, cancel)),
+            task: tokio::spawn(work.run(targets, hurried, cancel)),
         }
     }
 
@@ -94,6 +97,15 @@ impl Runner {
     /// changed or are gone are abandoned. A result that was already sent may still arrive.
     pub fn set_targets(&self, targets: Vec<Target>) {
         self.targets.send_replace(targets);
+    }
+
+    /// Targets that are to be probed at once. (Who asks asks seldom: a target that was asked for is not asked for again
+    /// before it has been probed.)
+    pub fn hurry(&self, backends: Vec<BackendKey>) {
+        for backend in backends {
+            // A runner that has ended is noticed elsewhere.
+            let _ended = self.hurries.send(backend);
+        }
     }
 
     /// Why checks cannot go to VIPs at present; `None`: they can.
@@ -130,7 +142,12 @@ struct Work {
 }
 
 impl Work {
-    async fn run(mut self, mut targets: watch::Receiver<Vec<Target>>, cancel: CancellationToken) {
+    async fn run(
+        mut self,
+        mut targets: watch::Receiver<Vec<Target>>,
+        mut hurries: mpsc::UnboundedReceiver<BackendKey>,
+        cancel: CancellationToken,
+    ) {
         loop {
             let wake = self.rota.next_due().map(instant);
             tokio::select! {
@@ -143,6 +160,7 @@ impl Work {
                     }
                     Err(_runner_dropped) => break,
                 },
+                Some(backend) = hurries.recv() => self.rota.hurry(&backend, now_ns()),
                 Some(ended) = self.probes.join_next() => {
                     self.ended(ended);
                     while let Some(ended) = self.probes.try_join_next() {

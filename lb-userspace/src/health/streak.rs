@@ -62,6 +62,11 @@ impl Streak {
         evidence
     }
 
+    /// The next bad round is enough to be down.
+    pub(super) fn hasten(&mut self) {
+        self.bad = self.bad.max(self.thresholds.fall.saturating_sub(1));
+    }
+
     /// Adds it to the row, and gives the verdict that the row is now long enough for, if it is another one.
     pub fn add(&mut self, evidence: &Evidence) -> Option<Health> {
         match evidence {

@@ -15,6 +15,7 @@ use crate::latency::Pace;
 use crate::model::{
     AdminState, Aim, BackendKey, Check, Config, Health, Name, RealPath, Scheduler, Target,
 };
+use crate::passive::suspicion::Suspicion;
 use crate::plan::endpoints;
 use crate::velocity::{Limit, Member};
 
@@ -100,6 +101,7 @@ impl State {
                 .backends
                 .entry(key.clone())
                 .or_insert_with(|| BackendState {
+                    suspicion: Suspicion::default(),
                     tracker: Tracker::new(thresholds),
                     since: now,
                     reason: Arc::clone(&unknown),

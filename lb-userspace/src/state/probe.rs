@@ -18,8 +18,19 @@ impl State {
         let Some(backend) = self.backends.get_mut(key) else {
             return;
         };
-        let seen = backend.tracker.observe(result, now);
+        let suspicion = backend.suspicion.checked(result.started);
+        let spared = suspicion.is_some() && self.can_spare(key);
+        let Some(backend) = self.backends.get_mut(key) else {
+            return;
+        };
+        let seen = match suspicion.filter(|_| spared) {
+            Some(why) => backend.tracker.confirm(result, &why.to_string(), now),
+            None => backend.tracker.observe(result, now),
+        };
         let raw = backend.tracker.health();
+        if let Some(why) = suspicion {
+            self.followed_up(now, key, &why, (&seen.evidence, spared), effects);
+        }
         if seen.evidence == Evidence::Good {
             self.measured(now, key, result.ended.saturating_sub(result.started));
         }

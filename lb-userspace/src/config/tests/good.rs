@@ -491,10 +491,11 @@ prop_compose! {
         to_backend in any::<bool>(),
         damping in (0_u16..5, 1_u64..1000, 1_u64..1000, 0_u64..1000),
         agent in proptest::option::of((any::<bool>(), 1_u16..=100, 100_u16..=200, 1_u16..=100)),
+        passive in proptest::option::of((1_u16..=10_000, 1_u8..=100, 300_u64..=10_000)),
     ) -> HealthPolicy {
         if check == Check::None {
             // Without checks the other keys have no effect, and so no place in the file.
-            return HealthPolicy { check, ..crate::config::health::default_policy() };
+            return HealthPolicy { check, ..crate::config::health::default_policy(None) };
         }
         let (changes, window, hold, more) = damping;
         let source = |first| match check {
@@ -519,6 +520,11 @@ prop_compose! {
             rise: NonZeroU16::new(rise).unwrap(),
             fall: NonZeroU16::new(fall).unwrap(),
             trust_at_start,
+            passive: passive.map(|(least, percent, window)| Passive {
+                least,
+                percent,
+                window: Duration::from_millis(window),
+            }),
             damping: match changes {
                 0 => Damping::default(),
                 _ => Damping {
@@ -598,6 +604,9 @@ prop_compose! {
         let claimed = claim && vip.is_host();
         let resets = failover.min_healthy == 2 && matches!(protocol, Protocol::Tcp | Protocol::Any);
         let mut health = health;
+        if protocol != Protocol::Tcp {
+            health.passive = None;
+        }
         if ports.single().is_none() && health.check.has_port() {
             health.port = health.port.or(Some(own_port));
         }
