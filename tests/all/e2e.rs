@@ -12,6 +12,7 @@ mod gigabyte;
 mod interfaces;
 mod lab;
 mod neighbours;
+mod passive;
 mod path_mtu;
 mod patient;
 mod policies;
