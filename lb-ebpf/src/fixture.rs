@@ -24,7 +24,6 @@ use lb_common::{
 
 use crate::{
     mem::{self, MemFrame, MemTables},
-    pipeline,
     verdict::Verdict,
 };
 
@@ -498,7 +497,7 @@ pub fn run_step(tables: &mut MemTables, step: &Step, ends: &Ends) -> Observed {
         bytes: ends.coming(step.ingress, &step.packet),
         ifindex: ends.port(step.ingress),
     };
-    let verdict = pipeline::process(&mut frame, tables, step.at);
+    let verdict = mem::process(&mut frame, tables, step.at);
     Observed {
         verdict,
         output: frame.bytes,

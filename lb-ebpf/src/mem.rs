@@ -24,11 +24,18 @@ use lb_common::{
 use crate::{
     admission,
     frame::{Frame, Header as OnWire, view, view_mut},
+    pipeline,
     tables::{CacheLine, Tables},
+    verdict::Verdict,
     wire::L3,
 };
 
 pub use publish::{Endpoint, Unplaceable};
+
+/// As [`pipeline::process`]. Compiled here, once: all of the data plane is inlined into it.
+pub fn process(frame: &mut MemFrame, tables: &MemTables, at: Nanos) -> Verdict {
+    pipeline::process(frame, tables, at)
+}
 
 /// A packet in a byte vector.
 #[derive(Clone, Debug, PartialEq, Eq)]

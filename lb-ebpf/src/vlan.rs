@@ -177,8 +177,7 @@ pub fn leave<F: Frame, T: Tables>(
 mod tests {
     use super::*;
     use crate::fixture::{self, Fate, Step, world::Ends};
-    use crate::mem::MemFrame;
-    use crate::pipeline;
+    use crate::mem::{self, MemFrame};
 
     /// A forwarded packet, with these words after its addresses, and what becomes of it.
     fn with(words: &[u8]) -> (Verdict, Vec<u8>, Step) {
@@ -193,7 +192,7 @@ mod tests {
         };
         frame.bytes.splice(12..12, words.iter().copied());
         let tables = fixture.world.tables(&ends);
-        let verdict = pipeline::process(&mut frame, &tables, step.at);
+        let verdict = mem::process(&mut frame, &tables, step.at);
         (verdict, frame.bytes, step)
     }
 

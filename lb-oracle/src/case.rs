@@ -6,7 +6,6 @@ use lb_common::{Device, FlowWord, Nanos};
 use lb_ebpf::{
     fixture::world::{Change, Ends, GEOMETRY, Side, World, our_mac},
     mem::{self, Geometry, MemFrame, MemTables},
-    pipeline,
     verdict::Verdict,
 };
 
@@ -168,7 +167,7 @@ pub fn run(case: &Case) -> Result<Tally, Difference> {
                 bytes: arrival.frame.clone(),
                 ifindex: ends.ifindex(arrival.ingress),
             };
-            let verdict = pipeline::process(&mut frame, &tables, scene.at);
+            let verdict = mem::process(&mut frame, &tables, scene.at);
             let opinion = oracle.process(&arrival.frame, &frame.bytes, arrival.ingress, scene.at);
             let compared = compare(&tables, arrival, (verdict, &frame.bytes), &opinion, &oracle);
             compared.map_err(|what| Difference {

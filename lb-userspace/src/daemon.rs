@@ -140,7 +140,8 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     let (look, looks) = mpsc::channel(1);
     let watch = reconciler.dataplane().reader();
     tasks.spawn(passive::watch(watch, looking, look, cancel.clone()));
-    let runner = Runner::spawn(events, cancel.clone(), runner::CONCURRENCY, seeds.id);
+    let at_once = runner::concurrency(runner::descriptors());
+    let runner = Runner::spawn(events, cancel.clone(), at_once, seeds.id);
 
     let parts = Parts {
         reconciler,

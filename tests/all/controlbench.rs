@@ -15,12 +15,20 @@ fn a_small_configuration_has_all_figures() {
         backends: 2,
         starts: 2,
         orders: 6,
+        targets: 20,
+        seconds: 3,
     };
     let rows = controlbench::run(&effort, |what| println!("{what}")).unwrap();
     let counts: Vec<usize> = rows.iter().map(count).collect();
     // Rings, checks, starts, three of memory, orders undisturbed and disturbed; how often somebody asked is open.
     assert_eq!(counts[..8], [21, 2, 2, 2, 2, 1, 3, 3], "{rows:?}");
-    assert!(counts.len() == 9 && counts[8] > 0, "{rows:?}");
+    assert!(counts.len() == 17 && counts[8] > 0, "{rows:?}");
+    // Processor time, waits for it (there may be none), lateness of all and of the 99th of 100: with all well, and with
+    // half of them silent.
+    for checks in [&counts[9..13], &counts[13..17]] {
+        assert_eq!((checks[0], checks[3]), (3, 1), "{rows:?}");
+        assert!(checks[2] > 0, "{rows:?}");
+    }
     let text = table::render(&Machine::this().unwrap(), &rows);
     for row in &rows {
         assert!(text.contains(&row.what), "{text}");

@@ -3,6 +3,7 @@
 mod agents;
 mod change;
 mod checks;
+mod choices;
 mod encapsulation;
 mod examples;
 mod failover;

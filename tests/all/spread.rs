@@ -3,6 +3,7 @@
 
 mod field;
 mod least;
+mod mass;
 mod stay;
 
 use lb_common::{Fields, Pick, Scheduling};

@@ -1,8 +1,9 @@
 //! The control plane's benchmark: how long a large configuration takes from the file to forwarding, what memory it
-//! needs, and how soon an order or a ring is effective.
+//! needs, how soon an order or a ring is effective, and what many health checks cost.
 //!
 //! This file says what is measured; `controlbench/` measures it, with the real program in namespaces of its own.
 
+pub mod checks;
 pub mod daemon;
 pub mod orders;
 pub mod ring;
@@ -26,6 +27,10 @@ pub struct Effort {
     pub starts: usize,
     /// Orders that are timed.
     pub orders: usize,
+    /// Targets that are checked once a second.
+    pub targets: usize,
+    /// Seconds of it that are measured.
+    pub seconds: usize,
 }
 
 /// What a figure is to stay below.
@@ -81,6 +86,7 @@ impl Row {
 pub fn run(effort: &Effort, tell: impl Fn(&str)) -> Result<Vec<Row>> {
     tell("rings");
     let mut rows = vec![ring::fill()];
-    rows.extend(daemon::run(effort, tell)?);
+    rows.extend(daemon::run(effort, &tell)?);
+    rows.extend(checks::run(effort, &tell)?);
     Ok(rows)
 }

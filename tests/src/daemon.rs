@@ -31,7 +31,7 @@ pub enum Protocol {
 /// How a service finds out whether its backends work.
 #[derive(Clone, Debug)]
 pub struct Health {
-    /// `http` or `tcp`.
+    /// The type: `http`, `tcp`, ...; `none` without all else.
     pub kind: &'static str,
     /// Between two probes, in milliseconds.
     pub interval_ms: u64,
@@ -281,10 +281,12 @@ impl Service {
         if let Some(port) = health.port {
             writeln!(out, "port = {port}")?;
         }
-        writeln!(out, "interval = \"{}ms\"", health.interval_ms)?;
-        writeln!(out, "timeout = \"{}ms\"", health.timeout_ms)?;
-        writeln!(out, "jitter = \"{}ms\"", health.jitter_ms)?;
-        writeln!(out, "rise = {}\nfall = {}", health.rise, health.fall)?;
+        if health.kind != "none" {
+            writeln!(out, "interval = \"{}ms\"", health.interval_ms)?;
+            writeln!(out, "timeout = \"{}ms\"", health.timeout_ms)?;
+            writeln!(out, "jitter = \"{}ms\"", health.jitter_ms)?;
+            writeln!(out, "rise = {}\nfall = {}", health.rise, health.fall)?;
+        }
         writeln!(out, "{}", health.extra)?;
         for backend in &self.backends {
             writeln!(out, "\n[[service.backend]]\nname = \"{}\"", backend.name)?;

@@ -23,7 +23,7 @@ use crate::{
         world::{BackendSpec, Change, Ends, Side},
     },
     mem::{self, MemFrame, MemTables},
-    pipeline, schedule,
+    schedule,
     tables::CacheLine,
     verdict::Action,
 };

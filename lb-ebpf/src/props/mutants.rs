@@ -18,7 +18,6 @@ use crate::{
         world::{Ends, Side, address, is_nat, our_mac},
     },
     mem::{self, MemFrame},
-    pipeline,
     verdict::{Action, Verdict},
 };
 
@@ -409,7 +408,7 @@ proptest! {
             ifindex: ends.ifindex(if behind { Side::Backend } else { step.ingress }),
         };
         let at = START + (later << lb_common::flow::EPOCH_SHIFT) / 4;
-        let verdict = pipeline::process(&mut frame, &tables, at);
+        let verdict = mem::process(&mut frame, &tables, at);
         prop_assert!(mem::conserves(&tables.totals()), "{:?}", tables.totals());
         let holds = holds(fixture, verdict, &packet, &frame.bytes);
         prop_assert!(
@@ -427,7 +426,7 @@ proptest! {
         let ether_type = [[8, 0], [0x86, 0xdd], [0, 0]][ether_type];
         packet.iter_mut().skip(12).zip(ether_type).for_each(|(byte, to)| *byte = to);
         let mut frame = MemFrame { bytes: packet.clone(), ifindex: Ends::HOST.client };
-        let verdict = pipeline::process(&mut frame, &tables, START);
+        let verdict = mem::process(&mut frame, &tables, START);
         prop_assert_eq!(verdict, Verdict::PASS);
         prop_assert_eq!(frame.bytes, packet);
         prop_assert!(mem::conserves(&tables.totals()));

@@ -13,7 +13,6 @@ use crate::{
         world::{BackendSpec, Change, Ends, Side, World},
     },
     mem::{self, Geometry, MemFrame, MemTables},
-    pipeline,
     verdict::Action,
 };
 
@@ -37,7 +36,7 @@ fn send(tables: &MemTables, flow: u16, flags: &'static str, at: u64) -> Option<u
         bytes: packet.bytes(),
         ifindex: Ends::HOST.client,
     };
-    let verdict = pipeline::process(&mut frame, tables, at);
+    let verdict = mem::process(&mut frame, tables, at);
     let to = (verdict.action == Action::Redirect).then(|| u32::from(frame.bytes[5]));
     assert!(to.is_some(), "{verdict:?}");
     to
@@ -158,7 +157,7 @@ proptest! {
             let at = START + (epoch << EPOCH_SHIFT);
             let packet = PLAIN.l2dsr().request(3000 + flow, flags, b"");
             let mut frame = MemFrame { bytes: packet.bytes(), ifindex: Ends::HOST.client };
-            let verdict = pipeline::process(&mut frame, &tables, at);
+            let verdict = mem::process(&mut frame, &tables, at);
             // All eight attempts may fall on the closed one: then the flow is refused, always.
             let backend = (verdict.action == Action::Redirect).then(|| frame.bytes[5]);
             let first = *model.entry(flow).or_insert(backend);
@@ -206,7 +205,7 @@ fn half_full_the_table_has_room_for_every_flow() {
             bytes: crate::fixture::packet::with_ip_sum(bytes),
             ifindex: Ends::HOST.client,
         };
-        pipeline::process(&mut frame, &tables, START);
+        mem::process(&mut frame, &tables, START);
         let sent = number + 1;
         if sent == places / 2 || sent == places * 3 / 4 {
             let [.., untracked, evicted] = tables.totals().global;

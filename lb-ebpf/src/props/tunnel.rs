@@ -19,8 +19,7 @@ use crate::{
         packet::Packet,
         world::{Ends, Side, address, tunnel_prefixes},
     },
-    mem::MemFrame,
-    pipeline,
+    mem::{self, MemFrame},
     verdict::Action,
 };
 
@@ -94,7 +93,7 @@ proptest! {
             bytes: request.bytes(),
             ifindex: Ends::HOST.ifindex(Side::Client),
         };
-        let verdict = pipeline::process(&mut frame, &tables, START);
+        let verdict = mem::process(&mut frame, &tables, START);
         prop_assert!(matches!(verdict.action, Action::Tx | Action::Redirect), "{verdict:?}");
         prop_assert_eq!(frame.bytes.len(), request.bytes().len() + kind.growth());
         let (ttl, outer_class, udp) = outer(&frame.bytes);

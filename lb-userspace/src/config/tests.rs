@@ -2,6 +2,7 @@
 
 mod broken;
 mod check;
+mod every_key;
 mod good;
 mod hook;
 mod hostile;

@@ -2,7 +2,7 @@
 //! status and body are as expected.
 //!
 //! It trusts nobody: no redirect is followed and no name resolved, so a target cannot send the
-//! prober elsewhere; a head ends at 16 KiB, a body at 64 KiB, and everything at the timeout. The
+//! prober elsewhere; a head ends at 16 KiB, a body at 64 KiB, all together at [`READ`], and everything at the timeout. The
 //! body is searched as it comes and not kept. The verdict is known, and the connection closed, as
 //! soon as nothing that may still come can change it.
 
@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
 use super::hearing::{FIELD, Hearing};
+use super::limited::Limited;
 use super::peer::Peer;
 use super::tcp::{Closing, connect, deadline};
 use super::verdict::{bad, failed, timed_out, void};
@@ -34,6 +35,10 @@ pub(super) const HEAD_BYTES: usize = 16 * 1024;
 
 /// The most bytes of a body that are looked at.
 pub(super) const BODY_BYTES: usize = 64 * 1024;
+
+/// The most bytes that are read: head, body, what stands around its pieces, and what hyper reads ahead. A target could send
+/// interim answers, or the zeros of a chunk's size, without end.
+const READ: usize = HEAD_BYTES + 2 * BODY_BYTES;
 
 /// The request of a probe.
 pub(super) type Probe = Request<Empty<Bytes>>;
@@ -78,7 +83,7 @@ pub(crate) async fn converse<B: Content>(
 ) -> ProbeVerdict {
     let handshake = http1::Builder::new()
         .max_buf_size(HEAD_BYTES)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Limited::new(stream, READ)))
         .await;
     let (sender, connection) = match handshake {
         Ok(both) => both,

@@ -1,5 +1,7 @@
 //! The tracker, by cases and against a naive model.
 
+mod hostile;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -85,6 +85,31 @@ fn c1_files_with_errors_change_nothing() {
 }
 
 #[test]
+fn c1_daemon_that_starts_with_a_broken_file_runs_the_last_good_one() {
+    let mut stage = Stage::new(SHAPES[0]);
+    let (before, ids) = (stage.daemon.status().unwrap(), stage.ids());
+    let good = std::fs::read_to_string(stage.daemon.config_file()).unwrap();
+    let broken = good.replacen("dnat", "dant", 1);
+    assert_ne!(broken, good);
+    let load = stage.load(&ECHO, 300);
+    stage.daemon.stop().unwrap();
+    write(&stage, broken.as_bytes());
+    stage.daemon.restart().unwrap();
+    let status = stage.daemon.status().unwrap();
+    let error = status.config_error.expect("the file is broken");
+    assert!(error.contains("dant"), "{error}");
+    assert_eq!(status.config_revision, before.config_revision);
+    assert_eq!(stage.ids(), ids);
+    stage.wait("all are up by that file", |status| status.all_are("up"));
+    stage.storm(&ECHO, 1000).assert_clean(1000);
+    write(&stage, good.as_bytes());
+    stage.daemon.cli(&["reload"]).unwrap().succeeded().unwrap();
+    assert_eq!(stage.daemon.status().unwrap().config_error, None);
+    load.stop().assert_clean(1);
+    stage.end();
+}
+
+#[test]
 fn c4_file_with_little_or_nothing_left_is_not_applied_without_consent() {
     let stage = check_refused([
         vec![],

@@ -67,6 +67,33 @@ fn k3_pins_that_nobody_wrote_like_this_are_refused_and_go_on_forwarding() {
 }
 
 #[test]
+fn k4_pins_that_somebody_removed_are_made_again_and_no_packet_is_lost() {
+    let stage = Stage::new(SHAPES[0]);
+    let load = stage.load(&ECHO, 500);
+    let pins = stage.pins();
+    let links = std::fs::read_dir(&pins)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("link-"));
+    let mut removed: Vec<String> = links.collect();
+    assert_eq!(removed.len(), 2, "{removed:?}");
+    removed.extend(["program", "flows", "backends"].map(str::to_owned));
+    for name in &removed {
+        std::fs::remove_file(pins.join(name)).unwrap();
+    }
+    let took = wait_until("the pins are there", Duration::from_secs(10), || {
+        removed.iter().all(|name| pins.join(name).exists())
+    });
+    println!("pinned again after {took:?}");
+    wait_until("it is told", Duration::from_secs(10), || {
+        stage.daemon.log().contains("pins were removed by somebody")
+    });
+    load.stop().assert_clean(1);
+    assert_eq!(stage.retransmissions(), 0);
+    stage.end();
+}
+
+#[test]
 fn k5_program_that_the_verifier_refuses_leaves_the_old_one_at_work() {
     let mut stage = Stage::new(SHAPES[0]);
     let minute = Duration::from_secs(60);

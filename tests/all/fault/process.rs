@@ -91,3 +91,106 @@ fn p10_daemon_that_wakes_after_a_takeover_ends_without_a_write() {
     stage.storm(&ECHO, 2000).assert_clean(2000);
     stage.end();
 }
+
+/// The soft and hard limit of open files of a process.
+fn open_files(pid: u32) -> (String, String) {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = text.lines().find_map(|l| l.strip_prefix("Max open files"));
+    let mut words = line.unwrap().split_whitespace().map(str::to_owned);
+    (words.next().unwrap(), words.next().unwrap())
+}
+
+fn set_open_files(pid: u32, soft: &str, hard: &str) {
+    let limit = format!("--nofile={soft}:{hard}");
+    let status = std::process::Command::new("prlimit")
+        .args(["--pid", &pid.to_string(), &limit])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+/// Fault P6: no descriptor is left. Checks say nothing, and nobody is taken for dead.
+#[test]
+fn p6_daemon_without_a_free_descriptor_takes_nobody_for_dead() {
+    // Patient, so that nothing but the lack of descriptors can be taken for a fault.
+    let mut stage = Stage::with(SHAPES[0], Server::threads, |mut config| {
+        for service in &mut config.services {
+            service.health.interval_ms = 500;
+            service.health.timeout_ms = 490;
+            service.health.fall = 3;
+        }
+        config
+    });
+    let downs = |stage: &Stage| stage.daemon.log().matches("to=Down").count();
+    let load = stage.load(&ECHO, 500);
+    let pid = stage.daemon.process().unwrap().pid();
+    let (soft, hard) = open_files(pid);
+    // What is open stays open.
+    set_open_files(pid, "1", &hard);
+    let (begun, before) = (load.begun(), downs(&stage));
+    let without = Instant::now();
+    wait_until("rounds have passed", Duration::from_secs(60), || {
+        load.begun() > begun + 1000 && without.elapsed() > Duration::from_secs(5)
+    });
+    set_open_files(pid, &soft, &hard);
+    let told = stage.daemon.cli(&["why", "web4/b1"]).unwrap();
+    let told = told.succeeded().unwrap().stdout;
+    assert!(
+        told.contains("no file descriptor left in this process"),
+        "{told}"
+    );
+    stage.wait("all are up", |status| {
+        status.all_are("up") && !status.checker_suspect
+    });
+    assert_eq!(downs(&stage), before, "{}", stage.daemon.log());
+    load.stop().assert_clean(1000);
+    stage.end();
+}
+
+/// Lets a process run for 5 ms of every 100, until told to stop.
+fn starve(pid: u32, done: &std::sync::atomic::AtomicBool) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    while !done.load(std::sync::atomic::Ordering::SeqCst) {
+        nix::sys::signal::kill(pid, Signal::SIGSTOP).unwrap();
+        std::thread::sleep(Duration::from_millis(95));
+        nix::sys::signal::kill(pid, Signal::SIGCONT).unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Fault P7: the daemon gets a twentieth of a CPU. Nobody is taken for dead; who is dead is found, though late.
+#[test]
+fn p7_daemon_that_is_starved_of_cpu_takes_nobody_for_dead_but_who_is() {
+    let mut stage = Stage::with(SHAPES[0], Server::processes, |mut config| {
+        for service in &mut config.services {
+            service.health.interval_ms = 1000;
+            service.health.timeout_ms = 500;
+        }
+        config
+    });
+    let load = stage.load(&ECHO, 300);
+    let pid = stage.daemon.process().unwrap().pid();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let seconds = if long() { 60 } else { 10 };
+    std::thread::scope(|scope| {
+        let starving = scope.spawn(|| starve(pid, &done));
+        let began = Instant::now();
+        wait_until("it is starved", Duration::from_secs(90), || {
+            began.elapsed().as_secs() >= seconds
+        });
+        let log = stage.daemon.log();
+        let nobody = !log.contains("to=Down");
+        load.stop().assert_clean(1000);
+        stage.servers[2].kill();
+        let patience = Duration::from_secs(60);
+        let found = stage.daemon.wait_until("b3 is down", patience, |status| {
+            let mut all = status.services.iter().flat_map(|s| &s.backends);
+            all.all(|b| b.health == if b.name == "b3" { "down" } else { "up" })
+        });
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        starving.join().unwrap();
+        assert!(nobody, "{log}");
+        found.unwrap();
+    });
+    stage.storm(&ECHO, 1000).assert_clean(1000);
+    stage.end();
+}

@@ -32,7 +32,7 @@ pub const FLOWS: u64 = 1 << 17;
 pub const PORT_BITS: u32 = 14;
 /// Of rings.
 const KEY: HashKey = HashKey([7, 11]);
-/// Slots that the service has.
+/// Slots that the service has, or more for many backends.
 const ROOM: u32 = 4096;
 
 /// The program and what it was told.
@@ -57,7 +57,7 @@ fn case(traffic: Traffic, backends: u32) -> Case {
         default_table: true,
         services: 1,
         backends,
-        ring: ROOM,
+        ring: maglev::ring_size(backends as usize).max(ROOM),
         goal: None,
     }
 }
@@ -104,7 +104,7 @@ fn allowed_cpus() -> Vec<u32> {
 
 impl Field {
     /// Writes the ring of those that take new flows.
-    fn fill(&mut self) {
+    pub fn fill(&mut self) {
         let takes = |id: u32| {
             self.rig.tables.backends[id as usize]
                 .permissions
@@ -168,6 +168,20 @@ impl Field {
     pub fn deny(&mut self, id: u32) {
         self.rig.tables.backends[id as usize].permissions = Permissions(Permissions::KEEP);
         self.rig.configure().unwrap();
+    }
+
+    /// What these backends may take and keep, whatever the ring says.
+    pub fn permit(&mut self, ids: Range<u32>, permissions: Permissions) {
+        let ids = ids.start as usize..ids.end as usize;
+        for backend in &mut self.rig.tables.backends[ids] {
+            backend.permissions = permissions;
+        }
+        self.rig.configure().unwrap();
+    }
+
+    /// Weights of rings that are filled from now on.
+    pub fn set_weights(&mut self, weights: &[u16]) {
+        self.weights = weights.to_vec();
     }
 
     /// The CPUs that packets may be handled on.

@@ -5,7 +5,6 @@ use lb_common::counter::Global;
 use lb_ebpf::{
     fixture::changes,
     mem::{self, MemFrame},
-    pipeline,
     verdict::{Action, Verdict},
 };
 
@@ -63,7 +62,7 @@ fn on_host(rig: &Rig, packet: &[u8]) -> Result<(Verdict, Vec<u8>)> {
         bytes: packet.to_vec(),
         ifindex: rig.ends().client,
     };
-    let verdict = pipeline::process(&mut frame, &rig.tables, Moment::now()?.nanos);
+    let verdict = mem::process(&mut frame, &rig.tables, Moment::now()?.nanos);
     Ok((verdict, frame.bytes))
 }
 

@@ -7,7 +7,8 @@ use clap::Parser;
 use lb_tests::bench::machine::Machine;
 use lb_tests::controlbench::{self, Effort, table};
 
-/// How long a large configuration takes from the file to forwarding, its memory, and how soon an order is effective.
+/// How long a large configuration takes from the file to forwarding, its memory, how soon an order is effective, and what
+/// many health checks cost.
 ///
 /// Needs root. Everything happens in network namespaces of its own. An otherwise idle machine gives the figures that
 /// can be compared.
@@ -26,6 +27,12 @@ struct Arguments {
     /// Orders that are timed.
     #[arg(long, default_value_t = 50, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1000))]
     orders: usize,
+    /// Targets that are checked once a second.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(10..=100_000))]
+    targets: usize,
+    /// Seconds of these checks that are measured.
+    #[arg(long, default_value_t = 15, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=3600))]
+    seconds: usize,
 }
 
 fn main() -> ExitCode {
@@ -44,6 +51,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         backends: arguments.backends,
         starts: arguments.starts,
         orders: arguments.orders,
+        targets: arguments.targets,
+        seconds: arguments.seconds,
     };
     let rows = controlbench::run(&effort, |what| eprintln!("{what}"))?;
     print!("{}", table::render(&Machine::this()?, &rows));

@@ -7,7 +7,6 @@ use lb_common::Epoch;
 use lb_ebpf::{
     fixture::{changes, world::Ends},
     mem::{self, MemFrame, MemTables},
-    pipeline,
     verdict::{Action, Verdict},
 };
 use lb_oracle::{
@@ -146,7 +145,7 @@ impl Cases {
             bytes: arrival.frame.clone(),
             ifindex,
         };
-        let verdict = pipeline::process(&mut frame, tables, at);
+        let verdict = mem::process(&mut frame, tables, at);
         let opinion = oracle.process(&arrival.frame, &frame.bytes, arrival.ingress, at);
         self.open_redirect(verdict)?;
         let (action, output, _) = match self.kernel.run(&arrival.frame, ifindex, 1) {

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Seconds after which the machine is killed: several times what it takes on an idle host.
-const AT_MOST: u32 = 1200;
+const AT_MOST: u32 = 2400;
 /// The status of timeout(1) when it killed.
 const TIMED_OUT: i32 = 124;
 /// Told to the kernel: a panic ends the machine (it does not reboot), an oops is a panic, and what depends on a

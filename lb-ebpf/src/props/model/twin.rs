@@ -86,7 +86,7 @@ impl Twin {
             bytes: kind.request(flow.0, flags, b"").bytes(),
             ifindex: Ends::HOST.client,
         };
-        let verdict = pipeline::process(&mut frame, &self.tables, self.at());
+        let verdict = mem::process(&mut frame, &self.tables, self.at());
         match (verdict.action, verdict.reason()) {
             (Action::Redirect, _) => Fate::To(u32::from(frame.bytes[5])),
             (_, Some(reason)) => Fate::Refused(reason),

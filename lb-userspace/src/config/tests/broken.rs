@@ -16,7 +16,7 @@ fn folder(name: &str) -> PathBuf {
 }
 
 /// Name and bytes of every broken file, in the order of their names.
-fn files() -> Vec<(String, Vec<u8>)> {
+pub(super) fn files() -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(folder("broken"))
         .unwrap()
         .map(|entry| entry.unwrap().path())

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, ProgramArray};
-use aya::programs::{ProgramError, ProgramInfo as LoadedProgram, Xdp};
+use aya::programs::{Program as AnyProgram, ProgramError, ProgramInfo as LoadedProgram, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::backend::DEVICES;
 use sha2::{Digest, Sha256};
@@ -126,23 +126,24 @@ pub(crate) fn load(
         loader.override_global("DEBUG_LOG", &1_u8, true);
     }
     let mut object = loader.load(object).map_err(refused)?;
-    let xdp: &mut Xdp = object
-        .program_mut(PROGRAM)
+    verify(&mut object, |name| {
+        name == PROGRAM || ASIDE_PROGRAMS.contains(&name)
+    })?;
+    let keep = || BpfError::system("keep the loaded program");
+    let xdp: &Xdp = object
+        .program(PROGRAM)
         .ok_or_else(|| BpfError::Object {
             why: format!("the object has no program '{PROGRAM}'"),
         })?
         .try_into()
-        .map_err(|error| refused(EbpfError::ProgramError(error)))?;
-    xdp.load()
-        .map_err(|error| refused(EbpfError::ProgramError(error)))?;
-    let keep = || BpfError::system("keep the loaded program");
+        .map_err(of_program)?;
     let fd = xdp
         .fd()
-        .map_err(|error| refused(EbpfError::ProgramError(error)))?
+        .map_err(of_program)?
         .as_fd()
         .try_clone_to_owned()
         .map_err(keep())?;
-    if link_asides(&mut object)?.len() != ASIDE_PROGRAMS.len() {
+    if connect_asides(&mut object)?.len() != ASIDE_PROGRAMS.len() {
         return Err(BpfError::Object {
             why: format!(
                 "the object lacks one of the programs {} or the map '{ASIDES}'",
@@ -165,14 +166,40 @@ pub(crate) fn load(
 /// Loads what the program of an object leaves packets to, and says so in its map `asides`. What the kernel says about
 /// each that the object has.
 pub fn link_asides(object: &mut Ebpf) -> Result<Vec<LoadedProgram>, BpfError> {
+    verify(object, |name| ASIDE_PROGRAMS.contains(&name))?;
+    connect_asides(object)
+}
+
+/// Loads the programs of an object that are `wanted`, all at once: the verifier takes a good part of a second for each, and
+/// holds no lock over them.
+fn verify(object: &mut Ebpf, wanted: impl Fn(&str) -> bool) -> Result<(), BpfError> {
+    std::thread::scope(|scope| {
+        let loading: Vec<_> = object
+            .programs_mut()
+            .filter(|(name, _)| wanted(name))
+            .map(|(_, program)| scope.spawn(|| load_one(program)))
+            .collect();
+        loading.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })
+}
+
+fn load_one(program: &mut AnyProgram) -> Result<(), BpfError> {
+    let xdp: &mut Xdp = program.try_into().map_err(of_program)?;
+    xdp.load().map_err(of_program)
+}
+
+/// Says in the map `asides` of an object which programs packets are left to.
+fn connect_asides(object: &mut Ebpf) -> Result<Vec<LoadedProgram>, BpfError> {
     let mut loaded = Vec::new();
     for (place, name) in (0..).zip(ASIDE_PROGRAMS) {
-        let Some(program) = object.program_mut(name) else {
+        let Some(program) = object.program(name) else {
             continue;
         };
-        let of_program = |error| refused(EbpfError::ProgramError(error));
-        let program: &mut Xdp = program.try_into().map_err(of_program)?;
-        program.load().map_err(of_program)?;
+        let program: &Xdp = program.try_into().map_err(of_program)?;
         let info = program.info().map_err(of_program)?;
         let fd = program
             .fd()
@@ -191,6 +218,10 @@ pub fn link_asides(object: &mut Ebpf) -> Result<Vec<LoadedProgram>, BpfError> {
         loaded.push(info);
     }
     Ok(loaded)
+}
+
+fn of_program(error: ProgramError) -> BpfError {
+    refused(EbpfError::ProgramError(error))
 }
 
 /// Sorts aya's errors by what can be done about them.

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::Record;
 use hickory_proto::rr::rdata::{A, AAAA, TXT};
+use proptest::prelude::*;
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::*;
@@ -215,4 +216,30 @@ async fn silence_closed_ports_and_torn_streams_are_told() {
         probe(target, &over_tcp, TIMEOUT).await,
         bad_as("answer: closed by the target before the end")
     );
+}
+
+proptest! {
+    /// Threat 20: whatever a target answers is understood or refused.
+    #[test]
+    fn random_and_damaged_answers_are_understood_or_refused(
+        junk in proptest::collection::vec(any::<u8>(), 0..600),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
+        length in 0_usize..200,
+    ) {
+        let check = check(DnsType::A);
+        let (query, _) = query(&check).unwrap();
+        let mut answer = reply(&query, ResponseCode::NoError, vec![a(SEVEN); 4]).to_vec().unwrap();
+        for (at, byte) in damage {
+            *at.get_mut(&mut answer) = byte;
+        }
+        answer.truncate(length.max(12));
+        // With the head of an answer to this query, what follows is looked at.
+        let joined = [&answer[..12], &junk].concat();
+        for bytes in [&junk, &answer, &joined] {
+            match understood(&query, bytes) {
+                Ok(answer) => prop_assert!(!matches!(judge(&answer, &check), ProbeVerdict::Void(_))),
+                Err(verdict) => prop_assert!(matches!(verdict, ProbeVerdict::Bad(_))),
+            }
+        }
+    }
 }

@@ -114,7 +114,7 @@ async fn said(script: &str) -> String {
     }
 }
 
-/// RELIABILITY.md, threat 19. Whoever lists the folder has it open itself, as 3.
+/// Threat 19. Whoever lists the folder has it open itself, as 3.
 #[tokio::test]
 async fn child_has_descriptors_0_to_2_only_and_cannot_gain_privileges() {
     use std::os::fd::AsRawFd;
@@ -131,6 +131,24 @@ async fn child_has_descriptors_0_to_2_only_and_cannot_gain_privileges() {
     assert_eq!(
         said("sed -n 's/NoNewPrivs:[^0-9]*//p' /proc/self/status").await,
         "1"
+    );
+}
+
+/// Threat 19: no shell reads the words of a command.
+#[tokio::test]
+async fn arguments_reach_the_command_as_they_are() {
+    let words = "$(exit 7); `exit 7` | ~ * && exit 7";
+    let check = ExecCheck {
+        command: "/bin/ls".into(),
+        arguments: vec![words.to_owned()],
+        user: None,
+    };
+    let ProbeVerdict::Bad(reason) = run(check).await else {
+        panic!("good");
+    };
+    assert!(
+        reason.starts_with("exit code 2: ") && reason.contains(words),
+        "{reason}"
     );
 }
 

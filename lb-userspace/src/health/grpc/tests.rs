@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 
+use proptest::prelude::*;
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
@@ -117,4 +118,28 @@ fn percent_encoding_is_taken_off_where_there_is_one() {
     assert_eq!(plain("a%20b%C3%A4%0a"), "a b\u{e4}\n");
     assert_eq!(plain("100% %2 %zz %"), "100% %2 %zz %");
     assert_eq!(plain(""), "");
+}
+
+proptest! {
+    /// Threat 20: whatever a target answers is read or refused, and only what says so is good.
+    #[test]
+    fn random_messages_are_read_or_refused(
+        fields in proptest::collection::vec(any::<u8>(), 0..64),
+        compressed in 0_u8..3,
+        off in -2_i32..3,
+        text in ".{0,40}",
+    ) {
+        let length = i32::try_from(fields.len()).unwrap().wrapping_add(off);
+        let mut message = vec![compressed];
+        message.extend(length.to_be_bytes());
+        message.extend(&fields);
+        let read = decoded(&message);
+        if compressed != 0 || off != 0 {
+            prop_assert_eq!(read, None);
+        }
+        prop_assert_eq!(serving(&message) == ProbeVerdict::Good, read == Some(1));
+        decoded(&fields);
+        // What stands for no text becomes a sign of three bytes each.
+        prop_assert!(plain(&text).len() <= text.len().saturating_mul(3));
+    }
 }

@@ -88,6 +88,56 @@ fn agents_that_lie_take_no_service_away_and_draw_no_more_than_twice_their_weight
     assert_eq!(sim.weights(), (1, 1));
 }
 
+/// What agents say that lie, flap, or know no numbers.
+const LIES: [&str; 9] = [
+    "0%",
+    "1000%",
+    "NaN%",
+    "-1%",
+    "0%",
+    "inf%",
+    "1e9%",
+    "1000%",
+    "18446744073709551616%",
+];
+
+/// Threat 23: the agents of all backends say all and nothing in turn, and what is no number, several times a second. Their
+/// parts stay within the bounds and move by one step a second at most, and so often at most is the ring filled.
+#[test]
+fn agents_that_flap_move_by_a_step_a_second_and_within_their_bounds() {
+    let mut sim = running(asked(200, 0));
+    for backend in ["web/a", "web/b"] {
+        sim.say(backend, "100%");
+    }
+    let parts = |sim: &Sim| ["web/a", "web/b"].map(|b| sim.state.backends[&key(b)].agent.part());
+    let began = sim.now;
+    let (mut told, mut writes, mut moved) = (0, 0, 0);
+    for n in 0..6000 {
+        let before = parts(&sim);
+        sim.state.take_dirty();
+        let (backend, lie) = match n % 2 {
+            0 => ("web/a", LIES[n / 2 % LIES.len()]),
+            _ => ("web/b", LIES[n / 2 * 5 % LIES.len()]),
+        };
+        told += sim.say(backend, lie);
+        sim.event(Event::Tick);
+        writes += u64::from(!sim.state.take_dirty().is_empty());
+        for (before, after) in before.into_iter().zip(parts(&sim)) {
+            assert!(
+                before.abs_diff(after) <= 100,
+                "{lie}: {before}, then {after}"
+            );
+            assert!((100..=2000).contains(&after), "{lie}: {after}");
+            moved += u64::from(before != after);
+        }
+    }
+    let seconds = (sim.now - began) / SECOND;
+    assert!(moved > 0 && seconds >= 600, "{moved} moves in {seconds} s");
+    assert!(writes <= seconds + 1, "{writes} in {seconds} s");
+    // Each is told of once in ten minutes.
+    assert!(told as u64 <= 2 * (seconds / 600 + 1), "told {told} times");
+}
+
 fn web_alone() -> Arc<Config> {
     web(|_| {})
 }
