@@ -95,7 +95,6 @@ impl Checks {
                 timeout_ms: effort.timeout_ms,
                 fall: effort.fall,
                 jitter_ms: 0,
-                extra: "passive = false",
                 ..Health::LAB
             },
             Self::Passive => Health {
@@ -104,6 +103,7 @@ impl Checks {
                 rise: 1,
                 fall: effort.fall,
                 jitter_ms: 0,
+                extra: "passive = true",
                 ..Health::LAB
             },
         }

@@ -25,7 +25,7 @@ use super::codes;
 use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::value;
-use crate::model::{Aim, Check, Damping, HealthPolicy, Passive, Protocol};
+use crate::model::{Aim, Check, Damping, HealthPolicy, Protocol};
 
 pub(super) const TARGETS: &[(&str, Aim)] = &[("vip", Aim::Vip), ("backend", Aim::Backend)];
 
@@ -37,8 +37,8 @@ const INTERVAL: std::ops::RangeInclusive<Duration> =
 const DAMPING: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(86_400);
 
-/// The checks of a service of a protocol that says nothing about them.
-pub(super) fn default_policy(protocol: Option<Protocol>) -> HealthPolicy {
+/// The checks of a service that says nothing about them.
+pub(super) fn default_policy() -> HealthPolicy {
     HealthPolicy {
         check: Check::Tcp,
         port: None,
@@ -51,7 +51,7 @@ pub(super) fn default_policy(protocol: Option<Protocol>) -> HealthPolicy {
         fall: NonZeroU16::MIN.saturating_add(2),
         trust_at_start: false,
         damping: Damping::default(),
-        passive: (protocol == Some(Protocol::Tcp)).then(Passive::default),
+        passive: None,
         agent: None,
     }
 }
@@ -62,7 +62,7 @@ pub(super) fn policy(
     protocol: Option<Protocol>,
     notes: &mut Notes<'_>,
 ) -> HealthPolicy {
-    let default = default_policy(protocol);
+    let default = default_policy();
     let check = kind::check(reader, notes);
     let agent = agent::weight(reader, &check, notes);
     let passive = passive::policy(reader, &check, protocol, notes);

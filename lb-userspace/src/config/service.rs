@@ -351,11 +351,11 @@ fn health_policy(
     notes: &mut Notes<'_>,
 ) -> HealthPolicy {
     let Some((key, found)) = reader.entry("health") else {
-        return health::default_policy(protocol);
+        return health::default_policy();
     };
     let DeValue::Table(table) = found.get_ref() else {
         reader.wrong_type("health", "a table", found, notes);
-        return health::default_policy(protocol);
+        return health::default_policy();
     };
     let path = format!("{}health.", reader.path);
     let health = Reader::new(&keys::HEALTH, table, found.span(), path, notes);

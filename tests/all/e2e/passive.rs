@@ -21,6 +21,7 @@ fn seldom(mut config: Config) -> Config {
             service.health.interval_ms = 600_000;
             service.health.timeout_ms = 500;
             service.health.fall = 3;
+            service.health.extra = "passive = true";
             service.extra += "\npanic-threshold = 60";
         }
     }

@@ -143,10 +143,13 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
         "gue-port",
         "gue-variant",
         "client-option",
-        // Of other types than the example's, or meaningless without damping.
+        // Of other types than the example's, or meaningless without damping or `passive`.
         "damping-window",
         "damping-hold",
         "damping-hold-max",
+        "passive-handshakes",
+        "passive-percent",
+        "passive-window",
         "tls",
         "server-name",
         "ca",
@@ -210,6 +213,7 @@ fn the_table_of_keys_tells_the_true_defaults() {
         "type = \"tls\"",
         "type = \"dns\"\nquery = \".\"",
         "damping = 2",
+        "passive = true",
         "agent-weight = \"line\"",
     ];
     let hook = "[[hook]]\nname = \"h\"\ncommand = [\"/bin/true\"]\n";
@@ -495,7 +499,7 @@ prop_compose! {
     ) -> HealthPolicy {
         if check == Check::None {
             // Without checks the other keys have no effect, and so no place in the file.
-            return HealthPolicy { check, ..crate::config::health::default_policy(None) };
+            return HealthPolicy { check, ..crate::config::health::default_policy() };
         }
         let (changes, window, hold, more) = damping;
         let source = |first| match check {
