@@ -555,6 +555,9 @@ pub struct ProbeResult {
     pub ended: u64,
     /// How it ended.
     pub verdict: ProbeVerdict,
+    /// It was made apart from the target's turns, since packets made a suspect of somebody.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub extra: bool,
 }
 
 /// How a probe ended.

@@ -117,8 +117,7 @@ impl Runner {
         self.targets.send_replace(targets);
     }
 
-    /// Targets that are to be probed at once. (Who asks asks seldom: a target that was asked for is not asked for again
-    /// before it has been probed.)
+    /// Targets that are to be probed at once, apart from their turns. (Who asks asks seldom: of one suspect at most once a second.)
     pub fn hurry(&self, backends: Vec<BackendKey>) {
         for backend in backends {
             // A runner that has ended is noticed elsewhere.
@@ -232,6 +231,7 @@ async fn round(
     let Due {
         id,
         scheduled,
+        extra,
         target,
     } = due;
     let mut hearing = Hearing::to(target.agent);
@@ -249,6 +249,7 @@ async fn round(
             started,
             ended: now_ns(),
             verdict,
+            extra,
         }
     };
     let seen = result.ended;

@@ -132,9 +132,20 @@ fn what_all_do_alike_makes_no_suspect() {
 
 #[test]
 fn few_handshakes_and_good_ones_among_bad_ones_say_nothing() {
-    let few = [0, 0, 0, 1, 0];
+    let refuses = [1, 0, 0, 1, 0];
     let mut looks = Looks::new(true, 2);
-    assert_eq!(looks.until_found(&[WELL, few], 30), None);
+    for _ in 0..5 {
+        // Two of two within the window.
+        assert_eq!(looks.add(&[WELL, refuses]), []);
+        assert_eq!(looks.add(&[WELL, refuses]), []);
+        assert_eq!(looks.until_found(&[WELL, [0; 5]], 6), None);
+    }
+    // Three of three.
+    let (after, found) = looks.until_found(&[WELL, refuses], 3).unwrap();
+    assert!(
+        after == 3 && matches!(found.as_slice(), [(1, why)] if why.bad == 3),
+        "{found:?}"
+    );
     let mut looks = Looks::new(true, 2);
     assert_eq!(looks.until_found(&[WELL, [9, 5, 0, 4, 0]], 30), None);
     // Somebody else's service is no measure.

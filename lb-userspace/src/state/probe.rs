@@ -18,19 +18,8 @@ impl State {
         let Some(backend) = self.backends.get_mut(key) else {
             return;
         };
-        let suspicion = backend.suspicion.checked(result.started);
-        let spared = suspicion.is_some() && self.can_spare(key);
-        let Some(backend) = self.backends.get_mut(key) else {
-            return;
-        };
-        let seen = match suspicion.filter(|_| spared) {
-            Some(why) => backend.tracker.confirm(result, &why.to_string(), now),
-            None => backend.tracker.observe(result, now),
-        };
+        let seen = backend.tracker.observe(result, now);
         let raw = backend.tracker.health();
-        if let Some(why) = suspicion {
-            self.followed_up(now, key, &why, (&seen.evidence, spared), effects);
-        }
         if seen.evidence == Evidence::Good {
             self.measured(now, key, result.ended.saturating_sub(result.started));
         }
@@ -56,6 +45,7 @@ impl State {
             .velocity
             .observe(key, &seen.evidence, result.started, raw, now);
         self.decided(now, decisions, effects);
+        self.followed_up(now, key, result, &seen.evidence, effects);
     }
 
     pub(super) fn decided(

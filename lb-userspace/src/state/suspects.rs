@@ -1,11 +1,13 @@
 //! Suspects that packets make of backends: who is watched, and what a check that was made at once means ([`crate::passive`]).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{State, record};
 use crate::event::{Effect, Record};
 use crate::health::Evidence as Heard;
-use crate::model::{AdminState, BackendKey, Check, Health, Name, Tier};
+use crate::model::{AdminState, BackendKey, Check, Health, Name, ProbeResult, Tier};
+use crate::passive::suspicion::{self, Finding};
 use crate::passive::{Evidence, Pool};
 
 impl State {
@@ -33,16 +35,27 @@ impl State {
         (pools, names)
     }
 
-    /// A suspicion of this backend would be followed up now.
+    /// A suspicion of this backend would be followed up now: by a check that could take it out.
     pub fn may_suspect(&self, now: u64, key: &BackendKey) -> bool {
         let service = self.config.services.get(&key.service);
         let is_checked = service.is_some_and(|service| {
             service.health.passive.is_some() && service.health.check != Check::None
         });
-        let known = self.backends.get(key);
         is_checked
-            && self.health(key) == Health::Up
-            && known.is_some_and(|known| known.suspicion.may_rise(now))
+            && self.is_up(key)
+            && self
+                .backends
+                .get(key)
+                .is_some_and(|known| known.suspicion.may_rise(now))
+            && self.can_spare(key)
+            && self.witness(key).is_some()
+    }
+
+    /// It serves, and no verdict that would end that is held back.
+    fn is_up(&self, key: &BackendKey) -> bool {
+        let known = self.backends.get(key);
+        self.health(key) == Health::Up
+            && known.is_some_and(|known| known.tracker.health() == Health::Up)
     }
 
     pub(super) fn suspected(
@@ -55,23 +68,21 @@ impl State {
         if !self.may_suspect(now, key) {
             return;
         }
-        let witness = self.witness(key);
-        if let Some(known) = self.backends.get_mut(key)
-            && known.suspicion.rise(now, evidence)
+        if let Some(witness) = self.witness(key)
+            && let Some(known) = self.backends.get_mut(key)
+            && known.suspicion.rise(now, evidence, witness.clone())
         {
-            let mut whom = vec![key.clone()];
-            whom.extend(witness);
-            effects.push(Effect::ProbeNow(whom));
+            effects.push(Effect::ProbeNow(vec![key.clone(), witness]));
         }
     }
 
-    /// Somebody of the same service who is probed as well: if a probe of him is good, it is not the prober that fails.
+    /// Another backend of the same service that is probed at the same time: if that probe is good, it is not the prober that fails.
     fn witness(&self, key: &BackendKey) -> Option<BackendKey> {
         let (service, suspect) = self.config.backend(key)?;
         let others = service.keyed_backends().filter(|(other, backend)| {
             let known = self.backends.get(other);
             backend.address != suspect.address
-                && self.health(other) == Health::Up
+                && self.is_up(other)
                 && known.is_some_and(|known| known.suspicion.waiting().is_none())
         });
         let after = |(other, _): &(BackendKey, _)| (other.backend < key.backend, other.clone());
@@ -79,7 +90,7 @@ impl State {
     }
 
     /// Without this backend there are still enough for the service: `panic-threshold`.
-    pub(super) fn can_spare(&self, key: &BackendKey) -> bool {
+    fn can_spare(&self, key: &BackendKey) -> bool {
         let Some(service) = self.config.services.get(&key.service) else {
             return false;
         };
@@ -97,32 +108,74 @@ impl State {
         left > 0 && left.saturating_mul(100) >= all.saturating_mul(threshold)
     }
 
-    /// A check that was made for a suspicion has ended. `spared`: it could have taken the backend out.
+    /// A check has ended: of a suspect, or of a witness to others.
     pub(super) fn followed_up(
         &mut self,
         now: u64,
         key: &BackendKey,
-        evidence: &Evidence,
-        (heard, spared): (&Heard, bool),
+        result: &ProbeResult,
+        heard: &Heard,
         effects: &mut Vec<Effect>,
     ) {
+        let mut found = Vec::new();
+        if let Some(known) = self.backends.get_mut(key)
+            && let Some(finding) = known.suspicion.heard(result, heard)
+        {
+            found.push((key.clone(), finding));
+        }
+        let config = Arc::clone(&self.config);
+        let service = config.services.get(&key.service).filter(|_| result.extra);
+        for (suspect, _) in service.iter().flat_map(|service| service.keyed_backends()) {
+            if let Some(known) = self.backends.get_mut(&suspect)
+                && let Some(finding) = known.suspicion.witnessed(key, result, heard)
+            {
+                found.push((suspect, finding));
+            }
+        }
+        for (suspect, (evidence, finding)) in found {
+            self.found(now, &suspect, &evidence, finding, effects);
+        }
+    }
+
+    fn found(
+        &mut self,
+        now: u64,
+        key: &BackendKey,
+        evidence: &Evidence,
+        finding: Finding,
+        effects: &mut Vec<Effect>,
+    ) {
+        let can_spare = self.can_spare(key);
         let Some(known) = self.backends.get_mut(key) else {
             return;
         };
         let suspicion = &mut known.suspicion;
-        let words = match heard {
-            Heard::Bad(words) if spared => {
-                suspicion.confirmed(now, evidence, words);
-                return;
-            }
-            Heard::Bad(words) => {
+        let reason = match finding {
+            Finding::Good => suspicion.cleared(now, evidence, "good"),
+            Finding::Unclear(words) => suspicion.unclear(now, evidence, &words),
+            Finding::Bad { words, .. } if !can_spare => {
                 let words = format!("{words}; too few others are up to take it out for that");
                 suspicion.cleared(now, evidence, &words)
             }
-            Heard::Good => suspicion.cleared(now, evidence, "good"),
-            Heard::Void(words) => suspicion.cleared(now, evidence, &format!("void: {words}")),
+            Finding::Bad { started, words } => {
+                known
+                    .tracker
+                    .confirm(suspicion::words(evidence, &words), now);
+                let (raw, heard) = (known.tracker.health(), Heard::Bad(words.clone()));
+                let decisions = self.velocity.observe(key, &heard, started, raw, now);
+                self.decided(now, decisions, effects);
+                let is_held = self.health(key) == Health::Up;
+                if let Some(known) = self.backends.get_mut(key) {
+                    match is_held {
+                        // That has been told.
+                        true => drop(known.suspicion.cleared(now, evidence, &words)),
+                        false => known.suspicion.confirmed(now, evidence, &words),
+                    }
+                }
+                return;
+            }
         };
-        let (backend, reason) = (key.clone(), words);
+        let backend = key.clone();
         record(effects, Record::Suspected { backend, reason });
     }
 

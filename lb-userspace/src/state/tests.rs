@@ -5,6 +5,7 @@ mod failover;
 mod orders;
 mod reports;
 mod returns;
+mod suspects;
 mod why;
 
 use std::collections::BTreeMap;
@@ -110,6 +111,7 @@ impl Sim {
             self.event(Event::Probe {
                 backend: key(backend),
                 result: ProbeResult {
+                    extra: false,
                     scheduled: at,
                     started: at,
                     ended: at,

@@ -351,6 +351,7 @@ fn sum(a: Traffic, b: Traffic) -> Traffic {
 
 fn result(seen: &Seen) -> ProbeResult {
     ProbeResult {
+        extra: false,
         scheduled: seen.scheduled,
         started: seen.started,
         ended: seen.ended,
