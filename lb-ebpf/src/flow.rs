@@ -11,8 +11,7 @@ mod origin;
 mod usual;
 
 use lb_common::{
-    Control, DropReason, Epoch, FlowHash, FlowRank, FlowWord, MidStream, Pick, Protocol, Spread,
-    counter::Handshake,
+    Control, DropReason, Epoch, FlowHash, FlowRank, FlowWord, MidStream, Pick, Spread,
     flow::{FlowSets, WAYS},
     hash::FlowTuple,
 };
@@ -23,7 +22,6 @@ use crate::{
     parse::Arrival,
     service::{self, Backend, Service},
     tables::{CacheLine, Tables},
-    verdict,
 };
 
 pub use aside::adopt;
@@ -339,14 +337,7 @@ fn assign_for<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
         return replace(tables, seeker, &entry, Origin::New);
     }
     refresh(tables, &entry, seeker.epoch, seeker.arrival.is_closing());
-    if seeker.arrival.is_opening() && seeker.service.entry.protocol == Protocol::Tcp as u8 {
-        // Another connection may come from the port of one that has ended.
-        let which = match entry.word.rank().is_over() {
-            true => Handshake::Begun,
-            false => Handshake::Resent,
-        };
-        verdict::count_handshake(tables, backend.id, which as u32);
-    }
+    origin::opening(tables, seeker, entry.word, backend.id);
     Assigned::to(backend.id, Origin::Known, entry.set, entry.way)
 }
 

@@ -16,8 +16,9 @@ use crate::{
     checksum::{Delta, Sum},
     forward::{self, End},
     frame::Frame,
-    parse::Packet,
-    verdict::Verdict,
+    parse::{self, Packet},
+    pipeline::opaque,
+    verdict::{Account, Outcome, PackedOutcome, Verdict},
     wire::{
         Check, ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, Mac, MacWords, OuterV4, OuterV6, Ports,
         protocol, v4,
@@ -83,6 +84,23 @@ pub fn unreachable<F: Frame>(frame: &F, packet: &Packet) -> u32 {
     match says {
         true => Handshake::Unreachable as u32 | packet.blur(),
         false => packet.blur(),
+    }
+}
+
+/// What an error that has gone to a client says of a handshake with its backend is put to its outcome. Last, since on its way the
+/// verifier would follow each answer through all that comes.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(crate) fn heard<F: Frame, const V4: bool>(
+    frame: &mut F,
+    outcome: PackedOutcome,
+) -> PackedOutcome {
+    let frame = opaque(frame);
+    if Outcome::from(outcome).account != Account::ErrorReturned {
+        return outcome;
+    }
+    match parse::ip::<F, V4>(frame) {
+        Some(packet) => outcome.saying(unreachable(frame, &packet)),
+        None => outcome,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each map is named as `lb_common`'s table says. The sizes here are the defaults of
 //! `lb_common::limits`; the loader sets the real ones.
 
+mod counts;
 mod values;
 mod way;
 
@@ -269,30 +270,6 @@ pub(crate) extern "C" fn note_affinity(service: u32, group: u64, backend: u32, s
     lb_ebpf::affinity::note(&KernelTables, service, group, backend, second)
 }
 
-/// [`lb_ebpf::verdict::count_handshake`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn count_handshake(backend: u32, which: u32) -> u32 {
-    lb_ebpf::verdict::count_handshake(&KernelTables, backend, which);
-    0
-}
-
-/// [`lb_ebpf::pipeline::count_outcome`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn count_outcome(outcome: u64, bytes: u64) -> u32 {
-    lb_ebpf::pipeline::count_outcome(&KernelTables, outcome, bytes);
-    0
-}
-
-/// [`lb_ebpf::pipeline::count_parcel`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn count_parcel(parcel: u64, bytes: u64) -> u32 {
-    lb_ebpf::pipeline::count_parcel(&KernelTables, parcel, bytes);
-    0
-}
-
 /// What map `source_ranges` says of an address; 0: nothing.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -426,17 +403,17 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn count_handshake(&self, backend: u32, which: u32) {
-        unknown(count_handshake(backend, which));
+        unknown(counts::count_handshake(backend, which));
     }
 
     #[inline(always)]
     fn count_outcome(&self, outcome: u64, bytes: u64) {
-        unknown(count_outcome(outcome, bytes));
+        unknown(counts::count_outcome(outcome, bytes));
     }
 
     #[inline(always)]
     fn count_parcel(&self, parcel: u64, bytes: u64) {
-        unknown(count_parcel(parcel, bytes));
+        unknown(counts::count_parcel(parcel, bytes));
     }
 
     #[inline(always)]

@@ -383,23 +383,6 @@ fn relay_to_client<F: Frame, T: Tables>(
     forward::send(frame, exit)
 }
 
-/// What an error that has gone to a client says of a handshake with its backend is put to its outcome. Last, since on its way the
-/// verifier would follow each answer through all that comes.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-pub(crate) fn heard<F: Frame, const V4: bool>(
-    frame: &mut F,
-    outcome: PackedOutcome,
-) -> PackedOutcome {
-    let frame = opaque(frame);
-    if Outcome::from(outcome).account != Account::ErrorReturned {
-        return outcome;
-    }
-    match parse::ip::<F, V4>(frame) {
-        Some(packet) => outcome.saying(icmp::unreachable(frame, &packet)),
-        None => outcome,
-    }
-}
-
 /// Tells a packet's sender if the outcome is [`PackedOutcome::too_big`].
 #[inline(always)]
 pub(crate) fn tell<F: Frame, T: Tables, const V4: bool>(

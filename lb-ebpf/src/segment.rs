@@ -14,7 +14,7 @@ use crate::{
     forward::{self, Exit},
     fragment,
     frame::Frame,
-    message, nat, other,
+    icmp, message, nat, other,
     parse::{self, Arrival, Packet},
     pipeline::{self, Clock, Context, Lane},
     reply::NO_FLOW,
@@ -103,7 +103,7 @@ fn others<F: Frame, T: Tables, const V4: bool>(
     let outcome = pipeline::rest::<F, T, V4>(frame, cx);
     if outcome.is_message() {
         let outcome = message::route::<F, T, V4>(frame, cx).into();
-        return message::heard::<F, V4>(frame, outcome);
+        return icmp::heard::<F, V4>(frame, outcome);
     }
     if outcome.is_other() {
         return other::route::<F, T, V4>(frame, cx);

@@ -7,6 +7,7 @@ mod answer;
 mod checksum;
 mod choice;
 mod flow;
+mod handshake;
 mod icmp;
 mod known;
 mod ledger;
@@ -23,7 +24,7 @@ use std::collections::HashMap;
 
 use lb_common::{
     Control, DropReason, FlowHash, Forwarding, MidStream, Nanos, Pick, Protocol, Spread,
-    counter::Handshake, counter::More, counter::PerBackend, flow::EPOCH_SHIFT,
+    counter::More, counter::PerBackend, flow::EPOCH_SHIFT,
 };
 use lb_ebpf::fixture::{
     Fate,
@@ -413,20 +414,6 @@ impl Oracle {
         self.ledger.backend(id, PerBackend::ReplyBytes, bytes);
         self.answered(arrived, id);
         Ok(Opinion::sent(fate, macs.on(output), Sent::Returned))
-    }
-
-    /// What a whole segment of a backend says to a client that opens a connection (RFC 9293 section 3.10.7.1).
-    fn answered(&mut self, arrived: &Arrived<'_>, id: usize) {
-        let Arrived { frame, ip, .. } = arrived;
-        let header = ip.bytes(frame, ip.transport(), 14);
-        let Some(header) = header.filter(|_| ip.protocol == Protocol::Tcp as u8) else {
-            return;
-        };
-        match (header[13] & 0x17, &header[4..8]) {
-            (0x12, _) => self.ledger.handshake(id, Handshake::Answered),
-            (0x14, [0, 0, 0, 0]) => self.ledger.handshake(id, Handshake::Refused),
-            _ => {}
-        }
     }
 
     fn assign(

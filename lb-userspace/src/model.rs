@@ -7,6 +7,7 @@ mod check;
 mod failover;
 mod hook;
 pub mod link;
+mod passive;
 mod ports;
 mod prefix;
 mod quic;
@@ -33,6 +34,7 @@ pub use lb_common::{
     Spread, Tunnel,
 };
 pub use link::{Link, Vlan};
+pub use passive::Passive;
 pub use ports::{Ports, PortsError};
 pub use prefix::{Prefix, PrefixError};
 pub use quic::{ConfigIds, ConfigIdsError, ServerId};
@@ -495,27 +497,6 @@ pub struct HealthPolicy {
     pub passive: Option<Passive>,
     /// What becomes of what backends say about their load.
     pub agent: Option<AgentWeight>,
-}
-
-/// What makes a suspect of a backend: see [`crate::passive`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Passive {
-    /// Fewer handshakes say nothing.
-    pub least: u16,
-    /// Hundredths of them that must be bad, 1 to 100.
-    pub percent: u8,
-    /// The time that is looked back on.
-    pub window: Duration,
-}
-
-impl Default for Passive {
-    fn default() -> Self {
-        Self {
-            least: 3,
-            percent: 50,
-            window: Duration::from_millis(500),
-        }
-    }
 }
 
 /// A target that changes too often has to stay good for longer before it is up again.

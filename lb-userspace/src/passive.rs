@@ -7,11 +7,7 @@
 
 pub mod suspicion;
 #[cfg(test)]
-#[expect(
-    clippy::arithmetic_side_effects,
-    clippy::indexing_slicing,
-    reason = "figures of tests are small"
-)]
+#[expect(clippy::arithmetic_side_effects, reason = "figures of tests are small")]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -22,6 +22,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::codes;
+use super::keys;
 use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::value;
@@ -56,8 +57,45 @@ pub(super) fn default_policy() -> HealthPolicy {
     }
 }
 
+/// The service's checks have a key for a port.
+pub(super) fn has_port(reader: &Reader<'_, '_>) -> bool {
+    match reader.get("health").map(|found| found.get_ref()) {
+        Some(DeValue::Table(table)) => table.contains_key("port"),
+        _ => false,
+    }
+}
+
+/// The checks of a service; where something is wrong, the default, and a note.
+pub(super) fn of_service(
+    reader: &Reader<'_, '_>,
+    protocol: Option<Protocol>,
+    notes: &mut Notes<'_>,
+) -> HealthPolicy {
+    let Some((key, found)) = reader.entry("health") else {
+        return default_policy();
+    };
+    let DeValue::Table(table) = found.get_ref() else {
+        reader.wrong_type("health", "a table", found, notes);
+        return default_policy();
+    };
+    let path = format!("{}health.", reader.path);
+    let health = Reader::new(&keys::HEALTH, table, found.span(), path, notes);
+    let policy = policy(&health, protocol, notes);
+    if policy.check == Check::None {
+        let span = health.get("type").map_or(key, |v| v.span());
+        let message = "the backends of this service are not checked".to_owned();
+        notes.add(Note::new(
+            &codes::NO_CHECK,
+            &span,
+            &health.name("type"),
+            message,
+        ));
+    }
+    policy
+}
+
 /// `[service.health]`; where something is wrong, the default, and a note.
-pub(super) fn policy(
+fn policy(
     reader: &Reader<'_, '_>,
     protocol: Option<Protocol>,
     notes: &mut Notes<'_>,
