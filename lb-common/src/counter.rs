@@ -1,8 +1,8 @@
 //! Counters and the reasons for drops.
 //!
 //! `counters` holds, for each CPU, `lines_per_cpu` cache lines of eight `u64`: global lines, then
-//! one line a backend, then [`DROP_LINES`] a service. They are never reset; they are read as
-//! differences or from a recorded origin.
+//! one line a backend, then [`DROP_LINES`] a service, then another line a backend, of [`Handshake`], which only packets that
+//! begin a connection touch, and their answers. They are never reset; they are read as differences or from a recorded origin.
 //!
 //! The law: `rx = pass + tx + redirect + sum(drops)`, where `rx` is counted on entry and the rest
 //! on exit. Per-backend and per-service lines break the same packets down.
@@ -101,6 +101,46 @@ pub enum PerBackend {
     Counted = 7,
 }
 
+/// Positions in a backend's line of TCP handshakes ([`handshake_line`]). What they say is evidence and no proof: each of these packets can be
+/// forged.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// Handshakes that began: SYNs that came to the backend, but for those that are [`Self::Resent`].
+    Begun = 0,
+    /// SYNs with ACK from the backend, one that comes again among them (`dnat`, `fullnat`).
+    Answered = 1,
+    /// SYNs of a flow of a service of TCP that the backend has already and that has not been seen to end, whatever becomes of them.
+    Resent = 2,
+    /// Answers of the backend to a SYN that say no: RST with ACK and the sequence number 0 (RFC 9293 section 3.10.7.1; `dnat`,
+    /// `fullnat`).
+    Refused = 3,
+    /// ICMP messages that a packet to the backend has not reached it: destination unreachable, but for one that is too big (`dnat`, `fullnat`).
+    Unreachable = 4,
+}
+
+impl Handshake {
+    /// Each of them, by number.
+    pub const ALL: [Self; 5] = [
+        Self::Begun,
+        Self::Answered,
+        Self::Resent,
+        Self::Refused,
+        Self::Unreachable,
+    ];
+
+    /// The name in metrics and JSON.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Begun => "begun",
+            Self::Answered => "answered",
+            Self::Resent => "resent",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
 /// Positions in the lines [`LIMITER_LINE`] (below 8) and [`MORE_LIMITER_LINE`] (less 8).
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,8 +170,14 @@ pub enum Limiter {
 /// Lines of each CPU for a geometry.
 pub const fn lines_per_cpu(backends: u32, services: u32) -> u32 {
     BACKEND_LINE
-        .saturating_add(backends)
+        .saturating_add(backends.saturating_mul(2))
         .saturating_add(services.saturating_mul(DROP_LINES))
+}
+
+/// The line of a backend's [`Handshake`]s, relative to its CPU's lines: from the last one on backwards.
+#[inline(always)]
+pub const fn handshake_line(lines_per_cpu: u32, backend: u32) -> u32 {
+    lines_per_cpu.wrapping_sub(1).wrapping_sub(backend)
 }
 
 /// First drop line of a service, relative to its CPU's lines.

@@ -95,6 +95,12 @@ impl FlowRank {
     pub const fn is_closing(self) -> bool {
         self as u8 >= 5
     }
+
+    /// True for one that is idle or closing: another connection may come from its port.
+    #[inline(always)]
+    pub const fn is_over(self) -> bool {
+        self as u8 >= 4
+    }
 }
 
 /// An entry. Written by the data plane with compare-and-exchange, so all CPUs share the table

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use lb_common::{
     DropReason, Nanos,
-    counter::{self, CounterLine, Global, More, PerBackend},
+    counter::{self, CounterLine, Global, Handshake, More, PerBackend},
     flow::EPOCH_SHIFT,
 };
 
@@ -35,6 +35,8 @@ pub mod flows;
 pub mod forwarding;
 pub mod fragments;
 pub mod fullnat;
+mod handshake;
+mod handshakes;
 pub mod idle;
 pub mod limits;
 pub mod mss;
@@ -86,6 +88,9 @@ impl Fate {
     }
 }
 
+/// Lines of each CPU.
+const LINES: u32 = counter::lines_per_cpu(GEOMETRY.backends, GEOMETRY.services);
+
 /// A counter of one CPU: its line and its position in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Counter(pub u32, pub u32);
@@ -116,6 +121,11 @@ impl Counter {
     pub const fn backend(id: u32, which: PerBackend) -> Self {
         Self(counter::BACKEND_LINE + id, which as u32)
     }
+
+    /// One of a backend's handshakes.
+    pub const fn handshake(id: u32, which: Handshake) -> Self {
+        Self(counter::handshake_line(LINES, id), which as u32)
+    }
 }
 
 impl core::fmt::Debug for Counter {
@@ -126,6 +136,9 @@ impl core::fmt::Debug for Counter {
         match line {
             counter::GLOBAL_LINE => write!(f, "global[{position}]"),
             counter::DROP_LINE..counter::LIMITER_LINE => write!(f, "drop {:?}", reason(1)),
+            _ if line >= LINES - GEOMETRY.backends => {
+                write!(f, "handshakes {}[{position}]", LINES - 1 - line)
+            }
             _ if line >= services => {
                 let service = (line - services) / counter::DROP_LINES;
                 let first = counter::service_line(GEOMETRY.backends, service);
@@ -149,7 +162,8 @@ pub fn changes(before: &[CounterLine], after: &[CounterLine]) -> Changes {
         for (position, (old, new)) in old.iter().zip(new).enumerate() {
             let clock = [Global::Tick as usize, Global::Now as usize].contains(&position);
             // The last word of a service's lines says whose turn it is.
-            let turn = line as u32 >= counter::service_line(GEOMETRY.backends, 0)
+            let turn = (counter::service_line(GEOMETRY.backends, 0)..LINES - GEOMETRY.backends)
+                .contains(&(line as u32))
                 && (line as u32 - counter::BACKEND_LINE - GEOMETRY.backends) * 8
                     % (8 * counter::DROP_LINES)
                     + position as u32
@@ -174,6 +188,8 @@ pub fn changes(before: &[CounterLine], after: &[CounterLine]) -> Changes {
 pub enum How {
     /// It had an entry and keeps it.
     Known,
+    /// The same, and a connection was seen to end that came from its port.
+    Reopened,
     /// It was scheduled.
     New,
     /// It was scheduled, and pushed another flow out of the table.
@@ -288,7 +304,7 @@ impl Step {
         step.count(Counter::backend(backend, PerBackend::Bytes), bytes);
         let new_flow = Counter::backend(backend, PerBackend::NewFlows);
         match how {
-            How::Known | How::Alone => {}
+            How::Known | How::Reopened | How::Alone => {}
             How::New => step.count(new_flow, 1),
             How::Evicting => {
                 step.count(new_flow, 1);
@@ -306,7 +322,18 @@ impl Step {
             }
             How::UntrackedMiddle => step.count(Counter::global(Global::Untracked), 1),
         }
+        step.begins(backend, how);
         step
+    }
+
+    fn begins(&mut self, backend: u32, how: How) {
+        if handshake::opens(&self.packet) {
+            let which = match how {
+                How::Known => Handshake::Resent,
+                _ => Handshake::Begun,
+            };
+            self.count(Counter::handshake(backend, which), 1);
+        }
     }
 
     /// Sent to the client by a backend.
@@ -316,16 +343,28 @@ impl Step {
         let bytes = step.packet.len() as u64;
         step.count(Counter::backend(backend, PerBackend::ReplyPackets), 1);
         step.count(Counter::backend(backend, PerBackend::ReplyBytes), bytes);
+        if let Some(which) = handshake::of_reply(&step.packet) {
+            step.count(Counter::handshake(backend, which), 1);
+        }
         step
     }
 
-    /// An ICMP error relayed: to a backend, or to a client.
+    /// An ICMP error relayed to a backend.
     #[must_use]
-    pub fn relayed(self, fate: Fate, output: Vec<u8>, to_backend: Option<u32>) -> Self {
+    pub fn relayed(self, fate: Fate, output: Vec<u8>, backend: u32) -> Self {
         let mut step = self.ends(fate, output);
         step.count(Counter::more(More::IcmpRelayed), 1);
-        if let Some(backend) = to_backend {
-            step.count(Counter::backend(backend, PerBackend::IcmpErrors), 1);
+        step.count(Counter::backend(backend, PerBackend::IcmpErrors), 1);
+        step
+    }
+
+    /// An ICMP error about what a backend should have got, relayed to the client.
+    #[must_use]
+    pub fn relayed_back(self, fate: Fate, output: Vec<u8>, backend: u32) -> Self {
+        let mut step = self.ends(fate, output);
+        step.count(Counter::more(More::IcmpRelayed), 1);
+        if let Some(which) = handshake::of_error(&step.packet) {
+            step.count(Counter::handshake(backend, which), 1);
         }
         step
     }
@@ -350,6 +389,14 @@ impl Step {
     #[must_use]
     pub fn opening(mut self, backend: u32) -> Self {
         self.count(Counter::backend(backend, PerBackend::NewFlows), 1);
+        self.begins(backend, How::New);
+        self
+    }
+
+    /// And its flow is known, though the packet reaches nobody.
+    #[must_use]
+    pub fn again(mut self, backend: u32) -> Self {
+        self.begins(backend, How::Known);
         self
     }
 
@@ -419,6 +466,7 @@ pub fn all() -> Vec<Fixture> {
     [
         forwarding::all(),
         fullnat::all(),
+        handshakes::all(),
         flows::all(),
         reopening::all(),
         room::all(),

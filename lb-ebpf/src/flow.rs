@@ -343,6 +343,7 @@ fn assign_for<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
         return replace(tables, seeker, &entry, Origin::New);
     }
     refresh(tables, &entry, seeker.epoch, seeker.arrival.is_closing());
+    origin::opening(tables, seeker, entry.word, backend.id);
     Assigned::to(backend.id, Origin::Known, entry.set, entry.way)
 }
 

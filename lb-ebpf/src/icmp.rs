@@ -6,7 +6,7 @@
 //! section 4.2). Quotes with IPv4 options or IPv6 extension headers do not count; those of protocols without ports
 //! have port 0 at both ends.
 
-use lb_common::{Address, DropReason, Family, Protocol};
+use lb_common::{Address, DropReason, Family, Protocol, counter::Handshake};
 use network_types::{
     icmp::Icmpv4Hdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -16,8 +16,9 @@ use crate::{
     checksum::{Delta, Sum},
     forward::{self, End},
     frame::Frame,
-    parse::Packet,
-    verdict::Verdict,
+    parse::{self, Packet},
+    pipeline::opaque,
+    verdict::{Account, Outcome, PackedOutcome, Verdict},
     wire::{
         Check, ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, Mac, MacWords, OuterV4, OuterV6, Ports,
         protocol, v4,
@@ -67,6 +68,40 @@ pub fn kind<F: Frame>(frame: &F, packet: &Packet) -> Option<Kind> {
         (Family::V4, 3 | 11 | 12) | (Family::V6, 1..=4) => Kind::Error,
         _ => Kind::Other,
     })
+}
+
+/// [`Handshake::Unreachable`] for an error that says that a packet has not come to where it should: destination unreachable (RFC 792 type 3, RFC 4443
+/// type 1), but for one that was too big; else 0.
+#[inline(always)]
+pub fn unreachable<F: Frame>(frame: &F, packet: &Packet) -> u32 {
+    let Some(icmp) = frame.header::<Icmpv4Hdr>(packet.l4()) else {
+        return 0;
+    };
+    let says = match packet.family {
+        Family::V4 => icmp.type_ == 3 && icmp.code != 4,
+        Family::V6 => icmp.type_ == 1,
+    };
+    match says {
+        true => Handshake::Unreachable as u32 | packet.blur(),
+        false => packet.blur(),
+    }
+}
+
+/// What an error that has gone to a client says of a handshake with its backend is put to its outcome. Last, since on its way the
+/// verifier would follow each answer through all that comes.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(crate) fn heard<F: Frame, const V4: bool>(
+    frame: &mut F,
+    outcome: PackedOutcome,
+) -> PackedOutcome {
+    let frame = opaque(frame);
+    if Outcome::from(outcome).account != Account::ErrorReturned {
+        return outcome;
+    }
+    match parse::ip::<F, V4>(frame) {
+        Some(packet) => outcome.saying(unreachable(frame, &packet)),
+        None => outcome,
+    }
 }
 
 /// Where the quoted IP header begins.

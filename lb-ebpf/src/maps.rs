@@ -3,6 +3,7 @@
 //! Each map is named as `lb_common`'s table says. The sizes here are the defaults of
 //! `lb_common::limits`; the loader sets the real ones.
 
+mod counts;
 mod mss;
 mod nat;
 mod values;
@@ -411,6 +412,21 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn note_affinity(&self, service: u32, group: u64, backend: u32, second: u32) {
         unknown(note_affinity(service, group, backend, second));
+    }
+
+    #[inline(always)]
+    fn count_handshake(&self, backend: u32, which: u32) {
+        unknown(counts::count_handshake(backend, which));
+    }
+
+    #[inline(always)]
+    fn count_outcome(&self, outcome: u64, bytes: u64) {
+        unknown(counts::count_outcome(outcome, bytes));
+    }
+
+    #[inline(always)]
+    fn count_parcel(&self, parcel: u64, bytes: u64) {
+        unknown(counts::count_parcel(parcel, bytes));
     }
 
     #[inline(always)]

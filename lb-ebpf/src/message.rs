@@ -339,7 +339,7 @@ fn error_from_backend<F: Frame, T: Tables, const V4: bool>(
         return Outcome::PASS.into();
     };
     match relay_to_client(frame, cx, &packet, owner, service.entry) {
-        Ok(verdict) => Outcome::of(verdict, Account::ErrorReturned, 0).into(),
+        Ok(verdict) => Outcome::of(verdict, Account::ErrorReturned, owner.backend).into(),
         Err(reason) => Outcome::service_drop(reason, service.index).into(),
     }
 }

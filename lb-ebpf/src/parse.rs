@@ -4,6 +4,7 @@
 //! (TCP), RFC 768 (UDP), RFC 9260 section 3 (SCTP). All offsets are constants, because packets with IPv4 options or IPv6
 //! extension headers are not balanced.
 
+use lb_common::counter::Handshake;
 use lb_common::{Address, DropReason, Family};
 use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -41,6 +42,17 @@ pub struct Packet {
 /// that travels in a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival(pub u32);
+
+/// SYN with ACK.
+const ACCEPTS: u32 = (flag::SYN | flag::ACK) as u32;
+/// RST with ACK.
+const REFUSES: u32 = (flag::RST | flag::ACK) as u32;
+
+/// 1 for 0, and 0 for all others below 2^63, without a branch.
+#[inline(always)]
+fn is_zero(number: u64) -> u64 {
+    core::hint::black_box(number).wrapping_sub(1) >> 63
+}
 
 impl Arrival {
     /// What is no part of a connection that we follow: UDP, and protocols without ports.
@@ -333,8 +345,47 @@ impl Packet {
         }
     }
 
+    /// Zero, but the verifier takes it for any number: what is mixed with it is the same to it on all ways.
+    #[inline(always)]
+    pub fn blur(&self) -> u32 {
+        u32::from(self.ttl ^ core::hint::black_box(self.ttl))
+    }
+
+    /// [`Self::check_transport`] of a backend's packet; `says`: what it says to a client that opens a connection: [`Handshake::Answered`] (SYN
+    /// with ACK), [`Handshake::Refused`] (RST with ACK and the sequence number 0, which only who knows of no connection sends: RFC 9293
+    /// section 3.10.7.1), or 0.
+    ///
+    /// Without a branch: the verifier would follow each answer through all that comes.
+    #[inline(always)]
+    pub fn check_reply<F: Frame>(&self, frame: &F, says: &mut u32) -> Result<Arrival, DropReason> {
+        let (mut arrival, mut number) = (Arrival::MIDDLE, 0);
+        match self.protocol {
+            protocol::SCTP => arrival = self.read_sctp(frame)?,
+            protocol::TCP => self.read_segment(frame, &mut arrival, &mut number)?,
+            _ => self.read_udp(frame, &mut arrival)?,
+        }
+        // Of other protocols no arrival is one of these.
+        let yes = is_zero(u64::from(arrival.0 ^ ACCEPTS));
+        let no = is_zero(u64::from(arrival.0 ^ REFUSES) | u64::from(number));
+        let word = yes.wrapping_mul(Handshake::Answered as u64)
+            | no.wrapping_mul(Handshake::Refused as u64);
+        *says = word as u32 | self.blur();
+        Ok(arrival)
+    }
+
     #[inline(always)]
     fn read_tcp<F: Frame>(&self, frame: &F, arrival: &mut Arrival) -> Result<(), DropReason> {
+        self.read_segment(frame, arrival, &mut 0)
+    }
+
+    /// The same, and the sequence number in any order of bytes.
+    #[inline(always)]
+    fn read_segment<F: Frame>(
+        &self,
+        frame: &F,
+        arrival: &mut Arrival,
+        number: &mut u32,
+    ) -> Result<(), DropReason> {
         let tcp = frame
             .header::<Tcp>(self.l4())
             .ok_or(DropReason::Truncated)?;
@@ -349,6 +400,8 @@ impl Packet {
             return Err(DropReason::Truncated);
         }
         *arrival = Arrival::segment(tcp.flags);
+        let [a, b, c, d, ..] = tcp.numbers;
+        *number = u32::from_ne_bytes([a, b, c, d]);
         Ok(())
     }
 

@@ -5,9 +5,11 @@
 //! Packets that are not ours pass unchanged, however odd. Both families run the same code, specialised
 //! by the compiler.
 
+mod counts;
+
 use lb_common::{
     Address, Control, DropReason, EndpointKey, Epoch, Nanos, ServiceEntry,
-    counter::{self, GLOBAL_LINE, Global},
+    counter::{GLOBAL_LINE, Global},
 };
 
 use crate::{
@@ -24,6 +26,9 @@ use crate::{
     vlan::{self, Came},
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ports, protocol},
 };
+
+pub(crate) use counts::count;
+pub use counts::{count_outcome, count_parcel};
 
 /// Where the time comes from: read only by those who need it. A number is its own clock.
 pub trait Clock: Copy {
@@ -140,7 +145,7 @@ fn ended<T: Tables>(tables: &T, outcome: &Outcome) -> Verdict {
     if let Some(control) = tables.control()
         && let Some(global) = tables.counters(control.lines_per_cpu, GLOBAL_LINE)
     {
-        verdict::count(tables, control, global, outcome, 0);
+        verdict::count(tables, control, global, outcome, 0, 0);
     }
     outcome.verdict
 }
@@ -214,11 +219,10 @@ impl<'t, T: Tables, C: Clock> Lane<'t, T, C> {
 
     /// Counts what is not counted yet.
     #[inline(always)]
-    fn end(&self, outcome: PackedOutcome) -> Verdict {
-        let outcome: Outcome = outcome.into();
+    fn end(&self, packed: PackedOutcome) -> Verdict {
+        let outcome: Outcome = packed.into();
         if !matches!(outcome.account, Account::Counted) {
-            let bytes = self.bytes as u64;
-            verdict::count(self.tables, self.control, self.global, &outcome, bytes);
+            self.tables.count_outcome(packed.word(), self.bytes as u64);
         }
         outcome.verdict
     }
@@ -384,8 +388,12 @@ pub(crate) fn from_backend<F: Frame, T: Tables, const V4: bool>(
     if let Some(outcome) = cx.dead(|| true) {
         return outcome.into();
     }
-    match to_client(frame, cx, &packet, owner, service.entry) {
-        Ok(verdict) => Outcome::of(verdict, Account::Returned, owner.backend).into(),
+    let mut says = 0;
+    match to_client(frame, cx, &packet, owner, service.entry, &mut says) {
+        Ok(verdict) => {
+            let outcome = Outcome::of(verdict, Account::Returned, owner.backend);
+            PackedOutcome::from(outcome).saying(says)
+        }
         Err(refusal) => PackedOutcome::refused(refusal, service.index),
     }
 }
@@ -418,9 +426,10 @@ fn to_client<F: Frame, T: Tables>(
     packet: &Packet,
     owner: Owner,
     service: &ServiceEntry,
+    says: &mut u32,
 ) -> Result<Verdict, Refusal> {
     packet.check_ip(frame)?;
-    let arrival = packet.check_transport(frame)?;
+    let arrival = packet.check_reply(frame, says)?;
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExpired.into());
     }
@@ -442,30 +451,6 @@ fn to_client<F: Frame, T: Tables>(
     let (vip, port) = (Address(service.address), service.port);
     forward::translate(frame, packet, transport, End::Source, vip, port)?;
     Ok(forward::send(frame, exit)?)
-}
-
-/// Counts a packet of a flow that has its backend: sent, or not because it does not fit.
-#[inline(always)]
-pub(crate) fn count<T: Tables>(
-    cx: &Context<'_, T>,
-    sent: &Sent,
-    sending: Result<Verdict, Refusal>,
-) {
-    let first = cx.tables.first_counter(cx.control.lines_per_cpu);
-    let line = |line: u32| cx.tables.counter(first.wrapping_add(line));
-    let Some(global) = line(counter::GLOBAL_LINE) else {
-        return;
-    };
-    match sending {
-        Ok(verdict) => verdict::count_sent(cx.tables, global, first, sent, verdict),
-        // The flow is in the table although its packet goes nowhere: its next one will not be new.
-        Err(Refusal(word)) if word >> 8 != 0 => {
-            if let Some(line) = line(counter::BACKEND_LINE.wrapping_add(sent.backend)) {
-                verdict::count_origin(cx.tables, global, first, line, sent);
-            }
-        }
-        Err(_) => {}
-    }
 }
 
 /// What becomes of a packet that does not fit on the way to its backend, where `room` bytes would; counted.

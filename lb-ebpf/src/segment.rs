@@ -14,7 +14,7 @@ use crate::{
     forward::{self, Exit},
     fragment,
     frame::Frame,
-    message, nat, other,
+    icmp, message, nat, other,
     parse::{self, Arrival, Packet},
     pipeline::{self, Clock, Context, Lane},
     reply::NO_FLOW,
@@ -102,7 +102,8 @@ fn others<F: Frame, T: Tables, const V4: bool>(
 ) -> PackedOutcome {
     let outcome = pipeline::rest::<F, T, V4>(frame, cx);
     if outcome.is_message() {
-        return message::route::<F, T, V4>(frame, cx).into();
+        let outcome = message::route::<F, T, V4>(frame, cx).into();
+        return icmp::heard::<F, V4>(frame, outcome);
     }
     if outcome.is_other() {
         return other::route::<F, T, V4>(frame, cx);

@@ -237,6 +237,33 @@ pub trait Tables {
     /// Map `affinities`: one set.
     fn affinities(&self, set: u32) -> Option<&CacheLine>;
 
+    /// [`crate::verdict::count_handshake`].
+    #[inline(always)]
+    fn count_handshake(&self, backend: u32, which: u32)
+    where
+        Self: Sized,
+    {
+        crate::verdict::count_handshake(self, backend, which);
+    }
+
+    /// [`crate::pipeline::count_outcome`].
+    #[inline(always)]
+    fn count_outcome(&self, outcome: u64, bytes: u64)
+    where
+        Self: Sized,
+    {
+        crate::pipeline::count_outcome(self, outcome, bytes);
+    }
+
+    /// [`crate::pipeline::count_parcel`].
+    #[inline(always)]
+    fn count_parcel(&self, parcel: u64, bytes: u64)
+    where
+        Self: Sized,
+    {
+        crate::pipeline::count_parcel(self, parcel, bytes);
+    }
+
     /// [`crate::affinity::find`].
     #[inline(always)]
     fn find_affinity(&self, service: u32, group: u64, second: u32) -> u32

@@ -5,7 +5,7 @@ mod parcel;
 
 use lb_common::{
     Control, Device, DropReason,
-    counter::{self, Global, More, PerBackend},
+    counter::{self, Global, Handshake, More, PerBackend},
 };
 
 use crate::{
@@ -157,8 +157,11 @@ impl Outcome {
     }
 }
 
+/// Where an outcome says something of a handshake.
+const SAYS: u32 = 57;
+
 /// An outcome in one word, to travel in a register between the parts of the BPF program. Bits 0
-/// to 31: subject; 32 to 47: detail; 48 and 50: action and account.
+/// to 31: subject; 32 to 47: detail; 48 and 50: action and account; 57 to 59: what is said of a handshake.
 #[derive(Clone, Copy)]
 pub struct PackedOutcome(u64);
 
@@ -241,6 +244,19 @@ impl PackedOutcome {
         }
     }
 
+    /// The same, and its packet says this of a handshake with the subject: a [`Handshake`], or 0. (The mask tells the verifier that no
+    /// other bit is touched; the compiler, which knows that it is idle, would leave it out.)
+    #[inline(always)]
+    pub fn saying(self, says: u32) -> Self {
+        Self(self.0 | (u64::from(core::hint::black_box(says)) & 7) << SAYS)
+    }
+
+    /// What is said of a handshake with the subject: a [`Handshake`], or 0.
+    #[inline(always)]
+    pub const fn says(self) -> u32 {
+        (self.0 >> SAYS) as u32 & 7
+    }
+
     /// Sent to a backend, and counted.
     #[inline(always)]
     pub const fn counted(verdict: Verdict) -> Self {
@@ -308,13 +324,14 @@ fn add_more<T: Tables>(tables: &T, control: &Control, which: More) {
     add(tables, control, counter::MORE_LINE, which as u32, 1);
 }
 
-/// Counts the end of a packet of `bytes`: everything but `Global::Rx`.
+/// Counts the end of a packet of `bytes`: everything but `Global::Rx`. `says`: as [`PackedOutcome::says`].
 #[inline(always)]
 pub fn count<T: Tables>(
     tables: &T,
     control: &Control,
     global: &CacheLine,
     outcome: &Outcome,
+    says: u32,
     bytes: u64,
 ) {
     let verdict = outcome.verdict;
@@ -337,6 +354,9 @@ pub fn count<T: Tables>(
                 tables.add(line, PerBackend::ReplyPackets as u32, 1);
                 tables.add(line, PerBackend::ReplyBytes as u32, bytes);
             }
+            if says != 0 {
+                tables.count_handshake(outcome.subject, says);
+            }
         }
         Account::Echo => add_more(tables, control, More::EchoReplied),
         Account::ErrorForwarded => {
@@ -345,7 +365,12 @@ pub fn count<T: Tables>(
                 tables.add(line, PerBackend::IcmpErrors as u32, 1);
             }
         }
-        Account::ErrorReturned => add_more(tables, control, More::IcmpRelayed),
+        Account::ErrorReturned => {
+            add_more(tables, control, More::IcmpRelayed);
+            if says != 0 {
+                tables.count_handshake(outcome.subject, says);
+            }
+        }
         Account::TooBig => add_more(tables, control, More::TooBigSent),
         Account::Reset => add_more(tables, control, More::ResetSent),
     }
@@ -411,7 +436,7 @@ pub fn count_origin<T: Tables>(
     sent: &Sent,
 ) {
     match sent.origin {
-        Origin::Known | Origin::Alone => {}
+        Origin::Known | Origin::Alone => return,
         Origin::New => tables.add(line, PerBackend::NewFlows as u32, 1),
         Origin::NewEvicting => {
             tables.add(line, PerBackend::NewFlows as u32, 1);
@@ -429,6 +454,18 @@ pub fn count_origin<T: Tables>(
                 tables.add(line, PerBackend::NewFlows as u32, 1);
             }
         }
+    }
+    if sent.arrival.is_opening() {
+        tables.count_handshake(sent.backend, Handshake::Begun as u32);
+    }
+}
+
+/// Counts a [`Handshake`] of a backend.
+#[inline(always)]
+pub fn count_handshake<T: Tables>(tables: &T, backend: u32, which: u32) {
+    if let Some(control) = tables.control() {
+        let line = counter::handshake_line(control.lines_per_cpu, backend);
+        add(tables, control, line, which, 1);
     }
 }
 

@@ -7,6 +7,7 @@ mod answer;
 mod checksum;
 mod choice;
 mod flow;
+mod handshake;
 mod icmp;
 mod known;
 mod ledger;
@@ -330,6 +331,11 @@ impl Oracle {
         let counted = |ledger: &mut Ledger| {
             let connection = matches!(meaning, Meaning::Datagram | Meaning::Opens);
             ledger.came(id, origin, connection);
+            // What is known was counted where it was found.
+            let known = matches!(origin, Origin::Known | Origin::Resent | Origin::Reopened);
+            if meaning == Meaning::Opens && !known {
+                ledger.opened(id, origin);
+            }
         };
         let backend = self.maps.backends[id];
         if long && backend.forwarding == Some(Forwarding::Dnat) {
@@ -415,6 +421,7 @@ impl Oracle {
         self.ledger.backend(id, PerBackend::ReplyPackets, 1);
         let bytes = frame.len() as u64;
         self.ledger.backend(id, PerBackend::ReplyBytes, bytes);
+        self.answered(arrived, id);
         Ok(Opinion::sent(fate, macs.on(output), Sent::Returned))
     }
 
@@ -445,6 +452,9 @@ impl Oracle {
         });
         if let Some(slot) = self.flows.turn(service) {
             self.ledger.turn(service, slot);
+        }
+        if let Ok((id, origin @ (Origin::Resent | Origin::Reopened))) = assigned {
+            self.ledger.opened(id, origin);
         }
         assigned
     }

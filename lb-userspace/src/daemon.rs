@@ -34,6 +34,7 @@ mod durable;
 mod interfaces;
 mod loads;
 mod owner;
+mod passive;
 mod probing;
 mod record;
 mod reload;
@@ -135,6 +136,10 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     let claimer = Claimer::spawn(reports, cancel.clone(), claims, store)?;
     let (saver, saves) = Saver::new(writer, &daemon.state_dir);
     let (reloads, loads) = Reloads::new();
+    let (suspects, looking) = passive::Suspects::new();
+    let (look, looks) = mpsc::channel(1);
+    let watch = reconciler.dataplane().reader();
+    tasks.spawn(passive::watch(watch, looking, look, cancel.clone()));
     let at_once = runner::concurrency(runner::descriptors());
     let runner = Runner::spawn(events, cancel.clone(), at_once, seeds.id);
 
@@ -152,7 +157,7 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
         started,
     };
     let hooks = Hooks::spawn(cancel.clone());
-    let mut owner = Owner::new(parts, saver, reloads, hooks);
+    let mut owner = Owner::new(parts, saver, reloads, hooks, suspects);
     owner.begin(effects)?;
     let queues = Queues {
         events: event_queue,
@@ -161,6 +166,7 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
         signals,
         saves,
         loads,
+        looks,
     };
     let result = tokio::select! {
         result = owner.run(queues) => result,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{
     AdminState, BackendKey, Config, Health, Link, Name, ProbeResult, Route, Target,
 };
+use crate::passive::Evidence;
 
 /// Something happened. `now` (nanoseconds since boot, monotonic) travels beside it, as the task
 /// that saw it read the clock.
@@ -23,6 +24,13 @@ pub enum Event {
         backend: BackendKey,
         /// With this result.
         result: ProbeResult,
+    },
+    /// Packets make a suspect of a backend.
+    Suspected {
+        /// The backend.
+        backend: BackendKey,
+        /// What they show.
+        evidence: Evidence,
     },
     /// The agent of a backend said something in the answer to a check that was good, or nothing.
     Reported {
@@ -73,6 +81,8 @@ pub enum Event {
 pub enum Effect {
     /// The complete list of targets to probe; the runner keeps what is unchanged.
     Probe(Vec<Target>),
+    /// Targets that are to be probed at once, besides when their turn is.
+    ProbeNow(Vec<BackendKey>),
     /// The complete set of addresses to resolve and follow.
     Follow(Vec<IpAddr>),
     /// Interfaces that ways may leave by: the configured ones.
@@ -106,6 +116,13 @@ pub enum Record {
         /// The backend.
         backend: BackendKey,
         /// `velocity`, `checker-suspect` or `damped`, and figures.
+        reason: String,
+    },
+    /// Packets made a suspect of a backend, and the check that was made at once did not take it out.
+    Suspected {
+        /// The backend.
+        backend: BackendKey,
+        /// What packets show, what the check said, and what follows.
         reason: String,
     },
     /// What the agent of a backend says is ignored from now on, until it can be used again.

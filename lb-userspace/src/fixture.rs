@@ -74,6 +74,7 @@ pub(crate) fn service(text: &str) -> Service {
             target: None,
             trust_at_start: false,
             damping: Damping::default(),
+            passive: None,
             agent: None,
         },
         drain: DrainPolicy::Migrate,

@@ -192,6 +192,15 @@ impl Tracker {
         self.streak.thresholds = thresholds;
     }
 
+    /// A bad extra probe, which was observed, is enough to be down: packets made a suspect of the backend, and another one's
+    /// probe was good at the same time. `why`: for people. `None`: it is down.
+    pub fn confirm(&mut self, why: String, now_ns: u64) -> Option<Change> {
+        (self.health() != Health::Down).then(|| {
+            self.streak.condemn();
+            self.turn(Health::Down, why, now_ns)
+        })
+    }
+
     /// Takes a result into account.
     pub fn observe(&mut self, result: &ProbeResult, now_ns: u64) -> Observation {
         let evidence = self.streak.weigh(result);
@@ -212,14 +221,23 @@ impl Tracker {
                 true
             }
         };
-        let wanted = self.streak.add(&evidence);
+        let wanted = self.streak.add(&evidence, result.extra);
         let (mut change, mut damped) = (None, None);
         match wanted {
             Some(_) if !may_rise => {
                 let first = !std::mem::replace(&mut self.told, true);
                 damped = first.then(|| self.damper.words(&policy, now_ns)).flatten();
             }
-            Some(to) => change = Some(self.turn(to, &evidence, now_ns)),
+            Some(to) => {
+                let reason = match &evidence {
+                    Evidence::Bad(words) => format!(
+                        "bad probes in a row: {}; the last: {words}",
+                        self.streak.bad
+                    ),
+                    _ => format!("good probes in a row: {}", self.streak.good),
+                };
+                change = Some(self.turn(to, reason, now_ns));
+            }
             None => {}
         }
         if self.last.len() >= KEPT {
@@ -289,14 +307,7 @@ impl Tracker {
         self.changed.as_ref()
     }
 
-    fn turn(&mut self, to: Health, evidence: &Evidence, at: u64) -> Change {
-        let reason = match evidence {
-            Evidence::Bad(words) => format!(
-                "bad probes in a row: {}; the last: {words}",
-                self.streak.bad
-            ),
-            _ => format!("good probes in a row: {}", self.streak.good),
-        };
+    fn turn(&mut self, to: Health, reason: String, at: u64) -> Change {
         let from = self.streak.settle(to);
         let policy = self.streak.thresholds.damping;
         self.damper.changed(&policy, from, to, at);

@@ -41,6 +41,7 @@ fn topic(record: &Record) -> Option<Topic> {
     match record {
         Record::Health { .. }
         | Record::Held { .. }
+        | Record::Suspected { .. }
         | Record::Agent { .. }
         | Record::CheckerSuspect { .. } => Some(Topic::Health),
         Record::Admin { .. } | Record::Drained { .. } => Some(Topic::Drain),
@@ -58,6 +59,7 @@ pub(crate) fn service(record: &Record) -> Option<&Name> {
     match record {
         Record::Health { backend, .. }
         | Record::Held { backend, .. }
+        | Record::Suspected { backend, .. }
         | Record::Agent { backend, .. }
         | Record::Admin { backend, .. }
         | Record::Drained { backend, .. } => Some(&backend.service),

@@ -125,6 +125,9 @@ impl ServiceId {
     }
 }
 
+/// A backend's counters, by `PerBackend`, and its handshakes, by `Handshake`.
+pub type Lines = (CounterLine, CounterLine);
+
 /// What makes a backend another backend for the maps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendId {
@@ -141,6 +144,9 @@ pub struct BackendId {
     pub tunnel: u64,
     /// The id's counters when it was given, so that a new owner begins at 0; `None`: not read yet.
     pub origin: Option<CounterLine>,
+    /// The same of its handshakes.
+    #[serde(default)]
+    pub handshakes: CounterLine,
 }
 
 impl BackendId {
@@ -326,10 +332,10 @@ impl Ids {
     }
 
     /// Notes where counting begins.
-    pub fn set_origins(&mut self, lines: &BTreeMap<u32, CounterLine>) {
+    pub fn set_origins(&mut self, lines: &BTreeMap<u32, Lines>) {
         for backend in Arc::make_mut(&mut self.backends).values_mut() {
-            if let (None, Some(line)) = (backend.origin, lines.get(&backend.id)) {
-                backend.origin = Some(*line);
+            if let (None, Some((line, handshakes))) = (backend.origin, lines.get(&backend.id)) {
+                (backend.origin, backend.handshakes) = (Some(*line), *handshakes);
             }
         }
     }
@@ -337,7 +343,7 @@ impl Ids {
     /// The maps are new: all counters begin at 0.
     pub fn counters_began_anew(&mut self) {
         for backend in Arc::make_mut(&mut self.backends).values_mut() {
-            backend.origin = Some(CounterLine::default());
+            (backend.origin, backend.handshakes) = (Some([0; 8]), [0; 8]);
         }
     }
 }

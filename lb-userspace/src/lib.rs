@@ -28,6 +28,7 @@ pub mod maglev;
 pub mod metrics;
 pub mod model;
 pub mod neigh;
+pub mod passive;
 pub mod plan;
 mod pool;
 pub mod reconcile;

@@ -12,9 +12,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::model::Health;
-use crate::status::{Service, Status, Traffic};
+use crate::status::{Service, Status};
 
+mod backends;
 pub mod classic;
 mod hooks;
 pub mod server;
@@ -87,7 +87,7 @@ pub fn openmetrics(status: &Status, timings: &Timings) -> Result<String, std::fm
     daemon(&mut page, status);
     hooks::write(&mut page, status);
     services(&mut page, status);
-    backends(&mut page, status);
+    backends::write(&mut page, status);
     for service in &status.services {
         let _ = timings.check.get_or_create(&service_labels(&service.name));
         let _ = timings.void.get_or_create(&service_labels(&service.name));
@@ -349,76 +349,4 @@ fn services(page: &mut Page<'_>, status: &Status) {
         "Backends that take new flows",
         levels(|s| s.backends.iter().filter(|b| b.takes_new).count() as u64),
     );
-}
-
-fn backends(page: &mut Page<'_>, status: &Status) {
-    let each = || {
-        status.services.iter().flat_map(|s| {
-            s.backends.iter().map(move |b| {
-                let labels = vec![("service", s.name.clone()), ("backend", b.name.clone())];
-                (Labels(labels), b)
-            })
-        })
-    };
-    let traffic = |value: fn(&Traffic) -> u64| each().map(move |(l, b)| (l, value(&b.traffic)));
-    page.counter(
-        "backend_packets",
-        "Packets to the backend",
-        traffic(|t| t.packets),
-    );
-    page.counter(
-        "backend_bytes",
-        "Bytes to the backend, Ethernet header included",
-        traffic(|t| t.bytes),
-    );
-    page.counter(
-        "backend_reply_packets",
-        "Replies translated (dnat)",
-        traffic(|t| t.reply_packets),
-    );
-    page.counter(
-        "backend_reply_bytes",
-        "Bytes of translated replies",
-        traffic(|t| t.reply_bytes),
-    );
-    page.counter(
-        "backend_new_flows",
-        "Flows scheduled to the backend",
-        traffic(|t| t.new_flows),
-    );
-    page.counter(
-        "backend_moved_flows",
-        "Flows moved to the backend from one that may not keep them",
-        traffic(|t| t.moved_in),
-    );
-    page.gauge(
-        "backend_live_flows",
-        "Flows in the table at the last sweep",
-        each().map(|(l, b)| (l, i64::try_from(b.traffic.live_flows).unwrap_or(i64::MAX))),
-    );
-    page.gauge(
-        "backend_up",
-        "What probes say: 1 up, 0 down or unknown",
-        each().map(|(l, b)| (l, i64::from(b.health == Health::Up))),
-    );
-    page.gauge(
-        "backend_takes_new_flows",
-        "1 when new flows may go to the backend",
-        each().map(|(l, b)| (l, i64::from(b.takes_new))),
-    );
-    page.gauge(
-        "backend_weight",
-        "Relative share of new flows",
-        each().map(|(l, b)| (l, i64::from(b.weight))),
-    );
-    let mut agents = each()
-        .filter_map(|(l, b)| Some((l, i64::from(b.agent?))))
-        .peekable();
-    if agents.peek().is_some() {
-        page.gauge(
-            "backend_agent_permille",
-            "Thousandths of its weight that the backend gets as its agent says",
-            agents,
-        );
-    }
 }

@@ -7,6 +7,7 @@ mod check;
 mod failover;
 mod hook;
 pub mod link;
+mod passive;
 mod ports;
 mod prefix;
 mod quic;
@@ -33,6 +34,7 @@ pub use lb_common::{
     Spread, Tunnel,
 };
 pub use link::{Link, Vlan};
+pub use passive::Passive;
 pub use ports::{Ports, PortsError};
 pub use prefix::{Prefix, PrefixError};
 pub use quic::{ConfigIds, ConfigIdsError, ServerId};
@@ -509,6 +511,8 @@ pub struct HealthPolicy {
     pub trust_at_start: bool,
     /// How a target that goes up and down is kept down.
     pub damping: Damping,
+    /// How packets make a suspect of a backend between two probes; `None`: they do not.
+    pub passive: Option<Passive>,
     /// What becomes of what backends say about their load.
     pub agent: Option<AgentWeight>,
 }
@@ -550,6 +554,9 @@ pub struct ProbeResult {
     pub ended: u64,
     /// How it ended.
     pub verdict: ProbeVerdict,
+    /// It was made apart from the target's turns, since packets made a suspect of somebody.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub extra: bool,
 }
 
 /// How a probe ended.

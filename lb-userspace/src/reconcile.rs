@@ -319,7 +319,7 @@ impl<D: Dataplane> Reconciler<D> {
     }
 
     /// Notes where the counts of new ids begin; see [`State::without_origin`].
-    pub fn set_origins(&mut self, lines: &BTreeMap<u32, lb_common::CounterLine>) {
+    pub fn set_origins(&mut self, lines: &BTreeMap<u32, crate::ids::Lines>) {
         self.state.set_origins(lines);
     }
 

@@ -5,8 +5,8 @@
 //! targets that began together; after that each
 //! start is one interval after the one before, moved by up to the jitter; while results begin to differ from the
 //! verdict, the fast interval. A target has one probe
-//! at a time. Rounds that were missed (the prober was stopped) are not made up for: the target is
-//! spread anew.
+//! at a time. One that is hurried ([`Rota::hurry`]) is probed at once, apart from its turns. Rounds that were missed (the
+//! prober was stopped) are not made up for: the target is spread anew.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
@@ -27,6 +27,8 @@ pub struct Due {
     pub id: TargetId,
     /// When it should have started, nanoseconds since boot.
     pub scheduled: u64,
+    /// It is apart from its turns: [`Rota::hurry`].
+    pub extra: bool,
     /// What to probe.
     pub target: Target,
 }
@@ -38,8 +40,14 @@ struct Entry {
     streak: Streak,
     /// Probes that ended, up to `Target::opening`.
     made: u16,
+    /// When the next probe is due: what the queue says else is over.
+    due: u64,
     /// When the probe that is under way should have started.
     probing: Option<u64>,
+    /// The next turn, while the probe that is due or under way is an extra one.
+    turn: Option<u64>,
+    /// An extra one is to follow at once.
+    hurried: bool,
 }
 
 /// The rota of all targets.
@@ -94,7 +102,10 @@ impl Rota {
                 streak: Streak::new(Thresholds::from(&target)),
                 target,
                 made: 0,
+                due: now_ns,
                 probing: None,
+                turn: None,
+                hurried: false,
             };
             self.entries.insert(id, entry);
             self.queue.push(Reverse((now_ns, id)));
@@ -110,15 +121,36 @@ impl Rota {
                 return None;
             }
             let Reverse((scheduled, id)) = self.queue.pop()?;
-            if let Some(entry) = self.entries.get_mut(&id) {
+            if let Some(entry) = self.entries.get_mut(&id)
+                && entry.due == scheduled
+                && entry.probing.is_none()
+            {
                 entry.probing = Some(scheduled);
                 let target = entry.target.clone();
                 return Some(Due {
                     id,
                     scheduled,
+                    extra: entry.turn.is_some(),
                     target,
                 });
             }
+        }
+    }
+
+    /// An extra probe of a target is to be made at once, or as soon as the probe that is due or under way has ended: that one
+    /// is its turn, or began too early. The turns stay as they are.
+    pub fn hurry(&mut self, backend: &BackendKey, now_ns: u64) {
+        let Some(id) = self.ids.get(backend) else {
+            return;
+        };
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        if entry.probing.is_some() || (entry.turn.is_none() && entry.due <= now_ns) {
+            entry.hurried = true;
+        } else if entry.turn.is_none() {
+            entry.turn = Some(std::mem::replace(&mut entry.due, now_ns));
+            self.queue.push(Reverse((now_ns, *id)));
         }
     }
 
@@ -131,8 +163,14 @@ impl Rota {
             return;
         };
         let evidence = entry.streak.weigh(result);
-        if let Some(verdict) = entry.streak.add(&evidence) {
+        if let Some(verdict) = entry.streak.add(&evidence, result.extra) {
             entry.streak.settle(verdict);
+        }
+        let at_once = std::mem::take(&mut entry.hurried);
+        if let Some(turn) = entry.turn.take() {
+            let turn = turn.max(now_ns);
+            self.plan(id, turn, at_once, now_ns);
+            return;
         }
         let interval = nanos(entry.target.interval);
         let jitter = nanos(entry.target.jitter);
@@ -162,7 +200,19 @@ impl Rota {
             // A probe that took the whole interval is followed at once.
             false => planned.max(now_ns),
         };
-        self.queue.push(Reverse((due, id)));
+        self.plan(id, due, at_once, now_ns);
+    }
+
+    /// The next turn of a target, and an extra probe before it if one is wanted.
+    fn plan(&mut self, id: TargetId, turn: u64, extra: bool, now_ns: u64) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        (entry.due, entry.turn) = match extra {
+            true => (now_ns, Some(turn)),
+            false => (turn, None),
+        };
+        self.queue.push(Reverse((entry.due, id)));
     }
 
     /// When the next probe is due; `None`: nothing is planned.

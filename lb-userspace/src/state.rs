@@ -15,6 +15,7 @@ mod probe;
 mod reports;
 mod returns;
 pub mod share;
+mod suspects;
 #[cfg(test)]
 #[expect(clippy::arithmetic_side_effects, reason = "figures of tests are small")]
 mod tests;
@@ -35,6 +36,7 @@ use crate::ids::hops::Hops;
 use crate::ids::{Exhausted, Ids, Sizes};
 use crate::latency::Pace;
 use crate::model::{AdminState, Backend, BackendKey, Config, Health, Link, Name, Route, Service};
+use crate::passive::suspicion::Suspicion;
 use crate::plan::endpoints::PlacementError;
 use crate::velocity::Velocity;
 use admin::{AdminError, Drain};
@@ -90,6 +92,8 @@ struct BackendState {
     agent: Agent,
     /// How long its checks take, for `least-response-time`.
     pace: Pace,
+    /// What packets say against it.
+    suspicion: Suspicion,
 }
 
 /// Everything that is known.
@@ -193,6 +197,9 @@ impl State {
         match event {
             Event::Config(config) => self.configure(now, config, &mut effects)?,
             Event::Probe { backend, result } => self.probed(now, &backend, &result, &mut effects),
+            Event::Suspected { backend, evidence } => {
+                self.suspected(now, &backend, evidence, &mut effects);
+            }
             Event::Reported { backend, said } => {
                 self.reported(now, &backend, said.as_deref(), &mut effects);
             }
@@ -253,7 +260,7 @@ impl State {
     }
 
     /// Where the counts of new backends begin: absolute counters by BackendId.
-    pub fn set_origins(&mut self, lines: &BTreeMap<u32, lb_common::CounterLine>) {
+    pub fn set_origins(&mut self, lines: &BTreeMap<u32, crate::ids::Lines>) {
         self.ids.set_origins(lines);
     }
 

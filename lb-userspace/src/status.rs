@@ -196,6 +196,41 @@ pub struct Traffic {
     pub moved_in: u64,
     /// Live flows at the last sweep of the flow table.
     pub live_flows: u64,
+    /// TCP handshakes.
+    #[serde(default)]
+    pub handshakes: Handshakes,
+}
+
+/// TCP handshakes, by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handshakes {
+    /// That began.
+    pub begun: u64,
+    /// SYNs with ACK that the backend sent (`dnat`, `fullnat`).
+    pub answered: u64,
+    /// SYNs that came again.
+    pub resent: u64,
+    /// Refused by the backend (`dnat`, `fullnat`).
+    pub refused: u64,
+    /// ICMP messages that it cannot be reached (`dnat`, `fullnat`).
+    pub unreachable: u64,
+}
+
+impl Handshakes {
+    /// With their names in metrics.
+    pub fn by_outcome(&self) -> [(&'static str, u64); 5] {
+        use lb_common::counter::Handshake;
+        Handshake::ALL.map(|which| {
+            let count = match which {
+                Handshake::Begun => self.begun,
+                Handshake::Answered => self.answered,
+                Handshake::Resent => self.resent,
+                Handshake::Refused => self.refused,
+                Handshake::Unreachable => self.unreachable,
+            };
+            (which.label(), count)
+        })
+    }
 }
 
 /// A backend.
@@ -240,6 +275,9 @@ pub struct Backend {
     pub keeps: bool,
     /// A change that is held back, and why: by the velocity limit, or a return by damping.
     pub held: Option<String>,
+    /// What packets say against it, and what a check that was made at once said; `null`: nothing was held against it.
+    #[serde(default)]
+    pub suspicion: Option<String>,
     /// While draining.
     pub drain: Option<Drain>,
     /// The way to it: `eth1 02:00:00:00:00:01`, or why there is none.
@@ -268,6 +306,8 @@ pub struct Counters {
     pub totals: lb_common::counter::Totals,
     /// Backend lines by BackendId.
     pub backends: BTreeMap<u32, lb_common::CounterLine>,
+    /// Handshakes of backends by BackendId, by [`lb_common::counter::Handshake`].
+    pub handshakes: BTreeMap<u32, lb_common::CounterLine>,
     /// The second global line, by [`lb_common::counter::More`].
     pub more: lb_common::CounterLine,
     /// Drops by service index, by [`lb_common::DropReason`] number.

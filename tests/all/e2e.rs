@@ -13,6 +13,7 @@ mod gigabyte;
 mod interfaces;
 mod lab;
 mod neighbours;
+mod passive;
 mod path_mtu;
 mod patient;
 mod policies;

@@ -63,16 +63,27 @@ impl Fault {
 pub enum Checks {
     /// Probes alone.
     Active,
+    /// Packets make a suspect of the server, and a probe confirms that; else it is probed every ten seconds.
+    Passive,
 }
 
 impl Checks {
     /// All, in the order in which they are measured and shown.
-    pub const ALL: [Self; 1] = [Self::Active];
+    pub const ALL: [Self; 2] = [Self::Active, Self::Passive];
+
+    /// The faults that it finds in time: of the others packets show no sign.
+    pub const fn faults(self) -> &'static [Fault] {
+        match self {
+            Self::Active => &Fault::ALL,
+            Self::Passive => &[Fault::PowerCut, Fault::Killed, Fault::Firewall],
+        }
+    }
 
     /// For people.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Active => "active checks",
+            Self::Passive => "with passive checks, interval 10 s",
         }
     }
 
@@ -86,6 +97,15 @@ impl Checks {
                 jitter_ms: 0,
                 ..Health::LAB
             },
+            Self::Passive => Health {
+                interval_ms: 10_000,
+                timeout_ms: 500,
+                rise: 1,
+                fall: effort.fall,
+                jitter_ms: 0,
+                extra: "passive = true",
+                ..Health::LAB
+            },
         }
     }
 
@@ -94,6 +114,7 @@ impl Checks {
     pub fn goal(self, effort: &Effort) -> Duration {
         match self {
             Self::Active => Duration::from_millis(self.health(effort).bound_ms() + 50),
+            Self::Passive => Duration::from_secs(1),
         }
     }
 
@@ -101,6 +122,7 @@ impl Checks {
     pub const fn goal_in_words(self) -> &'static str {
         match self {
             Self::Active => "fall x interval + timeout + 50 ms",
+            Self::Passive => "a second",
         }
     }
 }

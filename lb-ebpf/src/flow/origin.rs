@@ -1,5 +1,10 @@
 //! How flows come to their backends.
 
+use lb_common::{FlowWord, Protocol, counter::Handshake};
+
+use super::Seeker;
+use crate::{tables::Tables, verdict};
+
 /// How a flow came to its backend.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,5 +38,18 @@ impl Origin {
             5 => Self::NotAdmitted,
             _ => Self::Alone,
         }
+    }
+}
+
+/// Counts a SYN of a flow that has its backend.
+#[inline(always)]
+pub(super) fn opening<T: Tables>(tables: &T, seeker: &Seeker<'_>, word: FlowWord, backend: u32) {
+    if seeker.arrival.is_opening() && seeker.service.entry.protocol == Protocol::Tcp as u8 {
+        // Another connection may come from the port of one that has ended.
+        let which = match word.rank().is_over() {
+            true => Handshake::Begun,
+            false => Handshake::Resent,
+        };
+        verdict::count_handshake(tables, backend, which as u32);
     }
 }

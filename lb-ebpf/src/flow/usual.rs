@@ -34,7 +34,7 @@ pub fn young<'t, T: Tables>(
             first_match(tables.flows(sets.second)?, sets.tag)?,
         ),
     };
-    // A SYN of a known flow is seldom, and its service may have to say more.
+    // A SYN of a known flow is seldom: it is counted, and its service may have to say more.
     if !word.is_young(epoch) || !arrival.is_plain() {
         return None;
     }

@@ -94,7 +94,7 @@ fn backends_end<F: Frame, T: Tables, const V4: bool>(
         return Outcome::PASS.into();
     }
     match relay(frame, cx, &packet, quote, &flow) {
-        Ok(verdict) => Outcome::of(verdict, Account::ErrorReturned, 0).into(),
+        Ok(verdict) => Outcome::of(verdict, Account::ErrorReturned, flow.backend.id).into(),
         Err(reason) => Outcome::service_drop(reason, flow.service.index).into(),
     }
 }

@@ -94,16 +94,17 @@ fn to_client<F: Frame, T: Tables, const V4: bool>(
         return Outcome::PASS.into();
     }
     let mut noted = SAME;
-    let outcome = match translate(frame, cx, &packet, (slot, &flow), &mut noted) {
+    let mut says = 0;
+    let outcome = match translate(frame, cx, &packet, (slot, &flow), &mut noted, &mut says) {
         Ok(verdict) => Outcome::of(verdict, Account::Returned, flow.backend.id),
         Err(refusal) => {
             return PackedOutcome::refused(refusal, flow.service.index);
         }
     };
     match noted {
-        SAME => outcome.into(),
+        SAME => PackedOutcome::from(outcome).saying(says),
         ANOTHERS => Outcome::PASS.into(),
-        _ => PackedOutcome::of(PackedOutcome::from(outcome).word() | NOTED),
+        _ => PackedOutcome::of(PackedOutcome::from(outcome).saying(says).word() | NOTED),
     }
 }
 
@@ -114,9 +115,10 @@ fn translate<F: Frame, T: Tables>(
     packet: &Packet,
     (slot, flow): (u32, &Flow<'_>),
     noted: &mut u32,
+    says: &mut u32,
 ) -> Result<Verdict, Refusal> {
     packet.check_ip(frame)?;
-    let arrival = packet.check_transport(frame)?;
+    let arrival = packet.check_reply(frame, says)?;
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExpired.into());
     }

@@ -45,12 +45,12 @@ impl From<DropReason> for Refusal {
 
 /// A packet to a backend with its verdict and what is counted for it, in one word, for a part of the program that does both.
 ///
-/// Bits 0 to 16: BackendId; 17 to 19: origin; 20: it opens; 21: it is counted; 22: it leaves by another interface, whose slot stands
-/// in bits 32 to 47.
+/// Bits 0 to 16: BackendId; 17 to 19: origin; 21: it is counted; 22: it leaves by another interface, whose slot stands
+/// in bits 32 to 47; 23 to 31: its [`Arrival`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parcel(u64);
 
-const OPENS: u64 = 1 << 20;
+const ARRIVAL: u32 = 23;
 const COUNTED: u64 = 1 << 21;
 const REDIRECTED: u64 = 1 << 22;
 const SLOT: u64 = 0xffff << 32;
@@ -60,15 +60,12 @@ impl Parcel {
     /// A client's packet.
     #[inline(always)]
     pub const fn new(sent: &Sent, verdict: Verdict) -> Self {
-        let opens = match sent.arrival.may_begin() {
-            true => OPENS,
-            false => 0,
-        };
+        let arrival = (sent.arrival.0 as u64 & 0x1ff) << ARRIVAL;
         let way = match verdict.action {
             Action::Redirect => REDIRECTED | (verdict.detail as u64) << 32,
             _ => 0,
         };
-        Self(sent.backend as u64 | (sent.origin as u64) << 17 | opens | COUNTED | way)
+        Self(sent.backend as u64 | (sent.origin as u64) << 17 | arrival | COUNTED | way)
     }
 
     /// A packet that nothing is counted for, and whose verdict is the caller's.
@@ -117,10 +114,7 @@ impl Parcel {
         Some(Sent {
             backend: self.backend(),
             origin: self.origin(),
-            arrival: match self.0 & OPENS {
-                0 => Arrival::MIDDLE,
-                _ => Arrival::DATAGRAM,
-            },
+            arrival: Arrival((self.0 >> ARRIVAL) as u32 & 0x1ff),
             bytes,
         })
     }

@@ -15,7 +15,7 @@ use super::{
 use crate::case::Arrival;
 
 const FLAGS: [&str; 12] = [
-    "S", "A", "PA", "FA", "R", "RA", "SA", "", "SF", "F", "A", "A",
+    "S", "A", "PA", "FA", "R", "RA", "SA", "", "SF", "F", "A", "RA0",
 ];
 
 /// A frame that comes in.

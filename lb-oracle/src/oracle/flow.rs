@@ -36,6 +36,10 @@ pub(super) struct Tuple {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     Known,
+    /// Known, and its client opens it again.
+    Resent,
+    /// Known, but it had ended: its client opens another from the same port.
+    Reopened,
     New,
     Moved,
     NotAdmitted,
@@ -223,8 +227,13 @@ impl Flows {
             _ => false,
         };
         if !elsewhere && !loses && !anew {
+            let origin = match seeker.meaning {
+                Meaning::Opens if flow.idle || flow.closing => Origin::Reopened,
+                Meaning::Opens => Origin::Resent,
+                _ => Origin::Known,
+            };
             flow.see(seeker.epoch, closes);
-            return Ok((flow.backend, Origin::Known));
+            return Ok((flow.backend, origin));
         }
         let backend = choose(maps, ledger, &mut self.1, seeker)?;
         // A moved flow stays what it has proven to be.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use lb_common::{DropReason, Forwarding, counter::More, counter::PerBackend};
+use lb_common::{DropReason, Forwarding, counter::Handshake, counter::More, counter::PerBackend};
 use lb_ebpf::fixture::Fate;
 
 use super::{
@@ -214,6 +214,7 @@ impl Oracle {
         };
         let output = relay::translated(frame, ip, &about, &relayed);
         self.ledger.more(More::IcmpRelayed);
+        self.unreachable(arrived, id);
         Ok(Opinion::sent(fate, macs.on(output), Sent::Relayed))
     }
 
@@ -248,7 +249,21 @@ impl Oracle {
         };
         let output = relay::translated(frame, ip, about, &relayed);
         self.ledger.more(More::IcmpRelayed);
+        self.unreachable(arrived, flow.backend);
         Ok(Opinion::sent(fate, macs.on(output), Sent::Relayed))
+    }
+
+    /// An error for a client says that a backend cannot be reached; that a packet was too big says nothing of the kind.
+    fn unreachable(&mut self, arrived: &Arrived<'_>, id: usize) {
+        let Arrived { frame, ip, .. } = arrived;
+        let header = ip.bytes(frame, ip.transport(), 2);
+        let says = header.is_some_and(|header| match ip.is_v4() {
+            true => header[0] == 3 && header[1] != 4,
+            false => header[0] == 1,
+        });
+        if says {
+            self.ledger.handshake(id, Handshake::Unreachable);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use lb_common::{
     DropReason,
-    counter::{CounterLine, Global, More, PerBackend, TURN, lines_per_cpu},
+    counter::{CounterLine, Global, Handshake, More, PerBackend, TURN, lines_per_cpu},
 };
 use lb_ebpf::fixture::{Counter, Fate, world::GEOMETRY};
 
@@ -77,6 +77,19 @@ impl Ledger {
         self.add(Counter::backend(id as u32, which), by);
     }
 
+    /// Somebody opens a connection of TCP to a backend, in one piece.
+    pub(super) fn opened(&mut self, id: usize, origin: Origin) {
+        let which = match origin {
+            Origin::Resent => Handshake::Resent,
+            _ => Handshake::Begun,
+        };
+        self.handshake(id, which);
+    }
+
+    pub(super) fn handshake(&mut self, id: usize, which: Handshake) {
+        self.add(Counter::handshake(id as u32, which), 1);
+    }
+
     pub(super) fn more(&mut self, which: More) {
         self.add(Counter::more(which), 1);
     }
@@ -84,7 +97,7 @@ impl Ledger {
     /// How a flow came to its backend; `connection`: the packet opens one, or has none.
     pub(super) fn came(&mut self, id: usize, origin: Origin, connection: bool) {
         match origin {
-            Origin::Known | Origin::Alone => {}
+            Origin::Known | Origin::Resent | Origin::Reopened | Origin::Alone => {}
             Origin::New => self.backend(id, PerBackend::NewFlows, 1),
             Origin::Moved => self.backend(id, PerBackend::MovedIn, 1),
             Origin::NotAdmitted => {

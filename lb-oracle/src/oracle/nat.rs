@@ -279,6 +279,7 @@ impl Oracle {
         let bytes = frame.len() as u64;
         self.ledger.backend(id, PerBackend::ReplyPackets, 1);
         self.ledger.backend(id, PerBackend::ReplyBytes, bytes);
+        self.answered(arrived, id);
         Ok(Opinion::sent(fate, macs.on(output), Sent::Exchanged))
     }
 }

@@ -94,6 +94,9 @@ fn facts(e: &Explained, colour: bool) -> Vec<Vec<Cell>> {
     if let Some(held) = &b.held {
         row("held", held.clone());
     }
+    if let Some(suspicion) = &b.suspicion {
+        row("packets say", suspicion.clone());
+    }
     row("admin", admin(b));
     row("way", b.route.clone());
     let t = &b.traffic;

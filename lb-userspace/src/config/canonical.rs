@@ -170,7 +170,7 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
     if let Some(interface) = &service.claim {
         writeln!(out, "claim = {}", text(interface))?;
     }
-    health::write(out, &service.health)?;
+    health::write(out, service.protocol, &service.health)?;
     for backend in service.backends.values() {
         write_backend(out, backend)?;
     }

@@ -6,6 +6,7 @@ mod dns;
 mod exec;
 mod http;
 mod kind;
+mod passive;
 mod tls;
 
 pub(super) use agent::SOURCES;
@@ -21,10 +22,11 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::codes;
+use super::keys;
 use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::value;
-use crate::model::{Aim, Check, Damping, HealthPolicy};
+use crate::model::{Aim, Check, Damping, HealthPolicy, Protocol};
 
 pub(super) const TARGETS: &[(&str, Aim)] = &[("vip", Aim::Vip), ("backend", Aim::Backend)];
 
@@ -50,15 +52,58 @@ pub(super) fn default_policy() -> HealthPolicy {
         fall: NonZeroU16::MIN.saturating_add(2),
         trust_at_start: false,
         damping: Damping::default(),
+        passive: None,
         agent: None,
     }
 }
 
+/// The service's checks have a key for a port.
+pub(super) fn has_port(reader: &Reader<'_, '_>) -> bool {
+    match reader.get("health").map(|found| found.get_ref()) {
+        Some(DeValue::Table(table)) => table.contains_key("port"),
+        _ => false,
+    }
+}
+
+/// The checks of a service; where something is wrong, the default, and a note.
+pub(super) fn of_service(
+    reader: &Reader<'_, '_>,
+    protocol: Option<Protocol>,
+    notes: &mut Notes<'_>,
+) -> HealthPolicy {
+    let Some((key, found)) = reader.entry("health") else {
+        return default_policy();
+    };
+    let DeValue::Table(table) = found.get_ref() else {
+        reader.wrong_type("health", "a table", found, notes);
+        return default_policy();
+    };
+    let path = format!("{}health.", reader.path);
+    let health = Reader::new(&keys::HEALTH, table, found.span(), path, notes);
+    let policy = policy(&health, protocol, notes);
+    if policy.check == Check::None {
+        let span = health.get("type").map_or(key, |v| v.span());
+        let message = "the backends of this service are not checked".to_owned();
+        notes.add(Note::new(
+            &codes::NO_CHECK,
+            &span,
+            &health.name("type"),
+            message,
+        ));
+    }
+    policy
+}
+
 /// `[service.health]`; where something is wrong, the default, and a note.
-pub(super) fn policy(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> HealthPolicy {
+fn policy(
+    reader: &Reader<'_, '_>,
+    protocol: Option<Protocol>,
+    notes: &mut Notes<'_>,
+) -> HealthPolicy {
     let default = default_policy();
     let check = kind::check(reader, notes);
     let agent = agent::weight(reader, &check, notes);
+    let passive = passive::policy(reader, &check, protocol, notes);
     let (interval, timeout, jitter) = timings(reader, &default, notes);
     let fast = reader.duration("fast-interval", *INTERVAL.start()..=interval, notes);
     let fall = threshold(reader, "fall", default.fall, notes);
@@ -86,6 +131,7 @@ pub(super) fn policy(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> HealthPo
         fall,
         trust_at_start: reader.boolean("trust-at-start", notes).unwrap_or(false),
         damping: damping(reader, notes),
+        passive,
         agent,
     }
 }

@@ -24,8 +24,8 @@ use super::tunnel::{self, TunnelDraft};
 use super::{idle, keys, mss};
 use super::{value, vip};
 use crate::model::{
-    AdminState, AllDown, Check, DrainPolicy, Forwarding, HealthPolicy, MidStream, Name, OnDown,
-    Ports, Prefix, Protocol, TcpIdle, Tier,
+    AdminState, AllDown, DrainPolicy, Forwarding, HealthPolicy, MidStream, Name, OnDown, Ports,
+    Prefix, Protocol, TcpIdle, Tier,
 };
 
 pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[
@@ -164,8 +164,8 @@ pub(super) fn service(
     let forwarding = required_word(&reader, "forwarding", FORWARDINGS, notes);
     let tunnel = tunnel::of_service(&reader, forwarding.as_ref(), protocol.as_ref(), notes);
     let ring_size = reader.integer("ring-size", 1..=LARGEST_RING, notes);
-    let health = health_policy(&reader, notes);
-    let health_port_is_wrong = health.port.is_none() && has_health_port(&reader);
+    let health = health::of_service(&reader, kind, notes);
+    let health_port_is_wrong = health.port.is_none() && health::has_port(&reader);
     let mut draft = ServiceDraft {
         name: name(&reader, notes),
         address: vip::address(&reader, notes),
@@ -335,38 +335,6 @@ fn claim(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Option<At<String>> {
         value: text.value.to_owned(),
         span: text.span,
     })
-}
-
-/// The service's checks have a key for a port.
-fn has_health_port(reader: &Reader<'_, '_>) -> bool {
-    match reader.get("health").map(|found| found.get_ref()) {
-        Some(DeValue::Table(table)) => table.contains_key("port"),
-        _ => false,
-    }
-}
-
-fn health_policy(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> HealthPolicy {
-    let Some((key, found)) = reader.entry("health") else {
-        return health::default_policy();
-    };
-    let DeValue::Table(table) = found.get_ref() else {
-        reader.wrong_type("health", "a table", found, notes);
-        return health::default_policy();
-    };
-    let path = format!("{}health.", reader.path);
-    let health = Reader::new(&keys::HEALTH, table, found.span(), path, notes);
-    let policy = health::policy(&health, notes);
-    if policy.check == Check::None {
-        let span = health.get("type").map_or(key, |v| v.span());
-        let message = "the backends of this service are not checked".to_owned();
-        notes.add(Note::new(
-            &codes::NO_CHECK,
-            &span,
-            &health.name("type"),
-            message,
-        ));
-    }
-    policy
 }
 
 fn backends(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Vec<BackendDraft> {

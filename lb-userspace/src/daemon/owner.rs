@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::departures::Departure;
 use super::loads::Loads;
+use super::passive;
 use super::probing::Probing;
 use super::record;
 use super::reload::{Asked, Reloads};
@@ -71,6 +72,7 @@ pub(super) struct Queues {
     pub(super) signals: Signals,
     pub(super) saves: mpsc::UnboundedReceiver<saver::Outcome>,
     pub(super) loads: mpsc::UnboundedReceiver<super::reload::Loaded>,
+    pub(super) looks: mpsc::Receiver<passive::Look>,
 }
 
 /// The owner.
@@ -97,11 +99,18 @@ pub(super) struct Owner<'a> {
     /// Interfaces that are to be left.
     pub(super) departures: Vec<Departure>,
     pub(super) hooks: Hooks,
+    pub(super) suspects: passive::Suspects,
     beats: u64,
 }
 
 impl<'a> Owner<'a> {
-    pub(super) fn new(mut parts: Parts<'a>, saver: Saver, reloads: Reloads, hooks: Hooks) -> Self {
+    pub(super) fn new(
+        mut parts: Parts<'a>,
+        saver: Saver,
+        reloads: Reloads,
+        hooks: Hooks,
+        suspects: passive::Suspects,
+    ) -> Self {
         let reader = parts.reconciler.dataplane().reader();
         let sweeper = Sweeper::new(reader.clone());
         let attachments = Vec::new();
@@ -121,6 +130,7 @@ impl<'a> Owner<'a> {
             probing: Probing::default(),
             departures: Vec::new(),
             hooks,
+            suspects,
             beats: 0,
         }
     }
@@ -200,6 +210,7 @@ impl<'a> Owner<'a> {
                     }
                     self.take(burst)?;
                 }
+                Some(look) = queues.looks.recv() => self.look_at_handshakes(&look)?,
                 Some(request) = queues.requests.recv() => self.answer(request)?,
                 Some((_, report)) = queues.reports.recv() => self.reported(&report)?,
                 // Last: whatever happened meanwhile comes first.
@@ -239,6 +250,7 @@ impl<'a> Owner<'a> {
                 "the {task} ended: without it the maps would grow stale unseen; forwarding goes on as it is, start the daemon again"
             );
         }
+        self.watch_backends();
         let mut events = vec![(now, Event::Tick)];
         events.extend(self.count_flows(now)?.map(|event| (now, event)));
         let has_source = !self.config().daemon.nat_source.is_empty();
@@ -304,6 +316,7 @@ impl<'a> Owner<'a> {
                     self.probing
                         .probe(targets, &daemon, vlans, self.parts.runner);
                 }
+                Effect::ProbeNow(backends) => self.parts.runner.hurry(backends),
                 Effect::Follow(addresses) => self.parts.follower.follow(addresses),
                 Effect::Interfaces(interfaces) => self.parts.follower.leave_by(interfaces),
                 // Before the first image, the last list counts: see `begin`.
@@ -352,7 +365,7 @@ impl<'a> Owner<'a> {
         }
         let lines = new
             .into_iter()
-            .map(|id| (id, self.reader.backend(id)))
+            .map(|id| (id, (self.reader.backend(id), self.reader.handshakes(id))))
             .collect();
         self.parts.reconciler.set_origins(&lines);
         self.saver.state.changed(now_ns());

@@ -25,6 +25,9 @@ pub(super) fn log(record: &Record) {
         Record::Held { backend, reason } => {
             tracing::warn!(service = %backend.service, backend = %backend.backend, %reason, "health change held back");
         }
+        Record::Suspected { backend, reason } => {
+            tracing::warn!(service = %backend.service, backend = %backend.backend, %reason, "suspected by its packets");
+        }
         Record::Agent { backend, reason } => {
             tracing::warn!(service = %backend.service, backend = %backend.backend, %reason, "what its agent says is ignored");
         }

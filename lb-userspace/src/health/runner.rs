@@ -22,7 +22,7 @@ use super::peer::Peer;
 use super::tls::Clients;
 use super::{dns, exec, grpc, http, http2, https, icmp, real_path, tcp, tls, udp};
 use crate::event::Event;
-use crate::model::{Check, ProbeResult, ProbeVerdict, Target};
+use crate::model::{BackendKey, Check, ProbeResult, ProbeVerdict, Target};
 use crate::rota::{Due, Rota, TargetId};
 
 /// The most probes that are under way at once, whatever the process may open.
@@ -83,6 +83,7 @@ pub type Events = mpsc::Sender<(u64, Event)>;
 #[derive(Debug)]
 pub struct Runner {
     targets: watch::Sender<Vec<Target>>,
+    hurries: mpsc::UnboundedSender<BackendKey>,
     tools: Arc<Tools>,
     task: JoinHandle<()>,
 }
@@ -92,6 +93,7 @@ impl Runner {
     /// any more, and when it is dropped. `seed` spreads the probes.
     pub fn spawn(events: Events, cancel: CancellationToken, concurrency: usize, seed: u64) -> Self {
         let (sender, targets) = watch::channel(Vec::new());
+        let (hurries, hurried) = mpsc::unbounded_channel();
         let tools: Arc<Tools> = Arc::default();
         let work = Work {
             rota: Rota::new(seed),
@@ -103,8 +105,9 @@ impl Runner {
         };
         Self {
             targets: sender,
+            hurries,
             tools,
-            task: tokio::spawn(work.run(targets, cancel)),
+            task: tokio::spawn(work.run(targets, hurried, cancel)),
         }
     }
 
@@ -112,6 +115,14 @@ impl Runner {
     /// changed or are gone are abandoned. A result that was already sent may still arrive.
     pub fn set_targets(&self, targets: Vec<Target>) {
         self.targets.send_replace(targets);
+    }
+
+    /// Targets that are to be probed at once, apart from their turns. (Who asks asks seldom: of one suspect at most once a second.)
+    pub fn hurry(&self, backends: Vec<BackendKey>) {
+        for backend in backends {
+            // A runner that has ended is noticed elsewhere.
+            let _ended = self.hurries.send(backend);
+        }
     }
 
     /// Why checks cannot go to VIPs at present; `None`: they can.
@@ -148,7 +159,12 @@ struct Work {
 }
 
 impl Work {
-    async fn run(mut self, mut targets: watch::Receiver<Vec<Target>>, cancel: CancellationToken) {
+    async fn run(
+        mut self,
+        mut targets: watch::Receiver<Vec<Target>>,
+        mut hurries: mpsc::UnboundedReceiver<BackendKey>,
+        cancel: CancellationToken,
+    ) {
         loop {
             let wake = self.rota.next_due().map(instant);
             tokio::select! {
@@ -161,6 +177,7 @@ impl Work {
                     }
                     Err(_runner_dropped) => break,
                 },
+                Some(backend) = hurries.recv() => self.rota.hurry(&backend, now_ns()),
                 Some(ended) = self.probes.join_next() => {
                     self.ended(ended);
                     while let Some(ended) = self.probes.try_join_next() {
@@ -214,6 +231,7 @@ async fn round(
     let Due {
         id,
         scheduled,
+        extra,
         target,
     } = due;
     let mut hearing = Hearing::to(target.agent);
@@ -231,6 +249,7 @@ async fn round(
             started,
             ended: now_ns(),
             verdict,
+            extra,
         }
     };
     let seen = result.ended;

@@ -49,6 +49,10 @@ impl Streak {
             ProbeVerdict::Good | ProbeVerdict::Warned(_) => Evidence::Good,
             ProbeVerdict::Void(reason) => return Evidence::Void(reason.clone()),
             ProbeVerdict::Bad(reason) => match self.stall(result) {
+                // One that was made for a suspicion is no proof when it is late, however often that has been.
+                Some(stall) if result.extra => {
+                    return Evidence::Void(format!("{stall}; ignored: {reason}"));
+                }
                 Some(stall) if self.excused < EXCUSES => {
                     self.excused = self.excused.saturating_add(1);
                     return Evidence::Void(format!("{stall}; ignored: {reason}"));
@@ -62,10 +66,12 @@ impl Streak {
         evidence
     }
 
-    /// Adds it to the row, and gives the verdict that the row is now long enough for, if it is another one.
-    pub fn add(&mut self, evidence: &Evidence) -> Option<Health> {
+    /// Adds it to the row, and gives the verdict that the row is now long enough for, if it is another one. A bad round that
+    /// was `extra` is in no row: `fall` is a number of turns.
+    pub fn add(&mut self, evidence: &Evidence, extra: bool) -> Option<Health> {
         match evidence {
             Evidence::Void(_) => None,
+            Evidence::Bad(_) if extra => None,
             Evidence::Good => {
                 self.bad = 0;
                 self.good = self.good.saturating_add(1);
@@ -79,6 +85,11 @@ impl Streak {
                 enough.then_some(Health::Down)
             }
         }
+    }
+
+    /// No good round counts any more: the next verdict is down, whatever the row says.
+    pub(super) fn condemn(&mut self) {
+        self.good = 0;
     }
 
     /// The verdict from now on; gives the one before.

@@ -22,6 +22,7 @@ fn thresholds(rise: u16, fall: u16) -> Thresholds {
 fn round(n: u64, late: u64, took: u64, verdict: ProbeVerdict) -> ProbeResult {
     let scheduled = n * 200 * MS;
     ProbeResult {
+        extra: false,
         scheduled,
         started: scheduled + late * MS,
         ended: scheduled + (late + took) * MS,
@@ -135,6 +136,7 @@ fn stall_begins_beyond_what_a_busy_host_does() {
 fn times_out_of_order_do_no_harm() {
     let mut tracker = Tracker::new(thresholds(1, 1));
     let result = ProbeResult {
+        extra: false,
         scheduled: u64::MAX,
         started: 5,
         ended: 0,
@@ -270,6 +272,7 @@ fn flap(tracker: &mut Tracker, rounds: &[(u64, bool)]) -> Vec<(u64, Health)> {
     for (after, is_good) in rounds {
         now += after * S;
         let result = ProbeResult {
+            extra: false,
             scheduled: now,
             started: now,
             ended: now,
@@ -337,6 +340,7 @@ fn damping_says_once_why_and_shows_what_is_left() {
     let all = "damped: it changed 3 times within 1m; it must stay good for 10s, ";
     assert_eq!(tracker.damped(5 * S), Some(format!("{all}10s are left")));
     let result = |at: u64| ProbeResult {
+        extra: false,
         scheduled: at,
         started: at,
         ended: at,
@@ -424,4 +428,51 @@ proptest! {
             prop_assert!(b != 'D' || a == 'D');
         }
     }
+}
+
+/// As `verdict` says, apart from the turns.
+fn extra(n: u64, late: u64, verdict: ProbeVerdict) -> ProbeResult {
+    ProbeResult {
+        extra: true,
+        ..round(n, late, 1, verdict)
+    }
+}
+
+#[test]
+fn bad_extra_rounds_are_kept_and_in_no_row_and_late_ones_are_never_proof() {
+    let mut tracker = Tracker::new(thresholds(2, 2));
+    assert_eq!(play(&mut tracker, "ggb"), "?UU");
+    for n in 0..20 {
+        let seen = tracker.observe(&extra(n, 0, bad()), n);
+        assert!(matches!(seen.evidence, Evidence::Bad(_)) && seen.change.is_none());
+    }
+    assert_eq!((tracker.health(), tracker.counts().bad), (Health::Up, 21));
+    assert_eq!(tracker.bad_until_down(), Some(1));
+    // All excuses of turns used up: a late extra one says nothing yet.
+    let mut tracker = Tracker::new(thresholds(2, 9));
+    play(&mut tracker, "ggllllll");
+    let seen = tracker.observe(&extra(9, 60_000, bad()), 9);
+    assert!(matches!(seen.evidence, Evidence::Void(_)), "{seen:?}");
+    assert_eq!(tracker.bad_until_down(), Some(8));
+}
+
+#[test]
+fn a_confirmed_suspicion_is_a_fall_and_the_return_takes_all_of_rise() {
+    let mut tracker = Tracker::new(thresholds(2, 3));
+    assert_eq!(play(&mut tracker, "gggg"), "?UUU");
+    tracker.observe(&extra(4, 0, bad()), 5);
+    let change = tracker.confirm("why".to_owned(), 5).unwrap();
+    let Change {
+        at,
+        from,
+        to,
+        reason,
+    } = change.clone();
+    assert_eq!(
+        (at, from, to, reason.as_str()),
+        (5, Health::Up, Health::Down, "why")
+    );
+    assert_eq!(tracker.changed(), Some(&change));
+    assert_eq!(tracker.confirm("why".to_owned(), 6), None);
+    assert_eq!(play(&mut tracker, "gbgg"), "DDDU");
 }

@@ -101,6 +101,7 @@ fn backend(record: &Record) -> Option<&BackendKey> {
     match record {
         Record::Health { backend, .. }
         | Record::Held { backend, .. }
+        | Record::Suspected { backend, .. }
         | Record::Agent { backend, .. }
         | Record::Admin { backend, .. }
         | Record::Drained { backend, .. } => Some(backend),

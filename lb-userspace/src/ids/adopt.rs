@@ -116,6 +116,7 @@ impl Ids {
                     port,
                     tunnel,
                     origin: Some([0; 8]),
+                    handshakes: [0; 8],
                 };
                 Arc::make_mut(&mut ids.backends).insert(key, known);
             }

@@ -164,6 +164,7 @@ impl Ids {
                 port: backend_port(backend),
                 tunnel: tunnel.0,
                 origin: None,
+                handshakes: [0; 8],
             };
             Arc::make_mut(&mut self.backends).insert(key, backend);
         }

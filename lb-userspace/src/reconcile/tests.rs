@@ -338,6 +338,7 @@ fn from_verdict_to_map_write_takes_one_word_at_a_thousand_backends() {
             false => ProbeVerdict::Bad("refused".to_owned()),
         };
         let result = ProbeResult {
+            extra: false,
             scheduled: at,
             started: at,
             ended: at,

@@ -28,6 +28,7 @@ fn target(n: u64) -> Target {
 
 fn result(at: u64, verdict: ProbeVerdict) -> ProbeResult {
     ProbeResult {
+        extra: false,
         scheduled: at,
         started: at,
         ended: at,
@@ -217,4 +218,100 @@ fn hurried_probe_that_takes_its_timeout_is_followed_at_once() {
     let bad = ProbeVerdict::Bad("timed out".to_owned());
     rota.ended(due.id, &result(0, bad), 1000 * MS);
     assert_eq!(rota.next_due(), Some(1000 * MS));
+}
+
+/// The next probe: when it is due, and whether it is an extra one.
+fn next(rota: &mut Rota) -> (u64, bool, TargetId) {
+    for _ in 0..100 {
+        let at = rota.next_due().unwrap();
+        if let Some(due) = rota.pop_due(at) {
+            assert_eq!(due.scheduled, at);
+            return (at, due.extra, due.id);
+        }
+    }
+    panic!("nothing is due");
+}
+
+#[test]
+fn a_hurried_target_is_probed_at_once_and_keeps_its_turns() {
+    let mut steady = target(1);
+    steady.jitter = Duration::ZERO;
+    let name = steady.backend.clone();
+    let mut rota = Rota::new(1);
+    rota.set_targets(vec![steady], 0);
+    let (at, extra, id) = next(&mut rota);
+    assert_eq!((at, extra), (0, false));
+    rota.ended(id, &good(0), 0);
+    let (first, extra, id) = next(&mut rota);
+    assert!(!extra);
+    rota.ended(id, &good(first), first);
+    // Asked for twice, it is made once.
+    rota.hurry(&name, first + 300 * MS);
+    rota.hurry(&name, first + 300 * MS);
+    let (at, extra, id) = next(&mut rota);
+    assert_eq!((at, extra), (first + 300 * MS, true));
+    let bad = ProbeResult {
+        extra: true,
+        ..result(at, ProbeVerdict::Bad("refused".to_owned()))
+    };
+    rota.ended(id, &bad, at + MS);
+    let (at, extra, id) = next(&mut rota);
+    assert_eq!((at, extra), (first + 1000 * MS, false));
+    rota.ended(id, &good(at), at);
+    // One that ends when the next turn is over: that follows at once.
+    rota.hurry(&name, first + 1900 * MS);
+    let (at, extra, id) = next(&mut rota);
+    assert_eq!((at, extra), (first + 1900 * MS, true));
+    rota.ended(id, &good(at), first + 2100 * MS);
+    let (at, extra, id) = next(&mut rota);
+    assert_eq!((at, extra), (first + 2100 * MS, false));
+    rota.ended(id, &good(at), at);
+    assert_eq!(next(&mut rota).0, first + 3100 * MS);
+}
+
+#[test]
+fn a_target_hurried_while_its_probe_is_due_or_under_way_has_an_extra_one_afterwards() {
+    let name = target(1).backend;
+    for under_way in [false, true] {
+        let mut rota = Rota::new(1);
+        rota.set_targets(vec![target(1)], 0);
+        if !under_way {
+            rota.hurry(&name, 5 * MS);
+        }
+        let (_, extra, id) = next(&mut rota);
+        assert!(!extra);
+        if under_way {
+            rota.hurry(&name, 5 * MS);
+        }
+        assert_eq!(rota.pop_due(9 * MS), None);
+        rota.ended(id, &good(0), 10 * MS);
+        let (at, extra, id) = next(&mut rota);
+        assert_eq!((at, extra), (10 * MS, true));
+        // During an extra one, too.
+        rota.hurry(&name, 11 * MS);
+        rota.ended(id, &good(at), 12 * MS);
+        let (at, extra, id) = next(&mut rota);
+        assert_eq!((at, extra), (12 * MS, true));
+        rota.ended(id, &good(at), 13 * MS);
+        let (at, extra, _) = next(&mut rota);
+        assert!((500 * MS..=1000 * MS).contains(&at) && !extra, "{at}");
+    }
+}
+
+#[test]
+fn who_is_gone_is_not_hurried_and_who_takes_its_place_begins_anew() {
+    let mut rota = Rota::new(1);
+    rota.set_targets(vec![target(1)], 0);
+    let (_, _, id) = next(&mut rota);
+    rota.ended(id, &good(0), 0);
+    rota.hurry(&target(1).backend, MS);
+    rota.hurry(&target(2).backend, MS);
+    let mut moved = target(1);
+    moved.port = 81;
+    assert_eq!(rota.set_targets(vec![moved], 2 * MS), [id]);
+    let (at, extra, _) = next(&mut rota);
+    assert_eq!((at, extra), (2 * MS, false));
+    rota.set_targets(Vec::new(), 3 * MS);
+    rota.hurry(&target(1).backend, 4 * MS);
+    assert_eq!(rota.pop_due(u64::MAX), None);
 }

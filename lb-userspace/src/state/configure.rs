@@ -15,6 +15,7 @@ use crate::latency::Pace;
 use crate::model::{
     AdminState, Aim, BackendKey, Check, Config, Health, Name, RealPath, Scheduler, Target,
 };
+use crate::passive::suspicion::Suspicion;
 use crate::plan::endpoints;
 use crate::velocity::{Limit, Member};
 
@@ -32,7 +33,7 @@ impl State {
         let moved = moved(&self.ids, &ids);
         let old_ids = std::mem::replace(&mut self.ids, ids);
         self.unsaved = Unsaved::All;
-        self.keep_backends(now, &moved);
+        self.keep_backends(now, &before, &moved);
         self.keep_ways();
         self.set_pools(&before);
         let decisions = self.velocity.tick(now);
@@ -76,8 +77,14 @@ impl State {
         ]
     }
 
-    /// Backends as configured. Those in `moved` have another address or port: nothing is known of them.
-    pub(super) fn keep_backends(&mut self, now: u64, moved: &BTreeSet<BackendKey>) {
+    /// Backends as configured, and as they were `before`. Those in `moved` have another address or port: nothing is known of
+    /// them.
+    pub(super) fn keep_backends(
+        &mut self,
+        now: u64,
+        before: &Config,
+        moved: &BTreeSet<BackendKey>,
+    ) {
         let config = Arc::clone(&self.config);
         self.backends.retain(|key, _| config.backend(key).is_some());
         self.draining.retain(|key| config.backend(key).is_some());
@@ -100,6 +107,7 @@ impl State {
                 .backends
                 .entry(key.clone())
                 .or_insert_with(|| BackendState {
+                    suspicion: Suspicion::default(),
                     tracker: Tracker::new(thresholds),
                     since: now,
                     reason: Arc::clone(&unknown),
@@ -117,6 +125,13 @@ impl State {
                 known.reason = "its address or port is new; no probe has ended yet".into();
                 known.agent = Agent::default();
                 known.pace = Pace::default();
+            }
+            // A suspicion is of a backend, and for a check of it.
+            let is_same = before.services.get(&key.service).is_some_and(|old| {
+                old.health == service.health && old.forwarding == service.forwarding
+            });
+            if moved.contains(&key) || !is_same {
+                known.suspicion = Suspicion::default();
             }
             known.tracker.set_thresholds(thresholds);
             if service.scheduler != Scheduler::LeastResponseTime {

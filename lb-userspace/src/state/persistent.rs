@@ -121,7 +121,8 @@ impl State {
         if let Some(actual) = actual {
             state.adopt_ways(actual);
         }
-        state.keep_backends(now, &BTreeSet::new());
+        let config = Arc::clone(&state.config);
+        state.keep_backends(now, &config, &BTreeSet::new());
         state.keep_ways();
         state.restore_orders(now, &persistent);
         state.restore_loads(&persistent.loads);

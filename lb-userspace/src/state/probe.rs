@@ -45,6 +45,7 @@ impl State {
             .velocity
             .observe(key, &seen.evidence, result.started, raw, now);
         self.decided(now, decisions, effects);
+        self.followed_up(now, key, result, &seen.evidence, effects);
     }
 
     pub(super) fn decided(

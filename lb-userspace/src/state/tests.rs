@@ -5,6 +5,7 @@ mod failover;
 mod orders;
 mod reports;
 mod returns;
+mod suspects;
 mod why;
 
 use std::collections::BTreeMap;
@@ -110,6 +111,7 @@ impl Sim {
             self.event(Event::Probe {
                 backend: key(backend),
                 result: ProbeResult {
+                    extra: false,
                     scheduled: at,
                     started: at,
                     ended: at,
@@ -463,7 +465,8 @@ fn status_shows_what_is_known_and_counts_from_where_an_id_began() {
     sim.event(Event::Config(config("web 192.0.2.1:80 z=10.0.0.9:80")));
     let z = sim.state.ids.backend(&key("web/z")).unwrap().id;
     assert_eq!(sim.state.without_origin(), vec![z]);
-    sim.state.set_origins(&BTreeMap::from([(z, [100; 8])]));
+    sim.state
+        .set_origins(&BTreeMap::from([(z, ([100; 8], [100; 8]))]));
     counters.backends.insert(z, [107; 8]);
     let status = told(&sim, &counters);
     assert_eq!(status.services[0].backends[0].traffic.packets, 7);

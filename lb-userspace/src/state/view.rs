@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
 
 use lb_common::DropReason;
-use lb_common::counter::{Global, More, PerBackend};
+use lb_common::counter::{Global, Handshake, More, PerBackend};
 
 use super::State;
 use crate::health::{Evidence, Seen};
 use crate::model::{BackendKey, Forwarding, Name, ProbeResult, ProbeVerdict, Protocol};
 use crate::status::{
-    Attachment, Backend, Counters, DataPlane, Drain, Hook, Service, Status, Storage, Traffic,
+    Attachment, Backend, Counters, DataPlane, Drain, Handshakes, Hook, Service, Status, Storage,
+    Traffic,
 };
 use crate::{ids, model};
 
@@ -204,11 +205,20 @@ impl State {
                 Ok(hop) => format!("{} {}", self.interface(hop.ifindex), mac(hop.destination)),
                 Err(reason) => reason.clone(),
             },
-            traffic: traffic(
-                counters.backends.get(&numbers.id),
-                numbers.origin.as_ref(),
-                left,
-            ),
+            suspicion: self.suspicion_words(now, key),
+            traffic: Traffic {
+                handshakes: match &numbers.origin {
+                    Some(_) => {
+                        handshakes(counters.handshakes.get(&numbers.id), &numbers.handshakes)
+                    }
+                    None => Handshakes::default(),
+                },
+                ..traffic(
+                    counters.backends.get(&numbers.id),
+                    numbers.origin.as_ref(),
+                    left,
+                )
+            },
             last_results: known.tracker.last().map(result).collect(),
         })
     }
@@ -294,6 +304,26 @@ fn traffic(
         new_flows: count(PerBackend::NewFlows),
         moved_in: count(PerBackend::MovedIn),
         live_flows,
+        handshakes: Handshakes::default(),
+    }
+}
+
+fn handshakes(
+    line: Option<&lb_common::CounterLine>,
+    origin: &lb_common::CounterLine,
+) -> Handshakes {
+    let count = |which: Handshake| {
+        let position = which as usize;
+        line.map_or(0, |line| {
+            at(line, position).saturating_sub(at(origin, position))
+        })
+    };
+    Handshakes {
+        begun: count(Handshake::Begun),
+        answered: count(Handshake::Answered),
+        resent: count(Handshake::Resent),
+        refused: count(Handshake::Refused),
+        unreachable: count(Handshake::Unreachable),
     }
 }
 
@@ -306,11 +336,22 @@ fn sum(a: Traffic, b: Traffic) -> Traffic {
         new_flows: a.new_flows.saturating_add(b.new_flows),
         moved_in: a.moved_in.saturating_add(b.moved_in),
         live_flows: a.live_flows.saturating_add(b.live_flows),
+        handshakes: Handshakes {
+            begun: a.handshakes.begun.saturating_add(b.handshakes.begun),
+            answered: a.handshakes.answered.saturating_add(b.handshakes.answered),
+            resent: a.handshakes.resent.saturating_add(b.handshakes.resent),
+            refused: a.handshakes.refused.saturating_add(b.handshakes.refused),
+            unreachable: a
+                .handshakes
+                .unreachable
+                .saturating_add(b.handshakes.unreachable),
+        },
     }
 }
 
 fn result(seen: &Seen) -> ProbeResult {
     ProbeResult {
+        extra: false,
         scheduled: seen.scheduled,
         started: seen.started,
         ended: seen.ended,

@@ -107,6 +107,7 @@ impl Bench {
             false => ProbeVerdict::Bad("refused".to_owned()),
         };
         let result = ProbeResult {
+            extra: false,
             scheduled: at,
             started: at,
             ended: at,

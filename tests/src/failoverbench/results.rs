@@ -100,12 +100,10 @@ impl Column {
         Self {
             checks,
             goal_ms: checks.goal(effort).as_secs_f64() * 1e3,
-            rows: Fault::ALL
-                .map(|fault| Row {
-                    fault,
-                    kills: vec![],
-                })
-                .to_vec(),
+            rows: Vec::from_iter(checks.faults().iter().map(|fault| Row {
+                fault: *fault,
+                kills: vec![],
+            })),
         }
     }
 

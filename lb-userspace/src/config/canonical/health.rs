@@ -6,11 +6,11 @@ use super::{text, word};
 use crate::config::health::{RCODES, SOURCES, TARGETS, TYPES};
 use crate::config::value::duration;
 use crate::model::{
-    Check, DnsCheck, ExecCheck, GrpcCheck, HealthPolicy, HttpCheck, TlsCheck, UdpCheck,
+    Check, DnsCheck, ExecCheck, GrpcCheck, HealthPolicy, HttpCheck, Protocol, TlsCheck, UdpCheck,
 };
 
 /// Writes the table.
-pub(super) fn write(out: &mut String, health: &HealthPolicy) -> Result {
+pub(super) fn write(out: &mut String, protocol: Protocol, health: &HealthPolicy) -> Result {
     writeln!(out, "\n[service.health]")?;
     writeln!(out, "type = {}", text(health.check.word()))?;
     if health.check == Check::None {
@@ -32,6 +32,14 @@ pub(super) fn write(out: &mut String, health: &HealthPolicy) -> Result {
         time("damping-window", damping.window)?;
         time("damping-hold", damping.hold)?;
         time("damping-hold-max", damping.hold_max)?;
+    }
+    if let Some(passive) = &health.passive {
+        time("passive-window", passive.window)?;
+        writeln!(out, "passive-handshakes = {}", passive.least)?;
+        writeln!(out, "passive-percent = {}", passive.percent)?;
+    }
+    if protocol == Protocol::Tcp {
+        writeln!(out, "passive = {}", health.passive.is_some())?;
     }
     writeln!(out, "damping = {}", damping.changes)?;
     writeln!(out, "rise = {}", health.rise)?;

@@ -143,10 +143,13 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
         "gue-port",
         "gue-variant",
         "client-option",
-        // Of other types than the example's, or meaningless without damping.
+        // Of other types than the example's, or meaningless without damping or `passive`.
         "damping-window",
         "damping-hold",
         "damping-hold-max",
+        "passive-handshakes",
+        "passive-percent",
+        "passive-window",
         "tls",
         "server-name",
         "ca",
@@ -214,6 +217,7 @@ fn the_table_of_keys_tells_the_true_defaults() {
         "type = \"tls\"",
         "type = \"dns\"\nquery = \".\"",
         "damping = 2",
+        "passive = true",
         "agent-weight = \"line\"",
     ];
     let hook = "[[hook]]\nname = \"h\"\ncommand = [\"/bin/true\"]\n";
@@ -495,6 +499,7 @@ prop_compose! {
         to_backend in any::<bool>(),
         damping in (0_u16..5, 1_u64..1000, 1_u64..1000, 0_u64..1000),
         agent in proptest::option::of((any::<bool>(), 1_u16..=100, 100_u16..=200, 1_u16..=100)),
+        passive in proptest::option::of((1_u16..=10_000, 1_u8..=100, 300_u64..=10_000)),
     ) -> HealthPolicy {
         if check == Check::None {
             // Without checks the other keys have no effect, and so no place in the file.
@@ -523,6 +528,11 @@ prop_compose! {
             rise: NonZeroU16::new(rise).unwrap(),
             fall: NonZeroU16::new(fall).unwrap(),
             trust_at_start,
+            passive: passive.map(|(least, percent, window)| Passive {
+                least,
+                percent,
+                window: Duration::from_millis(window),
+            }),
             damping: match changes {
                 0 => Damping::default(),
                 _ => Damping {
@@ -604,6 +614,9 @@ prop_compose! {
         let claimed = claim && vip.is_host();
         let resets = failover.min_healthy == 2 && matches!(protocol, Protocol::Tcp | Protocol::Any);
         let mut health = health;
+        if protocol != Protocol::Tcp {
+            health.passive = None;
+        }
         if ports.single().is_none() && health.check.has_port() {
             health.port = health.port.or(Some(own_port));
         }

@@ -81,20 +81,24 @@ impl Reader {
         cpu.saturating_mul(per_cpu).saturating_add(line)
     }
 
-    fn line(&self, cpu: u32, line: u32) -> CounterLine {
+    pub(super) fn line(&self, cpu: u32, line: u32) -> CounterLine {
         let line = self.maps.counters.read(self.line_of(cpu, line));
         line.unwrap_or_default()
     }
 
-    /// What these backends have got until now.
-    pub fn got(&self, ids: impl IntoIterator<Item = u32>) -> Got {
-        // Most machines have more CPUs than packets come to.
+    /// The CPUs that ever had a packet: most machines have more.
+    pub(super) fn busy_cpus(&self) -> Vec<u32> {
         let busy = |cpu: &u32| {
             let [rx, ..] = self.line(*cpu, GLOBAL_LINE);
             const { assert!(Global::Rx as u8 == 0) };
             rx != 0
         };
-        let cpus: Vec<u32> = (0..self.geometry().cpus).filter(busy).collect();
+        (0..self.geometry().cpus).filter(busy).collect()
+    }
+
+    /// What these backends have got until now.
+    pub fn got(&self, ids: impl IntoIterator<Item = u32>) -> Got {
+        let cpus = self.busy_cpus();
         let of = |id: u32| {
             let line = |cpu: &u32| {
                 let line = self.line(*cpu, BACKEND_LINE.saturating_add(id));

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use lb_common::counter::{
     BACKEND_LINE, DROP_LINE, DROP_LINES, GLOBAL_LINE, Global, MORE_LINE, PerBackend, TURN, Totals,
-    lines_per_cpu, service_line,
+    handshake_line, lines_per_cpu, service_line,
 };
 use lb_common::flow::{IDLE_AFTER, WAYS};
 use lb_common::{CounterLine, Epoch, FlowRank, FlowWord};
@@ -14,6 +14,7 @@ use lb_common::{CounterLine, Epoch, FlowRank, FlowWord};
 use super::apply;
 use super::geometry::Geometry;
 use super::maps::Maps;
+use crate::passive::Counts;
 use crate::status::Counters;
 
 /// Reads counters and flows. Cheap to clone; usable from any thread.
@@ -83,6 +84,35 @@ impl Reader {
         line
     }
 
+    /// A backend's handshakes, by `counter::Handshake`.
+    pub fn handshakes(&self, id: u32) -> CounterLine {
+        let geometry = &self.maps.geometry;
+        if id >= geometry.backends {
+            return CounterLine::default();
+        }
+        let per_cpu = lines_per_cpu(geometry.backends, geometry.services);
+        self.sum(handshake_line(per_cpu, id))
+    }
+
+    /// The same of many, over the CPUs that packets come to.
+    pub fn all_handshakes(&self, ids: &[u32]) -> BTreeMap<u32, Counts> {
+        let cpus = self.busy_cpus();
+        let geometry = self.geometry();
+        let per_cpu = lines_per_cpu(geometry.backends, geometry.services);
+        let of = |id: &u32| {
+            let mut sum = Counts::default();
+            for cpu in &cpus {
+                let line = self.line(*cpu, handshake_line(per_cpu, *id));
+                for (total, value) in sum.iter_mut().zip(line) {
+                    *total = total.wrapping_add(value);
+                }
+            }
+            (*id, sum)
+        };
+        let here = ids.iter().filter(|id| **id < geometry.backends);
+        here.map(of).collect()
+    }
+
     /// A service's drops, by `DropReason`.
     pub fn service_drops(&self, service: u32) -> [u64; 32] {
         let geometry = &self.maps.geometry;
@@ -103,13 +133,12 @@ impl Reader {
         backends: impl IntoIterator<Item = u32>,
         services: impl IntoIterator<Item = u32>,
     ) -> Counters {
+        let ids: Vec<u32> = backends.into_iter().collect();
         Counters {
             totals: self.totals(),
             more: self.sum(MORE_LINE),
-            backends: backends
-                .into_iter()
-                .map(|id| (id, self.backend(id)))
-                .collect(),
+            backends: ids.iter().map(|id| (*id, self.backend(*id))).collect(),
+            handshakes: ids.iter().map(|id| (*id, self.handshakes(*id))).collect(),
             service_drops: services
                 .into_iter()
                 .map(|index| (index, self.service_drops(index)))

@@ -46,6 +46,7 @@ impl Watched {
                 false => ProbeVerdict::Bad("refused".to_owned()),
             };
             let result = ProbeResult {
+                extra: false,
                 scheduled: self.now,
                 started: self.now,
                 ended: self.now,

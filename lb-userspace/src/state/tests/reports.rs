@@ -163,6 +163,7 @@ fn who_is_slow_gets_less_under_least_response_time_and_nobody_is_left_out() {
         for (backend, ms) in [("web/a", 80), ("web/b", 5)] {
             let at = sim.now + SECOND / 10;
             let result = ProbeResult {
+                extra: false,
                 scheduled: at,
                 started: at,
                 ended: at + ms * SECOND / 1000,

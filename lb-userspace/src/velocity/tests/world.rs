@@ -115,6 +115,7 @@ impl World {
         let jitter = self.random() % (2 * JITTER);
         let target = &mut self.targets[n];
         let result = ProbeResult {
+            extra: false,
             scheduled: started,
             started,
             ended: self.now,

@@ -1,0 +1,260 @@
+//! Who becomes a suspect, and who does not.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const POLICY: Passive = Passive {
+    least: 3,
+    percent: 50,
+    window: Duration::from_millis(500),
+};
+
+fn pool(sees_answers: bool, members: u32) -> BTreeMap<Name, Pool> {
+    let pool = Pool {
+        policy: POLICY,
+        sees_answers,
+        members: (0..members).collect(),
+    };
+    BTreeMap::from([(Name::new("web").unwrap(), pool)])
+}
+
+/// Looks in turn, [`EVERY`] apart; each gives what was counted of each member since the one before.
+struct Looks {
+    watch: Watch,
+    now: u64,
+    sums: Vec<Counts>,
+}
+
+impl Looks {
+    fn new(sees_answers: bool, members: u32) -> Self {
+        let mut watch = Watch::default();
+        watch.set_pools(pool(sees_answers, members));
+        Self {
+            watch,
+            now: 100 * AGAIN,
+            // Counters are never reset, and may be anywhere.
+            sums: vec![[u64::MAX - 20; 5]; members as usize],
+        }
+    }
+
+    fn add(&mut self, new: &[Counts]) -> Vec<(u32, Evidence)> {
+        for (sum, new) in self.sums.iter_mut().zip(new) {
+            for (sum, new) in sum.iter_mut().zip(new) {
+                *sum = sum.wrapping_add(*new);
+            }
+        }
+        self.now += EVERY;
+        let counts = (0..).zip(self.sums.iter().copied()).collect();
+        let found = self.watch.look(self.now, &counts);
+        found.into_iter().map(|(_, id, why)| (id, why)).collect()
+    }
+
+    /// The same again and again: the first look that finds somebody, and whom.
+    fn until_found(
+        &mut self,
+        new: &[Counts],
+        most: usize,
+    ) -> Option<(usize, Vec<(u32, Evidence)>)> {
+        (1..=most).find_map(|n| {
+            let found = self.add(new);
+            (!found.is_empty()).then_some((n, found))
+        })
+    }
+}
+
+/// Begun, answered, resent, refused, unreachable.
+const WELL: Counts = [4, 4, 0, 0, 0];
+const SILENT: Counts = [4, 0, 0, 0, 0];
+const REFUSES: Counts = [4, 0, 0, 4, 0];
+const UNREACHABLE: Counts = [4, 0, 0, 0, 4];
+
+#[test]
+fn who_falls_silent_is_a_suspect_within_three_looks_and_nobody_else() {
+    let mut looks = Looks::new(true, 3);
+    assert_eq!(looks.until_found(&[WELL; 3], 20), None);
+    let (after, found) = looks.until_found(&[WELL, SILENT, WELL], 5).unwrap();
+    assert!(after <= 3, "after {after} looks");
+    let [(1, why)] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    assert_eq!(why.sign, Sign::Unanswered);
+}
+
+#[test]
+fn who_refuses_or_cannot_be_reached_is_a_suspect_with_the_first_look() {
+    for (bad, sign, text) in [
+        (
+            REFUSES,
+            Sign::Refused,
+            "4 of 4 handshakes refused in the last 0.1 s",
+        ),
+        (
+            UNREACHABLE,
+            Sign::Unreachable,
+            "4 of 4 handshakes unreachable in the last 0.1 s",
+        ),
+    ] {
+        let mut looks = Looks::new(true, 3);
+        assert_eq!(looks.until_found(&[WELL; 3], 20), None);
+        let found = looks.add(&[WELL, WELL, bad]);
+        let [(2, why)] = found.as_slice() else {
+            panic!("{found:?}");
+        };
+        assert_eq!((why.sign, why.to_string()), (sign, text.to_owned()));
+    }
+}
+
+#[test]
+fn where_answers_do_not_pass_a_syn_that_comes_again_tells_a_second_later() {
+    let mut looks = Looks::new(false, 3);
+    assert_eq!(looks.until_found(&[[4, 0, 0, 0, 0]; 3], 30), None);
+    let again = [[4, 0, 0, 0, 0], [4, 0, 4, 0, 0], [4, 0, 0, 0, 0]];
+    let (after, found) = looks.until_found(&again, 3).unwrap();
+    let [(1, why)] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    assert_eq!((after, why.sign), (1, Sign::Resent));
+}
+
+#[test]
+fn what_all_do_alike_makes_no_suspect() {
+    for bad in [SILENT, REFUSES, UNREACHABLE] {
+        let mut looks = Looks::new(true, 3);
+        assert_eq!(looks.until_found(&[WELL; 3], 20), None);
+        assert_eq!(looks.until_found(&[bad; 3], 30), None, "{bad:?}");
+    }
+    let mut looks = Looks::new(false, 3);
+    assert_eq!(looks.until_found(&[[4, 0, 4, 0, 0]; 3], 30), None);
+}
+
+#[test]
+fn few_handshakes_and_good_ones_among_bad_ones_say_nothing() {
+    let refuses = [1, 0, 0, 1, 0];
+    let mut looks = Looks::new(true, 2);
+    for _ in 0..5 {
+        // Two of two within the window.
+        assert_eq!(looks.add(&[WELL, refuses]), []);
+        assert_eq!(looks.add(&[WELL, refuses]), []);
+        assert_eq!(looks.until_found(&[WELL, [0; 5]], 6), None);
+    }
+    // Three of three.
+    let (after, found) = looks.until_found(&[WELL, refuses], 3).unwrap();
+    assert!(
+        after == 3 && matches!(found.as_slice(), [(1, why)] if why.bad == 3),
+        "{found:?}"
+    );
+    let mut looks = Looks::new(true, 2);
+    assert_eq!(looks.until_found(&[WELL, [9, 5, 0, 4, 0]], 30), None);
+    // Somebody else's service is no measure.
+    let mut looks = Looks::new(true, 1);
+    assert!(looks.until_found(&[REFUSES], 30).is_some());
+}
+
+#[test]
+fn who_is_new_or_gone_disturbs_nobody() {
+    let mut looks = Looks::new(true, 2);
+    assert_eq!(looks.until_found(&[WELL; 2], 20), None);
+    looks.watch.set_pools(pool(true, 3));
+    looks.sums.push([77; 5]);
+    assert_eq!(looks.until_found(&[WELL, WELL, WELL], 20), None);
+    assert!(looks.until_found(&[WELL, SILENT, WELL], 5).is_some());
+    looks.watch.set_pools(pool(true, 1));
+    assert_eq!(looks.until_found(&[WELL], 20), None);
+    assert_eq!(looks.watch.seen.len(), 1);
+}
+
+#[test]
+fn no_more_is_remembered_than_is_looked_at() {
+    for (sees_answers, most) in [(true, 8), (false, 18)] {
+        let mut looks = Looks::new(sees_answers, 1);
+        assert_eq!(looks.until_found(&[WELL], 100), None);
+        assert!(looks.watch.seen.values().all(|seen| seen.len() <= most));
+    }
+}
+
+/// The same judgement from all that ever happened: the counts of each look of each member, newest last.
+fn model(history: &[Vec<Counts>], sees_answers: bool) -> Vec<(u32, Evidence)> {
+    let looks = history.len();
+    let at = |which: Handshake| which as usize;
+    let members = history[0].len();
+    // What was counted by the looks in a range.
+    let sum = |member: usize, which, range: std::ops::Range<usize>| -> u64 {
+        history[range].iter().map(|l| l[member][at(which)]).sum()
+    };
+    let mut found = Vec::new();
+    for member in 0..members {
+        'sought: for back in 1..=5_usize {
+            let Some(from) = looks.checked_sub(back).filter(|from| *from > 0) else {
+                break;
+            };
+            let shares = |member: usize| -> Vec<(Sign, u64, u64)> {
+                let all = from..looks;
+                if sees_answers {
+                    let begun = sum(member, Handshake::Begun, all.clone());
+                    let old = sum(member, Handshake::Begun, from..looks - 1);
+                    let heard = sum(member, Handshake::Answered, all.clone());
+                    let refused = sum(member, Handshake::Refused, all.clone()).min(begun);
+                    let lost = sum(member, Handshake::Unreachable, all).min(begun);
+                    return vec![
+                        (Sign::Unanswered, old.saturating_sub(heard), old),
+                        (Sign::Refused, refused, begun),
+                        (Sign::Unreachable, lost, begun),
+                    ];
+                }
+                // Ten looks are a second.
+                match from.checked_sub(10).filter(|first| *first > 0) {
+                    None => Vec::new(),
+                    Some(first) => {
+                        let begun = sum(member, Handshake::Begun, first..looks - 10);
+                        let again = sum(member, Handshake::Resent, all).min(begun);
+                        vec![(Sign::Resent, again, begun)]
+                    }
+                }
+            };
+            for (n, (sign, bad, of)) in shares(member).into_iter().enumerate() {
+                let others = (0..members).filter(|other| *other != member);
+                let others = others.map(|other| (shares(other)[n].1, shares(other)[n].2));
+                let (theirs, all) = others.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+                let alone = all < 3 || bad * all >= 2 * theirs * of;
+                if bad > 0 && of >= 3 && bad * 100 >= of * 50 && alone {
+                    let over = back as u64 * EVERY;
+                    found.push((
+                        member as u32,
+                        Evidence {
+                            sign,
+                            bad,
+                            of,
+                            over,
+                        },
+                    ));
+                    break 'sought;
+                }
+            }
+        }
+    }
+    found
+}
+
+fn counts() -> impl Strategy<Value = Counts> {
+    let few = || prop_oneof![3 => Just(0_u64), 2 => 0_u64..5];
+    (0_u64..6, 0_u64..6, few(), few(), few()).prop_map(|(a, b, c, d, e)| [a, b, c, d, e])
+}
+
+proptest! {
+    #[test]
+    fn suspects_are_those_of_a_model_that_remembers_all(
+        sees_answers in any::<bool>(),
+        history in (1_usize..4).prop_flat_map(|members| {
+            proptest::collection::vec(proptest::collection::vec(counts(), members), 1..40)
+        }),
+    ) {
+        let mut looks = Looks::new(sees_answers, history[0].len() as u32);
+        for n in 1..=history.len() {
+            let found = looks.add(&history[n - 1]);
+            prop_assert_eq!(found, model(&history[..n], sees_answers), "look {}", n);
+        }
+    }
+}

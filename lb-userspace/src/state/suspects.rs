@@ -1,0 +1,193 @@
+//! Suspects that packets make of backends: who is watched, and what a check that was made at once means ([`crate::passive`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{State, record};
+use crate::event::{Effect, Record};
+use crate::health::Evidence as Heard;
+use crate::model::{AdminState, BackendKey, Check, Health, Name, ProbeResult, Tier};
+use crate::passive::suspicion::{self, Finding};
+use crate::passive::{Evidence, Pool};
+
+impl State {
+    /// The backends whose packets are looked at, by service, and their names by BackendId.
+    pub fn watched(&self) -> (BTreeMap<Name, Pool>, BTreeMap<u32, BackendKey>) {
+        let (mut pools, mut names) = (BTreeMap::new(), BTreeMap::new());
+        for service in self.config.services.values() {
+            let Some(policy) = service.health.passive else {
+                continue;
+            };
+            let mut members = Vec::new();
+            for (key, _) in service.keyed_backends() {
+                if let Some(numbers) = self.ids.backend(&key) {
+                    members.push(numbers.id);
+                    names.insert(numbers.id, key);
+                }
+            }
+            let pool = Pool {
+                policy,
+                sees_answers: service.forwarding.translates(),
+                members,
+            };
+            pools.insert(service.name.clone(), pool);
+        }
+        (pools, names)
+    }
+
+    /// A suspicion of this backend would be followed up now: by a check that could take it out.
+    pub fn may_suspect(&self, now: u64, key: &BackendKey) -> bool {
+        let service = self.config.services.get(&key.service);
+        let is_checked = service.is_some_and(|service| {
+            service.health.passive.is_some() && service.health.check != Check::None
+        });
+        is_checked
+            && self.is_up(key)
+            && self
+                .backends
+                .get(key)
+                .is_some_and(|known| known.suspicion.may_rise(now))
+            && self.can_spare(key)
+            && self.witness(key).is_some()
+    }
+
+    /// It serves, and no verdict that would end that is held back.
+    fn is_up(&self, key: &BackendKey) -> bool {
+        let known = self.backends.get(key);
+        self.health(key) == Health::Up
+            && known.is_some_and(|known| known.tracker.health() == Health::Up)
+    }
+
+    pub(super) fn suspected(
+        &mut self,
+        now: u64,
+        key: &BackendKey,
+        evidence: Evidence,
+        effects: &mut Vec<Effect>,
+    ) {
+        if !self.may_suspect(now, key) {
+            return;
+        }
+        if let Some(witness) = self.witness(key)
+            && let Some(known) = self.backends.get_mut(key)
+            && known.suspicion.rise(now, evidence, witness.clone())
+        {
+            effects.push(Effect::ProbeNow(vec![key.clone(), witness]));
+        }
+    }
+
+    /// Another backend of the same service that is probed at the same time: if that probe is good, it is not the prober that fails.
+    fn witness(&self, key: &BackendKey) -> Option<BackendKey> {
+        let (service, suspect) = self.config.backend(key)?;
+        let others = service.keyed_backends().filter(|(other, backend)| {
+            let known = self.backends.get(other);
+            backend.address != suspect.address
+                && self.is_up(other)
+                && known.is_some_and(|known| known.suspicion.waiting().is_none())
+        });
+        let after = |(other, _): &(BackendKey, _)| (other.backend < key.backend, other.clone());
+        others.min_by_key(after).map(|(other, _)| other)
+    }
+
+    /// Without this backend there are still enough for the service: `panic-threshold`.
+    fn can_spare(&self, key: &BackendKey) -> bool {
+        let Some(service) = self.config.services.get(&key.service) else {
+            return false;
+        };
+        let (mut all, mut left) = (0_u64, 0_u64);
+        for (other, backend) in service.keyed_backends() {
+            let counts =
+                backend.tier != Tier::Sorry && self.admin(&other) == Some(AdminState::Enabled);
+            let weight = if counts { u64::from(backend.weight) } else { 0 };
+            all = all.saturating_add(weight);
+            if other != *key && self.health(&other) == Health::Up {
+                left = left.saturating_add(weight);
+            }
+        }
+        let threshold = u64::from(service.failover.panic_threshold);
+        left > 0 && left.saturating_mul(100) >= all.saturating_mul(threshold)
+    }
+
+    /// A check has ended: of a suspect, or of a witness to others.
+    pub(super) fn followed_up(
+        &mut self,
+        now: u64,
+        key: &BackendKey,
+        result: &ProbeResult,
+        heard: &Heard,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut found = Vec::new();
+        if let Some(known) = self.backends.get_mut(key)
+            && let Some(finding) = known.suspicion.heard(result, heard)
+        {
+            found.push((key.clone(), finding));
+        }
+        let config = Arc::clone(&self.config);
+        let service = config.services.get(&key.service).filter(|_| result.extra);
+        for (suspect, _) in service.iter().flat_map(|service| service.keyed_backends()) {
+            if let Some(known) = self.backends.get_mut(&suspect)
+                && let Some(finding) = known.suspicion.witnessed(key, result, heard)
+            {
+                found.push((suspect, finding));
+            }
+        }
+        for (suspect, (evidence, finding)) in found {
+            self.found(now, &suspect, &evidence, finding, effects);
+        }
+    }
+
+    fn found(
+        &mut self,
+        now: u64,
+        key: &BackendKey,
+        evidence: &Evidence,
+        finding: Finding,
+        effects: &mut Vec<Effect>,
+    ) {
+        let can_spare = self.can_spare(key);
+        let Some(known) = self.backends.get_mut(key) else {
+            return;
+        };
+        let suspicion = &mut known.suspicion;
+        let reason = match finding {
+            Finding::Good => suspicion.cleared(now, evidence, "good"),
+            Finding::Unclear(words) => suspicion.unclear(now, evidence, &words),
+            Finding::Bad { words, .. } if !can_spare => {
+                let words = format!("{words}; too few others are up to take it out for that");
+                suspicion.cleared(now, evidence, &words)
+            }
+            Finding::Bad { started, words } => {
+                known
+                    .tracker
+                    .confirm(suspicion::words(evidence, &words), now);
+                let (raw, heard) = (known.tracker.health(), Heard::Bad(words.clone()));
+                let decisions = self.velocity.observe(key, &heard, started, raw, now);
+                self.decided(now, decisions, effects);
+                let is_held = self.health(key) == Health::Up;
+                if let Some(known) = self.backends.get_mut(key) {
+                    match is_held {
+                        // That has been told.
+                        true => drop(known.suspicion.cleared(now, evidence, &words)),
+                        false => known.suspicion.confirmed(now, evidence, &words),
+                    }
+                }
+                return;
+            }
+        };
+        let backend = key.clone();
+        record(effects, Record::Suspected { backend, reason });
+    }
+
+    /// What packets say against a backend, for people.
+    pub(super) fn suspicion_words(&self, now: u64, key: &BackendKey) -> Option<String> {
+        let suspicion = &self.backends.get(key)?.suspicion;
+        if let Some(evidence) = suspicion.waiting() {
+            return Some(format!("{evidence}; it is being checked"));
+        }
+        let last = suspicion.last()?;
+        let ago = now.saturating_sub(last.at) / 1_000_000_000;
+        let ago = humantime::format_duration(std::time::Duration::from_secs(ago));
+        Some(format!("{}, {ago} ago", last.words))
+    }
+}
