@@ -1,9 +1,13 @@
 //! What packets say takes a backend out long before the turn of its checks, and only where a check confirms it.
 
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lb_tests::daemon::Config;
-use lb_tests::server::{ECHO_PORT, Server};
+use lb_tests::server::{ECHO_PORT, HTTP_PORT, Server};
 use lb_tests::topology::Shape;
 
 use crate::stage::{FULLNAT, SHAPES, Stage, wait_until};
@@ -32,28 +36,77 @@ fn stage(shape: Shape) -> Stage {
     Stage::with(shape, Server::processes, seldom)
 }
 
-/// For `nft -f`: connections to the server's port are dropped in silence.
+/// For `nft -f`: connections to the server's port, and to that of its checks, are dropped in silence.
 fn firewall() -> String {
     format!(
         "table inet fault {{ chain in {{ type filter hook input priority 0;
-    tcp dport {ECHO_PORT} drop
+    tcp dport {{ {ECHO_PORT}, {HTTP_PORT} }} drop
     }}
 }}"
     )
 }
 
+/// Clients that wait so long for an answer that their SYNs come again, after a second and after three (RFC 6298 section 2.1).
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Such clients, each with one connection at a time.
+struct Patient {
+    over: Arc<AtomicBool>,
+    made: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Patient {
+    fn start(stage: &Stage) -> Self {
+        let (over, made) = (Arc::default(), Arc::default());
+        let target = stage.targets(&[SERVICE])[0];
+        let client = |_| {
+            let namespace = stage.topology.namespace("client").clone();
+            let (over, made): (Arc<AtomicBool>, Arc<AtomicU64>) =
+                (Arc::clone(&over), Arc::clone(&made));
+            std::thread::spawn(move || {
+                namespace.enter().unwrap();
+                while !over.load(Ordering::Relaxed) {
+                    if TcpStream::connect_timeout(&target, PATIENCE).is_ok() {
+                        made.fetch_add(1, Ordering::Relaxed);
+                    }
+                    // A pace that leaves ports over.
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            })
+        };
+        let threads = (0..60).map(client).collect();
+        Self {
+            over,
+            made,
+            threads,
+        }
+    }
+
+    fn made(&self) -> u64 {
+        self.made.load(Ordering::Relaxed)
+    }
+
+    fn stop(self) {
+        self.over.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+    }
+}
+
 /// Has new connections come until the victim is down, and gives the reason.
 #[track_caller]
 fn down(stage: &Stage, strike: impl FnOnce(&Stage)) -> String {
-    let load = stage.load(&[SERVICE], RATE);
+    let clients = Patient::start(stage);
     wait_until("connections are made", Duration::from_secs(15), || {
-        load.begun() > u64::from(RATE)
+        clients.made() > u64::from(RATE)
     });
     strike(stage);
     let status = stage.wait("b1 is down", |status| {
         status.backend(VICTIM).health == "down"
     });
-    drop(load.stop());
+    clients.stop();
     for other in ["echo4/b2", "echo4/b3"] {
         assert_eq!(status.backend(other).health, "up", "{status:?}");
     }
