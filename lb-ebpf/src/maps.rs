@@ -6,6 +6,7 @@
 mod counts;
 mod mss;
 mod nat;
+mod sizes;
 mod values;
 mod way;
 
@@ -17,7 +18,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointSlot, Header, NextHop, Rule, ServiceEntry,
-    backend::DEVICES, counter::lines_per_cpu, fragment, hash::FlowTuple, limits, rule, sources,
+    backend::DEVICES, fragment, hash::FlowTuple, sources,
 };
 use lb_ebpf::{
     frame::Frame,
@@ -28,22 +29,14 @@ pub(crate) use way::{Way, go_aside, go_tagged, note_verdict, note_way, way_aside
 
 use mss::{after_option, largest_mss, lower_mss};
 use nat::{find_nat, note_nat, read_options};
+use sizes::{
+    AFFINITY_SETS, BACKENDS, COUNTERS, ENDPOINTS, FLOW_SETS, NAT_FLOWS, NEXT_HOPS, RINGS, RULES,
+    SERVICES, SOURCES,
+};
 use values::{Line, RingPair, SourceKey};
 
 /// `BPF_F_MMAPABLE`: user space reads and writes the map without system calls.
 const MMAPABLE: usize = 1 << 10;
-
-const BACKENDS: usize = limits::BACKENDS.default as usize;
-const SERVICES: usize = limits::SERVICES.default as usize;
-const RINGS: usize = limits::RING_SLOTS.default as usize / 2;
-const NEXT_HOPS: usize = limits::NEXT_HOPS.default as usize;
-const SOURCES: usize = limits::SOURCE_RANGES.default as usize;
-const AFFINITY_SETS: usize = limits::AFFINITIES.default as usize / 8;
-const FLOW_SETS: usize = limits::FLOWS.default as usize / 8;
-const NAT_FLOWS: usize = limits::NAT_FLOWS.default as usize;
-const ENDPOINTS: usize = 2 * 65_536;
-const RULES: usize = rule::elements(SERVICES as u32) as usize;
-const COUNTERS: usize = lines_per_cpu(BACKENDS as u32, SERVICES as u32) as usize;
 
 /// 1: nothing is written, neither maps nor counters; for `explain`.
 #[unsafe(no_mangle)]

@@ -36,7 +36,7 @@ pub use ledger::Ledger;
 
 use flow::{Origin, Tuple};
 use known::{Backend, Limit, Maps};
-use packet::{Ip, Meaning};
+use packet::{Ip, Meaning, balanced};
 use sound::{check, whole};
 
 /// What the data plane is about to do with packets, and what it has done.
@@ -465,12 +465,4 @@ fn dropped(reason: DropReason) -> Opinion {
         fate: Fate::Drop(reason),
         ..Opinion::PASS
     }
-}
-
-/// True for a protocol that services have.
-fn balanced(protocol: u8) -> bool {
-    matches!(
-        Protocol::from_u8(protocol),
-        Some(Protocol::Tcp | Protocol::Udp)
-    )
 }

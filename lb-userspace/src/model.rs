@@ -36,7 +36,7 @@ pub use lb_common::{
 pub use link::{Link, Vlan};
 pub use passive::Passive;
 pub use ports::{Ports, PortsError};
-pub use prefix::{Prefix, PrefixError};
+pub use prefix::{Prefix, PrefixError, family};
 pub use quic::{ConfigIds, ConfigIdsError, ServerId};
 pub use scheduling::{Scheduler, Together};
 
@@ -304,14 +304,6 @@ pub struct Service {
     pub claim: Option<String>,
     /// Backends by name.
     pub backends: BTreeMap<Name, Backend>,
-}
-
-/// The family of an address.
-pub const fn family(address: IpAddr) -> Family {
-    match address {
-        IpAddr::V4(_) => Family::V4,
-        IpAddr::V6(_) => Family::V6,
-    }
 }
 
 impl Service {

@@ -2,12 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use lb_common::DropReason;
+use lb_common::{DropReason, Protocol};
 
-use super::{
-    balanced,
-    checksum::{field, sum, udp_field},
-};
+use super::checksum::{field, sum, udp_field};
 
 /// A MAC address.
 pub(super) type Mac = [u8; 6];
@@ -76,6 +73,14 @@ pub(super) fn read(frame: &[u8]) -> Option<Ip> {
             .filter(|ip| !matches!(ip.destination, IpAddr::V6(a) if a.to_ipv4_mapped().is_some())),
         _ => None,
     }
+}
+
+/// True for a protocol that services have.
+pub(super) fn balanced(protocol: u8) -> bool {
+    matches!(
+        Protocol::from_u8(protocol),
+        Some(Protocol::Tcp | Protocol::Udp)
+    )
 }
 
 /// A segment with SYN, of either side.

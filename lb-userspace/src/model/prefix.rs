@@ -7,6 +7,14 @@ use std::str::FromStr;
 use lb_common::service::Family;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// The family of an address.
+pub const fn family(address: IpAddr) -> Family {
+    match address {
+        IpAddr::V4(_) => Family::V4,
+        IpAddr::V6(_) => Family::V6,
+    }
+}
+
 /// An address and how many of its first bits count; the others are zero. Shown as `10.9.0.0/24`, and
 /// as a bare address when all bits count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
