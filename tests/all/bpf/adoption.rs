@@ -285,26 +285,25 @@ fn a_directory_that_is_in_use_is_not_covered_by_a_mount() {
 
 #[test]
 fn another_layout_is_refused_and_can_be_unloaded_by_number() {
+    const NEXT: u32 = LAYOUT_VERSION + 1;
     in_room(|room| {
         prepare(room);
-        let foreign = room.bpffs().join("v9");
+        let foreign = room.bpffs().join(format!("v{NEXT}"));
         fs::create_dir_all(foreign.join("maps")).unwrap();
         let error = room.refused();
         let BpfError::ForeignLayout {
-            found: 9,
+            found: NEXT,
             known: LAYOUT_VERSION,
             ..
         } = error
         else {
             panic!("{error}");
         };
-        assert!(
-            error.to_string().contains("fairlead unload --layout 9"),
-            "{error}"
-        );
-        assert!(unload(&room.bpffs(), Some(&room.run_dir()), Some(9)).unwrap());
+        let cure = format!("fairlead unload --layout {NEXT}");
+        assert!(error.to_string().contains(&cure), "{error}");
+        assert!(unload(&room.bpffs(), Some(&room.run_dir()), Some(NEXT)).unwrap());
         room.open();
-        assert!(!unload(&room.bpffs(), Some(&room.run_dir()), Some(9)).unwrap());
+        assert!(!unload(&room.bpffs(), Some(&room.run_dir()), Some(NEXT)).unwrap());
     });
 }
 
