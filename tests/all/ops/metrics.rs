@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use lb_common::DropReason;
+use lb_common::{DropReason, counter::Handshake};
 use lb_tests::daemon::{Config, Daemon};
 use lb_tests::topology::Topology;
 use lb_userspace::status::Status;
@@ -28,6 +28,7 @@ enum Each {
     Service,
     ServiceAndReason,
     Backend,
+    BackendAndOutcome,
     Agent,
 }
 
@@ -85,6 +86,7 @@ const FAMILIES: &[(&str, Each)] = &[
     ("fairlead_backend_reply_bytes_total", Each::Backend),
     ("fairlead_backend_new_flows_total", Each::Backend),
     ("fairlead_backend_moved_flows_total", Each::Backend),
+    ("fairlead_backend_handshakes_total", Each::BackendAndOutcome),
     ("fairlead_backend_live_flows", Each::Backend),
     ("fairlead_backend_up", Each::Backend),
     ("fairlead_backend_takes_new_flows", Each::Backend),
@@ -145,6 +147,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
         Each::Service => services,
         Each::ServiceAndReason => services * reasons,
         Each::Backend => backends,
+        Each::BackendAndOutcome => backends * Handshake::ALL.len(),
         Each::Agent => agents,
     };
     let mut expected: BTreeMap<String, usize> = FAMILIES
@@ -163,7 +166,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
     assert_eq!(found, expected);
     let series: usize = found.values().sum();
     let formula =
-        74 + interfaces + reasons + services * (26 + reasons) + 10 * backends + agents + 4;
+        74 + interfaces + reasons + services * (26 + reasons) + 15 * backends + agents + 4;
     assert_eq!(series, formula, "the formula in README.md");
     let quiet = page.iter().filter(|(name, _)| {
         let counts =
