@@ -158,9 +158,9 @@ impl State {
         match stage {
             Stage::Asking if answered => self.at(Stage::Datagrams, 0, now),
             Stage::Asking | Stage::Datagrams => self.at(stage, self.0 & ANSWERED, now),
-            // A SYN that comes again has not seen the answer; or its port is used again.
-            // It does not prove its flow: who is asked by an answer that he knows nothing of resets it.
+            // A RST does not prove its flow: who is asked by an answer that he knows nothing of resets it.
             Stage::Opening | Stage::Again if reset => self.at(stage, 0, now),
+            // A SYN that comes again has not seen the answer; or its port is used again.
             Stage::Opening | Stage::Again if opening => self.at(stage, self.0 & ANSWERED, now),
             Stage::Closing if opening => self.at(Stage::Again, 0, now),
             Stage::Opening | Stage::Again if !answered => {
