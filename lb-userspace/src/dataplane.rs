@@ -6,6 +6,7 @@
 
 pub mod bpf;
 pub mod consistent;
+mod entry;
 pub mod mem;
 pub mod ranges;
 

@@ -133,7 +133,7 @@ impl Mem {
                 source_half,
             } => {
                 let set = image.source_set(*service, *source_half);
-                *get(&mut self.services, "services", *service)? = entry(image, *half, set);
+                *get(&mut self.services, "services", *service)? = image.entry(*half, set);
             }
             MapOp::WriteSources { set, ranges } => {
                 let ranges = ranges.iter().map(|range| (range.key(*set), range.access));
@@ -382,34 +382,4 @@ fn invalid(map: &'static str, index: u32, why: &str) -> DataplaneError {
         index,
         why: why.to_owned(),
     }
-}
-
-fn entry(image: &ServiceImage, half: u8, sources: u32) -> ServiceEntry {
-    let (base, length) = image.live_slice(half);
-    ServiceEntry {
-        ring: ServiceEntry::slice(base, length),
-        address: image.address,
-        port: image.port.to_be_bytes(),
-        protocol: image.protocol,
-        forwarding: image.forwarding,
-        idle_epochs: image.idle_epochs,
-        family: image.family,
-        used: 1,
-        pair: ServiceEntry::slice(image.ring_base, image.ring_capacity),
-        sources,
-        mid_stream: image.mid_stream,
-        spread: image.spread,
-        pick: image.scheduling.pick as u8,
-        client_bits: image.scheduling.client_bits,
-        ports: 0,
-        length: 0,
-        reserved: 0,
-        mss: 0,
-        quic: image.quic,
-        fields: image.scheduling.fields as u8,
-        affinity: image.scheduling.affinity,
-        reserved2: 0,
-    }
-    .reaching(image.reach)
-    .clamping(image.mss)
 }

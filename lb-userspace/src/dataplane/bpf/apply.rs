@@ -156,41 +156,6 @@ fn write_ring(maps: &Maps, base: u32, ids: &[u32]) -> Result<(), DataplaneError>
     Ok(())
 }
 
-/// The entry of a service whose ring is `half` of its pair.
-fn service_entry(image: &ServiceImage, half: u8, sources: u32) -> Option<ServiceEntry> {
-    let offset = if half == 0 { 0 } else { image.ring_capacity };
-    let base = image.ring_base.checked_add(offset)?;
-    let length = u32::try_from(image.ring.len()).ok()?;
-    Some(
-        ServiceEntry {
-            ring: ServiceEntry::slice(base, length),
-            address: image.address,
-            port: image.port.to_be_bytes(),
-            protocol: image.protocol,
-            forwarding: image.forwarding,
-            idle_epochs: image.idle_epochs,
-            family: image.family,
-            used: 1,
-            pair: ServiceEntry::slice(image.ring_base, image.ring_capacity),
-            sources,
-            mid_stream: image.mid_stream,
-            spread: image.spread,
-            pick: image.scheduling.pick as u8,
-            client_bits: image.scheduling.client_bits,
-            ports: 0,
-            length: 0,
-            reserved: 0,
-            mss: 0,
-            quic: image.quic,
-            fields: image.scheduling.fields as u8,
-            affinity: image.scheduling.affinity,
-            reserved2: 0,
-        }
-        .reaching(image.reach)
-        .clamping(image.mss),
-    )
-}
-
 fn write_service(
     maps: &Maps,
     index: u32,
@@ -198,9 +163,10 @@ fn write_service(
     half: u8,
     source_half: u8,
 ) -> Result<(), DataplaneError> {
-    let entry = service_entry(image, half, image.source_set(index, source_half))
-        .filter(|_| half <= 1 && image.ring.len() as u64 <= u64::from(image.ring_capacity))
-        .ok_or_else(|| invalid("services", index, "its ring does not fit its half"))?;
+    if half > 1 || image.ring.len() as u64 > u64::from(image.ring_capacity) {
+        return Err(invalid("services", index, "its ring does not fit its half"));
+    }
+    let entry = image.entry(half, image.source_set(index, source_half));
     check_slice(maps, image.ring_base, image.ring_capacity.saturating_mul(2))?;
     if !image.ring_capacity.is_multiple_of(2) {
         return Err(invalid("services", index, "half of its ring pair is odd"));
