@@ -14,11 +14,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::event::Event;
 use crate::model::{Link, Route, link};
+pub use prefix::host_prefix;
+use prefix::range;
 
 pub mod follower;
 mod hops;
 pub mod netlink;
 pub mod notice;
+mod prefix;
 pub mod release;
 pub mod requests;
 
@@ -144,6 +147,8 @@ struct HopState {
     /// The link has just come up. Whoever sent to this address before has left an entry that the kernel will
     /// not ask about for a second, and whose use would change nothing: it must go first.
     anew: bool,
+    /// The link has come up, and there was no answer since: who was there before is taken to be there still.
+    returned: bool,
     /// The present entry was solicited by us: if it is not `managed`, the kernel cannot do that.
     ours: bool,
     /// What the kernel said to the last solicitation, if it refused.
@@ -152,6 +157,8 @@ struct HopState {
 
 enum Verdict {
     Known(Route),
+    /// Taken to be so; look again then, unless something happens before.
+    Until(u64, Route),
     /// Stay with what was told; look again then, unless something happens before.
     Hold(Option<u64>),
 }
@@ -368,6 +375,10 @@ impl Ways {
         for address in std::mem::take(&mut self.dirty) {
             let route = match self.verdict(address, now) {
                 Verdict::Known(route) => route,
+                Verdict::Until(until, route) => {
+                    self.timers.insert((until, address));
+                    route
+                }
                 Verdict::Hold(until) => {
                     self.timers.extend(until.map(|u| (u, address)));
                     continue;
@@ -429,18 +440,21 @@ impl Ways {
         if !ethernet {
             return no(format!("interface {name} does not carry Ethernet frames"));
         }
+        let resolved = |destination| Route::Resolved {
+            ifindex,
+            source: link.mac,
+            destination,
+        };
         let neighbour = self.neighbours.get(&hop);
         if let Some(mac) = neighbour.and_then(Neighbour::destination) {
-            return Verdict::Known(Route::Resolved {
-                ifindex,
-                source: link.mac,
-                destination: mac,
-            });
+            return Verdict::Known(resolved(mac));
         }
         let Some(state) = self.hops.get(&hop) else {
             return Verdict::Hold(None);
         };
+        // An entry that we make anew is shown as failed for a moment, too.
         let failed = neighbour.is_some_and(|n| n.state == NeighbourState::Failed);
+        let failed = failed && !state.returned;
         let patience = match (failed, state.last) {
             (true, None) => 0,
             (true, Some(_)) => SETTLE,
@@ -448,7 +462,10 @@ impl Ways {
         };
         let until = state.lost.saturating_add(patience);
         if now < until && state.refused.is_none() {
-            return Verdict::Hold(Some(until));
+            return match state.last.filter(|_| state.returned) {
+                Some(mac) => Verdict::Until(until, resolved(mac)),
+                None => Verdict::Hold(Some(until)),
+            };
         }
         let who = if via == address {
             via.to_string()
@@ -491,30 +508,6 @@ impl Neighbour {
 
 fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(a) if a.is_unicast_link_local())
-}
-
-/// First and last address of a prefix.
-fn range(address: IpAddr, length: u8) -> std::ops::RangeInclusive<IpAddr> {
-    match address {
-        IpAddr::V4(a) => {
-            let host = u32::MAX.checked_shr(length.into()).unwrap_or(0);
-            let first = a.to_bits() & !host;
-            Ipv4Addr::from_bits(first).into()..=Ipv4Addr::from_bits(first | host).into()
-        }
-        IpAddr::V6(a) => {
-            let host = u128::MAX.checked_shr(length.into()).unwrap_or(0);
-            let first = a.to_bits() & !host;
-            Ipv6Addr::from_bits(first).into()..=Ipv6Addr::from_bits(first | host).into()
-        }
-    }
-}
-
-/// Length of the prefix that is one address.
-pub fn host_prefix(address: IpAddr) -> u8 {
-    match address {
-        IpAddr::V4(_) => 32,
-        IpAddr::V6(_) => 128,
-    }
 }
 
 #[cfg(test)]

@@ -158,12 +158,13 @@ impl Follower {
         }
     }
 
-    /// One round: hear, ask, solicit, tell. True: there is more to do at once.
+    /// One round: hear, ask, tell, solicit. True: there is more to do at once.
     fn work(&mut self) -> Result<bool, NetlinkError> {
         let mut busy = self.hear()?;
         busy |= self.ask()?;
-        busy |= self.solicit()?;
+        // Before the kernel is kept busy with neighbours.
         self.tell();
+        busy |= self.solicit()?;
         self.say();
         Ok(busy)
     }

@@ -58,6 +58,7 @@ impl Ways {
             solicit: None,
             attempts: 0,
             anew: false,
+            returned: false,
             ours: false,
             refused: None,
         });
@@ -86,7 +87,8 @@ impl Ways {
         }
     }
 
-    /// A link went down, taking its neighbour entries along, or came up.
+    /// A link went down, taking its neighbour entries along, or came up. Who was there before is taken to be there
+    /// again, for [`super::GRACE`], while it is asked for.
     pub(super) fn link_turned(&mut self, ifindex: u32, up: bool, now: u64) {
         let from = (ifindex, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let hops = self
@@ -98,10 +100,8 @@ impl Ways {
             state.lost = state.lost.max(now);
             state.attempts = 0;
             state.anew = up;
+            state.returned = up;
             state.refused = None;
-            if !up {
-                state.last = None;
-            }
             turned.push(*hop);
         }
         for hop in turned {
@@ -117,6 +117,7 @@ impl Ways {
             Some(mac) => {
                 state.last = Some(mac);
                 state.lost = u64::MAX;
+                state.returned = false;
                 state.attempts = 0;
                 state.refused = None;
             }

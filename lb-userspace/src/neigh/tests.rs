@@ -280,10 +280,37 @@ fn link_down_is_unresolved_at_once_and_up_again_starts_anew() {
             ],
         ),
         (Pass(5_000), &[]),
-        (Link("eth0", true), &["restart 10.0.0.1", "eth0 up"]),
-        (Kept(NEAR, MAC), &["10.0.0.1: 7 1"]),
+        // Who was there before is taken to be there still.
+        (
+            Link("eth0", true),
+            &["restart 10.0.0.1", "eth0 up", "10.0.0.1: 7 1"],
+        ),
+        (Near(NEAR, Failed, MAC), &[]),
+        (Pass(3), &[]),
+        (NearGone(NEAR), &[]),
+        (Kept(NEAR, OTHER), &["10.0.0.1: 7 2"]),
         // Only the first time.
         (NearGone(NEAR), &["solicit 10.0.0.1"]),
+    ]);
+}
+
+#[test]
+fn who_does_not_answer_on_a_link_that_returned_is_unresolved_after_the_grace_time() {
+    check_known(vec![
+        (NearGone(NEAR), &["solicit 10.0.0.1"]),
+        (
+            Link("eth0", false),
+            &[
+                "eth0 down",
+                "10.0.0.1: interface eth0 is down or has no carrier",
+            ],
+        ),
+        (
+            Link("eth0", true),
+            &["restart 10.0.0.1", "eth0 up", "10.0.0.1: 7 1"],
+        ),
+        (Pass(999), &["restart 10.0.0.1"]),
+        (Pass(1), &["10.0.0.1: 10.0.0.1 does not answer on eth0"]),
     ]);
 }
 
