@@ -50,6 +50,7 @@ mod reopening;
 pub mod room;
 pub mod scheduling;
 pub mod sctp;
+pub mod shared;
 pub mod tagging;
 pub mod world;
 
@@ -476,6 +477,7 @@ pub fn all() -> Vec<Fixture> {
         cut::all(),
         refused::all(),
         idle::all(),
+        shared::all(),
         limits::all(),
         mss::all(),
         policies::all(),

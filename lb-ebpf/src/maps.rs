@@ -6,6 +6,7 @@
 mod counts;
 mod mss;
 mod nat;
+mod reply;
 mod sizes;
 mod values;
 mod way;
@@ -29,6 +30,7 @@ pub(crate) use way::{Way, go_aside, go_tagged, note_verdict, note_way, way_aside
 
 use mss::{after_option, largest_mss, lower_mss};
 use nat::{find_nat, note_nat, read_options};
+use reply::{find_candidate, outdate_flow, reply_owner};
 use sizes::{
     AFFINITY_SETS, BACKENDS, COUNTERS, ENDPOINTS, FLOW_SETS, NAT_FLOWS, NEXT_HOPS, RINGS, RULES,
     SERVICES, SOURCES,
@@ -206,28 +208,6 @@ pub(crate) extern "C" fn flow_holder(service: u32, hash: u64, group: u64) -> u32
     lb_ebpf::flow::holder(&KernelTables, service, hash, group)
 }
 
-/// [`lb_ebpf::reply::owner`]; the backend's key, then the client.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn reply_owner(b0: u64, b1: u64, tail: u64, c0: u64, c1: u64) -> u64 {
-    let key = packed([b0, b1], tail);
-    lb_ebpf::reply::owner(&KernelTables, key, [c0, c1])
-}
-
-/// [`lb_ebpf::reply::candidate`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn find_candidate(
-    b0: u64,
-    b1: u64,
-    tail: u64,
-    live: u64,
-    distance: u32,
-) -> u32 {
-    let key = packed([b0, b1], tail);
-    lb_ebpf::reply::candidate(&KernelTables, key, live, distance)
-}
-
 /// [`lb_ebpf::fragment::find`].
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -339,6 +319,11 @@ impl Tables for KernelTables {
     fn reply_owner(&self, backend: PackedKey, client: [u64; 2]) -> u64 {
         let ([b0, b1], [c0, c1]) = (backend.address, client);
         unknown(reply_owner(b0, b1, backend.tail, c0, c1))
+    }
+
+    #[inline(always)]
+    fn outdate_flow(&self, flow: u64, tail: u64) {
+        unknown(outdate_flow(flow, tail));
     }
 
     #[inline(always)]

@@ -14,7 +14,7 @@ use crate::{
     nat,
     parse::{self, Packet},
     pipeline::{self, Context, opaque},
-    reply::{self, NO_FLOW, Owner},
+    reply::{self, Heard, NO_FLOW, Owner},
     reset, schedule,
     service::{self, Backend},
     tables::{PackedKey, Tables},
@@ -322,7 +322,8 @@ fn quoted_owner<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context
         protocol: quote.protocol,
     };
     let key = PackedKey::new(&key, quote.ports.source);
-    reply::find(cx.tables, cx.control, key, quote.source.words())
+    let heard = Heard(cx.now, false);
+    reply::find(cx.tables, (cx.control, heard), key, quote.source.words())
 }
 
 /// Relays the error to the client of the flow.

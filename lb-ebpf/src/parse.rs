@@ -373,6 +373,17 @@ impl Packet {
         Ok(arrival)
     }
 
+    /// The first answer to a SYN: SYN and ACK.
+    #[inline(always)]
+    pub fn accepts<F: Frame>(&self, frame: &F) -> bool {
+        const ALL: u8 = flag::SYN | flag::ACK | flag::RST | flag::FIN;
+        let flags = match self.protocol {
+            protocol::TCP => frame.header::<Tcp>(self.l4()).map(|tcp| tcp.flags),
+            _ => None,
+        };
+        flags.is_some_and(|flags| flags & ALL == flag::SYN | flag::ACK)
+    }
+
     #[inline(always)]
     fn read_tcp<F: Frame>(&self, frame: &F, arrival: &mut Arrival) -> Result<(), DropReason> {
         self.read_segment(frame, arrival, &mut 0)

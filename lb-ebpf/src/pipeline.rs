@@ -18,7 +18,7 @@ use crate::{
     frame::Frame,
     mss,
     parse::{self, Arrival, Packet},
-    reply::{self, NO_FLOW, Owner},
+    reply::{self, Heard, NO_FLOW, Owner},
     segment,
     service::{self, Live, Service},
     tables::{CacheLine, PackedKey, Tables, load},
@@ -350,18 +350,21 @@ pub(crate) fn returning<F: Frame, T: Tables, const V4: bool>(
         return NO_FLOW;
     };
     match packet.ports(frame) {
-        Some(ports) => owner_at(cx, &packet, packet.protocol, ports),
+        Some(ports) => {
+            let accepts = packet.accepts(frame);
+            owner_at(cx, &packet, packet.protocol, (ports, accepts))
+        }
         None => NO_FLOW,
     }
 }
 
-/// The flow that a packet with these ports is a reply in: an [`Owner`] in one word.
+/// The flow that a packet with these ports is a reply in, which accepts a connection or not: an [`Owner`] in one word.
 #[inline(always)]
 pub(crate) fn owner_at<T: Tables>(
     cx: &Context<'_, T>,
     packet: &Packet,
     protocol: u8,
-    ports: Ports,
+    (ports, accepts): (Ports, bool),
 ) -> u64 {
     let key = EndpointKey {
         address: packet.source,
@@ -369,7 +372,13 @@ pub(crate) fn owner_at<T: Tables>(
         protocol,
     };
     let key = PackedKey::new(&key, ports.destination);
-    reply::find(cx.tables, cx.control, key, packet.destination.words())
+    let heard = Heard(cx.now, accepts);
+    reply::find(
+        cx.tables,
+        (cx.control, heard),
+        key,
+        packet.destination.words(),
+    )
 }
 
 /// A backend's reply to a client.

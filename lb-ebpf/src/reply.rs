@@ -1,9 +1,14 @@
 //! Whose reply is it? A packet from a `dnat` backend is a reply when the flow table knows a flow between
 //! its destination and a VIP of the backend's service that this very backend has.
+//!
+//! One server may stand behind several VIPs, and a client may use one port to two of them. To the server these
+//! are one address and port, of which it has one connection open at most. Which flow that is, is known when it accepts
+//! one: the others are idle from then on, and get a reply only where there is no other flow. Of datagrams nothing is
+//! accepted: the flow that was seen last gets the reply.
 
 use lb_common::{
-    Address, Control, EndpointKey, EndpointKind, FlowHash, FlowWord, Forwarding, Reach,
-    ServiceEntry, endpoint::MAX_PROBES, hash::FlowTuple,
+    Address, Control, EndpointKey, EndpointKind, Epoch, FlowHash, FlowRank, FlowWord, Forwarding,
+    Nanos, Reach, ServiceEntry, endpoint::MAX_PROBES, hash::FlowTuple,
 };
 
 use crate::{
@@ -48,11 +53,34 @@ impl Owner {
 
 /// In the byte of [`PackedKey::tail`] that is else zero: look under the key of a backend that keeps the client's port.
 const ANY_PORT: u64 = 1 << 24;
+/// In the same byte: the reply accepts a connection.
+const ACCEPTS: u64 = 1 << 25;
+/// Place of the [`Epoch`] in the same byte.
+const EPOCH: u32 = 28;
+/// Place of how long a flow has been silent, or more, above its [`Owner`]: the least is the one to take.
+const STALENESS: u32 = 52;
+/// More than any age.
+const OVER: u64 = 16;
+
+/// When a reply came, and whether it accepts a connection: SYN and ACK.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard(pub Nanos, pub bool);
 
 /// The flow that a packet from `backend` to `client` is a reply in: [`Owner`] in one word, or [`NO_FLOW`]. The key's
 /// second port is the client's.
 #[inline(always)]
-pub fn find<T: Tables>(tables: &T, control: &Control, backend: PackedKey, client: [u64; 2]) -> u64 {
+pub fn find<T: Tables>(
+    tables: &T,
+    (control, Heard(now, accepts)): (&Control, Heard),
+    backend: PackedKey,
+    client: [u64; 2],
+) -> u64 {
+    let epoch = (Epoch::at(now).0 as u64 & 15) << EPOCH;
+    let accepts = (accepts as u64).wrapping_mul(ACCEPTS);
+    let backend = PackedKey {
+        tail: backend.tail | (epoch | accepts).to_le(),
+        ..backend
+    };
     let found = tables.reply_owner(backend, client);
     if found != NO_FLOW || !Live::of(control).has_ranges() {
         return found;
@@ -71,22 +99,37 @@ pub fn owner<T: Tables>(tables: &T, backend: PackedKey, client: [u64; 2]) -> u64
         return NO_FLOW;
     };
     let live = Live::of(control).0;
+    let accepts = u64::from_le(backend.tail) & ACCEPTS != 0;
+    let mut best = NO_FLOW;
     let mut distance = 0;
     while distance < MAX_PROBES {
         match tables.find_candidate(backend, live, distance) {
-            END_OF_SEARCH => return NO_FLOW,
+            END_OF_SEARCH => break,
             SOMEBODY_ELSE => {}
             id => {
                 if let Some(candidate) = service::backend(tables, id)
-                    && let Some(owner) = flow_of(tables, candidate, backend, client)
+                    && let Some(found) = flow_of(tables, candidate, backend, client)
                 {
-                    return owner.pack();
+                    let (better, worse) = match found >> STALENESS < best >> STALENESS {
+                        true => (found, best),
+                        false => (best, found),
+                    };
+                    best = better;
+                    if accepts {
+                        tables.outdate_flow(worse, backend.tail);
+                    } else if best >> STALENESS == 0 {
+                        // The usual case: nobody can be fresher.
+                        break;
+                    }
                 }
             }
         }
         distance = distance.wrapping_add(1);
     }
-    NO_FLOW
+    match best {
+        NO_FLOW => NO_FLOW,
+        best => best & ((1 << STALENESS) - 1),
+    }
 }
 
 /// What [`candidate`] gives where no further slot can hold the key.
@@ -131,7 +174,7 @@ fn vip_port(service: &ServiceEntry, port: [u8; 2]) -> Option<[u8; 2]> {
     }
 }
 
-/// The flow between `client` and the VIP of the candidate's service. (What it is made of is taken apart here, each time:
+/// The flow between `client` and the VIP of the candidate's service, as [`Owner`] with its [`STALENESS`]. (What it is made of is taken apart here, each time:
 /// kept in parts it would fill the stack of the whole search.)
 #[inline(always)]
 fn flow_of<T: Tables>(
@@ -139,7 +182,7 @@ fn flow_of<T: Tables>(
     candidate: Backend<'_>,
     backend: PackedKey,
     client: [u64; 2],
-) -> Option<Owner> {
+) -> Option<u64> {
     let (own, client_port) = core::hint::black_box(backend).unpack();
     let service = service::by_index(tables, candidate.entry.service)
         .ok()?
@@ -158,11 +201,43 @@ fn flow_of<T: Tables>(
     let control = tables.control()?;
     let sets = hash.sets(control.flow_mask, control.flow_base_bits);
     let entry = flow::find_backend(tables, sets, candidate.id)?;
-    Some(Owner {
+    let owner = Owner {
         backend: candidate.id,
         set: entry.set,
         way: entry.way,
-    })
+    };
+    let rank = entry.word.rank();
+    let over = match u64::from_le(backend.tail) & ACCEPTS {
+        // What was accepted goes on after its FIN.
+        0 => matches!(rank, FlowRank::Idle),
+        _ => rank.is_over(),
+    };
+    let age = entry.word.age(epoch(backend.tail)) as u64;
+    let staleness = (over as u64).wrapping_mul(OVER) | age;
+    Some(owner.pack() | staleness << STALENESS)
+}
+
+/// The time in the tail of a key.
+#[inline(always)]
+const fn epoch(tail: u64) -> Epoch {
+    Epoch((u64::from_le(tail) >> EPOCH) as u8 & 15)
+}
+
+/// Its server has accepted another: a flow, as [`Owner`], that it had before. `tail`: of the key that was looked for.
+#[inline(always)]
+pub fn outdate<T: Tables>(tables: &T, flow: u64, tail: u64) {
+    let Some(owner) = Owner::unpack(flow) else {
+        return;
+    };
+    let Some(line) = tables.flows(owner.set) else {
+        return;
+    };
+    let word = FlowWord(line.word(owner.way));
+    if word.is_live() && word.backend_id() == owner.backend {
+        let idle = FlowWord::new(word.tag(), owner.backend, FlowRank::Idle, epoch(tail));
+        // Whoever was faster has seen something newer.
+        let _ = tables.exchange_flow(line, owner.way, word, idle);
+    }
 }
 
 /// What an entry says now.

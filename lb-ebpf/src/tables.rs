@@ -56,7 +56,7 @@ impl CacheLine {
 pub struct PackedKey {
     /// As [`lb_common::Address::words`].
     pub address: [u64; 2],
-    /// Port (network order), protocol, a zero byte; then, for replies, the client's port.
+    /// Port (network order), protocol, a byte of [`crate::reply`]'s own; then, for replies, the client's port.
     pub tail: u64,
 }
 
@@ -364,6 +364,15 @@ pub trait Tables {
         Self: Sized,
     {
         crate::reply::candidate(self, backend, live, distance)
+    }
+
+    /// [`crate::reply::outdate`].
+    #[inline(always)]
+    fn outdate_flow(&self, flow: u64, tail: u64)
+    where
+        Self: Sized,
+    {
+        crate::reply::outdate(self, flow, tail);
     }
 
     /// [`crate::reply::owner`].

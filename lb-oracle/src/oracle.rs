@@ -282,10 +282,12 @@ impl Oracle {
                 if let Some(slot) = self.nat.behind(&self.maps, backend, client, ip.protocol) {
                     return self.hand_back_from_ours(arrived, slot);
                 }
-                let (tuple, id) = self
+                let accepts = packet::accepts(arrived.frame, ip);
+                let ends = (backend, client, ip.protocol);
+                let of = self
                     .flows
-                    .behind(&self.maps, backend, client, ip.protocol)
-                    .ok_or(Refusal::Pass)?;
+                    .behind(&self.maps, ends, arrived.epoch(), accepts);
+                let (tuple, id) = of.ok_or(Refusal::Pass)?;
                 self.hand_back(arrived, tuple, id)
             }
         }

@@ -31,7 +31,7 @@ pub(super) fn owner<F: Frame, T: Tables, const V4: bool>(
         return NO_FLOW;
     };
     match frame.header::<Ports>(packet.l4().wrapping_add(piece.header)) {
-        Some(&ports) => pipeline::owner_at(cx, &packet, piece.protocol, ports),
+        Some(&ports) => pipeline::owner_at(cx, &packet, piece.protocol, (ports, false)),
         None => NO_FLOW,
     }
 }

@@ -304,28 +304,43 @@ impl Flows {
         from_ring(maps, service, maps.group(service, tuple))
     }
 
-    /// The flow that a backend's packet to a client belongs to, and the backend.
+    /// The flow that a backend's packet to a client belongs to, and the backend. Of several, the first of those that were
+    /// seen last; idle ones come after all others. When the server accepts a connection, those that have ended come
+    /// after all others, and all but the one are idle from then on.
     pub(super) fn behind(
-        &self,
+        &mut self,
         maps: &Maps,
-        backend: SocketAddr,
-        client: SocketAddr,
-        protocol: u8,
+        (backend, client, protocol): (SocketAddr, SocketAddr, u8),
+        epoch: u64,
+        accepts: bool,
     ) -> Option<(Tuple, usize)> {
-        maps.senders(backend, protocol).find_map(|(id, sender)| {
+        let mut found = vec![];
+        for (id, sender) in maps.senders(backend, protocol) {
             let service = &maps.services[sender.service];
-            if service.protocol != protocol || service.forwarding != Some(Forwarding::Dnat) {
-                return None;
-            }
             let tuple = Tuple {
                 client,
                 vip: service.vip,
                 protocol,
             };
-            let flow = self.0.get(&tuple)?;
+            let translated = service.forwarding == Some(Forwarding::Dnat);
             let same_family = service.vip.is_ipv4() == client.is_ipv4();
-            (flow.backend == id && same_family).then_some((tuple, id))
-        })
+            if let Some(flow) = self.0.get(&tuple)
+                && (service.protocol, flow.backend) == (protocol, id)
+                && (translated && same_family)
+            {
+                let last = flow.idle || (accepts && flow.closing);
+                found.push(((last, epoch - flow.last), (tuple, id)));
+            }
+        }
+        let of = *found.iter().min_by_key(|(stale, _)| *stale)?;
+        for (_, (tuple, _)) in found {
+            if accepts && tuple != of.1.0 {
+                let flow = self.0.get_mut(&tuple).expect("a flow that was found");
+                (flow.idle, flow.last) = (true, epoch);
+                (flow.proof, flow.closing) = (1, false);
+            }
+        }
+        Some(of.1)
     }
 
     /// Notes that a flow was seen.

@@ -185,7 +185,10 @@ impl Oracle {
             .filter(|quote| quote.source.ip() == ip.destination)
             .ok_or(Refusal::Pass)?;
         let behind = (about.destination, about.source, about.protocol);
-        let Some((tuple, id)) = self.flows.behind(&self.maps, behind.0, behind.1, behind.2) else {
+        let Some((tuple, id)) = self
+            .flows
+            .behind(&self.maps, behind, arrived.epoch(), false)
+        else {
             let behind = self.nat.behind(&self.maps, behind.0, behind.1, behind.2);
             let slot = behind.ok_or(Refusal::Pass)?;
             return self.error_about_ours(arrived, &about, slot);

@@ -239,6 +239,12 @@ pub(super) fn meaning(frame: &[u8], ip: &Ip) -> Result<Meaning, DropReason> {
     Ok(flags(header[13]))
 }
 
+/// A server's first answer to a SYN.
+pub(super) fn accepts(frame: &[u8], ip: &Ip) -> bool {
+    let header = ip.bytes(frame, ip.transport(), 20);
+    header.is_some_and(|header| ip.protocol == TCP && header[13] & 0x17 == 0x12)
+}
+
 /// What TCP's flags mean for a flow.
 pub(super) fn flags(flags: u8) -> Meaning {
     let [fin, syn, rst, ack] = [1, 2, 4, 16].map(|flag| flags & flag != 0);

@@ -123,7 +123,12 @@ impl Oracle {
         }
         let (tuple, id) = self
             .flows
-            .behind(&self.maps, source, destination, protocol)
+            .behind(
+                &self.maps,
+                (source, destination, protocol),
+                arrived.epoch(),
+                false,
+            )
             .ok_or(Refusal::Pass)?;
         self.alive(arrived, true)?;
         if piece.more {
