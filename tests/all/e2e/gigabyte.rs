@@ -75,7 +75,7 @@ fn begin(
 ) -> Process {
     let mut command = Command::new("curl");
     command
-        .args(["-sSf", "--max-time", "120", "--noproxy", "*"])
+        .args(["-sSf", "--max-time", "300", "--noproxy", "*"])
         .args(["--limit-rate", amount.rate])
         .stdout(Stdio::null());
     match direction {
@@ -114,7 +114,7 @@ fn bystander(stage: &Stage, amount: &Amount) -> &'static str {
         let busy = pairs.filter(|((_, was), (_, is))| is - was > 2 * amount.blocks);
         busy.map(|((name, _), _)| name.clone()).collect::<Vec<_>>()
     };
-    wait_until("both transfers run", Duration::from_secs(10), || {
+    wait_until("both transfers run", Duration::from_secs(60), || {
         busy().len() == 2
     });
     let busy = busy();
@@ -182,7 +182,7 @@ fn check(
             );
         }
         for (mut transfer, target) in transfers.into_iter().zip(&targets) {
-            let ended = transfer.wait(Duration::from_secs(120)).unwrap();
+            let ended = transfer.wait(Duration::from_secs(300)).unwrap();
             assert!(ended.success(), "{shape:?} {target}: {ended}");
         }
         stage.topology.restore_power(dies, "eth0").unwrap();
