@@ -3,8 +3,9 @@
 //!
 //! One server may stand behind several VIPs, and a client may use one port to two of them. To the server these
 //! are one address and port, of which it has one connection open at most. Which flow that is, is known when it accepts
-//! one: the others are idle from then on, and get a reply only where there is no other flow. Of datagrams nothing is
-//! accepted: the flow that was seen last gets the reply.
+//! one: the others are idle from then on, and get a reply only where there is no other flow. Until then the flow that was
+//! seen in more epochs has it: who forges a client's packet to another VIP gains nothing. Of datagrams nothing is accepted:
+//! the flow that was seen in a later epoch gets the reply.
 
 use lb_common::{
     Address, Control, EndpointKey, EndpointKind, Epoch, FlowHash, FlowRank, FlowWord, Forwarding,
@@ -15,6 +16,7 @@ use crate::{
     flow,
     service::{self, Backend, Live, Probe},
     tables::{PackedKey, Tables},
+    wire::protocol,
 };
 
 /// No flow: what [`owner`] gives then.
@@ -57,10 +59,13 @@ const ANY_PORT: u64 = 1 << 24;
 const ACCEPTS: u64 = 1 << 25;
 /// Place of the [`Epoch`] in the same byte.
 const EPOCH: u32 = 28;
-/// Place of how long a flow has been silent, or more, above its [`Owner`]: the least is the one to take.
+/// Place of a number above an [`Owner`] that says how little its flow may be the one: the least is the one to take. It is
+/// made of an age, above it what a connection has not proven, above that whether the flow is over.
 const STALENESS: u32 = 52;
-/// More than any age.
-const OVER: u64 = 16;
+/// Of a connection that was seen in one epoch less.
+const LESS_PROVEN: u64 = 1 << 4;
+/// Of a flow that is over.
+const OVER: u64 = 1 << 6;
 
 /// When a reply came, and whether it accepts a connection: SYN and ACK.
 #[derive(Clone, Copy, Debug)]
@@ -81,18 +86,35 @@ pub fn find<T: Tables>(
         tail: backend.tail | (epoch | accepts).to_le(),
         ..backend
     };
-    let found = tables.reply_owner(backend, client);
-    if found != NO_FLOW || !Live::of(control).has_ranges() {
-        return found;
+    let mut found = tables.reply_owner(backend, client);
+    if found >> STALENESS != 0 && Live::of(control).has_ranges() {
+        let backend = PackedKey {
+            tail: backend.tail | ANY_PORT.to_le(),
+            ..backend
+        };
+        let other = tables.reply_owner(backend, client);
+        let (better, worse) = sorted(found, other);
+        found = better;
+        if accepts != 0 {
+            tables.outdate_flow(worse, backend.tail);
+        }
     }
-    let backend = PackedKey {
-        tail: backend.tail | ANY_PORT.to_le(),
-        ..backend
-    };
-    tables.reply_owner(backend, client)
+    match found {
+        NO_FLOW => NO_FLOW,
+        found => found & ((1 << STALENESS) - 1),
+    }
 }
 
-/// The same under one key.
+/// The flow to take first; of equals the one that was found first.
+#[inline(always)]
+const fn sorted(found: u64, other: u64) -> (u64, u64) {
+    match other >> STALENESS < found >> STALENESS {
+        true => (other, found),
+        false => (found, other),
+    }
+}
+
+/// The same under one key, with its [`STALENESS`].
 #[inline(always)]
 pub fn owner<T: Tables>(tables: &T, backend: PackedKey, client: [u64; 2]) -> u64 {
     let Some(control) = tables.control() else {
@@ -110,10 +132,7 @@ pub fn owner<T: Tables>(tables: &T, backend: PackedKey, client: [u64; 2]) -> u64
                 if let Some(candidate) = service::backend(tables, id)
                     && let Some(found) = flow_of(tables, candidate, backend, client)
                 {
-                    let (better, worse) = match found >> STALENESS < best >> STALENESS {
-                        true => (found, best),
-                        false => (best, found),
-                    };
+                    let (better, worse) = sorted(best, found);
                     best = better;
                     if accepts {
                         tables.outdate_flow(worse, backend.tail);
@@ -126,10 +145,7 @@ pub fn owner<T: Tables>(tables: &T, backend: PackedKey, client: [u64; 2]) -> u64
         }
         distance = distance.wrapping_add(1);
     }
-    match best {
-        NO_FLOW => NO_FLOW,
-        best => best & ((1 << STALENESS) - 1),
-    }
+    best
 }
 
 /// What [`candidate`] gives where no further slot can hold the key.
@@ -207,14 +223,27 @@ fn flow_of<T: Tables>(
         way: entry.way,
     };
     let rank = entry.word.rank();
-    let over = match u64::from_le(backend.tail) & ACCEPTS {
+    let idle = matches!(rank, FlowRank::Idle) as u64;
+    let accepts = u64::from_le(backend.tail) & ACCEPTS != 0;
+    let (over, unproven) = match (accepts, own.protocol == protocol::TCP) {
+        (true, _) => (idle.wrapping_add(rank.is_over() as u64), 0),
         // What was accepted goes on after its FIN.
-        0 => matches!(rank, FlowRank::Idle),
-        _ => rank.is_over(),
+        (false, true) => (idle, unproven(rank)),
+        (false, false) => (idle, 0),
     };
     let age = entry.word.age(epoch(backend.tail)) as u64;
-    let staleness = (over as u64).wrapping_mul(OVER) | age;
+    let staleness = over.wrapping_mul(OVER) | unproven.wrapping_mul(LESS_PROVEN) | age;
     Some(owner.pack() | staleness << STALENESS)
+}
+
+/// In how many epochs less than three a connection was seen.
+#[inline(always)]
+const fn unproven(rank: FlowRank) -> u64 {
+    match rank {
+        FlowRank::Proven | FlowRank::ClosingProven => 0,
+        FlowRank::Probation2 | FlowRank::ClosingProbation2 => 1,
+        _ => 2,
+    }
 }
 
 /// The time in the tail of a key.

@@ -10,7 +10,7 @@
 //! [`KEEP_ALIVE`]. An entry that a person made permanent is left alone: a use would take that away.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::event::Event;
 use crate::model::{Link, Route, link};

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::SocketAddr};
 
 use lb_common::{
-    DropReason, Epoch, FlowHash, FlowRank, FlowWord, Forwarding, MidStream, Permissions,
+    DropReason, Epoch, FlowHash, FlowRank, FlowWord, Forwarding, MidStream, Permissions, Protocol,
     affinity::{Client, Entry},
     flow::EPOCH_SHIFT,
     flow::IDLE_AFTER,
@@ -305,8 +305,9 @@ impl Flows {
     }
 
     /// The flow that a backend's packet to a client belongs to, and the backend. Of several, the first of those that were
-    /// seen last; idle ones come after all others. When the server accepts a connection, those that have ended come
-    /// after all others, and all but the one are idle from then on.
+    /// seen last, of connections among those with the most proof; idle ones come after all others. When the server accepts
+    /// a connection, proof says nothing, those that have ended come after others, then idle ones; and all but the one are
+    /// idle from then on.
     pub(super) fn behind(
         &mut self,
         maps: &Maps,
@@ -328,8 +329,14 @@ impl Flows {
                 && (service.protocol, flow.backend) == (protocol, id)
                 && (translated && same_family)
             {
-                let last = flow.idle || (accepts && flow.closing);
-                found.push(((last, epoch - flow.last), (tuple, id)));
+                let proof = if flow.idle { 1 } else { flow.proof };
+                let (turn, unproven) = match (accepts, protocol == Protocol::Tcp as u8) {
+                    (true, _) if flow.idle => (2, 0),
+                    (true, _) => (u8::from(flow.closing), 0),
+                    (false, true) => (u8::from(flow.idle), 3 - proof),
+                    (false, false) => (u8::from(flow.idle), 0),
+                };
+                found.push(((turn, unproven, epoch - flow.last), (tuple, id)));
             }
         }
         let of = *found.iter().min_by_key(|(stale, _)| *stale)?;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{
-    Hop, HopState, KEEP_ALIVE, MILLISECOND, Neighbour, NeighbourState, RESTARTS, RETRY, RETRY_MAX,
-    Solicit, Ways,
+    GRACE, Hop, HopState, KEEP_ALIVE, MILLISECOND, Neighbour, NeighbourState, RESTARTS, RETRY,
+    RETRY_MAX, Solicit, Ways,
 };
 
 impl Ways {
@@ -88,7 +88,7 @@ impl Ways {
     }
 
     /// A link went down, taking its neighbour entries along, or came up. Who was there before is taken to be there
-    /// again, for [`super::GRACE`], while it is asked for.
+    /// again, for [`GRACE`], while it is asked for.
     pub(super) fn link_turned(&mut self, ifindex: u32, up: bool, now: u64) {
         let from = (ifindex, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let hops = self
@@ -97,6 +97,10 @@ impl Ways {
             .take_while(|((i, _), _)| *i == ifindex);
         let mut turned = Vec::new();
         for (hop, state) in hops {
+            // Not who was gone before the link was.
+            if !up && now.saturating_sub(state.lost) >= GRACE {
+                state.last = None;
+            }
             state.lost = state.lost.max(now);
             state.attempts = 0;
             state.anew = up;

@@ -6,6 +6,8 @@
 )]
 
 use super::NeighbourState::{Failed, Fixed, Pending, Usable};
+use std::net::Ipv4Addr;
+
 use super::hops::spread;
 use super::*;
 
@@ -311,6 +313,29 @@ fn who_does_not_answer_on_a_link_that_returned_is_unresolved_after_the_grace_tim
         ),
         (Pass(999), &["restart 10.0.0.1"]),
         (Pass(1), &["10.0.0.1: 10.0.0.1 does not answer on eth0"]),
+    ]);
+}
+
+#[test]
+fn who_was_gone_before_its_link_is_not_taken_to_be_back() {
+    check_known(vec![
+        (NearGone(NEAR), &["solicit 10.0.0.1"]),
+        (
+            Pass(1_000),
+            &[
+                "restart 10.0.0.1",
+                "10.0.0.1: 10.0.0.1 does not answer on eth0",
+            ],
+        ),
+        (
+            Link("eth0", false),
+            &[
+                "eth0 down",
+                "10.0.0.1: interface eth0 is down or has no carrier",
+            ],
+        ),
+        (Link("eth0", true), &["restart 10.0.0.1", "eth0 up"]),
+        (Kept(NEAR, MAC), &["10.0.0.1: 7 1"]),
     ]);
 }
 
