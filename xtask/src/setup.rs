@@ -161,7 +161,7 @@ const PEER_PACKAGES: [Package; 2] = [
 ];
 
 /// What the tests run beside Fairlead, besides these.
-const TEST_PACKAGES: [Package; 10] = [
+const TEST_PACKAGES: [Package; 11] = [
     package(
         "iproute2",
         ShownBy::Program("ip"),
@@ -191,6 +191,11 @@ const TEST_PACKAGES: [Package; 10] = [
         "curl",
         ShownBy::Program("curl"),
         "tests use a client that is not ours",
+    ),
+    package(
+        "iperf3",
+        ShownBy::Program("iperf3"),
+        "tests use a client and a server that are not ours",
     ),
     package(
         "prometheus",

@@ -1,9 +1,11 @@
 //! Packets too big for the interface that they leave by, without a tunnel: their senders learn what fits.
 
 use std::net::UdpSocket;
+use std::process::Command;
 use std::time::Duration;
 
-use lb_tests::server::Content;
+use lb_tests::daemon::Service;
+use lb_tests::server::{Content, Server};
 use lb_tests::topology::Shape;
 
 use super::traffic::download;
@@ -15,6 +17,11 @@ const MTU: u32 = 1400;
 /// A stage whose balancer has a smaller MTU than its neighbours on these interfaces, once its data plane knows.
 fn stage(shape: Shape, devices: &[&str]) -> Stage {
     let stage = Stage::alone(shape);
+    narrow(&stage, devices);
+    stage
+}
+
+fn narrow(stage: &Stage, devices: &[&str]) {
     for device in devices {
         stage.topology.set_mtu("lb", device, MTU).unwrap();
     }
@@ -27,7 +34,6 @@ fn stage(shape: Shape, devices: &[&str]) -> Stage {
             .iter()
             .all(|service| service["largest_packet"] == MTU)
     });
-    stage
 }
 
 #[test]
@@ -68,6 +74,60 @@ fn check_downloads(shape: Shape) {
         assert!(answers(&stage) > told, "{target}: nothing was too big");
     }
     end(stage);
+}
+
+/// Nobody hears the balancer's errors: all that is too big is lost, in silence.
+fn deafen(stage: &Stage) {
+    const RULES: &str = "add table inet deaf
+add chain inet deaf in { type filter hook input priority 0; }
+add rule inet deaf in icmp type destination-unreachable drop
+add rule inet deaf in icmpv6 type packet-too-big drop
+";
+    for host in ["client", "b1", "b2", "b3"] {
+        let rules = stage.topology.directory().join(format!("deaf-{host}"));
+        std::fs::write(&rules, RULES).unwrap();
+        let mut nft = Command::new("nft");
+        nft.arg("--file").arg(rules);
+        let mut nft = stage.topology.spawn_in(host, nft).unwrap();
+        assert!(
+            nft.wait(Duration::from_secs(10)).unwrap().success(),
+            "{host}"
+        );
+    }
+}
+
+/// Where the way is smaller than both ends believe, and no error reaches them.
+#[track_caller]
+fn check_clamp(shape: Shape) {
+    const BYTES: usize = 8 << 20;
+    let stage = Stage::alone_with(shape, Server::threads, |mut config| {
+        let tcp = |service: &&mut Service| !service.name.starts_with("udp");
+        for service in config.services.iter_mut().filter(tcp) {
+            service.extra += "\nmss = \"clamp\"";
+        }
+        config
+    });
+    deafen(&stage);
+    narrow(&stage, &["eth1"]);
+    for (seed, target) in (0..).zip(stage.targets(&WEB)) {
+        let got = download(&stage, target, &format!("/bytes/{BYTES}?seed={seed}"));
+        assert_eq!(got, Content::sha256(BYTES, seed), "{target}");
+    }
+    for target in stage.targets(&ECHO) {
+        stage.topology.run_in("client", || upload(target, BYTES));
+    }
+    assert_eq!(answers(&stage), 0, "something was too big");
+    end(stage);
+}
+
+#[test]
+fn with_the_mss_clamped_large_transfers_go_on_where_no_error_arrives() {
+    check_clamp(SHAPES[0]);
+}
+
+#[test]
+fn with_the_mss_clamped_large_transfers_over_fullnat_go_on_where_no_error_arrives() {
+    check_clamp(FULLNAT[0]);
 }
 
 /// Ends a test in which everybody was told what fits.

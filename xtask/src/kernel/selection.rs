@@ -23,7 +23,7 @@ const NO_KERNEL: &str = "is about the tests' own tools and asks nothing of a ker
 
 /// Tests that do not run there, by a prefix of their names, each with its reason. Tests that are not
 /// listed run.
-const LEFT_OUT: [(&str, &str); 34] = [
+const LEFT_OUT: [(&str, &str); 36] = [
     ("bench::", BENCH),
     (
         "bpf::attachment::a_device_that_is_deleted_and_made_again_is_attached_anew",
@@ -39,7 +39,9 @@ const LEFT_OUT: [(&str, &str); 34] = [
     ("e2e::encapsulation::", SLOW),
     ("e2e::examples::", SLOW),
     ("e2e::failover::", SLOW),
+    ("e2e::idle::", SLOW),
     ("e2e::interfaces::", SLOW),
+    ("e2e::iperf::", SERVERS),
     ("e2e::lab::", SLOW),
     ("e2e::neighbours::", SLOW),
     ("e2e::real_path::", SLOW),
