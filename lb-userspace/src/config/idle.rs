@@ -12,7 +12,7 @@ use crate::model::{Protocol, Service, TcpIdle};
 const KEYS: [&str; 3] = ["tcp-handshake-idle", "tcp-idle", "tcp-closing-idle"];
 
 /// What an entry of the flow table can tell of its age, in seconds (`IDLE_AFTER` epochs).
-const MOST: u64 = 137;
+pub(super) const MOST: u64 = 137;
 
 /// What a service says; `kind`: its protocol.
 pub(super) fn of_service(

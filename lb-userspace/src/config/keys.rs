@@ -203,7 +203,7 @@ pub static SERVICE: Section = Section {
         bare("client-prefix", "a number of bits such as 24"),
         bare("affinity-timeout", "a duration such as \"10m\""),
         bare("ring-size", "a number such as 65537"),
-        key("udp-idle", "a duration such as \"60s\"", "\"60s\""),
+        key("udp-idle", "a duration from \"1s\" to \"137s\"", "\"60s\""),
         bare("tcp-handshake-idle", "a duration from \"1s\" to \"137s\""),
         bare("tcp-idle", "a duration from \"1s\" to \"137s\""),
         bare("tcp-closing-idle", "a duration from \"1s\" to \"137s\""),

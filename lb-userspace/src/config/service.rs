@@ -149,7 +149,7 @@ pub(super) fn service(
     let reader = Reader::new(&keys::SERVICE, table, span.clone(), path.clone(), notes);
     let protocol = required_word(&reader, "protocol", PROTOCOLS, notes);
     let kind = protocol.as_ref().map(|at| at.value);
-    let range = Duration::from_secs(1)..=Duration::from_secs(86_400);
+    let range = Duration::from_secs(1)..=Duration::from_secs(idle::MOST);
     let udp_idle = reader.duration("udp-idle", range, notes);
     if kind == Some(Protocol::Tcp) {
         let why = "the service's protocol is tcp";

@@ -83,8 +83,16 @@ fn trouble(attachment: &status::Attachment, vlans: &Vlans) -> Option<String> {
     }
     let mut cures = Vec::new();
     for card in &vlans.cards {
-        // A device that does not know the question has no such thing.
-        let features = strips_tags(card).unwrap_or_default();
+        let features = match strips_tags(card) {
+            Ok(features) => features,
+            // A device that does not know the question has no such thing.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => continue,
+            Err(error) => {
+                return Some(format!(
+                    "ask {card} whether it takes VLAN tags out of frames before a program sees them: {error} (`ethtool -k {card}` tells; rx-vlan-offload must be off)"
+                ));
+            }
+        };
         if !features.is_empty() {
             let off: Vec<String> = features.iter().map(|name| format!("{name} off")).collect();
             cures.push(format!("ethtool -K {card} {}", off.join(" ")));

@@ -26,6 +26,21 @@ pub(crate) fn add_statistics(
     Ok(())
 }
 
+/// Adds `drops` of an interface's queues: what it had received and had no memory for.
+pub(crate) fn add_unreceived(
+    sums: &mut BTreeMap<String, u64>,
+    namespace: &Namespace,
+    device: &str,
+) -> Result<()> {
+    let statistics = namespace.run(|| ethtool::statistics(device))?;
+    let drops = statistics
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("rx_queue_") && name.ends_with("_drops"))
+        .filter(|(name, _)| !name.ends_with("_xdp_drops"));
+    *sums.entry("drops".to_owned()).or_default() += drops.map(|(_, value)| value).sum::<u64>();
+    Ok(())
+}
+
 /// Adds `tx_dropped` of an interface: what the veth at its other end had no room for.
 pub(crate) fn add_dropped(
     sums: &mut BTreeMap<String, u64>,

@@ -83,6 +83,7 @@ impl Meter {
             if cable.host == "lb" {
                 driver::add_statistics(&mut reading.driver, lb, cable.device)?;
                 driver::add_dropped(&mut reading.driver, switch, &cable.port)?;
+                driver::add_unreceived(&mut reading.driver, switch, &cable.port)?;
             }
         }
         Ok(reading)

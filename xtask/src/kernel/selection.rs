@@ -23,7 +23,7 @@ const NO_KERNEL: &str = "is about the tests' own tools and asks nothing of a ker
 
 /// Tests that do not run there, by a prefix of their names, each with its reason. Tests that are not
 /// listed run.
-const LEFT_OUT: [(&str, &str); 36] = [
+const LEFT_OUT: [(&str, &str); 37] = [
     ("bench::", BENCH),
     (
         "bpf::attachment::a_device_that_is_deleted_and_made_again_is_attached_anew",
@@ -39,6 +39,7 @@ const LEFT_OUT: [(&str, &str); 36] = [
     ("e2e::encapsulation::", SLOW),
     ("e2e::examples::", SLOW),
     ("e2e::failover::", SLOW),
+    ("e2e::gigabyte::", SERVERS),
     ("e2e::idle::", SLOW),
     ("e2e::interfaces::", SLOW),
     ("e2e::iperf::", SERVERS),

@@ -578,7 +578,7 @@ prop_compose! {
         forwarding in 0..4_usize,
         tunnel in (any::<u8>(), 1_u16.., any::<bool>(), any::<bool>()),
         ring_size in proptest::option::of(1000_u32..100_000),
-        udp_idle in 1_u64..86_400,
+        udp_idle in 1_u64..=137,
         health in health(),
         words in any::<[bool; 3]>(),
         failover in failover(),
