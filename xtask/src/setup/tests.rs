@@ -88,7 +88,7 @@ fn a_fresh_debian_gets_the_packages_and_then_the_linker() {
     check(&fresh(), Purpose::Build, Consent::Withheld, BUILD);
     let peers = "g++,nftables,haproxy";
     let tests = format!(
-        "{peers},iproute2,ethtool,nginx-light,dnsmasq-base,python3-grpcio,curl,prometheus,tcpdump,strace,e2fsprogs"
+        "{peers},iproute2,ethtool,nginx-light,dnsmasq-base,python3-grpcio,curl,iperf3,prometheus,tcpdump,strace,e2fsprogs"
     );
     check(
         &fresh(),
