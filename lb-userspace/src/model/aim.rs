@@ -89,9 +89,9 @@ impl Service {
 
 /// Why checks of a service cannot go to the VIP, whichever type they have, for people; `None`: they can.
 pub fn no_real_path(forwarding: Forwarding, address: Prefix) -> Option<&'static str> {
-    if forwarding == Forwarding::Dnat {
+    if forwarding.translates() {
         return Some(
-            "in dnat a client's packet is addressed to the backend when it reaches it, as a check is",
+            "in dnat and fullnat a client's packet is addressed to the backend when it reaches it, as a check is",
         );
     }
     (!address.is_host()).then_some("of a prefix, no address is sure to be on a backend")

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use lb_tests::daemon::{Config, Protocol, Service};
+use lb_tests::daemon::{Config, Health, Protocol, Service};
 use lb_tests::load::{Long, Udp};
 use lb_tests::server::Server;
 use lb_tests::topology::{
@@ -351,5 +351,29 @@ fn a_pool_that_is_exhausted_says_so_and_a_client_may_use_its_port_again() {
     assert!(metrics.lines().any(|line| of_service(&line)), "{metrics}");
     let counted = format!("fairlead_nat_flow_entries {entries}");
     assert!(metrics.lines().any(|line| line == counted), "{metrics}");
+    stage.end();
+}
+
+/// What a client's packet is addressed to when it arrives, a check is addressed to: no backend has the VIP.
+#[test]
+fn servers_on_the_port_of_their_vip_are_checked_at_their_own_addresses() {
+    let stage = Stage::with(FULLNAT[0], Server::threads, |mut config| {
+        config.services.retain(|s| ECHO.contains(&s.name.as_str()));
+        for service in &mut config.services {
+            service.health = Health {
+                kind: "tcp",
+                ..Health::LAB
+            };
+            assert_eq!(service.backends[0].port, service.port);
+        }
+        config
+    });
+    let report = stage.storm(&ECHO, 300);
+    report.assert_clean(300);
+    assert_eq!(
+        report.backends().into_keys().collect::<Vec<_>>(),
+        [1, 2, 3],
+        "{report}"
+    );
     stage.end();
 }
