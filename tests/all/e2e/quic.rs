@@ -291,16 +291,26 @@ fn transfer_goes_on_at_its_server_while_the_client_moves_and_without_server_ids_
     }
 }
 
+/// Connections to all three servers. Twenty miss one of them once in a thousand times.
+async fn connected_to_all(stage: &Stage, identity: &Identity, service: &str) -> Vec<(u8, Client)> {
+    for _ in 0..4 {
+        let clients = connected(stage, identity, service).await;
+        let different: BTreeSet<_> = clients.iter().map(|(n, _)| *n).collect();
+        if different.len() == 3 {
+            return clients;
+        }
+    }
+    panic!("four times {CONNECTIONS} connections to {service} did not reach all servers")
+}
+
 async fn both_ways(stage: &Stage) {
     let identity = Identity::new();
     serve(&stage.topology, &identity);
     for (family, digit) in [(Family::V4, 4), (Family::V6, 6)] {
         let shape = stage.topology.shape();
         let [own, second] = [lb_tests::topology::client(family), second_address(family)];
-        let mut clients = connected(stage, &identity, &format!("named{digit}")).await;
+        let mut clients = connected_to_all(stage, &identity, &format!("named{digit}")).await;
         let servers: Vec<Option<u8>> = clients.iter().map(|(n, _)| Some(*n)).collect();
-        let different: BTreeSet<_> = servers.iter().collect();
-        assert_eq!(different.len(), 3, "{servers:?}");
         let before = stage.daemon.status().unwrap().data_plane;
         assert_eq!(
             all_move(stage, &mut clients, second).await,
