@@ -5,7 +5,7 @@ use std::time::Duration;
 use lb_tests::soak::{self, Soak};
 
 /// Packets, unless the environment says how many: an emulated machine runs fewer.
-const PACKETS: u64 = 300_000;
+const PACKETS: u64 = 1_000_000;
 /// The variable that says it.
 const VARIABLE: &str = "FAIRLEAD_SOAKED_PACKETS";
 
