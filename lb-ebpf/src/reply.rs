@@ -4,8 +4,8 @@
 //! One server may stand behind several VIPs, and a client may use one port to two of them. To the server these
 //! are one address and port, of which it has one connection open at most. Which flow that is, is known when it accepts
 //! one: the others are idle from then on, and get a reply only where there is no other flow. Until then the flow that was
-//! seen in more epochs has it: who forges a client's packet to another VIP gains nothing. Of datagrams nothing is accepted:
-//! the flow that was seen in a later epoch gets the reply.
+//! seen in more epochs has it: who forges a client's packet to another VIP takes nothing from a connection that has
+//! lasted. Of datagrams nothing is accepted: the flow that was seen in a later epoch gets the reply.
 
 use lb_common::{
     Address, Control, EndpointKey, EndpointKind, Epoch, FlowHash, FlowRank, FlowWord, Forwarding,

@@ -5,9 +5,9 @@
     reason = "an overflow in a test is a failed test"
 )]
 
-use super::NeighbourState::{Failed, Fixed, Pending, Usable};
 use std::net::Ipv4Addr;
 
+use super::NeighbourState::{Failed, Fixed, Pending, Usable};
 use super::hops::spread;
 use super::*;
 

@@ -14,6 +14,8 @@ const STREAMS: u64 = 4;
 /// Bytes under way of each. What comes at once and a kernel on the way has no room for, it drops uncounted: veth takes
 /// 256 packets, and a host without XDP 1,000.
 const WINDOW: &str = "32K";
+/// The kernel doubles a window; both ends have one.
+const UNDER_WAY: u64 = 2 * (64 << 10);
 
 /// A server on each backend; those with direct return have the VIP themselves.
 fn servers(topology: &Topology) -> Vec<Process> {
@@ -96,9 +98,9 @@ fn check(shape: Shape) {
                 "iperf3 {shape:?} {target} {more:?}: {:.2} Gbit/s",
                 rate / 1e9
             );
-            // What its last connection still had under way when the others were done is not waited for.
+            // What some connections still had under way when the others were done is not waited for.
             assert!(
-                bytes >= BYTES / 2,
+                bytes + STREAMS * UNDER_WAY >= BYTES,
                 "{shape:?} {target} {more:?}: {bytes} bytes"
             );
         }
