@@ -18,6 +18,7 @@ use crate::{
     admission,
     flow::Origin,
     frame::Frame,
+    nat,
     parse::{self, Packet, Piece},
     pipeline::{Context, opaque},
     reply::NO_FLOW,
@@ -32,6 +33,8 @@ use crate::{
 pub const NONE: u64 = u64::MAX;
 /// In a payload: the datagram is a backend's reply.
 const REPLY: u64 = 1 << 52;
+/// In a payload that is no reply's: the datagram is of a flow of `fullnat`, to its backend or to its client, and what is below is [`nat`]'s.
+pub(crate) const NAT: u64 = 1 << 49;
 
 /// The payload of a datagram's entry, or [`NONE`]. `hash` as of [`identity`].
 #[inline(always)]
@@ -87,7 +90,7 @@ pub fn learn<T: Tables>(tables: &T, hash: u64, payload: u64, second: u32) -> u32
 
 /// The hash of what the pieces of one datagram have in common.
 #[inline(always)]
-fn identity<T: Tables>(tables: &T, packet: &Packet, piece: &Piece) -> u64 {
+pub(crate) fn identity<T: Tables>(tables: &T, packet: &Packet, piece: &Piece) -> u64 {
     let [a, b, c, d] = piece.id.to_be_bytes();
     tables.hash_flow(&FlowTuple {
         client: packet.source,
@@ -110,6 +113,8 @@ mod next {
     pub(super) const DELIVER: u64 = 1 << 57;
     /// It goes there by a tunnel: a `Parcel`.
     pub(super) const TUNNEL: u64 = 1 << 56;
+    /// It goes there from an address of ours: a `Parcel`.
+    pub(super) const NAT: u64 = 1 << 54;
     /// What it needs.
     pub(super) const WORD: u64 = (1 << 53) - 1;
 }
@@ -123,6 +128,15 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
     let mut step = classify::<F, T, V4>(frame, cx);
     let later = step & next::FOLLOW != 0;
     if step & next::FROM_OTHERS != 0 {
+        if cx.control.nat_ports != 0 {
+            match nat::returning::<F, T, V4, true>(frame, cx) {
+                nat::NONE => {}
+                slot => {
+                    nat::learn::<F, T, V4>(frame, cx, slot);
+                    return nat::from_backend::<F, T, V4, true>(frame, cx, slot);
+                }
+            }
+        }
         match back::owner::<F, T, V4>(frame, cx) {
             NO_FLOW => {}
             owner => return back::first_to_client::<F, T, V4>(frame, cx, owner),
@@ -141,6 +155,9 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
         let outcome = back::later_to_client::<F, T, V4>(frame, cx, word & !REPLY);
         return untold::<V4>(outcome);
     }
+    if step & next::FOLLOW != 0 && word & NAT != 0 {
+        return untold::<V4>(nat::follow::<F, T, V4>(frame, cx, word));
+    }
     if step & next::FOLLOW != 0 {
         step = send::following::<F, T, V4>(frame, cx, word);
     } else if step & next::TO_SERVICE != 0 {
@@ -157,6 +174,10 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
             return PackedOutcome::service_drop(assigned as u8, service);
         }
         step = first::first_to_backend::<F, T, V4>(frame, cx, assigned, arrival);
+        if step & next::NAT != 0 {
+            let parcel = Parcel::open(step & next::WORD, 0);
+            return nat::send_aside::<F, T, V4, true>(frame, cx, parcel, hash);
+        }
     }
     if step & next::DELIVER != 0 {
         step = send::deliver::<F, T, V4>(frame, cx, step);

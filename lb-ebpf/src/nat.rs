@@ -10,6 +10,7 @@ mod entry;
 mod errors;
 mod note;
 mod option;
+mod pieces;
 mod replies;
 mod rewrite;
 
@@ -34,6 +35,7 @@ use entry::{Flow, claim, owner, refresh};
 pub(crate) use errors::{error_to_backend, quoted, to_client as error_to_client};
 pub use note::note;
 pub use option::read as read_options;
+pub(crate) use pieces::{follow, learn};
 pub(crate) use replies::{from_backend, returning};
 
 /// In what [`find`] gives: the flow has the entry. Without it the entry is free for the flow.
@@ -180,15 +182,15 @@ const fn worth(state: State, number: u32, second: u32) -> u32 {
     }
 }
 
-/// Sends a [`Parcel`] of the flow with this hash to its backend, and counts it: its outcome, or [`PackedOutcome::too_big`].
+/// Sends a [`Parcel`] of the flow with this hash to its backend, whole or (`PIECE`) the first piece, and counts it: its outcome, or [`PackedOutcome::too_big`].
 #[inline(always)]
-pub(crate) fn send_aside<F: Frame, T: Tables, const V4: bool>(
+pub(crate) fn send_aside<F: Frame, T: Tables, const V4: bool, const PIECE: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     parcel: Parcel,
     hash: u64,
 ) -> PackedOutcome {
-    let sending = send::<F, T, V4>(frame, cx, parcel.seal(hash), hash);
+    let sending = send::<F, T, V4, PIECE>(frame, cx, parcel.seal(hash), hash);
     let service = match cx.tables.backend(parcel.backend()) {
         Some(entry) => entry.service,
         None => return Outcome::drop(DropReason::MapInconsistent).into(),
@@ -201,7 +203,7 @@ pub(crate) fn send_aside<F: Frame, T: Tables, const V4: bool>(
 
 /// The same of one that is sealed with its flow's hash.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn send<F: Frame, T: Tables, const V4: bool>(
+fn send<F: Frame, T: Tables, const V4: bool, const PIECE: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     parcel: u64,
@@ -220,7 +222,11 @@ fn send<F: Frame, T: Tables, const V4: bool>(
     };
     // Before it takes a port.
     if reason == LOST {
-        let checked = sealed(option::check::<F, T, V4>(frame, cx, backend, hash), hash);
+        let checked = match PIECE {
+            false => option::check::<F, T, V4>(frame, cx, backend, hash),
+            true => pieces::check::<F, T, V4>(frame, cx, backend, hash),
+        };
+        let checked = sealed(checked, hash);
         if checked != DONE {
             reason = checked;
         }
@@ -233,14 +239,22 @@ fn send<F: Frame, T: Tables, const V4: bool>(
         }
         if found != BUSY {
             reason = match found & KNOWN {
-                0 => sealed(claim::<F, T, V4>(frame, cx, found, hash, backend), hash),
-                _ => sealed(refresh::<F, T, V4>(frame, cx, found, hash), hash),
+                0 => sealed(
+                    claim::<F, T, V4, PIECE>(frame, cx, found, hash, backend),
+                    hash,
+                ),
+                _ => sealed(refresh::<F, T, V4, PIECE>(frame, cx, found, hash), hash),
             };
             if reason == DONE {
                 let number = (found >> 32) as u32 & 0xff;
-                reason = sealed(option::tell::<F, T, V4>(frame, cx, backend, hash), hash);
+                match PIECE {
+                    false => {
+                        reason = sealed(option::tell::<F, T, V4>(frame, cx, backend, hash), hash);
+                    }
+                    true => learn::<F, T, V4>(frame, cx, found),
+                }
                 if reason == DONE {
-                    let sent = to_backend::<F, T, V4>(frame, cx, hash, backend, number);
+                    let sent = to_backend::<F, T, V4, PIECE>(frame, cx, hash, backend, number);
                     reason = sealed(sent, hash);
                 }
             }
@@ -293,18 +307,21 @@ fn count<T: Tables>(cx: &Context<'_, T>, parcel: Parcel, reason: u32, bytes: u64
 
 /// Rewrites a packet for its backend; [`sealed`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn to_backend<F: Frame, T: Tables, const V4: bool>(
+fn to_backend<F: Frame, T: Tables, const V4: bool, const PIECE: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     hash: u64,
     backend: u32,
     number: u32,
 ) -> u32 {
-    sealed(rewrite::<F, T, V4>(frame, cx, hash, backend, number), hash)
+    sealed(
+        rewrite::<F, T, V4, PIECE>(frame, cx, hash, backend, number),
+        hash,
+    )
 }
 
 #[inline(always)]
-fn rewrite<F: Frame, T: Tables, const V4: bool>(
+fn rewrite<F: Frame, T: Tables, const V4: bool, const PIECE: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     hash: u64,
@@ -318,13 +335,13 @@ fn rewrite<F: Frame, T: Tables, const V4: bool>(
     ) else {
         return DropReason::MapInconsistent as u32;
     };
-    done(forwards::<F, T, V4>(
+    done(forwards::<F, T, V4, PIECE>(
         frame, cx, &packet, backend, hash, number,
     ))
 }
 
 #[inline(always)]
-fn forwards<F: Frame, T: Tables, const V4: bool>(
+fn forwards<F: Frame, T: Tables, const V4: bool, const PIECE: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     packet: &Packet,
@@ -337,7 +354,10 @@ fn forwards<F: Frame, T: Tables, const V4: bool>(
     let of = candidate(cx.control, V4, hash, number);
     let source = (address(cx.control, V4, of.low), of.port);
     let destination = (Address(backend.entry.address), backend.entry.port);
-    rewrite::translate_both(frame, packet, source, destination)?;
+    let transport = packet
+        .transport::<F, PIECE>(frame)
+        .ok_or(DropReason::Truncated)?;
+    rewrite::translate_both(frame, packet, source, destination, Some(transport))?;
     forward::send(frame, exit)?;
     Ok(())
 }

@@ -257,6 +257,26 @@ pub fn ip<F: Frame, const V4: bool>(frame: &F) -> Option<Packet> {
     }
 }
 
+/// Where a transport header begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transport {
+    /// Offset in the frame.
+    pub(crate) at: usize,
+    /// IANA number.
+    pub(crate) protocol: u8,
+}
+
+impl Transport {
+    /// Its ports; `None` when the packet ends before they do.
+    #[inline(always)]
+    pub(crate) fn ports<F: Frame>(self, frame: &F, packet: &Packet) -> Option<Ports> {
+        if !packet.holds(self.at, size_of::<Ports>()) {
+            return None;
+        }
+        frame.header::<Ports>(self.at).copied()
+    }
+}
+
 impl Packet {
     /// Where the transport header begins.
     #[inline(always)]
@@ -265,6 +285,19 @@ impl Packet {
             Family::V4 => L4_V4,
             Family::V6 => L4_V6,
         }
+    }
+
+    /// Where the transport header begins, and whose it is; `PIECE`: of a first piece. `None`: it ends before that.
+    #[inline(always)]
+    pub(crate) fn transport<F: Frame, const PIECE: bool>(&self, frame: &F) -> Option<Transport> {
+        let (at, protocol) = match PIECE {
+            false => (self.l4(), self.protocol),
+            true => {
+                let piece = piece(frame, self)?;
+                (self.l4().wrapping_add(piece.header), piece.protocol)
+            }
+        };
+        Some(Transport { at, protocol })
     }
 
     /// Bytes of the IP packet by its own length field.

@@ -90,7 +90,7 @@ pub(crate) fn aside<F: Frame, T: Tables, const V4: bool>(
         return outcome;
     };
     let hash = other::hash::<F, T, V4>(frame, cx);
-    let outcome = nat::send_aside::<F, T, V4>(frame, cx, parcel, hash);
+    let outcome = nat::send_aside::<F, T, V4, false>(frame, cx, parcel, hash);
     message::tell::<F, T, V4>(frame, cx, outcome)
 }
 
@@ -123,9 +123,9 @@ fn replied<F: Frame, T: Tables, const V4: bool>(
     cx: &Context<'_, T>,
 ) -> PackedOutcome {
     if cx.control.nat_ports != 0 {
-        match nat::returning::<F, T, V4>(frame, cx) {
+        match nat::returning::<F, T, V4, false>(frame, cx) {
             nat::NONE => {}
-            slot => return nat::from_backend::<F, T, V4>(frame, cx, slot),
+            slot => return nat::from_backend::<F, T, V4, false>(frame, cx, slot),
         }
     }
     match pipeline::returning::<F, T, V4>(frame, cx) {

@@ -15,7 +15,7 @@ use crate::{
     schedule,
     service::{self, NOWHERE},
     tables::Tables,
-    verdict::{Outcome, PackedOutcome},
+    verdict::{Outcome, PackedOutcome, Parcel, Sent},
     wire::{Ports, Tcp, protocol},
 };
 
@@ -147,7 +147,7 @@ pub(super) fn first_to_backend<F: Frame, T: Tables, const V4: bool>(
     };
     let service = assignment.backend.entry.service;
     match begin(frame, cx, &packet, &assignment, Arrival(arrival)) {
-        Ok(delivery) => next::DELIVER | delivery.0,
+        Ok(step) => step,
         Err(reason) => PackedOutcome::service_drop(reason as u8, service).word(),
     }
 }
@@ -159,13 +159,22 @@ fn begin<F: Frame, T: Tables>(
     packet: &Packet,
     assignment: &Assignment<'_>,
     arrival: Arrival,
-) -> Result<Delivery, DropReason> {
+) -> Result<u64, DropReason> {
     let piece = parse::piece(frame, packet).ok_or(DropReason::Truncated)?;
     let backend = assignment.backend;
     let rules = service::by_index(cx.tables, backend.entry.service)?.entry;
-    // Its later pieces would need the address of ours that it got.
     if backend.entry.forwarding == Forwarding::Fullnat as u8 {
-        return Err(DropReason::Fragment);
+        let sent = Sent {
+            backend: backend.id,
+            origin: assignment.origin,
+            arrival: match arrival.is_opening() || arrival.is_datagram() {
+                true => Arrival::DATAGRAM,
+                false => Arrival::MIDDLE,
+            },
+            bytes: frame.len() as u64,
+        };
+        let exit = forward::to_backend(frame, cx.tables, backend)?;
+        return Ok(next::NAT | Parcel::new(&sent, exit.verdict()).word());
     }
     let is_dnat = backend.entry.forwarding == Forwarding::Dnat as u8;
     if is_dnat || rules.mid_stream != MidStream::Schedule as u8 {
@@ -191,10 +200,11 @@ fn begin<F: Frame, T: Tables>(
         cx.tables.learn_fragment(identity, owner.pack(), second);
     }
     let delivery = Delivery::new(backend.id, assignment.origin).with(Delivery::FIRST);
-    Ok(match arrival.is_opening() || arrival.is_datagram() {
+    let delivery = match arrival.is_opening() || arrival.is_datagram() {
         false => delivery,
         true => delivery.with(Delivery::OPENS),
-    })
+    };
+    Ok(next::DELIVER | delivery.0)
 }
 
 /// The service with a range that a first piece goes to, or [`NOWHERE`]. Its ports have been seen to be there.

@@ -99,7 +99,7 @@ fn send<F: Frame, T: Tables>(
         Some(Forwarding::Ipip | Forwarding::Gue) => {
             return Ok(next::TUNNEL | Parcel::new(&sent, exit.verdict()).word());
         }
-        // Refused as a first piece.
+        // Has its own way.
         Some(Forwarding::Fullnat) | None => return Err(DropReason::MapInconsistent),
     }
     let verdict = forward::send(frame, exit)?;

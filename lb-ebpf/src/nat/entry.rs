@@ -14,7 +14,7 @@ use super::{
 use crate::{
     forward,
     frame::Frame,
-    parse::{self, Arrival, Packet},
+    parse::{self, Arrival, Transport},
     pipeline::{Context, opaque},
     service::{self, Backend},
     tables::{CacheLine, Tables},
@@ -22,20 +22,23 @@ use crate::{
     wire::{Tcp, protocol},
 };
 
-/// Takes an entry for a packet's flow; [`sealed`].
+/// Takes an entry for a packet's flow, or (`PIECE`) a first piece's; [`sealed`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub(super) fn claim<F: Frame, T: Tables, const V4: bool>(
+pub(super) fn claim<F: Frame, T: Tables, const V4: bool, const PIECE: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     found: u64,
     hash: u64,
     backend: u32,
 ) -> u32 {
-    sealed(take::<F, T, V4>(frame, cx, found, hash, backend), hash)
+    sealed(
+        take::<F, T, V4, PIECE>(frame, cx, found, hash, backend),
+        hash,
+    )
 }
 
 #[inline(always)]
-fn take<F: Frame, T: Tables, const V4: bool>(
+fn take<F: Frame, T: Tables, const V4: bool, const PIECE: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     found: u64,
@@ -47,7 +50,10 @@ fn take<F: Frame, T: Tables, const V4: bool>(
     else {
         return DropReason::MapInconsistent as u32;
     };
-    let Some(ports) = packet.ports(frame) else {
+    let Some(transport) = packet.transport::<F, PIECE>(frame) else {
+        return DropReason::Truncated as u32;
+    };
+    let Some(ports) = transport.ports(frame, &packet) else {
         return DropReason::Truncated as u32;
     };
     let hop = match rewrite::hop_of(frame, cx.tables) {
@@ -81,7 +87,7 @@ fn take<F: Frame, T: Tables, const V4: bool>(
         client: ports.source,
         service: ports.destination,
         nat: of.port,
-        protocol: packet.protocol,
+        protocol: transport.protocol,
         reserved: 0,
     };
     let [a, b] = packet.source.words();
@@ -94,7 +100,7 @@ fn take<F: Frame, T: Tables, const V4: bool>(
     tables.set(line, word::BACKEND, whose);
     tables.set(line, word::HOP, hop);
     // Whatever it says: also in the middle of a connection that began elsewhere.
-    let arrival = arrival(frame, &packet);
+    let arrival = arrival(frame, transport);
     let stage = match arrival.is_datagram() {
         true => Stage::Asking,
         false => Stage::Opening,
@@ -105,19 +111,19 @@ fn take<F: Frame, T: Tables, const V4: bool>(
     DONE
 }
 
-/// Notes a packet of a known flow in its entry; [`sealed`].
+/// Notes a packet of a known flow in its entry, or (`PIECE`) a first piece; [`sealed`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub(super) fn refresh<F: Frame, T: Tables, const V4: bool>(
+pub(super) fn refresh<F: Frame, T: Tables, const V4: bool, const PIECE: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     found: u64,
     hash: u64,
 ) -> u32 {
-    sealed(keep::<F, T, V4>(frame, cx, found, hash), hash)
+    sealed(keep::<F, T, V4, PIECE>(frame, cx, found, hash), hash)
 }
 
 #[inline(always)]
-fn keep<F: Frame, T: Tables, const V4: bool>(
+fn keep<F: Frame, T: Tables, const V4: bool, const PIECE: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     found: u64,
@@ -128,7 +134,10 @@ fn keep<F: Frame, T: Tables, const V4: bool>(
     else {
         return DropReason::MapInconsistent as u32;
     };
-    let Some(ports) = packet.ports(frame) else {
+    let Some(transport) = packet.transport::<F, PIECE>(frame) else {
+        return DropReason::Truncated as u32;
+    };
+    let Some(ports) = transport.ports(frame, &packet) else {
         return DropReason::Truncated as u32;
     };
     let state = State(line.word(word::STATE));
@@ -146,7 +155,7 @@ fn keep<F: Frame, T: Tables, const V4: bool>(
     {
         return LOST;
     }
-    let event = Event::of(arrival(frame, &packet), Event::CLIENT);
+    let event = Event::of(arrival(frame, transport), Event::CLIENT);
     let second = crate::admission::second(cx.now);
     if cx.tables.note_nat(found as u32, state.0, event.0, second) == ANOTHERS {
         return LOST;
@@ -155,9 +164,9 @@ fn keep<F: Frame, T: Tables, const V4: bool>(
 }
 
 #[inline(always)]
-fn arrival<F: Frame>(frame: &F, packet: &Packet) -> Arrival {
-    match packet.protocol {
-        protocol::TCP => match frame.header::<Tcp>(packet.l4()) {
+pub(super) fn arrival<F: Frame>(frame: &F, transport: Transport) -> Arrival {
+    match transport.protocol {
+        protocol::TCP => match frame.header::<Tcp>(transport.at) {
             Some(tcp) => Arrival::segment(tcp.flags),
             None => Arrival::MIDDLE,
         },

@@ -5,13 +5,13 @@ use lb_common::{Address, DropReason, Epoch, FlowHash, hash::FlowTuple, nat::word
 use super::{
     Flow, NONE,
     note::{ANOTHERS, SAME},
-    owner, rewrite,
+    owner, pieces, rewrite,
 };
 use crate::{
     flow as table, forward,
     frame::Frame,
     mss,
-    parse::{self, Packet},
+    parse::{self, Packet, Transport},
     pipeline::{Context, opaque},
     service,
     tables::Tables,
@@ -19,9 +19,9 @@ use crate::{
     wire::Ports,
 };
 
-/// The slot of the flow that a packet to no service is a reply in, or [`NONE`].
+/// The slot of the flow that a packet to no service is a reply in, or (`PIECE`) a first piece; or [`NONE`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub(crate) fn returning<F: Frame, T: Tables, const V4: bool>(
+pub(crate) fn returning<F: Frame, T: Tables, const V4: bool, const PIECE: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
 ) -> u64 {
@@ -29,27 +29,34 @@ pub(crate) fn returning<F: Frame, T: Tables, const V4: bool>(
     let Some(packet) = parse::ip::<F, V4>(frame) else {
         return NONE;
     };
-    let Some(ports) = packet.ports(frame) else {
+    let Some(transport) = packet.transport::<F, PIECE>(frame) else {
         return NONE;
     };
-    owner(cx.tables, cx.control, &reply(&packet, ports))
+    let Some(ports) = transport.ports(frame, &packet) else {
+        return NONE;
+    };
+    owner(
+        cx.tables,
+        cx.control,
+        &reply(&packet, transport.protocol, ports),
+    )
 }
 
 /// Whose reply a packet is.
 #[inline(always)]
-fn reply(packet: &Packet, ports: Ports) -> FlowTuple {
+fn reply(packet: &Packet, protocol: u8, ports: Ports) -> FlowTuple {
     FlowTuple {
         client: packet.destination,
         vip: packet.source,
         client_port: ports.destination,
         vip_port: ports.source,
-        protocol: packet.protocol,
+        protocol,
     }
 }
 
-/// Sends a reply in the flow of this slot to its client.
+/// Sends a reply in the flow of this slot to its client, or (`PIECE`) the first piece of one.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub(crate) fn from_backend<F: Frame, T: Tables, const V4: bool>(
+pub(crate) fn from_backend<F: Frame, T: Tables, const V4: bool, const PIECE: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     slot: u64,
@@ -57,7 +64,7 @@ pub(crate) fn from_backend<F: Frame, T: Tables, const V4: bool>(
     if let Some(outcome) = cx.dead(|| true) {
         return outcome.into();
     }
-    let outcome = to_client::<F, T, V4>(frame, cx, slot as u32);
+    let outcome = to_client::<F, T, V4, PIECE>(frame, cx, slot as u32);
     if outcome.word() & NOTED != 0 {
         keep_flow(cx, slot as u32);
     }
@@ -68,7 +75,7 @@ pub(crate) fn from_backend<F: Frame, T: Tables, const V4: bool>(
 const NOTED: u64 = 1 << 60;
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn to_client<F: Frame, T: Tables, const V4: bool>(
+fn to_client<F: Frame, T: Tables, const V4: bool, const PIECE: bool>(
     frame: &mut F,
     cx: &Context<'_, T>,
     slot: u32,
@@ -86,16 +93,24 @@ fn to_client<F: Frame, T: Tables, const V4: bool>(
     let Ok(service) = service::by_index(cx.tables, backend.entry.service) else {
         return Outcome::PASS.into();
     };
-    let Some(ports) = packet.ports(frame) else {
+    let Some(transport) = packet.transport::<F, PIECE>(frame) else {
+        return Outcome::PASS.into();
+    };
+    let Some(ports) = transport.ports(frame, &packet) else {
         return Outcome::PASS.into();
     };
     let flow = Flow::read(line, backend, service);
-    if !flow.is_whole || !flow.has_reply(&reply(&packet, ports)) {
+    if !flow.is_whole || !flow.has_reply(&reply(&packet, transport.protocol, ports)) {
         return Outcome::PASS.into();
     }
     let mut noted = SAME;
     let mut says = 0;
-    let outcome = match translate(frame, cx, &packet, (slot, &flow), &mut noted, &mut says) {
+    let whole = (&packet, transport);
+    let translated = match PIECE {
+        false => translate(frame, cx, whole, (slot, &flow), &mut noted, &mut says),
+        true => pieces::translate(frame, cx, whole, (slot, &flow), &mut noted),
+    };
+    let outcome = match translated {
         Ok(verdict) => Outcome::of(verdict, Account::Returned, flow.backend.id),
         Err(refusal) => {
             return PackedOutcome::refused(refusal, flow.service.index);
@@ -112,7 +127,7 @@ fn to_client<F: Frame, T: Tables, const V4: bool>(
 fn translate<F: Frame, T: Tables>(
     frame: &mut F,
     cx: &Context<'_, T>,
-    packet: &Packet,
+    (packet, transport): (&Packet, Transport),
     (slot, flow): (u32, &Flow<'_>),
     noted: &mut u32,
     says: &mut u32,
@@ -131,7 +146,7 @@ fn translate<F: Frame, T: Tables>(
     mss::clamp(frame, cx, packet, arrival, (flow.backend.id, exit.mtu));
     let source = (Address(flow.service.entry.address), flow.ends.service);
     let destination = (flow.client, flow.ends.client);
-    rewrite::translate_both(frame, packet, source, destination)?;
+    rewrite::translate_both(frame, packet, source, destination, Some(transport))?;
     Ok(forward::send(frame, exit)?)
 }
 

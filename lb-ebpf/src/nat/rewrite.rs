@@ -7,7 +7,7 @@ use crate::{
         End, address_delta, age_and_patch, change_port, is_ours, patch_transport, put_address,
     },
     frame::Frame,
-    parse::Packet,
+    parse::{Packet, Transport},
     tables::Tables,
     wire::{L3, Mac, MacWords},
 };
@@ -21,15 +21,17 @@ pub(super) fn hop_of<F: Frame, T: Tables>(frame: &F, tables: &T) -> Result<u64, 
     Ok((Mac::source(words).0 | device << 48).to_le())
 }
 
-/// Gives both ends of a whole segment or datagram new addresses and ports, and the packet one hop less. A client's port may be 0.
+/// Gives both ends of a packet new addresses, and ports where it has a transport header, and the packet one hop less. `transport`: `None` for a
+/// later piece of a datagram, whose checksum stands in the first one. A client's port may be 0.
 #[inline(always)]
 pub(super) fn translate_both<F: Frame>(
     frame: &mut F,
     packet: &Packet,
     source: (Address, [u8; 2]),
     destination: (Address, [u8; 2]),
+    transport: Option<Transport>,
 ) -> Result<(), DropReason> {
-    let (family, l4) = (packet.family, packet.l4());
+    let family = packet.family;
     let delta = address_delta(family, packet.source, source.0).plus(address_delta(
         family,
         packet.destination,
@@ -38,8 +40,11 @@ pub(super) fn translate_both<F: Frame>(
     age_and_patch(frame, packet, delta)?;
     put_address(frame, L3, family, End::Source, source.0)?;
     put_address(frame, L3, family, End::Destination, destination.0)?;
+    let Some(Transport { at: l4, protocol }) = transport else {
+        return Ok(());
+    };
     let delta = delta
         .plus(change_port(frame, l4, End::Source, |_| source.1)?)
         .plus(change_port(frame, l4, End::Destination, |_| destination.1)?);
-    patch_transport(frame, l4, packet.protocol, delta)
+    patch_transport(frame, l4, protocol, delta)
 }

@@ -23,6 +23,7 @@ use crate::case::NAT_FLOWS;
 
 mod life;
 mod option;
+mod piece;
 
 use life::{Ending, Life};
 
@@ -111,13 +112,15 @@ impl Nat {
     }
 
     /// The end that the data plane has chosen for a flow to a backend, and its place; `None`: there is none to choose.
+    /// `at`: where its packet's transport header begins.
     fn choose(
         &self,
         maps: &Maps,
         arrived: &Arrived<'_>,
-        backend: usize,
-        second: u64,
+        (backend, protocol): (usize, u8),
+        at: usize,
     ) -> Option<(SocketAddr, u32)> {
+        let second = arrived.at >> 30;
         let (first, last) = self.ports?;
         let server = maps.backends[backend].address;
         let family = match server.is_ipv4() {
@@ -131,13 +134,14 @@ impl Nat {
                 vip: address(server),
                 client_port: ours.port().to_be_bytes(),
                 vip_port: server.port().to_be_bytes(),
-                protocol: arrived.ip.protocol,
+                protocol,
             };
             let (place, worth) = self.place(maps, &reply, second)?;
             Some((ours, place, worth))
         };
         let chosen = packet::read(arrived.left).and_then(|ip| {
-            let [port, _] = ip.ports(arrived.left)?;
+            let port = ip.bytes(arrived.left, at, 2)?;
+            let port = u16::from_be_bytes([port[0], port[1]]);
             let of_pool = addresses.contains(&ip.source) && (first..=last).contains(&port);
             of_pool.then_some((ip.source, port).into())
         });
@@ -186,45 +190,14 @@ impl Oracle {
         let backend = self.maps.backends[id];
         let service = backend.service;
         let refuse = |reason| Refusal::DropOf(service, reason);
-        let second = arrived.at >> 30;
-        let hop = (packet::sender(frame), arrived.ingress);
-        let ending = Ending::of(frame, ip, meaning);
-        let has_device = self.maps.has_device(arrived.ingress);
         let kind = backend.tunnel.option_kind();
         if kind != 0 && meaning == Meaning::Opens && option::claims(frame, ip, kind) {
             return Err(refuse(DropReason::Malformed));
         }
-        let ours = match self.nat.place_of(tuple, id) {
-            Some(place) => {
-                let flow = self.nat.flows.get_mut(&place).expect("was found");
-                flow.life.note(meaning, ending, second);
-                if flow.hop != hop && !has_device {
-                    return Err(refuse(DropReason::NoReturnHop));
-                }
-                flow.hop = hop;
-                flow.ours
-            }
-            None => {
-                let chosen = self.nat.choose(&self.maps, arrived, id, second);
-                let (ours, place) = chosen.ok_or(refuse(DropReason::NatPortsExhausted))?;
-                if !has_device {
-                    return Err(refuse(DropReason::NoReturnHop));
-                }
-                // It takes no port.
-                if ip.size() > mtu {
-                    return self.too_big(arrived, service, mtu);
-                }
-                let flow = Flow {
-                    tuple: *tuple,
-                    backend: id,
-                    hop,
-                    ours,
-                    life: Life::new(ending, second),
-                };
-                self.nat.flows.insert(place, flow);
-                ours
-            }
+        let Some(place) = self.stand_in(arrived, tuple, id, (meaning, ip.transport()), mtu)? else {
+            return self.too_big(arrived, service, mtu);
         };
+        let ours = self.nat.flow(place).ours;
         let told = match meaning {
             Meaning::Opens => option::told(frame, ip, kind, mtu),
             _ => None,
@@ -239,6 +212,54 @@ impl Oracle {
         self.ledger.backend(id, PerBackend::Packets, 1);
         self.ledger.backend(id, PerBackend::Bytes, bytes);
         Ok(Opinion::sent(fate, macs.on(output), Sent::Exchanged))
+    }
+
+    /// The place of a packet's flow, which has noted it, or is entered; `None`: it would be, but the packet does not fit. `at`: where
+    /// its transport header begins.
+    fn stand_in(
+        &mut self,
+        arrived: &Arrived<'_>,
+        tuple: &Tuple,
+        id: usize,
+        (meaning, at): (Meaning, usize),
+        mtu: u32,
+    ) -> Result<Option<u32>, Refusal> {
+        let Arrived { frame, ip, .. } = arrived;
+        let service = self.maps.backends[id].service;
+        let refuse = |reason| Refusal::DropOf(service, reason);
+        let second = arrived.at >> 30;
+        let hop = (packet::sender(frame), arrived.ingress);
+        let ending = Ending::of(frame, at, meaning);
+        let has_device = self.maps.has_device(arrived.ingress);
+        if let Some(place) = self.nat.place_of(tuple, id) {
+            let flow = self.nat.flows.get_mut(&place).expect("was found");
+            flow.life.note(meaning, ending, second);
+            if flow.hop != hop && !has_device {
+                return Err(refuse(DropReason::NoReturnHop));
+            }
+            flow.hop = hop;
+            return Ok(Some(place));
+        }
+        let chosen = self
+            .nat
+            .choose(&self.maps, arrived, (id, tuple.protocol), at);
+        let (ours, place) = chosen.ok_or(refuse(DropReason::NatPortsExhausted))?;
+        if !has_device {
+            return Err(refuse(DropReason::NoReturnHop));
+        }
+        // It takes no port.
+        if ip.size() > mtu {
+            return Ok(None);
+        }
+        let flow = Flow {
+            tuple: *tuple,
+            backend: id,
+            hop,
+            ours,
+            life: Life::new(ending, second),
+        };
+        self.nat.flows.insert(place, flow);
+        Ok(Some(place))
     }
 
     /// A backend's packet to one of our ends: it goes to the client that this stands for.
@@ -266,7 +287,7 @@ impl Oracle {
         }
         let flow = self.nat.flows.get_mut(&place).expect("was found");
         // That a server answers does not prove a client: its next packet does.
-        let ending = Ending::of(frame, ip, meaning);
+        let ending = Ending::of(frame, ip.transport(), meaning);
         if flow.life.note_reply(ending, arrived.at >> 30) {
             let closing = flow.life.is_closing();
             if self.flows.backend(&tuple) == Some(id) {

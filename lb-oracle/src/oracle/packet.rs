@@ -303,6 +303,17 @@ pub(super) fn moved(
 /// The frame with other addresses and ports at both ends and one hop less to live.
 pub(super) fn exchanged(frame: &[u8], ip: &Ip, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
     let transport = Some((ip.transport(), ip.protocol));
+    exchanged_piece(frame, ip, transport, from, to)
+}
+
+/// The same, with the transport header as in [`moved`].
+pub(super) fn exchanged_piece(
+    frame: &[u8],
+    ip: &Ip,
+    transport: Option<(usize, u8)>,
+    from: SocketAddr,
+    to: SocketAddr,
+) -> Vec<u8> {
     let mut out = aged(frame, ip);
     rewrite(&mut out, ip, transport, End::From, from);
     rewrite(&mut out, ip, transport, End::To, to);

@@ -19,7 +19,7 @@ use super::{
 pub(super) struct Datagram {
     source: IpAddr,
     destination: IpAddr,
-    protocol: u8,
+    pub(super) protocol: u8,
     id: u32,
 }
 
@@ -46,17 +46,19 @@ impl Datagram {
 pub(super) enum Followed {
     ToBackend(usize),
     ToClient(Tuple, usize),
+    /// Either way, between the ends of a flow from one of our addresses that has this place.
+    Ours(Tuple, u32),
 }
 
 /// A piece, as it says.
-struct Piece {
-    datagram: Datagram,
+pub(super) struct Piece {
+    pub(super) datagram: Datagram,
     /// It is not the first.
     later: bool,
     /// It is not the last.
-    more: bool,
+    pub(super) more: bool,
     /// Where what it is a piece of begins in the frame.
-    at: usize,
+    pub(super) at: usize,
 }
 
 /// Reads it; `None`: its fragment header is not there.
@@ -121,6 +123,9 @@ impl Oracle {
             };
             return self.first_to_backend(arrived, &piece, service, tuple);
         }
+        if let Some(place) = self.nat.behind(&self.maps, source, destination, protocol) {
+            return self.first_back_from_ours(arrived, &piece, place);
+        }
         let (tuple, id) = self
             .flows
             .behind(
@@ -147,7 +152,7 @@ impl Oracle {
         }
     }
 
-    fn follow(&mut self, arrived: &Arrived<'_>, piece: &Piece, followed: Followed) {
+    pub(super) fn follow(&mut self, arrived: &Arrived<'_>, piece: &Piece, followed: Followed) {
         let second = arrived.at >> 30;
         self.datagrams.insert(piece.datagram, (second, followed));
     }
@@ -162,6 +167,7 @@ impl Oracle {
         let Arrived { frame, ip, .. } = arrived;
         match followed {
             Followed::ToClient(tuple, id) => self.piece_to_client(arrived, None, tuple, id),
+            Followed::Ours(tuple, place) => self.later_of_ours(arrived, tuple, place),
             Followed::ToBackend(id) => {
                 let backend = &self.maps.backends[id];
                 if !backend.used {
@@ -205,9 +211,8 @@ impl Oracle {
             .assign(arrived, service, tuple, hash, meaning)
             .map_err(refuse)?;
         let backend = self.maps.backends[id];
-        // Its other pieces could not be told whose they are.
         if backend.forwarding == Some(Forwarding::Fullnat) {
-            return Err(refuse(DropReason::Fragment));
+            return self.first_from_ours(arrived, piece, &tuple, (id, origin), meaning);
         }
         let translated = backend.forwarding == Some(Forwarding::Dnat);
         let needs_entry =
@@ -263,7 +268,7 @@ impl Oracle {
                 let datagram: FlowHash = self.maps.hash_of(&piece.datagram.tuple());
                 tunnel::into(&self.maps, arrived, &backend, datagram)
             }
-            // No first piece has gone there.
+            // Has a way of its own.
             Some(Forwarding::Fullnat) | None => return Err(refuse(DropReason::MapInconsistent)),
         };
         self.ledger.came(id, origin, connection);
@@ -322,7 +327,7 @@ impl Oracle {
 
 /// What a first piece means for its flow; `None`: it does not hold the whole transport header. How long the datagram
 /// is cannot be checked by one piece of it.
-fn meaning(frame: &[u8], ip: &Ip, piece: &Piece) -> Option<Meaning> {
+pub(super) fn meaning(frame: &[u8], ip: &Ip, piece: &Piece) -> Option<Meaning> {
     let tcp = piece.datagram.protocol == 6;
     let header = ip.bytes(frame, piece.at, if tcp { 20 } else { 8 })?;
     Some(match tcp {

@@ -1,6 +1,6 @@
 //! How far a flow is, and how long it keeps its port.
 
-use super::super::packet::{self, Meaning};
+use super::super::packet::Meaning;
 
 /// How far a flow is, which says for how many seconds of 2^30 ns it keeps its port without a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -135,10 +135,11 @@ pub(super) enum Ending {
 }
 
 impl Ending {
-    pub(super) fn of(frame: &[u8], ip: &packet::Ip, meaning: Meaning) -> Self {
+    /// `at`: where the transport header begins.
+    pub(super) fn of(frame: &[u8], at: usize, meaning: Meaning) -> Self {
         let flags = match meaning {
             Meaning::Datagram => 0,
-            _ => frame[ip.transport() + 13],
+            _ => frame[at + 13],
         };
         match (flags & 4 != 0, flags & 1 != 0) {
             (true, _) => Self::Reset,
