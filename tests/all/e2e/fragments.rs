@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use lb_tests::topology::Forwarding;
 
-use crate::stage::{SHAPES, Stage, UDP};
+use crate::stage::{FULLNAT, SHAPES, Stage, UDP};
 
 /// Largest datagram that the network takes in one piece is below 1,500 bytes.
 const SIZES: [usize; 4] = [1_600, 8_000, 30_000, 60_000];
 
 #[test]
 fn datagrams_in_pieces_are_answered_whole_in_both_directions() {
-    for shape in SHAPES {
+    for shape in SHAPES.into_iter().chain(FULLNAT) {
         let stage = Stage::new(shape);
         for service in UDP {
             let target = stage.daemon.config().service(service).target();
