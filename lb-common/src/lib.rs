@@ -21,6 +21,7 @@
 //! | `source_ranges` | LPM trie of [`sources::Access`] | [`sources::Key`] | control plane |
 //! | `nat_flows` | one flow of `fullnat`: [`nat::word`] | slot | data plane |
 //! | `fragments` | four [`fragment::Entry`]: one set | set | data plane |
+//! | `handshakes` | eight [`timing::Start`] | [`timing::place`] | data plane |
 //! | `affinities` | eight [`affinity::Entry`]: one set | set | data plane |
 //! | `counters` | [`CounterLine`] | cpu * lines per cpu + line | data plane (control plane: [`counter::PerBackend::Counted`]) |
 #![no_std]
@@ -42,6 +43,7 @@ pub mod rule;
 pub mod scheduling;
 pub mod service;
 pub mod sources;
+pub mod timing;
 pub mod tunnel;
 pub mod vlan;
 

@@ -124,7 +124,7 @@ pub struct ServiceEntry {
     pub mid_stream: u8,
     /// A [`Spread`].
     pub spread: u8,
-    /// A [`crate::Pick`], how the backend of a new flow is picked, and [`Self::CLAMPS`].
+    /// A [`crate::Pick`], how the backend of a new flow is picked, [`Self::CLAMPS`] and [`Self::TIMES`].
     pub pick: u8,
     /// Bits of the client's address that count where `fields` are hashed, of 128; 0: all.
     pub client_bits: u8,
@@ -197,6 +197,8 @@ impl MidStream {
 impl ServiceEntry {
     /// In `pick`: `mss` is not 0, so that whoever schedules its new flows by their hash alone need not look there.
     pub const CLAMPS: u8 = 0x80;
+    /// In `pick`: how long its backends take to answer a SYN is measured, see [`crate::timing`].
+    pub const TIMES: u8 = 0x40;
 
     /// The same with a [`Reach::word`].
     #[must_use]
@@ -228,7 +230,17 @@ impl ServiceEntry {
     /// `pick` alone.
     #[inline(always)]
     pub const fn picks(&self) -> u8 {
-        self.pick & !Self::CLAMPS
+        self.pick & !(Self::CLAMPS | Self::TIMES)
+    }
+
+    /// The same with [`Self::TIMES`], or without.
+    #[must_use]
+    pub const fn timing(self, times: bool) -> Self {
+        let flag = if times { Self::TIMES } else { 0 };
+        Self {
+            pick: self.pick & !Self::TIMES | flag,
+            ..self
+        }
     }
 
     /// A slice of another map in one word: base in the low half, length in the high half.

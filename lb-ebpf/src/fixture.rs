@@ -20,6 +20,7 @@ use lb_common::{
     DropReason, Nanos,
     counter::{self, CounterLine, Global, Handshake, More, PerBackend},
     flow::EPOCH_SHIFT,
+    timing,
 };
 
 use crate::{
@@ -123,6 +124,11 @@ impl Counter {
         Self(counter::BACKEND_LINE + id, which as u32)
     }
 
+    /// A backend's answers whose time was added up.
+    pub const fn timed(id: u32) -> Self {
+        Self(counter::handshake_line(LINES, id), timing::COUNT)
+    }
+
     /// One of a backend's handshakes.
     pub const fn handshake(id: u32, which: Handshake) -> Self {
         Self(counter::handshake_line(LINES, id), which as u32)
@@ -169,8 +175,10 @@ pub fn changes(before: &[CounterLine], after: &[CounterLine]) -> Changes {
                     % (8 * counter::DROP_LINES)
                     + position as u32
                     == counter::TURN;
+            // How long an answer took is no number of packets.
+            let time = position as u32 == timing::SUM && line as u32 >= LINES - GEOMETRY.backends;
             let counts = match line as u32 {
-                _ if turn => false,
+                _ if turn || time => false,
                 counter::LIMITER_LINE | counter::MORE_LIMITER_LINE => false,
                 counter::GLOBAL_LINE => !clock,
                 _ => true,
@@ -348,6 +356,13 @@ impl Step {
             step.count(Counter::handshake(backend, which), 1);
         }
         step
+    }
+
+    /// And it was measured how long the backend took.
+    #[must_use]
+    pub fn timed(mut self, backend: u32) -> Self {
+        self.count(Counter::timed(backend), 1);
+        self
     }
 
     /// An ICMP error relayed to a backend.

@@ -42,6 +42,7 @@ pub mod schedule;
 mod segment;
 pub mod service;
 pub mod tables;
+pub mod timing;
 pub mod tunnel;
 pub mod verdict;
 pub mod vlan;

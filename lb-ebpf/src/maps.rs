@@ -14,12 +14,12 @@ mod way;
 use aya_ebpf::{
     Global,
     btf_maps::{Array, DevMap, LpmTrie, lpm_trie},
-    helpers::bpf_get_smp_processor_id,
+    helpers::{bpf_get_smp_processor_id, generated::bpf_ktime_get_ns},
     macros::btf_map,
 };
 use lb_common::{
-    Address, BackendEntry, Control, Device, EndpointSlot, Header, NextHop, Rule, ServiceEntry,
-    backend::DEVICES, fragment, hash::FlowTuple, sources,
+    Address, BackendEntry, Control, Device, EndpointSlot, Header, Nanos, NextHop, Rule,
+    ServiceEntry, backend::DEVICES, fragment, hash::FlowTuple, sources, timing,
 };
 use lb_ebpf::{
     frame::Frame,
@@ -74,6 +74,8 @@ static RETURN_HOP_TABLE: Array<Line, FLOW_SETS, MMAPABLE> = Array::new();
 static NAT_TABLE: Array<Line, NAT_FLOWS, MMAPABLE> = Array::new();
 #[btf_map(name = "fragments")]
 static FRAGMENT_TABLE: Array<Line, { fragment::SETS as usize }, MMAPABLE> = Array::new();
+#[btf_map(name = "handshakes")]
+static HANDSHAKE_TABLE: Array<Line, { timing::LINES as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "affinities")]
 static AFFINITY_TABLE: Array<Line, AFFINITY_SETS, MMAPABLE> = Array::new();
 #[btf_map(name = "counters")]
@@ -395,6 +397,22 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn count_handshake(&self, backend: u32, which: u32) {
         unknown(counts::count_handshake(backend, which));
+    }
+
+    #[inline(always)]
+    fn handshakes(&self, index: u32) -> Option<&CacheLine> {
+        line(&HANDSHAKE_TABLE, index)
+    }
+
+    #[inline(always)]
+    fn precise_now(&self) -> Nanos {
+        // SAFETY: the helper takes no arguments and cannot fail.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn time_handshake(&self, key: u32, backend: u32, event: u32) {
+        unknown(counts::time_handshake(key, backend, event));
     }
 
     #[inline(always)]

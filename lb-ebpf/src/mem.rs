@@ -7,6 +7,7 @@
 mod publish;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytemuck::Zeroable;
 use lb_common::{
@@ -19,6 +20,7 @@ use lb_common::{
     header::{LAYOUT_VERSION, MAGIC},
     nat::{Stage, State},
     rule, sources,
+    timing::{self, Start},
 };
 
 use crate::{
@@ -34,6 +36,7 @@ pub use publish::{Endpoint, Unplaceable};
 
 /// As [`pipeline::process`]. Compiled here, once: all of the data plane is inlined into it.
 pub fn process(frame: &mut MemFrame, tables: &MemTables, at: Nanos) -> Verdict {
+    tables.clock.store(at, Ordering::Relaxed);
     pipeline::process(frame, tables, at)
 }
 
@@ -145,12 +148,16 @@ pub struct MemTables {
     pub nat_flows: Vec<CacheLine>,
     /// Map `fragments`.
     pub fragments: Vec<CacheLine>,
+    /// Map `handshakes`.
+    pub handshakes: Vec<CacheLine>,
     /// Map `affinities`.
     pub affinities: Vec<CacheLine>,
     /// Map `counters`, of one CPU.
     pub counters: Vec<CacheLine>,
     /// True: the data plane writes nothing.
     pub read_only: bool,
+    /// The time of the packet that [`process`] has got.
+    pub clock: AtomicU64,
 }
 
 fn lines(count: u32) -> Vec<CacheLine> {
@@ -216,9 +223,11 @@ impl MemTables {
             return_hops: lines(geometry.flow_sets),
             nat_flows: lines(geometry.nat_flows),
             fragments: lines(fragment::SETS),
+            handshakes: lines(timing::LINES),
             affinities: lines(AFFINITY_SETS),
             counters: lines(lines_per_cpu),
             read_only: false,
+            clock: AtomicU64::new(0),
         }
     }
 
@@ -288,6 +297,17 @@ impl MemTables {
     /// The map `nat_flows` as it would be if the clock read `to` where it reads `from`.
     pub fn nat_flows_at(&self, from: Nanos, to: Nanos) -> Vec<[u64; 8]> {
         moved_nat_flows(&words(&self.nat_flows), from, to)
+    }
+
+    /// The map `handshakes` as it would be if the clock read `to` where it reads `from`.
+    pub fn handshakes_at(&self, from: Nanos, to: Nanos) -> Vec<[u64; 8]> {
+        let by = to.wrapping_sub(from);
+        let moved = |word: u64| match Start(word) {
+            Start::NONE => 0,
+            start => start.moved(by).0,
+        };
+        let lines = words(&self.handshakes);
+        lines.iter().map(|line| line.map(moved)).collect()
     }
 
     /// The map `affinities` as it would be if the clock read `to` where it reads `from`.
@@ -457,6 +477,14 @@ impl Tables for MemTables {
 
     fn fragments(&self, set: u32) -> Option<&CacheLine> {
         self.fragments.get(set as usize)
+    }
+
+    fn handshakes(&self, line: u32) -> Option<&CacheLine> {
+        self.handshakes.get(line as usize)
+    }
+
+    fn precise_now(&self) -> Nanos {
+        self.clock.load(Ordering::Relaxed)
     }
 
     fn affinities(&self, set: u32) -> Option<&CacheLine> {

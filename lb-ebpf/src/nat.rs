@@ -18,6 +18,7 @@ use lb_common::{
     Address, Control, DropReason, FlowHash, Forwarding,
     hash::FlowTuple,
     nat::{Candidate, Ends, PROBES, Stage, State, second, word},
+    timing,
 };
 
 use crate::{
@@ -28,6 +29,7 @@ use crate::{
     pipeline::{self, Context, opaque},
     service::{self, Backend},
     tables::Tables,
+    timing::{OPENS, OPENS_AGAIN},
     verdict::{Outcome, PackedOutcome, PackedSending, Parcel, Refusal},
 };
 
@@ -249,6 +251,14 @@ fn send<F: Frame, T: Tables, const V4: bool, const PIECE: bool>(
                 let number = (found >> 32) as u32 & 0xff;
                 match PIECE {
                     false => {
+                        if parcel.arrival().is_opening() {
+                            let event = match found & KNOWN {
+                                0 => OPENS,
+                                _ => OPENS_AGAIN,
+                            };
+                            let key = timing::of_nat(found as u32);
+                            cx.tables.time_handshake(key, backend, event);
+                        }
                         reason = sealed(option::tell::<F, T, V4>(frame, cx, backend, hash), hash);
                     }
                     true => learn::<F, T, V4>(frame, cx, found),

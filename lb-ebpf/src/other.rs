@@ -4,7 +4,7 @@
 
 use lb_common::{
     Address, DropReason, EndpointKey, EndpointKind, Forwarding, MidStream, Protocol,
-    hash::FlowTuple, quic::Lengths, sources::Access,
+    hash::FlowTuple, quic::Lengths, sources::Access, timing,
 };
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     schedule,
     service::{self, Live, NOWHERE},
     tables::{PackedKey, Tables},
+    timing::{OPENS, OPENS_AGAIN},
     tunnel,
     verdict::{Action, Aside, Outcome, PackedOutcome, Parcel, Sent},
     wire::{Ports, protocol},
@@ -359,6 +360,14 @@ fn send<F: Frame, T: Tables>(
         }
         Some(Forwarding::Dnat) => {
             forward::learn_return_hop(frame, cx.tables, assignment.set, assignment.way)?;
+            if sent.arrival.is_opening() {
+                let key = timing::of_flow(assignment.set, assignment.way);
+                let event = match assignment.origin {
+                    Origin::Known => OPENS_AGAIN,
+                    _ => OPENS,
+                };
+                cx.tables.time_handshake(key, backend.id, event);
+            }
             let address = Address(backend.entry.address);
             // Port 0, of ranges, leaves the port. SCTP's is the service's.
             let port = backend.entry.port;

@@ -10,6 +10,7 @@ mod counts;
 use lb_common::{
     Address, Control, DropReason, EndpointKey, Epoch, Nanos, ServiceEntry,
     counter::{GLOBAL_LINE, Global},
+    timing,
 };
 
 use crate::{
@@ -445,6 +446,10 @@ fn to_client<F: Frame, T: Tables>(
     let exit = forward::to_client(frame, cx.tables, owner.set, owner.way)?;
     exit.fits(packet)?;
     mss::clamp(frame, cx, packet, arrival, (owner.backend, exit.mtu));
+    if service.pick & ServiceEntry::TIMES != 0 {
+        let key = timing::of_flow(owner.set, owner.way);
+        cx.tables.time_handshake(key, owner.backend, *says);
+    }
     let closing = arrival.is_closing();
     if let Some(word) = reply::word(cx.tables, owner) {
         flow::refresh_at(

@@ -6,8 +6,8 @@ use core::sync::atomic::AtomicU64;
 use loom::sync::atomic::AtomicU64;
 
 use lb_common::{
-    Address, BackendEntry, Control, Device, EndpointKey, EndpointSlot, FlowWord, Header, NextHop,
-    Permissions, ReturnHop, Rule, ServiceEntry, hash::FlowTuple,
+    Address, BackendEntry, Control, Device, EndpointKey, EndpointSlot, FlowWord, Header, Nanos,
+    NextHop, Permissions, ReturnHop, Rule, ServiceEntry, hash::FlowTuple,
 };
 
 use crate::{frame::Frame, mss};
@@ -227,11 +227,26 @@ pub trait Tables {
         crate::nat::read_options(bytes, state)
     }
 
-    /// Replaces `current` by `new` in a line of `nat_flows`; false when another CPU was faster. A read-only program
+    /// Replaces `current` by `new` in a line of `nat_flows` or `handshakes`; false when another CPU was faster. A read-only program
     /// answers true and writes nothing.
     #[inline(always)]
     fn exchange(&self, line: &CacheLine, position: u32, current: u64, new: u64) -> bool {
         self.read_only() || line.exchange(position, current, new)
+    }
+
+    /// Map `handshakes`: one line.
+    fn handshakes(&self, line: u32) -> Option<&CacheLine>;
+
+    /// The time to the microsecond, which costs a call.
+    fn precise_now(&self) -> Nanos;
+
+    /// [`crate::timing::note`].
+    #[inline(always)]
+    fn time_handshake(&self, key: u32, backend: u32, event: u32)
+    where
+        Self: Sized,
+    {
+        crate::timing::note(self, key, backend, event);
     }
 
     /// Map `affinities`: one set.
@@ -420,7 +435,7 @@ pub trait Tables {
         }
     }
 
-    /// Sets a word of this CPU's lines (limiters), or of `fragments`, `affinities` and `nat_flows`. Nothing in a read-only program.
+    /// Sets a word of this CPU's lines (limiters), or of `fragments`, `affinities`, `handshakes` and `nat_flows`. Nothing in a read-only program.
     #[inline(always)]
     fn set(&self, line: &CacheLine, position: u32, value: u64) {
         if !self.read_only() {

@@ -174,6 +174,8 @@ pub struct ServiceImage {
     pub mid_stream: u8,
     /// As `ServiceEntry::mss`.
     pub mss: u16,
+    /// As `ServiceEntry::TIMES`.
+    pub times: bool,
     /// `lb_common::Spread`.
     pub spread: u8,
     /// How its new flows are scheduled.
@@ -277,7 +279,7 @@ pub enum MapOp {
         length: u32,
     },
     /// Writes a service that no live endpoint leads to yet, or rewrites what packets do not mind
-    /// (`idle_epochs`, `mid_stream`, `mss`, `spread`, how its flows are scheduled, `quic`, the set of sources, the ring when its pair moves). The ring slice, one store, included.
+    /// (`idle_epochs`, `mid_stream`, `mss`, `times`, `spread`, how its flows are scheduled, `quic`, the set of sources, the ring when its pair moves). The ring slice, one store, included.
     WriteService {
         /// Service index.
         service: u32,

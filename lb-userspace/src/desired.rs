@@ -336,6 +336,7 @@ fn service_image(service: &Service, numbers: &ServiceId, ring: Arc<[u32]>) -> Se
         idle_epochs: silence(service).0,
         mid_stream: service.mid_stream as u8,
         mss: service.mss,
+        times: service.times_handshakes(),
         spread: service.spread as u8,
         scheduling: service.scheduling(),
         quic: service.quic(),

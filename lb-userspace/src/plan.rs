@@ -316,11 +316,21 @@ fn change_service(
 }
 
 /// What a service says about its packets, besides who it is and its ring.
-fn rules(service: &ServiceImage) -> (u16, u8, u16, u8, Scheduling, Lengths, &[SourceRange]) {
+fn rules(
+    service: &ServiceImage,
+) -> (
+    u16,
+    u8,
+    (u16, bool),
+    u8,
+    Scheduling,
+    Lengths,
+    &[SourceRange],
+) {
     (
         service.idle_epochs,
         service.mid_stream,
-        service.mss,
+        (service.mss, service.times),
         service.spread,
         service.scheduling,
         service.quic,

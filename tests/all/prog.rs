@@ -98,6 +98,7 @@ fn copy(tables: &MemTables) -> MemTables {
             .collect()
     };
     MemTables {
+        handshakes: lines(&tables.handshakes),
         header: tables.header,
         control: tables.control,
         endpoints: tables.endpoints.clone(),
@@ -115,6 +116,7 @@ fn copy(tables: &MemTables) -> MemTables {
         affinities: lines(&tables.affinities),
         counters: lines(&tables.counters),
         read_only: tables.read_only,
+        clock: 0.into(),
     }
 }
 

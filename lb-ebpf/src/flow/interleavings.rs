@@ -144,6 +144,12 @@ impl Tables for Cpu {
         None
     }
 
+    fn handshakes(&self, _: u32) -> Option<&CacheLine> {
+        None
+    }
+    fn precise_now(&self) -> lb_common::Nanos {
+        0
+    }
     fn affinities(&self, _set: u32) -> Option<&CacheLine> {
         None
     }

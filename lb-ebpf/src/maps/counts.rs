@@ -10,6 +10,14 @@ pub(crate) extern "C" fn count_handshake(backend: u32, which: u32) -> u32 {
     0
 }
 
+/// [`lb_ebpf::timing::note`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn time_handshake(key: u32, backend: u32, event: u32) -> u32 {
+    lb_ebpf::timing::note(&KernelTables, key, backend, event);
+    0
+}
+
 /// [`lb_ebpf::pipeline::count_outcome`].
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -1,6 +1,8 @@
 //! A backend's packet to one of our addresses goes to the client that the address and port stand for.
 
-use lb_common::{Address, DropReason, Epoch, FlowHash, hash::FlowTuple, nat::word};
+use lb_common::{
+    Address, DropReason, Epoch, FlowHash, ServiceEntry, hash::FlowTuple, nat::word, timing,
+};
 
 use super::{
     Flow, NONE,
@@ -144,6 +146,10 @@ fn translate<F: Frame, T: Tables>(
         return Ok(Verdict::PASS);
     }
     mss::clamp(frame, cx, packet, arrival, (flow.backend.id, exit.mtu));
+    if flow.service.entry.pick & ServiceEntry::TIMES != 0 {
+        let key = timing::of_nat(slot);
+        cx.tables.time_handshake(key, flow.backend.id, *says);
+    }
     let source = (Address(flow.service.entry.address), flow.ends.service);
     let destination = (flow.client, flow.ends.client);
     rewrite::translate_both(frame, packet, source, destination, Some(transport))?;

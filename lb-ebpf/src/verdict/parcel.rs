@@ -105,6 +105,12 @@ impl Parcel {
         Origin::of(self.0 >> 17 & 7)
     }
 
+    /// What the packet means for its flow.
+    #[inline(always)]
+    pub const fn arrival(self) -> Arrival {
+        Arrival((self.0 >> ARRIVAL) as u32 & 0x1ff)
+    }
+
     /// What is counted; `bytes` as in [`Sent`].
     #[inline(always)]
     pub const fn sent(self, bytes: u64) -> Option<Sent> {
@@ -114,7 +120,7 @@ impl Parcel {
         Some(Sent {
             backend: self.backend(),
             origin: self.origin(),
-            arrival: Arrival((self.0 >> ARRIVAL) as u32 & 0x1ff),
+            arrival: self.arrival(),
             bytes,
         })
     }

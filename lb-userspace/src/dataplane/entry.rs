@@ -34,5 +34,6 @@ impl ServiceImage {
         }
         .reaching(self.reach)
         .clamping(self.mss)
+        .timing(self.times)
     }
 }

@@ -10,7 +10,7 @@ use lb_common::{
     Control, Epoch, FlowWord, Header, Nanos,
     backend::{DEVICES, device_slot},
     counter::{LIMITER_LINE, Limiter, MORE_LIMITER_LINE},
-    fragment,
+    fragment, timing,
 };
 use lb_ebpf::{
     fixture::world::{Ends, Side},
@@ -44,6 +44,7 @@ pub(super) fn sizes(tables: &MemTables, cpus: u32) -> Vec<(&'static str, u32)> {
         ("return_hops", of(tables.return_hops.len())),
         ("nat_flows", of(tables.nat_flows.len())),
         ("fragments", fragment::SETS),
+        ("handshakes", timing::LINES),
         ("affinities", AFFINITY_SETS),
         ("counters", of(tables.counters.len()) * cpus),
     ]
@@ -131,6 +132,7 @@ pub(super) fn write(
     put::<64, _>(ebpf, "return_hops", &mem::words(&tables.return_hops))?;
     put::<64, _>(ebpf, "nat_flows", &tables.nat_flows_at(at, now))?;
     put::<64, _>(ebpf, "fragments", &tables.fragments_at(at, now))?;
+    put::<64, _>(ebpf, "handshakes", &tables.handshakes_at(at, now))?;
     put::<64, _>(ebpf, "affinities", &tables.affinities_at(at, now))?;
     let mut mine = mem::words(&tables.counters);
     let limiter = mine

@@ -56,6 +56,12 @@ impl Tables for Cpu {
     fn nat_flow(&self, slot: u32) -> Option<&CacheLine> {
         (slot == 0).then_some(&self.0)
     }
+    fn handshakes(&self, _: u32) -> Option<&CacheLine> {
+        None
+    }
+    fn precise_now(&self) -> lb_common::Nanos {
+        0
+    }
     fn affinities(&self, _: u32) -> Option<&CacheLine> {
         None
     }

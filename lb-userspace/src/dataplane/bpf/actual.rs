@@ -267,6 +267,7 @@ fn service(
         idle_epochs: entry.idle_epochs,
         mid_stream: entry.mid_stream,
         mss: entry.mss,
+        times: entry.pick & ServiceEntry::TIMES != 0,
         spread: entry.spread,
         scheduling,
         quic: entry.quic,

@@ -14,7 +14,7 @@ use lb_common::flow::{MAX_BACKENDS, WAYS};
 use lb_common::header::{LAYOUT_VERSION, MAGIC};
 use lb_common::{
     BackendEntry, Control, CounterLine, Device, EndpointSlot, FlowWord, HashKey, Header, NextHop,
-    ReturnHop, Rule, ServiceEntry, affinity, fragment, limits, rule, sources,
+    ReturnHop, Rule, ServiceEntry, affinity, fragment, limits, rule, sources, timing,
 };
 
 use super::sys::{
@@ -170,7 +170,7 @@ impl Geometry {
     }
 
     /// All maps but `redirects` and `source_ranges`.
-    pub(crate) fn arrays(&self) -> [Shape; 15] {
+    pub(crate) fn arrays(&self) -> [Shape; 16] {
         let shape = |name, value_size, entries| Shape {
             name,
             value_size,
@@ -199,6 +199,7 @@ impl Geometry {
             ),
             shape("nat_flows", size_of::<CounterLine>(), self.nat_flows),
             shape("fragments", size_of::<CounterLine>(), fragment::SETS),
+            shape("handshakes", size_of::<CounterLine>(), timing::LINES),
             shape("affinities", size_of::<CounterLine>(), self.affinity_sets),
             shape("counters", size_of::<CounterLine>(), lines),
         ]

@@ -32,6 +32,7 @@ pub(crate) struct Maps {
     pub(crate) return_hops: Mapped,
     pub(crate) nat_flows: Mapped,
     pub(crate) fragments: Mapped,
+    pub(crate) handshakes: Mapped,
     pub(crate) affinities: Mapped,
     pub(crate) counters: Mapped,
     pub(crate) redirects: OwnedFd,
@@ -151,6 +152,7 @@ impl Maps {
             return_hops: mapped("return_hops")?,
             nat_flows: mapped("nat_flows")?,
             fragments: mapped("fragments")?,
+            handshakes: mapped("handshakes")?,
             affinities: mapped("affinities")?,
             counters: mapped("counters")?,
             redirects: fds.remove(REDIRECTS).ok_or_else(|| short(REDIRECTS))?,
@@ -161,7 +163,7 @@ impl Maps {
     }
 
     /// Every map with its name, for pinning anew.
-    pub(crate) fn named(&self) -> [(&'static str, std::os::fd::BorrowedFd<'_>); 17] {
+    pub(crate) fn named(&self) -> [(&'static str, std::os::fd::BorrowedFd<'_>); 18] {
         [
             ("header", self.header.fd()),
             ("control", self.control.fd()),
@@ -176,6 +178,7 @@ impl Maps {
             ("return_hops", self.return_hops.fd()),
             ("nat_flows", self.nat_flows.fd()),
             ("fragments", self.fragments.fd()),
+            ("handshakes", self.handshakes.fd()),
             ("affinities", self.affinities.fd()),
             ("counters", self.counters.fd()),
             (REDIRECTS, self.redirects.as_fd()),
