@@ -28,6 +28,7 @@ use crate::saving::writer::Writer;
 use crate::state::persistent::Persistent;
 use crate::store::{self, disk};
 
+mod answers;
 mod attach;
 mod departures;
 mod durable;

@@ -72,6 +72,12 @@ pub enum Event {
         /// Entries by BackendId; ids without entries are absent.
         by_backend: BTreeMap<u32, u64>,
     },
+    /// The data plane has measured how long backends took to answer SYNs, in nanoseconds, in the mean since the last time; those that
+    /// have answered none are absent.
+    Answered {
+        /// By BackendId.
+        means: BTreeMap<u32, u64>,
+    },
     /// Time passed: deadlines, velocity windows and quarantines are looked at.
     Tick,
 }

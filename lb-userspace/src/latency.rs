@@ -1,7 +1,8 @@
 //! Parts of weights by measured response times, for the scheduler `least-response-time`: [`Pace`] of each backend, and
 //! [`parts`] for all of a service. Pure.
 //!
-//! A backend's time is a moving mean of how long its good checks took. Who is slower than the median of its service is to
+//! A backend's time is a moving mean of how long its good checks took, and another one, where the data plane sees that, of how long it took
+//! to answer clients' SYNs: the two added up. Who is slower than the median of its service is to
 //! get less of its weight, who is faster more: by the square root of the proportion, within bounds. The parts move towards
 //! that by small steps, on a grid of the clock. So of several balancers that see the same backends none chases the others: when
 //! the load moved, and the times with it, each has gone a little of the way and looks again.
@@ -26,8 +27,10 @@ const DEAD_BAND: u32 = WHOLE / 20;
 /// How long a backend's checks take, and the part of its weight that follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// The mean, nanoseconds; 0: nothing was measured yet.
-    mean: u64,
+    /// The mean of checks, nanoseconds; 0: nothing was measured yet.
+    checks: u64,
+    /// The same of answers to SYNs.
+    answers: u64,
     /// The part of [`WHOLE`] of its weight that it gets.
     part: u32,
 }
@@ -35,7 +38,8 @@ pub struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            mean: 0,
+            checks: 0,
+            answers: 0,
             part: WHOLE,
         }
     }
@@ -44,19 +48,23 @@ impl Default for Pace {
 impl Pace {
     /// A good check took this long, nanoseconds.
     pub fn took(&mut self, nanos: u64) {
-        let nanos = nanos.max(1);
-        self.mean = match self.mean {
-            0 => nanos,
-            mean => {
-                let old = mean.saturating_mul(MEMORY - 1);
-                old.saturating_add(nanos) / MEMORY
-            }
-        };
+        self.checks = mean(self.checks, nanos);
     }
 
-    /// The mean, nanoseconds; `None`: nothing was measured yet.
+    /// Answers to SYNs took this long, nanoseconds: the mean since the last call.
+    pub fn answered(&mut self, nanos: u64) {
+        self.answers = mean(self.answers, nanos);
+    }
+
+    /// What is known of checks and of answers, nanoseconds; 0: nothing.
+    pub fn times(&self) -> (u64, u64) {
+        (self.checks, self.answers)
+    }
+
+    /// Both means together, nanoseconds; `None`: nothing was measured yet.
     pub fn mean(&self) -> Option<u64> {
-        (self.mean > 0).then_some(self.mean)
+        let sum = self.checks.saturating_add(self.answers);
+        (sum > 0).then_some(sum)
     }
 
     /// The part of [`WHOLE`] of its weight that it gets: never 0.
@@ -66,9 +74,9 @@ impl Pace {
 
     /// Takes a step towards what is right where the median is this; true if the part changed.
     pub fn step(&mut self, median: u64) -> bool {
-        let wanted = match self.mean {
-            0 => WHOLE,
-            mean => wanted(mean, median),
+        let wanted = match self.mean() {
+            None => WHOLE,
+            Some(mean) => wanted(mean, median),
         };
         if self.part.abs_diff(wanted) < DEAD_BAND {
             return false;
@@ -76,6 +84,18 @@ impl Pace {
         let low = self.part.saturating_sub(STEP);
         self.part = wanted.clamp(low, self.part.saturating_add(STEP));
         true
+    }
+}
+
+/// The moving mean with one more time.
+fn mean(mean: u64, nanos: u64) -> u64 {
+    let nanos = nanos.max(1);
+    match mean {
+        0 => nanos,
+        mean => {
+            let old = mean.saturating_mul(MEMORY - 1);
+            (old.saturating_add(nanos) / MEMORY).max(1)
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Values are read from [`Status`] at scrape time, so nothing is counted twice; histograms are
 //! fed by the daemon. Labels are bounded by the configuration: service, backend, reason.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -49,6 +50,17 @@ impl Page<'_> {
         self.registry.register(name, help, family);
     }
 
+    /// A counter of seconds, given in nanoseconds.
+    fn seconds(&mut self, name: &str, help: &str, rows: impl Iterator<Item = (Labels, u64)>) {
+        let family = Family::<Labels, Counter<f64, AtomicU64>>::default();
+        for (labels, nanos) in rows {
+            let seconds = std::time::Duration::from_nanos(nanos).as_secs_f64();
+            family.get_or_create(&labels).inc_by(seconds);
+        }
+        let unit = Unit::Seconds;
+        self.registry.register_with_unit(name, help, unit, family);
+    }
+
     fn gauge(&mut self, name: &str, help: &str, rows: impl Iterator<Item = (Labels, i64)>) {
         let family = Family::<Labels, Gauge>::default();
         for (labels, value) in rows {
@@ -64,7 +76,7 @@ impl Page<'_> {
     }
 
     fn milliseconds(&mut self, name: &str, help: &str, ms: u64) {
-        let gauge: Gauge<f64, std::sync::atomic::AtomicU64> = Gauge::default();
+        let gauge: Gauge<f64, AtomicU64> = Gauge::default();
         gauge.set(Duration::from_millis(ms).as_secs_f64());
         self.registry
             .register_with_unit(name, help, Unit::Seconds, gauge);

@@ -218,6 +218,7 @@ impl State {
             Event::FlowsCounted { began, by_backend } => {
                 self.counted(now, began, by_backend, &mut effects);
             }
+            Event::Answered { means } => self.timed_answers(now, &means),
             Event::Tick => self.tick(now, &mut effects),
         }
         self.lean(now);

@@ -214,6 +214,12 @@ pub struct Handshakes {
     pub refused: u64,
     /// ICMP messages that it cannot be reached (`dnat`, `fullnat`).
     pub unreachable: u64,
+    /// Answers of which it was measured how long they took (`least-response-time` with `dnat` or `fullnat`).
+    #[serde(default)]
+    pub timed: u64,
+    /// How long these took together, nanoseconds.
+    #[serde(default)]
+    pub timed_ns: u64,
 }
 
 impl Handshakes {

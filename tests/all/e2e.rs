@@ -1,6 +1,7 @@
 //! The balancer with real traffic: what it does on a good day.
 
 mod agents;
+mod answers;
 mod change;
 mod checks;
 mod choices;

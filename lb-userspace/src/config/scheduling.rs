@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 use std::ops::Range;
 use std::time::Duration;
 
-use lb_common::{Family, Fields, Spread, affinity};
+use lb_common::{Family, Fields, Forwarding, Protocol, Spread, affinity};
 
 use super::codes;
 use super::notes::{At, Note, Notes};
@@ -106,6 +106,13 @@ fn fields(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Option<At<Fields>> 
     }
 }
 
+/// Answers to SYNs are measured, as of [`crate::model::Service::times_handshakes`].
+fn sees_answers(draft: &ServiceDraft) -> bool {
+    let translates = |at: &At<Forwarding>| at.value.translates();
+    let is_tcp = |at: &At<Protocol>| at.value == Protocol::Tcp;
+    draft.forwarding.as_ref().is_some_and(translates) && draft.protocol.as_ref().is_some_and(is_tcp)
+}
+
 /// What the keys of a service say against each other.
 pub(super) fn check(draft: &ServiceDraft, notes: &mut Notes<'_>) {
     let scheduling = &draft.scheduling;
@@ -135,14 +142,17 @@ pub(super) fn check(draft: &ServiceDraft, notes: &mut Notes<'_>) {
     }
     if scheduler == Scheduler::LeastResponseTime
         && draft.health.check == Check::None
+        && !sees_answers(draft)
         && let Some(at) = &scheduling.scheduler
     {
         let path = format!("{}{SCHEDULER}", draft.path);
-        let message = format!("`{SCHEDULER}` has no effect: without checks no time is measured");
+        let message = format!(
+            "`{SCHEDULER}` has no effect: without checks, and where answers to SYNs are not seen, no time is measured"
+        );
         let note = Note::new(&codes::KEY_WITHOUT_EFFECT, &at.span, &path, message);
         notes.add(
             note.help(
-                "use a type of check that takes time, such as \"http\", or another scheduler",
+                "use a type of check that takes time, such as \"http\", or protocol \"tcp\" with forwarding \"dnat\" or \"fullnat\", or another scheduler",
             ),
         );
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::answers::Answers;
 use super::departures::Departure;
 use super::loads::Loads;
 use super::passive;
@@ -100,6 +101,7 @@ pub(super) struct Owner<'a> {
     pub(super) departures: Vec<Departure>,
     pub(super) hooks: Hooks,
     pub(super) suspects: passive::Suspects,
+    pub(super) answers: Answers,
     beats: u64,
 }
 
@@ -131,6 +133,7 @@ impl<'a> Owner<'a> {
             departures: Vec::new(),
             hooks,
             suspects,
+            answers: Answers::default(),
             beats: 0,
         }
     }
@@ -253,6 +256,7 @@ impl<'a> Owner<'a> {
         self.watch_backends();
         let mut events = vec![(now, Event::Tick)];
         events.extend(self.count_flows(now)?.map(|event| (now, event)));
+        events.extend(self.time_answers(now).map(|event| (now, event)));
         let has_source = !self.config().daemon.nat_source.is_empty();
         self.sweeper.count_nat(now, has_source);
         self.take(events)?;

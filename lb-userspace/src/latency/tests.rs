@@ -53,6 +53,19 @@ fn one_late_check_is_an_eighth_of_a_slow_server() {
     assert_eq!(median([].into_iter()), None);
 }
 
+#[test]
+fn answers_and_checks_add_up() {
+    let mut pace = measured(10);
+    assert_eq!(pace.times(), (10 * MS, 0));
+    pace.answered(20 * MS);
+    assert_eq!(pace.times(), (10 * MS, 20 * MS));
+    assert_eq!(pace.mean(), Some(30 * MS));
+    let mut answers = Pace::default();
+    answers.answered(4 * MS);
+    answers.answered(12 * MS);
+    assert_eq!(answers.mean(), Some(5 * MS));
+}
+
 /// Servers whose time grows as they fill (1/(1-load), as in a queue), and balancers that look at different moments.
 struct Pool {
     /// Times without load, and how much each can bear; flows are 1 in all.

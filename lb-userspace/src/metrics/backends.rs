@@ -56,6 +56,16 @@ pub(super) fn write(page: &mut Page<'_>, status: &Status) {
             })
         }),
     );
+    page.counter(
+        "backend_timed_answers",
+        "Answers to SYNs of which it was measured how long the backend took (least-response-time with dnat or fullnat)",
+        traffic(|t| t.handshakes.timed),
+    );
+    page.seconds(
+        "backend_timed_answers",
+        "How long these answers took together",
+        traffic(|t| t.handshakes.timed_ns),
+    );
     page.gauge(
         "backend_live_flows",
         "Flows in the table at the last sweep",

@@ -1,7 +1,7 @@
 //! What backends say about their load, in the answers to checks, and how long these take, becomes a part of their weight: see
 //! [`crate::agent`] and [`crate::latency`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{BackendState, State, record};
 use crate::agent;
@@ -25,13 +25,37 @@ impl BackendState {
 impl State {
     /// A good check took this long, nanoseconds.
     pub(super) fn measured(&mut self, now: u64, key: &BackendKey, nanos: u64) {
+        self.note_pace(now, key, |pace| pace.took(nanos));
+    }
+
+    /// The backends whose answers to SYNs are measured, by BackendId.
+    pub fn timed(&self) -> BTreeMap<u32, BackendKey> {
+        let services = self.config.services.values();
+        let backends = services
+            .filter(|service| service.times_handshakes())
+            .flat_map(Service::keyed_backends);
+        let ids = backends.filter_map(|(key, _)| Some((self.ids.backend(&key)?.id, key)));
+        ids.collect()
+    }
+
+    /// Backends have answered SYNs in this time, nanoseconds, in the mean since the last time.
+    pub(super) fn timed_answers(&mut self, now: u64, means: &BTreeMap<u32, u64>) {
+        let named = self.timed();
+        for (id, nanos) in means {
+            if let Some(key) = named.get(id) {
+                self.note_pace(now, key, |pace| pace.answered(*nanos));
+            }
+        }
+    }
+
+    fn note_pace(&mut self, now: u64, key: &BackendKey, note: impl FnOnce(&mut latency::Pace)) {
         let service = self.config.services.get(&key.service);
         let follows = |service: &&Service| service.scheduler == Scheduler::LeastResponseTime;
         let (Some(service), Some(backend)) = (service.filter(follows), self.backends.get_mut(key))
         else {
             return;
         };
-        backend.pace.took(nanos);
+        note(&mut backend.pace);
         let due = agent::next_step(now, grid(service));
         match self.leaning.get_mut(&key.service) {
             // The interval may have been longer before a reload.
@@ -63,20 +87,20 @@ impl State {
     pub(super) fn pace_words(&self, service: &Service, key: &BackendKey) -> String {
         let pace = self.backends.get(key).map(|known| known.pace);
         let follows = service.scheduler == Scheduler::LeastResponseTime;
-        match pace
-            .filter(|_| follows)
-            .and_then(|pace| Some((pace.mean()?, pace.part())))
-        {
-            None => String::new(),
-            Some((mean, part)) => {
-                let micros = mean / 1000;
-                let (ms, tenths) = (micros / 1000, micros / 100 % 10);
-                format!(
-                    "; its checks take {ms}.{tenths} ms: {} % of its weight",
-                    part / 10
-                )
-            }
-        }
+        let Some(pace) = pace.filter(|_| follows) else {
+            return String::new();
+        };
+        let took = match pace.times() {
+            (0, 0) => return String::new(),
+            (checks, 0) => format!("its checks take {}", ms(checks)),
+            (0, answers) => format!("its answers to SYNs take {}", ms(answers)),
+            (checks, answers) => format!(
+                "its checks take {} and its answers to SYNs {}",
+                ms(checks),
+                ms(answers)
+            ),
+        };
+        format!("; {took}: {} % of its weight", pace.part() / 10)
     }
 
     pub(super) fn reported(
@@ -156,6 +180,12 @@ impl State {
             self.leaning.remove(&name);
         }
     }
+}
+
+/// Nanoseconds, for people.
+fn ms(nanos: u64) -> String {
+    let micros = nanos / 1000;
+    format!("{}.{} ms", micros / 1000, micros / 100 % 10)
 }
 
 /// Between two steps, nanoseconds: all backends of a service take theirs at one moment.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
 
-use lb_common::DropReason;
 use lb_common::counter::{Global, Handshake, More, PerBackend};
+use lb_common::{DropReason, timing};
 
 use super::State;
 use crate::health::{Evidence, Seen};
@@ -312,18 +312,20 @@ fn handshakes(
     line: Option<&lb_common::CounterLine>,
     origin: &lb_common::CounterLine,
 ) -> Handshakes {
-    let count = |which: Handshake| {
-        let position = which as usize;
+    let counted = |position: usize| {
         line.map_or(0, |line| {
             at(line, position).saturating_sub(at(origin, position))
         })
     };
+    let count = |which: Handshake| counted(which as usize);
     Handshakes {
         begun: count(Handshake::Begun),
         answered: count(Handshake::Answered),
         resent: count(Handshake::Resent),
         refused: count(Handshake::Refused),
         unreachable: count(Handshake::Unreachable),
+        timed: counted(timing::COUNT as usize),
+        timed_ns: counted(timing::SUM as usize),
     }
 }
 
@@ -345,6 +347,8 @@ fn sum(a: Traffic, b: Traffic) -> Traffic {
                 .handshakes
                 .unreachable
                 .saturating_add(b.handshakes.unreachable),
+            timed: a.handshakes.timed.saturating_add(b.handshakes.timed),
+            timed_ns: a.handshakes.timed_ns.saturating_add(b.handshakes.timed_ns),
         },
     }
 }

@@ -9,7 +9,7 @@ use lb_common::counter::{
     handshake_line, lines_per_cpu, service_line,
 };
 use lb_common::flow::{IDLE_AFTER, WAYS};
-use lb_common::{CounterLine, Epoch, FlowRank, FlowWord};
+use lb_common::{CounterLine, Epoch, FlowRank, FlowWord, timing};
 
 use super::apply;
 use super::geometry::Geometry;
@@ -110,6 +110,25 @@ impl Reader {
             (*id, sum)
         };
         let here = ids.iter().filter(|id| **id < geometry.backends);
+        here.map(of).collect()
+    }
+
+    /// How long backends took to answer SYNs, in nanoseconds, and how many answers that were, over the CPUs that packets come to.
+    pub fn answer_times(&self, ids: impl IntoIterator<Item = u32>) -> BTreeMap<u32, (u64, u64)> {
+        let cpus = self.busy_cpus();
+        let geometry = self.geometry();
+        let per_cpu = lines_per_cpu(geometry.backends, geometry.services);
+        let of = |id: u32| {
+            let mut sum = (0_u64, 0_u64);
+            for cpu in &cpus {
+                let line = self.line(*cpu, handshake_line(per_cpu, id));
+                let at = |position: u32| line.get(position as usize).copied().unwrap_or(0);
+                sum.0 = sum.0.wrapping_add(at(timing::SUM));
+                sum.1 = sum.1.wrapping_add(at(timing::COUNT));
+            }
+            (id, sum)
+        };
+        let here = ids.into_iter().filter(|id| *id < geometry.backends);
         here.map(of).collect()
     }
 

@@ -194,3 +194,34 @@ fn who_is_slow_gets_less_under_least_response_time_and_nobody_is_left_out() {
     sim.event(Event::Config(web_alone()));
     assert_eq!(sim.weights(), (1, 1));
 }
+
+#[test]
+fn who_answers_syns_late_gets_less_though_checks_are_quick() {
+    let config = web(|web| web.scheduler = Scheduler::LeastResponseTime);
+    let mut sim = running(config);
+    let timed = sim.state.timed();
+    let id = |backend: &str| {
+        let mut found = timed.iter().filter(|(_, key)| key.to_string() == backend);
+        *found.next().unwrap().0
+    };
+    assert_eq!(timed.len(), 2);
+    let means = BTreeMap::from([(id("web/a"), 80_000_000), (id("web/b"), 500_000), (999, 1)]);
+    for _ in 0..100 {
+        sim.event(Event::Answered {
+            means: means.clone(),
+        });
+        sim.pass(1);
+    }
+    assert_eq!(sim.weights(), (1000, 2000));
+    let web = &sim.state.config.services[&name("web")];
+    let told = sim
+        .state
+        .share_why(sim.now, web, &web.backends[&name("b")], &key("web/b"));
+    assert!(told.contains("its answers to SYNs "), "{told}");
+    // Nothing of a service that does not ask for it.
+    sim.event(Event::Config(web_alone()));
+    assert!(sim.state.timed().is_empty());
+    sim.event(Event::Answered { means });
+    sim.pass(5);
+    assert_eq!(sim.weights(), (1, 1));
+}
