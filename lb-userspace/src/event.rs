@@ -71,6 +71,8 @@ pub enum Event {
         began: u64,
         /// Entries by BackendId; ids without entries are absent.
         by_backend: BTreeMap<u32, u64>,
+        /// Those of them that a FIN or RST has not closed; ids without any are absent.
+        open: BTreeMap<u32, u64>,
     },
     /// The data plane has measured how long backends took to answer SYNs, in nanoseconds, in the mean since the last time; those that
     /// have answered none are absent.

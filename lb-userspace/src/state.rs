@@ -134,6 +134,8 @@ pub struct State {
     /// Who stands at an address.
     at: BTreeMap<IpAddr, Vec<BackendKey>>,
     flows: BTreeMap<u32, u64>,
+    /// Those of them that are open.
+    open: BTreeMap<u32, u64>,
     dirty: Dirty,
     unsaved: Unsaved,
 }
@@ -215,7 +217,12 @@ impl State {
                 state,
                 deadline,
             } => self.order(now, &backend, state, deadline, &mut effects)?,
-            Event::FlowsCounted { began, by_backend } => {
+            Event::FlowsCounted {
+                began,
+                by_backend,
+                open,
+            } => {
+                self.open = open;
                 self.counted(now, began, by_backend, &mut effects);
             }
             Event::Answered { means } => self.timed_answers(now, &means),
@@ -348,6 +355,12 @@ impl State {
         if self.ids.release(now) {
             persist(effects);
         }
+    }
+
+    /// Those of a backend's flows that are open, at the last sweep.
+    pub(crate) fn open_of(&self, key: &BackendKey) -> u64 {
+        let id = self.ids.backend(key).map(|backend| backend.id);
+        id.and_then(|id| self.open.get(&id)).copied().unwrap_or(0)
     }
 
     /// Flows of a backend at the last sweep.

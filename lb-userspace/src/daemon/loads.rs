@@ -48,7 +48,11 @@ impl Owner<'_> {
         if self.begun() && !self.parts.reconciler.is_unsaved() {
             self.tell_loads(&counts.open, found.got)?;
         }
-        Ok(Some(Event::FlowsCounted { began, by_backend }))
+        Ok(Some(Event::FlowsCounted {
+            began,
+            by_backend,
+            open: counts.open,
+        }))
     }
 
     /// A walk has counted flows that are open; backends had got `got` by then.

@@ -233,6 +233,7 @@ fn an_id_that_comes_free_while_its_successors_are_being_saved_is_saved_too() {
     let swept = Event::FlowsCounted {
         began: 3 * SECOND,
         by_backend: BTreeMap::new(),
+        open: BTreeMap::new(),
     };
     reconciler.fold([(later, swept)]);
     assert!(!reconciler.reservation_saved(later, &three).unwrap());

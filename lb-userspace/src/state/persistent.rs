@@ -114,6 +114,7 @@ impl State {
             devices: BTreeMap::new(),
             at: BTreeMap::new(),
             flows: BTreeMap::new(),
+            open: BTreeMap::new(),
             dirty: Dirty::default(),
             unsaved: Unsaved::All,
             config: start.config,

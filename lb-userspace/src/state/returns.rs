@@ -46,7 +46,7 @@ impl State {
         })
     }
 
-    /// After a sweep: who has as many flows as it may have. Who has, has to lose a tenth of them before it takes
+    /// After a sweep: who has as many open connections as it may have. Who has, has to lose a tenth of them before it takes
     /// new ones again, so that it does not come and go with every flow.
     pub(super) fn look_at_limits(&mut self) {
         for key in &self.limited {
@@ -54,7 +54,7 @@ impl State {
                 .config
                 .backend(key)
                 .and_then(|(_, b)| b.max_connections);
-            let (Some(limit), flows) = (limit, self.flows_of(key)) else {
+            let (Some(limit), flows) = (limit, self.open_of(key)) else {
                 continue;
             };
             let most = u64::from(limit.get());

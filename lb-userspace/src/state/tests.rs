@@ -131,9 +131,10 @@ impl Sim {
 
     fn flows(&mut self, flows: &[(&str, u64)]) {
         let ids = |b: &str| self.state.ids.backend(&key(b)).unwrap().id;
-        let by_backend = flows.iter().map(|(b, n)| (ids(b), *n)).collect();
+        let by_backend: BTreeMap<u32, u64> = flows.iter().map(|(b, n)| (ids(b), *n)).collect();
         self.event(Event::FlowsCounted {
             began: self.now + 1,
+            open: by_backend.clone(),
             by_backend,
         });
     }

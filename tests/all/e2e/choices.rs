@@ -6,6 +6,7 @@ use std::net::{IpAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use lb_tests::daemon::{Config, Health, Service};
+use lb_tests::load::Long;
 use lb_tests::server::{Config as ServerConfig, MESSAGE_BYTES, NAME_BYTES, Server, signature};
 use lb_tests::topology::{Family, client};
 
@@ -50,6 +51,49 @@ fn serving(stage: &Stage, service: &str) -> Vec<u8> {
 fn start(stage: &mut Stage, n: u8) {
     let config = ServerConfig::backend(&stage.topology, n);
     stage.servers[usize::from(n) - 1].start(&config).unwrap();
+}
+
+#[test]
+fn a_full_backend_gets_none_and_takes_its_turn_again_as_soon_as_connections_end() {
+    const MOST: usize = 10;
+    let stage = Stage::with(SHAPES[0], Server::threads, |config| {
+        configured(config, &["echo4"], |service| {
+            tiers(service, [0, 1, 1]);
+            service.backends[0].extra += &format!("\nmax-connections = {MOST}");
+        })
+    });
+    wait_for_flows_to(&stage, "echo4", "tier 0: 100 %");
+    let targets = stage.targets(&["echo4"]);
+    let long = Long::start(&stage.topology, &targets, MOST, Duration::from_secs(60)).unwrap();
+    long.wait_until_established(SOON).unwrap();
+    wait_for_flows_to(&stage, "echo4", "tier 1: 100 %");
+    let why = stage
+        .daemon
+        .status()
+        .unwrap()
+        .backend("echo4/b1")
+        .share_why
+        .clone();
+    assert!(why.contains("it has as many flows as it may have"), "{why}");
+    assert_eq!(serving(&stage, "echo4"), [2, 3]);
+    assert_eq!(long.living(), [(1, MOST)].into());
+    let ended = long.stop();
+    assert!(ended.iter().all(|c| c.failed.is_none()), "{ended:?}");
+    // Their entries stand in the table for 17 s at least.
+    let took = wait_until("b1 takes flows again", SOON, || {
+        let status = stage.daemon.status().unwrap();
+        status.service("echo4").unwrap().flows_to == "tier 0: 100 %"
+    });
+    let left = stage
+        .daemon
+        .status()
+        .unwrap()
+        .backend("echo4/b1")
+        .traffic
+        .live_flows;
+    assert!(left > 0, "{left} after {took:?}");
+    assert_eq!(serving(&stage, "echo4"), [1]);
+    stage.end();
 }
 
 #[test]

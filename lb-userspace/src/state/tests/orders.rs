@@ -32,6 +32,7 @@ fn a_sweep_that_began_before_a_drain_does_not_end_it() {
     sim.event(Event::FlowsCounted {
         began,
         by_backend: BTreeMap::new(),
+        open: BTreeMap::new(),
     });
     assert_eq!(sim.state.drain_progress(&key("web/a")), Some((0, false)));
 }
