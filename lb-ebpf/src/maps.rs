@@ -6,6 +6,7 @@
 mod counts;
 mod mss;
 mod nat;
+mod path;
 mod reply;
 mod sizes;
 mod values;
@@ -19,17 +20,19 @@ use aya_ebpf::{
 };
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointSlot, Header, NextHop, Rule, ServiceEntry,
-    backend::DEVICES, fragment, hash::FlowTuple, sources,
+    Tunnel, backend::DEVICES, fragment, hash::FlowTuple, sources,
 };
 use lb_ebpf::{
     frame::Frame,
-    tables::{CacheLine, PackedKey, Tables},
+    service::Backend,
+    tables::{CacheLine, PackedKey, Tables, load},
 };
 
 pub(crate) use way::{Way, go_aside, go_tagged, note_verdict, note_way, way_aside};
 
 use mss::{after_option, largest_mss, lower_mss};
 use nat::{find_nat, note_nat, read_options};
+use path::{note_path, note_path_next};
 use reply::{find_candidate, outdate_flow, reply_owner};
 use sizes::{
     AFFINITY_SETS, BACKENDS, COUNTERS, ENDPOINTS, FLOW_SETS, NAT_FLOWS, NEXT_HOPS, RINGS, RULES,
@@ -348,8 +351,32 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn largest_mss(&self, backend: u32, came: u32, mtu: u32, headers: u32) -> u32 {
-        unknown(largest_mss(backend, came, mtu, headers))
+    fn largest_mss(&self, backend: u32, came: u32, mtu: u32, headers: u32, now: u64) -> u32 {
+        unknown(largest_mss(backend, came, mtu, headers, now))
+    }
+
+    #[inline(always)]
+    fn note_path(&self, [low, high]: [u64; 2], said: u64, now: u64) -> u32 {
+        unknown(note_path(low, high, said, now))
+    }
+
+    #[inline(always)]
+    fn note_path_next(&self, [low, high]: [u64; 2], said: u64, now: u64, told: u64) -> u64 {
+        unknown(note_path_next(low, high, said, now, told))
+    }
+
+    #[inline(always)]
+    fn tunnel(&self, backend: Backend<'_>) -> Tunnel {
+        let Tunnel(word) = &backend.entry.tunnel;
+        Tunnel(load(word))
+    }
+
+    #[inline(always)]
+    fn exchange_tunnel(&self, backend: u32, Tunnel(current): Tunnel, Tunnel(new): Tunnel) -> bool {
+        match path::line(backend) {
+            Some(line) => self.exchange(line, path::TUNNEL, current, new),
+            None => false,
+        }
     }
 
     #[inline(always)]
