@@ -26,3 +26,4 @@ mod restart;
 mod schedulers;
 mod traffic;
 mod tunnel;
+mod tunnel_path;
