@@ -24,15 +24,13 @@ use lb_common::{
 };
 use lb_ebpf::{
     frame::Frame,
-    service::Backend,
-    tables::{CacheLine, PackedKey, Tables, load},
+    tables::{CacheLine, PackedKey, Tables},
 };
 
 pub(crate) use way::{Way, go_aside, go_tagged, note_verdict, note_way, way_aside};
 
 use mss::{after_option, largest_mss, lower_mss};
 use nat::{find_nat, note_nat, read_options};
-use path::{note_path, note_path_next};
 use reply::{find_candidate, outdate_flow, reply_owner};
 use sizes::{
     AFFINITY_SETS, BACKENDS, COUNTERS, ENDPOINTS, FLOW_SETS, NAT_FLOWS, NEXT_HOPS, RINGS, RULES,
@@ -357,26 +355,17 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn note_path(&self, [low, high]: [u64; 2], said: u64, now: u64) -> u32 {
-        unknown(note_path(low, high, said, now))
+        unknown(path::note_path(low, high, said, now))
     }
 
     #[inline(always)]
     fn note_path_next(&self, [low, high]: [u64; 2], said: u64, now: u64, told: u64) -> u64 {
-        unknown(note_path_next(low, high, said, now, told))
+        unknown(path::note_path_next(low, high, said, now, told))
     }
 
     #[inline(always)]
-    fn tunnel(&self, backend: Backend<'_>) -> Tunnel {
-        let Tunnel(word) = &backend.entry.tunnel;
-        Tunnel(load(word))
-    }
-
-    #[inline(always)]
-    fn exchange_tunnel(&self, backend: u32, Tunnel(current): Tunnel, Tunnel(new): Tunnel) -> bool {
-        match path::line(backend) {
-            Some(line) => self.exchange(line, path::TUNNEL, current, new),
-            None => false,
-        }
+    fn exchange_tunnel(&self, backend: u32, current: Tunnel, new: Tunnel) -> bool {
+        path::exchange(backend, current, new)
     }
 
     #[inline(always)]

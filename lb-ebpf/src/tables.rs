@@ -105,7 +105,11 @@ pub trait Tables {
     /// Map `backends`.
     fn backend(&self, id: u32) -> Option<&BackendEntry>;
     /// How packets are put into others for a backend, and what is known of the path: `BackendEntry::tunnel`, read once.
-    fn tunnel(&self, backend: Backend<'_>) -> Tunnel;
+    #[inline(always)]
+    fn tunnel(&self, backend: Backend<'_>) -> Tunnel {
+        let Tunnel(word) = &backend.entry.tunnel;
+        Tunnel(load(word))
+    }
     /// Replaces `current` by `new`, which differ in what the data plane writes; false when another CPU was faster. A read-only program
     /// answers true and writes nothing.
     fn exchange_tunnel(&self, backend: u32, current: Tunnel, new: Tunnel) -> bool;

@@ -2,24 +2,33 @@
 
 use core::mem::offset_of;
 
-use lb_common::BackendEntry;
-use lb_ebpf::tables::CacheLine;
+use lb_common::{BackendEntry, Tunnel};
+use lb_ebpf::tables::{CacheLine, Tables};
 
 use super::{BACKEND_TABLE, KernelTables};
 
 /// The word of [`BackendEntry::tunnel`].
-pub(super) const TUNNEL: u32 = (offset_of!(BackendEntry, tunnel) / 8) as u32;
+const TUNNEL: u32 = (offset_of!(BackendEntry, tunnel) / 8) as u32;
 
 const _: () = assert!(size_of::<BackendEntry>() == size_of::<CacheLine>());
 const _: () = assert!(align_of::<BackendEntry>() == align_of::<CacheLine>());
 
 /// The line of a backend, of which only that word is ever written here.
 #[inline(always)]
-pub(super) fn line(backend: u32) -> Option<&'static CacheLine> {
+fn line(backend: u32) -> Option<&'static CacheLine> {
     let line = BACKEND_TABLE.get_ptr(backend)?;
     // SAFETY: map memory lives as long as the program and has the size and alignment of eight atomics (asserted above); whoever
     // reads what changes reads it once, by `load`.
     Some(unsafe { &*line.cast::<CacheLine>() })
+}
+
+/// [`Tables::exchange_tunnel`].
+#[inline(always)]
+pub(super) fn exchange(backend: u32, Tunnel(current): Tunnel, Tunnel(new): Tunnel) -> bool {
+    match line(backend) {
+        Some(line) => KernelTables.exchange(line, TUNNEL, current, new),
+        None => false,
+    }
 }
 
 /// [`lb_ebpf::path::note`].
