@@ -495,7 +495,7 @@ mod tests {
         use crate::plan::endpoints::place;
         let numbered = |number: u16| {
             let (high, low) = (number / 256, number % 256);
-            let vip = format!("s{number} 192.0.{high}.{low}:80 b1=10.0.0.1 b2=10.0.0.2");
+            let vip = format!("s{number} 192.0.{high}.{low}:80 b1=10.0.0.1:80 b2=10.0.0.2:80");
             let mut service = service(&vip);
             service.forwarding = Forwarding::Ipip;
             (service.name.clone(), service)
