@@ -56,7 +56,7 @@ impl Permissions {
 ///
 /// Written by the control plane, completely before a ring or endpoint leads here; afterwards only
 /// the word of `next_hop` and `permissions` and that of `load` change: one aligned 8-byte store each,
-/// effective on the next packet on every CPU.
+/// effective on the next packet on every CPU. Part of `tunnel` is the data plane's, which changes it by compare-and-exchange.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct BackendEntry {

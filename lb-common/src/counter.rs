@@ -24,8 +24,10 @@ pub const LIMITER_LINE: u32 = 5;
 pub const MORE_LINE: u32 = 6;
 /// The second line of [`Limiter`].
 pub const MORE_LIMITER_LINE: u32 = 7;
+/// The line of [`PathError`].
+pub const PATH_LINE: u32 = 8;
 /// First line of backends.
-pub const BACKEND_LINE: u32 = 8;
+pub const BACKEND_LINE: u32 = 9;
 
 /// Not a counter, in the lines of a service behind its reasons: one more than the slot of the service's ring whose turn was the last one
 /// on this CPU ([`crate::Pick::Turn`]); 0: nobody had one.
@@ -78,6 +80,44 @@ pub enum More {
     AffinityEvicted = 7,
 }
 
+/// Positions in line [`PATH_LINE`]: ICMP errors to a source of tunnels, about a packet in a tunnel (among `Pass`).
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathError {
+    /// Too big, and the path's MTU is known now.
+    Learned = 0,
+    /// They quote no packet that was sent into a tunnel, or say nothing new or nothing that can be.
+    Ignored = 1,
+    /// Above `Control::icmp_errors_per_second`.
+    Limited = 2,
+    /// A backend or its network cannot be reached: [`Handshake::Unreachable`] of who it is about.
+    Unreachable = 3,
+    /// Others, such as a time exceeded.
+    Other = 4,
+}
+
+impl PathError {
+    /// Each of them, by number.
+    pub const ALL: [Self; 5] = [
+        Self::Learned,
+        Self::Ignored,
+        Self::Limited,
+        Self::Unreachable,
+        Self::Other,
+    ];
+
+    /// The name in metrics and JSON.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Learned => "learned",
+            Self::Ignored => "ignored",
+            Self::Limited => "limited",
+            Self::Unreachable => "unreachable",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// Positions in a backend's line.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +155,7 @@ pub enum Handshake {
     /// Answers of the backend to a SYN that say no: RST with ACK and the sequence number 0 (RFC 9293 section 3.10.7.1; `dnat`,
     /// `fullnat`).
     Refused = 3,
-    /// ICMP messages that a packet to the backend has not reached it: destination unreachable, but for one that is too big (`dnat`, `fullnat`).
+    /// ICMP messages that a packet to the backend has not reached it: destination unreachable, but for one that is too big (`dnat`, `fullnat`, `ipip`, `gue`).
     Unreachable = 4,
 }
 
@@ -165,6 +205,10 @@ pub enum Limiter {
     ResetWindow = 8,
     /// Resets sent in it.
     ResetCount = 9,
+    /// The second that `PathCount` counts.
+    PathWindow = 10,
+    /// ICMP errors about packets in tunnels looked at in it.
+    PathCount = 11,
 }
 
 /// Lines of each CPU for a geometry.

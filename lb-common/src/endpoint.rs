@@ -83,7 +83,25 @@ pub enum EndpointKind {
     Aside = 5,
     /// [`crate::quic::key`]: `index` is the BackendId that the connection id names.
     ServerId = 6,
+    /// [`tunnel_key`]: `index` is the BackendId of one of the backends at this address whose packets go by a tunnel.
+    Tunnel = 7,
 }
+
+/// Protocol number of [`tunnel_key`], which no packet has (IANA: reserved).
+const NO_PROTOCOL: u8 = 255;
+
+/// The key of one of the backends at an address, from place 0 on without a gap.
+#[inline(always)]
+pub const fn tunnel_key(address: Address, place: u16) -> EndpointKey {
+    EndpointKey {
+        address,
+        port: place.to_be_bytes(),
+        protocol: NO_PROTOCOL,
+    }
+}
+
+/// Backends at one address that are told what is learned of the path to it: those at the first places.
+pub const MAX_TUNNELS: u16 = 256;
 
 /// What a frame is looked up by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

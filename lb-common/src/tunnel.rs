@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{Family, Forwarding};
+use crate::{Family, Forwarding, Nanos};
 
 /// The UDP port of `gue` by default: the one that IANA has assigned to it.
 pub const GUE_PORT: u16 = 6080;
@@ -47,6 +47,9 @@ impl GueVariant {
 /// Otherwise bit 63 is set; bits 0 to 15 are the UDP port of `gue`, host order (0: `ipip`), 16 to 23 the TTL (0: the packet's own),
 /// 24 is set for a GUE header of variant 0. The outer family is that of the backend's address. With `fullnat`, which is none, bits 0 to 7
 /// are the kind of the TCP option that says who the client is.
+///
+/// Bits 25 to 62 are the data plane's: what it has learned of the path's MTU ([`Self::with_path`]), 0 where that is nothing. All others are the
+/// control plane's, which writes them once.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
 pub struct Tunnel(pub u64);
@@ -54,6 +57,17 @@ pub struct Tunnel(pub u64);
 const SET: u64 = 1 << 63;
 const TTL_SHIFT: u32 = 16;
 const WITH_HEADER: u64 = 1 << 24;
+/// The largest packet that the path takes, in bytes; 0: nothing is known.
+const PATH_SHIFT: u32 = 25;
+/// When that was said, in units of 2^[`UNIT_SHIFT`] ns.
+const SAID_SHIFT: u32 = 41;
+const SAID: u64 = (1 << 22) - 1;
+/// What the data plane writes.
+const LEARNED: u64 = 0xffff << PATH_SHIFT | SAID << SAID_SHIFT;
+/// log2 of 69 s, in nanoseconds.
+const UNIT_SHIFT: u32 = 36;
+/// What was said this long ago may be over: after 10 to 11 minutes (RFC 1191 section 6.3, RFC 8201 section 4).
+const LASTS: u64 = 10;
 
 impl Tunnel {
     /// The usual one.
@@ -82,6 +96,50 @@ impl Tunnel {
             0 => Self::USUAL,
             _ => Self(SET | kind as u64),
         }
+    }
+
+    /// As the control plane has written it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn configured(self) -> Self {
+        Self(self.0 & !LEARNED)
+    }
+
+    /// What the data plane has written, alone.
+    #[inline(always)]
+    #[must_use]
+    pub const fn learned(self) -> Self {
+        Self(self.0 & LEARNED)
+    }
+
+    /// With an MTU of the path to the backend, outer header included, in bytes: 1 to 65535.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_path(self, mtu: u32, now: Nanos) -> Self {
+        let said = (now >> UNIT_SHIFT) & SAID;
+        Self(self.0 & !LEARNED | (mtu as u64 & 0xffff) << PATH_SHIFT | said << SAID_SHIFT)
+    }
+
+    /// That MTU while it holds; 0: nothing is known.
+    #[inline(always)]
+    pub const fn path(self, now: Nanos) -> u32 {
+        let said = self.0 >> SAID_SHIFT & SAID;
+        let age = (now >> UNIT_SHIFT).wrapping_sub(said) & SAID;
+        match age < LASTS {
+            true => (self.0 >> PATH_SHIFT) as u32 & 0xffff,
+            false => 0,
+        }
+    }
+
+    /// As it would be if the clock read `to` where it reads `from`.
+    #[must_use]
+    pub const fn moved(self, from: Nanos, to: Nanos) -> Self {
+        if self.learned().0 == 0 {
+            return self;
+        }
+        let by = (to >> UNIT_SHIFT).wrapping_sub(from >> UNIT_SHIFT);
+        let said = (self.0 >> SAID_SHIFT).wrapping_add(by) & SAID;
+        Self(self.0 & !(SAID << SAID_SHIFT) | said << SAID_SHIFT)
     }
 
     /// The kind of that option; 0: there is none.
@@ -121,7 +179,7 @@ impl Tunnel {
     /// The outer TTL for a packet that has this one left.
     #[inline(always)]
     pub const fn ttl(self, left: u8) -> u8 {
-        match (self.0, (self.0 >> TTL_SHIFT) as u8) {
+        match (self.configured().0, (self.0 >> TTL_SHIFT) as u8) {
             (0, _) => 64,
             (_, 0) => left,
             (_, fixed) => fixed,
@@ -178,6 +236,32 @@ mod tests {
             assert_eq!((gue.ttl(7), gue.between()), (255, between));
             assert_eq!(gue.growth(Family::V6), 40 + between);
             assert_eq!(Tunnel::gue(1, variant, OuterTtl::Inherit).ttl(7), 7);
+        }
+    }
+
+    #[test]
+    fn a_learned_path_holds_for_ten_minutes_and_changes_nothing_else() {
+        const SECOND: Nanos = 1_000_000_000;
+        let mixed = Tunnel::ipip(Family::V4, Family::V6, OuterTtl::DEFAULT);
+        let gue = Tunnel::gue(65_535, GueVariant::Header, OuterTtl::Fixed(255));
+        for word in [Tunnel::USUAL, mixed, gue] {
+            for start in [0, 7 * SECOND, (1 << 58) - SECOND, u64::MAX - 900 * SECOND] {
+                for mtu in [1, 1280, 65_535] {
+                    let knows = word.with_path(mtu, start);
+                    assert_ne!(knows, Tunnel::USUAL);
+                    assert_eq!(
+                        (knows.configured(), knows.learned().configured().0),
+                        (word, 0)
+                    );
+                    assert_eq!(knows.with_path(700, start), word.with_path(700, start));
+                    let (ttl, growth) = (knows.ttl(7), knows.growth(Family::V4));
+                    assert_eq!((ttl, growth), (word.ttl(7), word.growth(Family::V4)));
+                    assert_eq!(knows.path(start), mtu);
+                    assert_eq!(knows.path(start + 600 * SECOND), mtu);
+                    assert_eq!(knows.path(start + 688 * SECOND), 0);
+                }
+            }
+            assert_eq!(word.path(3), 0);
         }
     }
 

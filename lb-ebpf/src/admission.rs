@@ -50,6 +50,8 @@ pub enum Limited {
     TooBig,
     /// Resets sent: `Control::resets_per_second`.
     Reset,
+    /// ICMP errors about packets in tunnels: as many again as are relayed.
+    Path,
 }
 
 /// The second that limits count by: 2^30 nanoseconds.
@@ -93,10 +95,15 @@ pub fn admits<T: Tables>(tables: &T, control: &Control, what: Limited, second: u
             Limiter::ResetCount,
             control.resets_per_second,
         ),
+        Limited::Path => (
+            Limiter::PathWindow,
+            Limiter::PathCount,
+            control.icmp_errors_per_second,
+        ),
     };
     let (window_at, count_at) = (window_at as u32, count_at as u32);
     let line = match what {
-        Limited::Reset => counter::MORE_LIMITER_LINE,
+        Limited::Reset | Limited::Path => counter::MORE_LIMITER_LINE,
         _ => counter::LIMITER_LINE,
     };
     let Some(line) = tables.counters(control.lines_per_cpu, line) else {

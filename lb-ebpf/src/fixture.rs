@@ -43,6 +43,7 @@ pub mod limits;
 pub mod mss;
 pub mod odd;
 pub mod packet;
+pub mod path;
 pub mod policies;
 pub mod quic;
 pub mod ranges;
@@ -495,6 +496,7 @@ pub fn all() -> Vec<Fixture> {
         shared::all(),
         limits::all(),
         mss::all(),
+        path::all(),
         policies::all(),
         fragments::all(),
         quic::all(),

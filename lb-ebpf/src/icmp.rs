@@ -105,12 +105,12 @@ pub(crate) fn heard<F: Frame, const V4: bool>(
 }
 
 /// Where the quoted IP header begins.
-const fn quoted_l3(packet: &Packet) -> usize {
+pub(crate) const fn quoted_l3(packet: &Packet) -> usize {
     packet.l4().wrapping_add(Icmpv4Hdr::LEN)
 }
 
 /// Where the quoted transport header begins.
-const fn quoted_l4(packet: &Packet) -> usize {
+pub(crate) const fn quoted_l4(packet: &Packet) -> usize {
     quoted_l3(packet).wrapping_add(match packet.family {
         Family::V4 => Ipv4Hdr::LEN,
         Family::V6 => Ipv6Hdr::LEN,

@@ -30,6 +30,7 @@ pub mod mss;
 pub mod nat;
 mod other;
 pub mod parse;
+pub mod path;
 pub mod pipeline;
 pub mod probe;
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod counts;
 mod mss;
 mod nat;
+mod path;
 mod reply;
 mod sizes;
 mod values;
@@ -19,7 +20,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointSlot, Header, Nanos, NextHop, Rule,
-    ServiceEntry, backend::DEVICES, fragment, hash::FlowTuple, sources, timing,
+    ServiceEntry, Tunnel, backend::DEVICES, fragment, hash::FlowTuple, sources, timing,
 };
 use lb_ebpf::{
     frame::Frame,
@@ -350,8 +351,23 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn largest_mss(&self, backend: u32, came: u32, mtu: u32, headers: u32) -> u32 {
-        unknown(largest_mss(backend, came, mtu, headers))
+    fn largest_mss(&self, backend: u32, came: u32, mtu: u32, headers: u32, now: u64) -> u32 {
+        unknown(largest_mss(backend, came, mtu, headers, now))
+    }
+
+    #[inline(always)]
+    fn note_path(&self, [low, high]: [u64; 2], said: u64, now: u64) -> u32 {
+        unknown(path::note_path(low, high, said, now))
+    }
+
+    #[inline(always)]
+    fn note_path_next(&self, [low, high]: [u64; 2], said: u64, now: u64, told: u64) -> u64 {
+        unknown(path::note_path_next(low, high, said, now, told))
+    }
+
+    #[inline(always)]
+    fn exchange_tunnel(&self, backend: u32, current: Tunnel, new: Tunnel) -> bool {
+        path::exchange(backend, current, new)
     }
 
     #[inline(always)]

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytemuck::Zeroable;
 use lb_common::{
     Address, BackendEntry, Control, Device, DropReason, EndpointSlot, Epoch, FlowWord, HashKey,
-    Header, Nanos, NextHop, ReturnHop, Rule, ServiceEntry, affinity,
+    Header, Nanos, NextHop, ReturnHop, Rule, ServiceEntry, Tunnel, affinity,
     backend::{DEVICES, device_slot},
     counter::{self, CounterLine, Global, Totals},
     flow::FlowSets,
@@ -27,6 +27,7 @@ use crate::{
     admission,
     frame::{Frame, Header as OnWire, view, view_mut},
     pipeline,
+    service::Backend,
     tables::{CacheLine, Tables},
     verdict::Verdict,
     wire::L3,
@@ -152,6 +153,8 @@ pub struct MemTables {
     pub handshakes: Vec<CacheLine>,
     /// Map `affinities`.
     pub affinities: Vec<CacheLine>,
+    /// What the data plane has written into `backends`: a line a backend, whose first word is [`Tunnel::learned`].
+    pub paths: Vec<CacheLine>,
     /// Map `counters`, of one CPU.
     pub counters: Vec<CacheLine>,
     /// True: the data plane writes nothing.
@@ -225,6 +228,7 @@ impl MemTables {
             fragments: lines(fragment::SETS),
             handshakes: lines(timing::LINES),
             affinities: lines(AFFINITY_SETS),
+            paths: lines(geometry.backends),
             counters: lines(lines_per_cpu),
             read_only: false,
             clock: AtomicU64::new(0),
@@ -313,6 +317,23 @@ impl MemTables {
     /// The map `affinities` as it would be if the clock read `to` where it reads `from`.
     pub fn affinities_at(&self, from: Nanos, to: Nanos) -> Vec<[u64; 8]> {
         moved_affinities(&words(&self.affinities), from, to)
+    }
+
+    /// The map `backends` as it would be if the clock read `to` where it reads `from`.
+    pub fn backends_at(&self, from: Nanos, to: Nanos) -> Vec<BackendEntry> {
+        let learned = self.paths_at(from, to);
+        let known = self.backends.iter().zip(learned);
+        let of = |(entry, learned): (&BackendEntry, Tunnel)| BackendEntry {
+            tunnel: Tunnel(entry.tunnel.0 | learned.0),
+            ..*entry
+        };
+        known.map(of).collect()
+    }
+
+    /// What the data plane has written there, as it would be then.
+    pub fn paths_at(&self, from: Nanos, to: Nanos) -> Vec<Tunnel> {
+        let words = self.paths.iter().map(|line| Tunnel(line.word(0)));
+        words.map(|word| word.moved(from, to)).collect()
     }
 
     /// `Control::alive_until` as it would be if the clock read `to` where it reads `from`.
@@ -427,6 +448,19 @@ impl Tables for MemTables {
 
     fn backend(&self, id: u32) -> Option<&BackendEntry> {
         self.backends.get(id as usize)
+    }
+
+    fn tunnel(&self, backend: Backend<'_>) -> Tunnel {
+        let learned = self.paths.get(backend.id as usize);
+        let learned = learned.map_or(0, |line| line.word(0));
+        Tunnel(backend.entry.tunnel.0 | learned)
+    }
+
+    fn exchange_tunnel(&self, backend: u32, current: Tunnel, new: Tunnel) -> bool {
+        let (current, new) = (current.learned(), new.learned());
+        self.paths
+            .get(backend as usize)
+            .is_some_and(|line| self.exchange(line, 0, current.0, new.0))
     }
 
     fn next_hop(&self, index: u32) -> Option<&NextHop> {

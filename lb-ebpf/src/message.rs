@@ -38,6 +38,7 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
                 _ => found,
             }
         }
+        ERROR_TO_OTHERS if crate::path::hear::<F, T, V4>(frame, cx) => Outcome::PASS,
         ERROR_TO_OTHERS => match quoted_owner::<F, T, V4>(frame, cx) {
             NO_FLOW if cx.control.nat_ports == 0 => Outcome::PASS,
             NO_FLOW => match nat::quoted::<F, T, V4>(frame, cx) {

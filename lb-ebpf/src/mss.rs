@@ -3,13 +3,14 @@
 //! What a client's SYN says is how large the segments are that its backend sends, and the other way round. A SYN without the option
 //! stays without. Two calls, one with numbers and one with the packet and a number, so that the verifier walks them once, whoever calls.
 
-use lb_common::{Address, Family, Forwarding, backend::device_slot};
+use lb_common::{Address, Family, Forwarding, Nanos, backend::device_slot};
 
 use crate::{
     checksum::Delta,
     forward,
     frame::Frame,
     parse::{Arrival, Packet},
+    path,
     pipeline::Context,
     service::{self, Backend},
     tables::Tables,
@@ -38,7 +39,14 @@ const LENGTH: u8 = 4;
 ///
 /// An SCTP packet that opens looks the same to who calls; its service has none, or is of any protocol and asks for what no option there has.
 #[inline(always)]
-pub fn largest<T: Tables>(tables: &T, backend: u32, came: u32, mtu: u32, headers: u32) -> u32 {
+pub fn largest<T: Tables>(
+    tables: &T,
+    backend: u32,
+    came: u32,
+    mtu: u32,
+    headers: u32,
+    now: Nanos,
+) -> u32 {
     let Some(backend) = service::backend(tables, backend) else {
         return 0;
     };
@@ -48,7 +56,7 @@ pub fn largest<T: Tables>(tables: &T, backend: u32, came: u32, mtu: u32, headers
     if service.entry.mss == 0 {
         return 0;
     }
-    let way = way(tables, backend, came).min(mtu);
+    let way = way(tables, backend, came, now).min(mtu);
     let fits = way.saturating_sub(headers).max(LEAST);
     fits.min(u32::from(service.entry.mss))
 }
@@ -64,7 +72,7 @@ pub(crate) fn clamp<F: Frame, T: Tables>(
 ) {
     if arrival.is_syn() {
         let (came, headers) = (frame.ingress_ifindex(), headers(packet.family));
-        let most = cx.tables.largest_mss(backend, came, mtu, headers);
+        let most = cx.tables.largest_mss(backend, came, mtu, headers, cx.now);
         cx.tables.lower_mss(frame, most);
     }
 }
@@ -84,7 +92,7 @@ pub fn lower<F: Frame, T: Tables>(frame: &mut F, tables: &T, most: u32) {
 
 /// The largest packet that fits between the backend and an interface, in bytes.
 #[inline(always)]
-fn way<T: Tables>(tables: &T, backend: Backend<'_>, came: u32) -> u32 {
+fn way<T: Tables>(tables: &T, backend: Backend<'_>, came: u32, now: Nanos) -> u32 {
     let near = match tables.device(device_slot(came)) {
         Some(device) if device.ifindex == came => device.mtu,
         _ => u32::MAX,
@@ -93,13 +101,15 @@ fn way<T: Tables>(tables: &T, backend: Backend<'_>, came: u32) -> u32 {
         return near;
     };
     let entry = backend.entry;
-    let growth = match Forwarding::from_u8(entry.forwarding) {
+    let far = match Forwarding::from_u8(entry.forwarding) {
         Some(Forwarding::Ipip | Forwarding::Gue) => {
-            entry.tunnel.growth(Address(entry.address).family())
+            let tunnel = tables.tunnel(backend);
+            let growth = tunnel.growth(Address(entry.address).family());
+            path::mtu(tunnel, exit.mtu, now).saturating_sub(growth)
         }
-        _ => 0,
+        _ => exit.mtu,
     };
-    near.min(exit.mtu.saturating_sub(growth))
+    near.min(far)
 }
 
 /// IP and TCP headers without options, in bytes.

@@ -363,7 +363,8 @@ fn send<F: Frame, T: Tables, C: Clock, const V4: bool>(
             exit.fits(packet)?;
             forward::age::<F, V4>(frame, Some(exit.macs()))?;
         }
-        Some(Forwarding::Ipip) if backend.entry.tunnel == Tunnel::USUAL => {
+        // What is known of the path makes another word of it.
+        Some(Forwarding::Ipip) if lane.tables.tunnel(backend) == Tunnel::USUAL => {
             let family = if V4 { Family::V4 } else { Family::V6 };
             let mtu = exit.mtu.saturating_sub(tunnel::growth(family) as u32);
             if packet.size() > mtu {

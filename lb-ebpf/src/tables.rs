@@ -7,10 +7,10 @@ use loom::sync::atomic::AtomicU64;
 
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointSlot, FlowWord, Header, Nanos,
-    NextHop, Permissions, ReturnHop, Rule, ServiceEntry, hash::FlowTuple,
+    NextHop, Permissions, ReturnHop, Rule, ServiceEntry, Tunnel, hash::FlowTuple,
 };
 
-use crate::{frame::Frame, mss};
+use crate::{frame::Frame, mss, path, service::Backend};
 
 /// A line of eight words that the data plane writes: a set of `flows` or `return_hops`, or a line
 /// of `counters`. Only the provided methods of [`Tables`] write to it.
@@ -104,6 +104,15 @@ pub trait Tables {
     fn ring(&self, index: u32) -> Option<&[u32; 2]>;
     /// Map `backends`.
     fn backend(&self, id: u32) -> Option<&BackendEntry>;
+    /// How packets are put into others for a backend, and what is known of the path: `BackendEntry::tunnel`, read once.
+    #[inline(always)]
+    fn tunnel(&self, backend: Backend<'_>) -> Tunnel {
+        let Tunnel(word) = &backend.entry.tunnel;
+        Tunnel(load(word))
+    }
+    /// Replaces `current` by `new`, which differ in what the data plane writes; false when another CPU was faster. A read-only program
+    /// answers true and writes nothing.
+    fn exchange_tunnel(&self, backend: u32, current: Tunnel, new: Tunnel) -> bool;
     /// Map `next_hops`.
     fn next_hop(&self, index: u32) -> Option<&NextHop>;
     /// Map `devices`.
@@ -119,11 +128,29 @@ pub trait Tables {
 
     /// [`mss::largest`].
     #[inline(always)]
-    fn largest_mss(&self, backend: u32, came: u32, mtu: u32, headers: u32) -> u32
+    fn largest_mss(&self, backend: u32, came: u32, mtu: u32, headers: u32, now: u64) -> u32
     where
         Self: Sized,
     {
-        mss::largest(self, backend, came, mtu, headers)
+        mss::largest(self, backend, came, mtu, headers, now)
+    }
+
+    /// [`path::note`].
+    #[inline(always)]
+    fn note_path(&self, address: [u64; 2], said: u64, now: u64) -> u32
+    where
+        Self: Sized,
+    {
+        path::note(self, address, said, now)
+    }
+
+    /// [`path::note_next`].
+    #[inline(always)]
+    fn note_path_next(&self, address: [u64; 2], said: u64, now: u64, told: u64) -> u64
+    where
+        Self: Sized,
+    {
+        path::note_next(self, address, said, now, told)
     }
 
     /// [`mss::lower`].

@@ -13,6 +13,7 @@ use crate::{
     forward,
     frame::Frame,
     parse::{self, Packet},
+    path,
     pipeline::{self, Context},
     service::{self, Backend},
     tables::Tables,
@@ -172,10 +173,11 @@ fn wrap<F: Frame, T: Tables, const V4: bool>(
     let exit = forward::line_to_backend(cx.tables, backend)?;
     let (outer, tunnel) = (
         Address(backend.entry.address).family(),
-        backend.entry.tunnel,
+        cx.tables.tunnel(backend),
     );
     let growth = tunnel.growth(outer);
-    let room = exit.mtu.saturating_sub(growth);
+    let room = path::mtu(tunnel, exit.mtu, cx.now).saturating_sub(growth);
+    path::forget_if_old(cx.tables, backend.id, tunnel, cx.now);
     if packet.size() > room {
         return Err(Refusal::too_big(room));
     }

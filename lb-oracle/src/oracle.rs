@@ -14,6 +14,7 @@ mod ledger;
 mod mss;
 mod nat;
 mod packet;
+mod path;
 mod piece;
 mod quic;
 mod relay;
@@ -363,7 +364,7 @@ impl Oracle {
             }
             return self.send_from_ours(arrived, &tuple, id, meaning, (fate, macs, mtu));
         }
-        let fits = tunnel::room(&backend, mtu);
+        let fits = tunnel::room(&backend, mtu, arrived.at);
         if arrived.ip.size() > fits {
             counted(&mut self.ledger);
             return self.too_big(arrived, service, fits);

@@ -8,7 +8,9 @@ use std::time::Duration;
 use lb_common::flow::{EPOCH_SHIFT, IDLE_AFTER, IdleEpochs};
 use lb_common::{
     Address, BackendEntry, Control, EndpointKey, EndpointKind, Family, Load, NextHop, Protocol,
-    Rule, nat, quic,
+    Rule,
+    endpoint::{MAX_TUNNELS, tunnel_key},
+    nat, quic,
     sources::{Access, V4_BITS},
 };
 
@@ -225,6 +227,7 @@ pub fn endpoints(config: &Config, ids: &Ids) -> BTreeMap<EndpointKey, Vec<Endpoi
         }
     };
     let mut marked = BTreeSet::new();
+    let mut tunnels: BTreeMap<IpAddr, BTreeSet<u32>> = BTreeMap::new();
     for service in config.services.values() {
         let Some(numbers) = ids.service(&service.name) else {
             continue;
@@ -255,19 +258,29 @@ pub fn endpoints(config: &Config, ids: &Ids) -> BTreeMap<EndpointKey, Vec<Endpoi
                 add(key, (EndpointKind::ServerId, id.id));
             }
         }
-        if !service.forwarding.translates() {
-            continue;
-        }
         for (name, backend) in service.keyed_backends() {
             let Some(numbers) = ids.backend(&name) else {
                 continue;
             };
+            if service.forwarding.is_tunnel() {
+                let there = tunnels.entry(backend.address).or_default();
+                there.insert(numbers.id);
+            }
+            if !service.forwarding.translates() {
+                continue;
+            }
             let key = key(address(backend.address), backend_port(backend), protocol);
             // A reply says by its destination which flow of `fullnat` it belongs to: the endpoint only tells it from what is
             // nobody's, and one does that for all services.
             if service.forwarding != Forwarding::Fullnat || marked.insert(key) {
                 add(key, (EndpointKind::Backend, numbers.id));
             }
+        }
+    }
+    for (ip, ids) in tunnels {
+        for (place, id) in (0..MAX_TUNNELS).zip(ids) {
+            let key = tunnel_key(address(ip), place);
+            add(key, (EndpointKind::Tunnel, id));
         }
     }
     for targets in endpoints.values_mut() {
@@ -474,6 +487,38 @@ mod tests {
         assert_eq!(placed(6, 0), Ok(1));
         assert_eq!(placed(6, 3), Ok(4));
         assert!(placed(0, 4).is_ok() && placed(0, 5).is_err());
+    }
+
+    #[test]
+    fn a_server_behind_tunnels_stands_once_for_each_service_up_to_a_limit() {
+        use crate::fixture::{service, with_services};
+        use crate::ids::Sizes;
+        use crate::plan::endpoints::place;
+        let numbered = |number: u16| {
+            let (high, low) = (number / 256, number % 256);
+            let vip = format!("s{number} 192.0.{high}.{low}:80 b1=10.0.0.1:80 b2=10.0.0.2:80");
+            let mut service = service(&vip);
+            service.forwarding = Forwarding::Ipip;
+            (service.name.clone(), service)
+        };
+        for (services, there) in [(0, 0), (1, 1), (3, 3), (300, 256)] {
+            let config = with_services((1..=services).map(numbered).collect());
+            let mut ids = Ids::default();
+            let sizes = Sizes::from(&config.limits);
+            ids.assign(&config, sizes, 1).unwrap();
+            let found = endpoints(&config, &ids);
+            assert!(place(&found, &Ranges::new(), sizes.endpoint_slots).is_ok());
+            for server in ["10.0.0.1", "10.0.0.2"] {
+                let at = |place| {
+                    let key = tunnel_key(address(server.parse().unwrap()), place);
+                    found.get(&key).map(|targets| targets[0])
+                };
+                let ids: Vec<_> = (0..400).map_while(at).collect();
+                assert_eq!(ids.len(), there, "{services} services");
+                assert!(ids.iter().all(|(kind, _)| *kind == EndpointKind::Tunnel));
+                assert!(ids.is_sorted());
+            }
+        }
     }
 
     #[test]

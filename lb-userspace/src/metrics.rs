@@ -202,6 +202,13 @@ fn data_plane(page: &mut Page<'_>, status: &Status) {
         "Clients told that their packets do not fit through the tunnel to the backend",
         d.too_big_answers,
     );
+    page.counter(
+        "tunnel_icmp_errors",
+        "ICMP errors about packets in tunnels, by what came of them",
+        d.path_errors
+            .iter()
+            .map(|(result, n)| (Labels(vec![("result", result.clone())]), *n)),
+    );
     page.one(
         "resets",
         "Clients told by a reset that their connection is not known",

@@ -253,6 +253,9 @@ impl Pool {
             }
             // Those that began a while ago come again now.
             false => {
+                let begun = since(Handshake::Begun);
+                let unreachable = since(Handshake::Unreachable).min(begun);
+                let unreachable = (Sign::Unreachable, unreachable, begun);
                 let began = |at: u64| {
                     let (_, counts) = until(looks, at.checked_sub(AGAIN)?)?;
                     Some(of(counts, Handshake::Begun))
@@ -264,14 +267,10 @@ impl Pool {
                         [
                             (Sign::Resent, again, begun),
                             none(Sign::Refused),
-                            none(Sign::Unreachable),
+                            unreachable,
                         ]
                     }
-                    _ => [
-                        none(Sign::Resent),
-                        none(Sign::Refused),
-                        none(Sign::Unreachable),
-                    ],
+                    _ => [none(Sign::Resent), none(Sign::Refused), unreachable],
                 }
             }
         };

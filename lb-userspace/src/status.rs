@@ -116,6 +116,9 @@ pub struct DataPlane {
     /// "Packet too big" sent to clients.
     #[serde(default)]
     pub too_big_answers: u64,
+    /// ICMP errors about packets in tunnels, by [`lb_common::counter::PathError`] label; each is there.
+    #[serde(default)]
+    pub path_errors: BTreeMap<String, u64>,
     /// Resets sent to clients.
     #[serde(default)]
     pub resets: u64,
@@ -212,7 +215,7 @@ pub struct Handshakes {
     pub resent: u64,
     /// Refused by the backend (`dnat`, `fullnat`).
     pub refused: u64,
-    /// ICMP messages that it cannot be reached (`dnat`, `fullnat`).
+    /// ICMP messages that it cannot be reached (`dnat`, `fullnat`, `ipip`, `gue`).
     pub unreachable: u64,
     /// Answers of which it was measured how long they took (`least-response-time` with `dnat` or `fullnat`).
     #[serde(default)]
@@ -286,6 +289,9 @@ pub struct Backend {
     pub suspicion: Option<String>,
     /// While draining.
     pub drain: Option<Drain>,
+    /// The largest packet that fits the path to it, its tunnel's headers included, in bytes, as routers said; `null`: they said nothing, or not lately.
+    #[serde(default)]
+    pub path_mtu: Option<u32>,
     /// The way to it: `eth1 02:00:00:00:00:01`, or why there is none.
     pub route: String,
     /// Counters.
@@ -316,6 +322,10 @@ pub struct Counters {
     pub handshakes: BTreeMap<u32, lb_common::CounterLine>,
     /// The second global line, by [`lb_common::counter::More`].
     pub more: lb_common::CounterLine,
+    /// The line of [`lb_common::counter::PathError`].
+    pub path_errors: lb_common::CounterLine,
+    /// The largest packet that fits the path to a backend, by BackendId, where routers said so.
+    pub paths: BTreeMap<u32, u32>,
     /// Drops by service index, by [`lb_common::DropReason`] number.
     pub service_drops: BTreeMap<u32, [u64; 32]>,
 }

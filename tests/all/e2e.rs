@@ -27,3 +27,4 @@ mod restart;
 mod schedulers;
 mod traffic;
 mod tunnel;
+mod tunnel_path;

@@ -19,7 +19,7 @@ fn load(ends: Ends, read_only: bool) -> Kernel {
 }
 
 /// What differs between the twins after a step, if anything.
-fn difference(host: &Observed, tables: &MemTables, ran: &Ran) -> Option<String> {
+fn difference(host: &Observed, tables: &MemTables, step: &Step, ran: &Ran) -> Option<String> {
     let mut differences = Vec::new();
     let mut compare = |what: &str, host: String, kernel: String| {
         if host != kernel {
@@ -71,6 +71,12 @@ fn difference(host: &Observed, tables: &MemTables, ran: &Ran) -> Option<String> 
         format!("{clients:x?}"),
         format!("{:x?}", used(ran.affinities.clone())),
     );
+    let at = step.at;
+    compare(
+        "paths",
+        format!("{:x?}", tables.paths_at(at, at)),
+        format!("{:x?}", ran.paths),
+    );
     (!differences.is_empty()).then(|| differences.join("\n"))
 }
 
@@ -84,7 +90,7 @@ fn run_both(kernel: &mut Kernel, tables: &mut MemTables, step: &Step) -> Option<
     let host = fixture::run_step(tables, step, &ends);
     kernel.open_redirect(host.verdict).unwrap();
     match kernel.run_step(&before, step) {
-        Ok(ran) => difference(&host, tables, &ran),
+        Ok(ran) => difference(&host, tables, step, &ran),
         Err(error) => Some(format!("  {error:#}")),
     }
 }
@@ -114,6 +120,7 @@ fn copy(tables: &MemTables) -> MemTables {
         nat_flows: lines(&tables.nat_flows),
         fragments: lines(&tables.fragments),
         affinities: lines(&tables.affinities),
+        paths: lines(&tables.paths),
         counters: lines(&tables.counters),
         read_only: tables.read_only,
         clock: 0.into(),

@@ -24,7 +24,7 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{TestRun, TestRunOptions, Xdp},
 };
-use lb_common::{Epoch, Nanos, backend::DEVICES};
+use lb_common::{Epoch, Nanos, Tunnel, backend::DEVICES};
 use lb_ebpf::{
     fixture::{Changes, Step, changes, tagging::Tagging, world::Ends},
     mem::{self, MemTables},
@@ -81,6 +81,8 @@ pub struct Ran {
     pub nat_flows: Vec<[u64; 8]>,
     /// Map `fragments` afterwards.
     pub fragments: Vec<[u64; 8]>,
+    /// What the data plane has written into map `backends`, by BackendId.
+    pub paths: Vec<Tunnel>,
     /// Map `affinities` afterwards.
     pub affinities: Vec<[u64; 8]>,
 }
@@ -265,6 +267,7 @@ impl Kernel {
                     before.nanos,
                     step.at,
                 ),
+                paths: maps::paths(&self.ebpf, before.nanos, step.at)?,
                 affinities: mem::moved_affinities(
                     &maps::lines(&self.ebpf, "affinities")?,
                     before.nanos,

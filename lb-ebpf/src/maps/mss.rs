@@ -8,8 +8,14 @@ use crate::context::KernelFrame;
 /// [`lb_ebpf::mss::largest`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn largest_mss(backend: u32, came: u32, mtu: u32, headers: u32) -> u32 {
-    lb_ebpf::mss::largest(&KernelTables, backend, came, mtu, headers)
+pub(crate) extern "C" fn largest_mss(
+    backend: u32,
+    came: u32,
+    mtu: u32,
+    headers: u32,
+    now: u64,
+) -> u32 {
+    lb_ebpf::mss::largest(&KernelTables, backend, came, mtu, headers, now)
 }
 
 /// [`lb_ebpf::mss::lower`].

@@ -66,6 +66,7 @@ impl Oracle {
         match (echo, error) {
             (true, _) if to_vip => self.echo(arrived),
             (_, true) if to_vip => self.error_to_vip(arrived),
+            (_, true) if self.complaint(arrived) => Err(Refusal::Pass),
             (_, true) => self.error_from_backend(arrived),
             (false, false) if to_vip => Err(Refusal::Drop(ip.odd.unwrap_or(DropReason::Truncated))),
             _ => Err(Refusal::Pass),
@@ -146,7 +147,7 @@ impl Oracle {
         }
         let backend = self.maps.backends[id];
         let (fate, macs, mtu) = self.way_to(&backend, arrived.ingress)?;
-        if ip.size() > tunnel::room(&backend, mtu) {
+        if ip.size() > tunnel::room(&backend, mtu, arrived.at) {
             return Err(DropReason::PacketTooBig);
         }
         let output = match backend.forwarding {

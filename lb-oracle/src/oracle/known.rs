@@ -12,6 +12,7 @@ use lb_ebpf::fixture::world::{Change, FLOW_KEY, ServerId, Side, World, backend_m
 use super::{
     flow::Tuple,
     packet::{Mac, octets},
+    path::Path,
 };
 
 /// A service.
@@ -54,6 +55,10 @@ pub(super) struct Backend {
     named_in: usize,
     /// Its packets are looked for by (address, port, protocol): only where they are translated.
     replies: Option<u8>,
+    /// It is looked for by its address: only where packets went into a tunnel from the beginning.
+    pub(super) tunnelled: bool,
+    /// What routers said of the path to it.
+    pub(super) path: Option<Path>,
 }
 
 /// A next hop.
@@ -113,6 +118,8 @@ impl Maps {
                 server_id: spec.server_id,
                 named_in: spec.service as usize,
                 replies: translated.then_some(service.protocol as u8),
+                tunnelled: service.forwarding.is_tunnel(),
+                path: None,
             }
         });
         let hops = world.backends.iter().zip(0..).map(|(spec, id)| Hop {
@@ -341,12 +348,13 @@ pub(super) enum Limit {
     IcmpError,
     TooBig,
     Reset,
+    Path,
 }
 
 /// Allowances: how many in which second.
 pub(super) struct Limits {
-    most: [u64; 5],
-    spent: [(u64, u64); 5],
+    most: [u64; 6],
+    spent: [(u64, u64); 6],
 }
 
 impl Limits {
@@ -359,8 +367,9 @@ impl Limits {
                 any(world.icmp_errors_per_second),
                 any(world.icmp_errors_per_second),
                 any(world.resets_per_second),
+                any(world.icmp_errors_per_second),
             ],
-            spent: [(0, 0); 5],
+            spent: [(0, 0); 6],
         }
     }
 

@@ -2,7 +2,9 @@
 
 use lb_common::{
     DropReason,
-    counter::{CounterLine, Global, Handshake, More, PerBackend, TURN, lines_per_cpu},
+    counter::{
+        CounterLine, Global, Handshake, More, PATH_LINE, PathError, PerBackend, TURN, lines_per_cpu,
+    },
 };
 use lb_ebpf::fixture::{Counter, Fate, world::GEOMETRY};
 
@@ -88,6 +90,11 @@ impl Ledger {
 
     pub(super) fn handshake(&mut self, id: usize, which: Handshake) {
         self.add(Counter::handshake(id as u32, which), 1);
+    }
+
+    /// A complaint about a packet in a tunnel.
+    pub(super) fn path(&mut self, which: PathError) {
+        self.add(Counter(PATH_LINE, which as u32), 1);
     }
 
     pub(super) fn more(&mut self, which: More) {

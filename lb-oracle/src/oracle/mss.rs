@@ -23,7 +23,7 @@ impl Oracle {
             (true, Side::Client) => self.maps.mtu,
             (true, side) => world::mtu(side),
         };
-        let far = tunnel::room(backend, self.maps.mtu);
+        let far = tunnel::room(backend, self.maps.mtu, arrived.at);
         let headers = if arrived.ip.is_v4() { 40 } else { 60 };
         let fits = near.min(far).min(mtu).saturating_sub(headers);
         let most = fits.max(536).min(wanted.into());

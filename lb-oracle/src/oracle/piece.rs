@@ -248,7 +248,7 @@ impl Oracle {
         let service = backend.service;
         let refuse = |reason| Refusal::DropOf(service, reason);
         let (fate, macs, mtu) = self.way_to(&backend, arrived.ingress).map_err(refuse)?;
-        let fits = tunnel::room(&backend, mtu);
+        let fits = tunnel::room(&backend, mtu, arrived.at);
         if ip.size() > fits {
             self.ledger.came(id, origin, connection);
             // Nobody is told about a later piece (RFC 1122 section 3.2.2).

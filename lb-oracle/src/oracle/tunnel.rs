@@ -1,7 +1,7 @@
 //! A packet in a packet: RFC 2003, RFC 2473, RFC 4213, and with UDP in between draft-ietf-intarea-gue-09. The outer source
 //! comes from the flow's hash.
 
-use lb_common::{Family, FlowHash, Forwarding, GueVariant};
+use lb_common::{Family, FlowHash, Forwarding, GueVariant, Nanos};
 use lb_ebpf::fixture::world::tunnel_source;
 
 use super::{
@@ -17,10 +17,14 @@ pub(super) fn growth(backend: &Backend) -> usize {
     header + between(backend).len()
 }
 
-/// Bytes of a packet that fit on the way to a backend with this MTU.
-pub(super) fn room(backend: &Backend, mtu: u32) -> u32 {
+/// Bytes of a packet that fit on the way to a backend with this MTU, and on the path behind as far as that is known.
+pub(super) fn room(backend: &Backend, mtu: u32, at: Nanos) -> u32 {
     match backend.forwarding {
-        Some(Forwarding::Ipip | Forwarding::Gue) => mtu.saturating_sub(growth(backend) as u32),
+        Some(Forwarding::Ipip | Forwarding::Gue) => {
+            let path = backend.path.and_then(|path| path.fits(at));
+            let fits = mtu.min(path.unwrap_or(mtu));
+            fits.saturating_sub(growth(backend) as u32)
+        }
         Some(Forwarding::L2dsr | Forwarding::Dnat | Forwarding::Fullnat) => mtu,
         None => u32::MAX,
     }

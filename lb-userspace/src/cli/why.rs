@@ -99,6 +99,10 @@ fn facts(e: &Explained, colour: bool) -> Vec<Vec<Cell>> {
     }
     row("admin", admin(b));
     row("way", b.route.clone());
+    if let Some(mtu) = b.path_mtu {
+        let what = format!("{mtu} bytes fit, its tunnel's headers among them, as a router said");
+        row("path", what);
+    }
     let t = &b.traffic;
     row(
         "flows",

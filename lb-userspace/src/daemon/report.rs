@@ -62,7 +62,9 @@ impl Owner<'_> {
             }),
             false => {
                 let ids = keys.iter().filter_map(|key| state.ids().backend(key));
-                let counters = self.reader.counters(ids.map(|numbers| numbers.id), []);
+                let counters = self
+                    .reader
+                    .counters(now_ns(), ids.map(|numbers| numbers.id), []);
                 Ok(state.explain(now_ns(), &keys, &counters))
             }
         };
@@ -130,7 +132,7 @@ impl Owner<'_> {
             storage: self.saver.storage(),
             hooks: self.hooks.status(),
         };
-        let counters = self.reader.counters([], []);
+        let counters = self.reader.counters(now_ns(), [], []);
         let state = self.parts.reconciler.state();
         state.status_head(now_ns(), around, &counters)
     }
@@ -165,5 +167,5 @@ fn counters(reader: &Reader, state: &State, services: &[&Service]) -> status::Co
     let indexes = services
         .iter()
         .filter_map(|service| Some(ids.service(&service.name)?.index));
-    reader.counters(backends, indexes)
+    reader.counters(now_ns(), backends, indexes)
 }

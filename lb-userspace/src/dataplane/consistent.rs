@@ -139,7 +139,7 @@ pub fn check(actual: &Actual) -> Result<(), DataplaneError> {
         for (kind, index) in targets {
             match kind {
                 EndpointKind::Vip | EndpointKind::Aside => check_service(image, *index)?,
-                EndpointKind::Backend | EndpointKind::ServerId
+                EndpointKind::Backend | EndpointKind::ServerId | EndpointKind::Tunnel
                     if !image.backends.contains_key(index) =>
                 {
                     let why = "an endpoint leads here, and it is not in use".to_owned();
@@ -147,6 +147,7 @@ pub fn check(actual: &Actual) -> Result<(), DataplaneError> {
                 }
                 EndpointKind::Backend
                 | EndpointKind::ServerId
+                | EndpointKind::Tunnel
                 | EndpointKind::VipAddress
                 | EndpointKind::Prefix => {}
             }

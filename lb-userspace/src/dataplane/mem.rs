@@ -254,6 +254,7 @@ impl Mem {
                 4 => EndpointKind::Prefix,
                 5 => EndpointKind::Aside,
                 6 => EndpointKind::ServerId,
+                7 => EndpointKind::Tunnel,
                 _ => return Err(invalid("endpoints", index, "its kind is unknown")),
             };
             let key = EndpointKey {

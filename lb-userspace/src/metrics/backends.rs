@@ -86,6 +86,11 @@ pub(super) fn write(page: &mut Page<'_>, status: &Status) {
         "Relative share of new flows",
         each().map(|(l, b)| (l, i64::from(b.weight))),
     );
+    page.gauge(
+        "backend_path_mtu_bytes",
+        "The largest packet that fits the path to the backend, its tunnel's headers included, as routers said; 0: they said nothing lately",
+        each().map(|(l, b)| (l, i64::from(b.path_mtu.unwrap_or(0)))),
+    );
     let mut agents = each()
         .filter_map(|(l, b)| Some((l, i64::from(b.agent?))))
         .peekable();

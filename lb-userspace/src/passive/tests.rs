@@ -205,12 +205,15 @@ fn model(history: &[Vec<Counts>], sees_answers: bool) -> Vec<(u32, Evidence)> {
                     ];
                 }
                 // Ten looks are a second.
+                let begun = sum(member, Handshake::Begun, all.clone());
+                let lost = sum(member, Handshake::Unreachable, all.clone()).min(begun);
+                let lost = (Sign::Unreachable, lost, begun);
                 match from.checked_sub(10).filter(|first| *first > 0) {
-                    None => Vec::new(),
+                    None => vec![(Sign::Resent, 0, 0), lost],
                     Some(first) => {
                         let begun = sum(member, Handshake::Begun, first..looks - 10);
                         let again = sum(member, Handshake::Resent, all).min(begun);
-                        vec![(Sign::Resent, again, begun)]
+                        vec![(Sign::Resent, again, begun), lost]
                     }
                 }
             };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
 
-use lb_common::counter::{Global, Handshake, More, PerBackend};
+use lb_common::counter::{Global, Handshake, More, PathError, PerBackend};
 use lb_common::{DropReason, timing};
 
 use super::State;
@@ -95,6 +95,12 @@ impl State {
             untracked: global(Global::Untracked),
             not_admitted: at(&counters.more, More::NotAdmitted as usize),
             too_big_answers: at(&counters.more, More::TooBigSent as usize),
+            path_errors: PathError::ALL
+                .map(|which| {
+                    let count = at(&counters.path_errors, which as usize);
+                    (which.label().to_owned(), count)
+                })
+                .into(),
             resets: at(&counters.more, More::ResetSent as usize),
             by_server_id: at(&counters.more, More::ByServerId as usize),
             no_server_id: at(&counters.more, More::NoServerId as usize),
@@ -123,7 +129,7 @@ impl State {
             port: service.port,
             protocol: protocol(service).to_owned(),
             forwarding: forwarding(service).to_owned(),
-            largest_packet: self.largest_packet(service),
+            largest_packet: self.largest_packet(service, counters),
             scheduler: service.scheduler.word().to_owned(),
             ring_size: if serves { ids::ring_size(service) } else { 0 },
             fail_open: self.failed_open(&service.name),
@@ -141,11 +147,14 @@ impl State {
     }
 
     /// What fits on the way to all of a service's backends.
-    fn largest_packet(&self, service: &model::Service) -> Option<u32> {
+    fn largest_packet(&self, service: &model::Service, counters: &Counters) -> Option<u32> {
         let tunnelled = service.forwarding.is_tunnel();
-        let backends = service.backends.values();
-        backends
-            .flat_map(|backend| {
+        service
+            .keyed_backends()
+            .flat_map(|(key, backend)| {
+                let numbers = self.ids().backend(&key);
+                let path = numbers.and_then(|numbers| counters.paths.get(&numbers.id));
+                let path = path.copied().unwrap_or(u32::MAX);
                 let growth = match tunnelled {
                     true => service
                         .tunnel(backend.address)
@@ -153,10 +162,10 @@ impl State {
                     false => 0,
                 };
                 let hops = self.next_hops(backend.address);
-                hops.into_iter().map(move |(_, hop)| (hop, growth))
+                hops.into_iter().map(move |(_, hop)| (hop, path, growth))
             })
-            .filter(|(hop, _)| hop.resolved == 1)
-            .map(|(hop, growth)| hop.mtu.saturating_sub(growth))
+            .filter(|(hop, ..)| hop.resolved == 1)
+            .map(|(hop, path, growth)| hop.mtu.min(path).saturating_sub(growth))
             .min()
     }
 
@@ -201,6 +210,7 @@ impl State {
                 left,
                 done: drain.done,
             }),
+            path_mtu: counters.paths.get(&numbers.id).copied(),
             route: match &way.resolved {
                 Ok(hop) => format!("{} {}", self.interface(hop.ifindex), mac(hop.destination)),
                 Err(reason) => reason.clone(),

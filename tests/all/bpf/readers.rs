@@ -52,7 +52,7 @@ fn counters_are_summed_over_all_cpus() {
         assert_eq!(drops.iter().sum::<u64>(), 5 * sum);
         assert_eq!(reader.backend(LIMITS.backends), [0; 8]);
         assert_eq!(reader.service_drops(LIMITS.services), [0; 32]);
-        let all = reader.counters([30, 31], [7]);
+        let all = reader.counters(0, [30, 31], [7]);
         assert_eq!(all.totals, totals);
         assert_eq!(all.more, [0, 11 * sum, 0, 0, 0, 0, 0, 0]);
         assert_eq!(all.backends[&31], reader.backend(31));

@@ -29,7 +29,7 @@ pub(super) const MIXED: Way = Way {
     keys: "tunnel-ttl = \"inherit\"",
     growth: [40, 20],
 };
-const GUE: Way = Way {
+pub(super) const GUE: Way = Way {
     forwarding: Forwarding::Gue,
     mixed: false,
     keys: "",

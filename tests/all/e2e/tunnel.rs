@@ -139,7 +139,7 @@ fn a_backend_is_drained_and_another_loses_power_under_traffic() {
 }
 
 /// An address of `b2` that is reached through `b3` only.
-fn far(family: Family) -> IpAddr {
+pub(super) fn far(family: Family) -> IpAddr {
     match family {
         Family::V4 => "10.10.9.2".parse().unwrap(),
         Family::V6 => "fd00:10:9::2".parse().unwrap(),

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use lb_common::{DropReason, counter::Handshake};
+use lb_common::{
+    DropReason,
+    counter::{Handshake, PathError},
+};
 use lb_tests::daemon::{Config, Daemon};
 use lb_tests::topology::Topology;
 use lb_userspace::status::Status;
@@ -24,6 +27,7 @@ enum Each {
     Balancer,
     Interface,
     Reason,
+    PathError,
     Hook,
     Service,
     ServiceAndReason,
@@ -49,6 +53,7 @@ const FAMILIES: &[(&str, Each)] = &[
     ("fairlead_untracked_packets_total", Each::Balancer),
     ("fairlead_not_admitted_packets_total", Each::Balancer),
     ("fairlead_too_big_answers_total", Each::Balancer),
+    ("fairlead_tunnel_icmp_errors_total", Each::PathError),
     ("fairlead_resets_total", Each::Balancer),
     ("fairlead_quic_by_server_id_packets_total", Each::Balancer),
     ("fairlead_quic_no_server_id_packets_total", Each::Balancer),
@@ -91,6 +96,7 @@ const FAMILIES: &[(&str, Each)] = &[
     ("fairlead_backend_up", Each::Backend),
     ("fairlead_backend_takes_new_flows", Each::Backend),
     ("fairlead_backend_weight", Each::Backend),
+    ("fairlead_backend_path_mtu_bytes", Each::Backend),
     ("fairlead_backend_agent_permille", Each::Agent),
 ];
 
@@ -143,6 +149,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
         Each::Balancer => 1,
         Each::Interface => interfaces,
         Each::Reason => reasons,
+        Each::PathError => PathError::ALL.len(),
         Each::Hook => 1,
         Each::Service => services,
         Each::ServiceAndReason => services * reasons,
@@ -166,7 +173,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
     assert_eq!(found, expected);
     let series: usize = found.values().sum();
     let formula =
-        74 + interfaces + reasons + services * (26 + reasons) + 15 * backends + agents + 4;
+        79 + interfaces + reasons + services * (26 + reasons) + 16 * backends + agents + 4;
     assert_eq!(series, formula, "the formula in README.md");
     let quiet = page.iter().filter(|(name, _)| {
         let counts =

@@ -3,8 +3,9 @@
 use lb_ebpf::fixture;
 use lb_tests::kernel::{Kernel, Statistics, in_namespace, object, object_bytes};
 
-/// Little more than half of what the kernel allows, so that older kernels, which prune less, load it too.
-const INSTRUCTIONS: u32 = 550_000;
+/// Less than two thirds of what the kernel allows, so that older kernels, which prune less, load it too. What is learned of paths took the
+/// program for what is aside above 550,000 on Linux 6.1.
+const INSTRUCTIONS: u32 = 650_000;
 /// What the kernel allows (`MAX_BPF_STACK`).
 const STACK: u32 = 512;
 /// Percent by which a figure may differ from the committed one.
@@ -22,12 +23,12 @@ struct Figures {
 /// `cargo xtask test budget` and `cargo xtask test --kernel 6.1 budget` print.
 #[rustfmt::skip]
 const FIGURES: [Figures; 6] = [
-    Figures { kernel: "6.1", program: "fairlead", instructions: 94862, stack: 448 },
-    Figures { kernel: "6.1", program: "fairlead_tagged", instructions: 97241, stack: 448 },
-    Figures { kernel: "6.1", program: "fairlead_aside", instructions: 539473, stack: 480 },
-    Figures { kernel: "6.18", program: "fairlead", instructions: 109469, stack: 448 },
-    Figures { kernel: "6.18", program: "fairlead_tagged", instructions: 109458, stack: 448 },
-    Figures { kernel: "6.18", program: "fairlead_aside", instructions: 295228, stack: 480 },
+    Figures { kernel: "6.1", program: "fairlead", instructions: 100928, stack: 448 },
+    Figures { kernel: "6.1", program: "fairlead_tagged", instructions: 99416, stack: 448 },
+    Figures { kernel: "6.1", program: "fairlead_aside", instructions: 570399, stack: 480 },
+    Figures { kernel: "6.18", program: "fairlead", instructions: 120304, stack: 448 },
+    Figures { kernel: "6.18", program: "fairlead_tagged", instructions: 116162, stack: 448 },
+    Figures { kernel: "6.18", program: "fairlead_aside", instructions: 348696, stack: 480 },
 ];
 
 /// Of the kernel that runs, such as `6.18`.

@@ -81,6 +81,8 @@ pub struct DataPlane {
     /// Packets forwarded without an entry in the flow table.
     #[serde(default)]
     pub untracked: u64,
+    /// ICMP errors about packets in tunnels, by what came of them.
+    pub path_errors: BTreeMap<String, u64>,
     /// Resets sent to clients.
     #[serde(default)]
     pub resets: u64,

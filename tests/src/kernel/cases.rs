@@ -110,7 +110,10 @@ impl Cases {
         );
         let clients = maps::lines(&kernel.ebpf, "affinities")?;
         let clients = mem::moved_affinities(&clients, began.nanos, scene.at);
+        let paths = maps::paths(&kernel.ebpf, began.nanos, scene.at)?;
+        let known = tables.paths_at(scene.at, scene.at);
         let what = match () {
+            () if paths != known => apart("paths", &known, &paths),
             () if !counted.is_empty() => format!("the kernel counted otherwise: {counted:?}"),
             () if flows != mem::words(&tables.flows) => {
                 apart("flows", &mem::words(&tables.flows), &flows)

@@ -7,7 +7,7 @@ use aya::{
 };
 use bytemuck::Pod;
 use lb_common::{
-    Control, Epoch, FlowWord, Header, Nanos,
+    BackendEntry, Control, Epoch, FlowWord, Header, Nanos, Tunnel,
     backend::{DEVICES, device_slot},
     counter::{LIMITER_LINE, Limiter, MORE_LIMITER_LINE},
     fragment, timing,
@@ -129,6 +129,7 @@ pub(super) fn write(
         "flows",
         &tables.flows_at(Epoch::at(at), Epoch::at(now)),
     )?;
+    put::<64, _>(ebpf, "backends", &tables.backends_at(at, now))?;
     put::<64, _>(ebpf, "return_hops", &mem::words(&tables.return_hops))?;
     put::<64, _>(ebpf, "nat_flows", &tables.nat_flows_at(at, now))?;
     put::<64, _>(ebpf, "fragments", &tables.fragments_at(at, now))?;
@@ -149,14 +150,15 @@ pub(super) fn write(
             .wrapping_sub(at >> SECOND)
             .wrapping_add(now >> SECOND);
     }
-    let window = mine
+    let more = mine
         .get_mut(MORE_LIMITER_LINE as usize)
-        .context("no second line for the limiter")?
-        .get_mut(Limiter::ResetWindow as usize & 7)
-        .context("a line of eight words")?;
-    *window = window
-        .wrapping_sub(at >> SECOND)
-        .wrapping_add(now >> SECOND);
+        .context("no second line for the limiter")?;
+    for window in [Limiter::ResetWindow, Limiter::PathWindow] {
+        let window = &mut more[window as usize & 7];
+        *window = window
+            .wrapping_sub(at >> SECOND)
+            .wrapping_add(now >> SECOND);
+    }
     let all: Vec<Line> = (0..cpus)
         .flat_map(|number| match number == cpu {
             true => mine.clone(),
@@ -187,6 +189,14 @@ pub(super) fn counters(ebpf: &Ebpf, tables: &MemTables, cpu: u32, cpus: u32) -> 
         .nth(cpu as usize)
         .context("no lines for our CPU")?;
     Ok(mine.to_vec())
+}
+
+/// What the data plane has written into map `backends`, as it would be if the time `from` were `to`.
+pub(super) fn paths(ebpf: &Ebpf, from: Nanos, to: Nanos) -> Result<Vec<Tunnel>> {
+    const WORD: usize = std::mem::offset_of!(BackendEntry, tunnel) / 8;
+    let backends = lines(ebpf, "backends")?;
+    let learned = |line: &Line| Tunnel(line[WORD]).learned().moved(from, to);
+    Ok(backends.iter().map(learned).collect())
 }
 
 /// Map `flows`, as it would be if the epoch `from` were `to`.

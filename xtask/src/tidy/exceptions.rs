@@ -44,7 +44,7 @@ pub(super) const AYA: [Entry; 12] = [
 ];
 
 /// Files that may hold `unsafe`.
-pub(super) const UNSAFE: [Entry; 20] = [
+pub(super) const UNSAFE: [Entry; 21] = [
     entry(
         "lb-userspace/src/health/exec/child.rs",
         "what a child does between fork and exec",
@@ -72,6 +72,10 @@ pub(super) const UNSAFE: [Entry; 20] = [
     ),
     entry("lb-ebpf/src/maps/nat.rs", "as above"),
     entry("lb-ebpf/src/maps/reply.rs", "as above"),
+    entry(
+        "lb-ebpf/src/maps/path.rs",
+        "as above, and packets write into their backends' lines",
+    ),
     entry(
         "lb-ebpf/src/maps/way.rs",
         "one program's words for the next",

@@ -12,6 +12,7 @@ use bytemuck::Pod;
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding,
     Header, Load, MidStream, NextHop, Permissions, Protocol, Reach, Rule, ServiceEntry, Spread,
+    endpoint::{MAX_TUNNELS, tunnel_key},
     header,
     quic::MAX_CONFIG,
     rule,
@@ -91,6 +92,7 @@ fn endpoints(maps: &Maps, control: &Control) -> Result<(Endpoints, Ranges), Data
             ),
             5 => (EndpointKind::Aside, maps.geometry.services),
             6 => (EndpointKind::ServerId, maps.geometry.backends),
+            7 => (EndpointKind::Tunnel, maps.geometry.backends),
             _ => return Err(invalid("endpoints", index, "its kind is unknown")),
         };
         check(slot.index < size, "it leads out of a map")?;
@@ -104,6 +106,7 @@ fn endpoints(maps: &Maps, control: &Control) -> Result<(Endpoints, Ranges), Data
                 EndpointKind::Backend => has_ports,
                 EndpointKind::Prefix => is_prefix(&slot),
                 EndpointKind::ServerId => slot.protocol == Protocol::Udp as u8,
+                EndpointKind::Tunnel => is_tunnel(&slot),
             },
             "port and protocol do not fit its kind",
         )?;
@@ -130,6 +133,13 @@ fn endpoints(maps: &Maps, control: &Control) -> Result<(Endpoints, Ranges), Data
         "the live generation says wrongly whether there is more than endpoints to look for",
     )?;
     Ok((found, rules))
+}
+
+/// A place that the data plane looks at.
+fn is_tunnel(slot: &EndpointSlot) -> bool {
+    let place = u16::from_be_bytes(slot.port);
+    let key = tunnel_key(Address(slot.address), place);
+    place < MAX_TUNNELS && key.protocol == slot.protocol
 }
 
 /// A length of 128 bits, of an address of its family, with no bits set behind it.
@@ -374,6 +384,10 @@ pub(crate) fn read(maps: &Maps) -> Result<Actual, DataplaneError> {
         b.used != 0
     })?;
     for (&id, entry) in &mut backends {
+        // What packets have learned of the path is no plan's.
+        if Forwarding::from_u8(entry.forwarding).is_some_and(Forwarding::is_tunnel) {
+            entry.tunnel = entry.tunnel.configured();
+        }
         check_backend(maps, id, entry)?;
         // What flows weigh is counted, and no plan's.
         entry.load = Load::UNKNOWN;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use lb_common::counter::{
-    BACKEND_LINE, DROP_LINE, DROP_LINES, GLOBAL_LINE, Global, MORE_LINE, PerBackend, TURN, Totals,
-    handshake_line, lines_per_cpu, service_line,
+    BACKEND_LINE, DROP_LINE, DROP_LINES, GLOBAL_LINE, Global, MORE_LINE, PATH_LINE, PerBackend,
+    TURN, Totals, handshake_line, lines_per_cpu, service_line,
 };
 use lb_common::flow::{IDLE_AFTER, WAYS};
-use lb_common::{CounterLine, Epoch, FlowRank, FlowWord, timing};
+use lb_common::{BackendEntry, CounterLine, Epoch, FlowRank, FlowWord, Nanos, Tunnel, timing};
 
 use super::apply;
 use super::geometry::Geometry;
@@ -146,9 +146,22 @@ impl Reader {
         drops
     }
 
-    /// All of these at once: the lines of the backends and services that are named.
+    /// What the data plane knows of the paths to backends that go by a tunnel, at the time `now` of the kernel's clock: the largest packet
+    /// that fits, outer header included, in bytes, by BackendId.
+    pub fn paths(&self, ids: &[u32], now: Nanos) -> BTreeMap<u32, u32> {
+        let path = |id: &u32| {
+            let entry: BackendEntry = self.maps.backends.read(*id)?;
+            let known = entry.used == 1 && entry.tunnel.learned() != Tunnel::USUAL;
+            let path = entry.tunnel.path(now);
+            (known && path != 0).then_some((*id, path))
+        };
+        ids.iter().filter_map(path).collect()
+    }
+
+    /// All of these at once, at the time `now` of the kernel's clock: the lines of the backends and services that are named.
     pub fn counters(
         &self,
+        now: Nanos,
         backends: impl IntoIterator<Item = u32>,
         services: impl IntoIterator<Item = u32>,
     ) -> Counters {
@@ -156,6 +169,8 @@ impl Reader {
         Counters {
             totals: self.totals(),
             more: self.sum(MORE_LINE),
+            path_errors: self.sum(PATH_LINE),
+            paths: self.paths(&ids, now),
             backends: ids.iter().map(|id| (*id, self.backend(*id))).collect(),
             handshakes: ids.iter().map(|id| (*id, self.handshakes(*id))).collect(),
             service_drops: services
