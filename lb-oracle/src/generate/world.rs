@@ -17,7 +17,10 @@ use lb_ebpf::fixture::{
     },
 };
 
-use super::{Choices, MOST_AGE};
+use super::{
+    Choices, MOST_AGE,
+    reach::{self, Drawn},
+};
 
 /// A pool that runs out: with one port for each address.
 pub(super) const FEW_PORTS: (u16, u16) = (7000, 7000);
@@ -77,6 +80,9 @@ pub(super) fn world(choices: &mut Choices<'_>) -> World {
     for _ in 0..1 + choices.below(4) {
         service(choices, &mut world);
     }
+    while world.services.is_empty() {
+        service(choices, &mut world);
+    }
     let ports = match choices.below(8) {
         0 => None,
         1 | 2 => Some(FEW_PORTS),
@@ -92,22 +98,56 @@ pub(super) fn world(choices: &mut Choices<'_>) -> World {
     world
 }
 
+/// How a service with one address, port and protocol is forwarded.
+fn plain(
+    choices: &mut Choices<'_>,
+    world: &World,
+    vip: SocketAddr,
+) -> Option<(Protocol, Forwarding)> {
+    let protocol = *choices.of(&[
+        Protocol::Tcp,
+        Protocol::Udp,
+        Protocol::Tcp,
+        Protocol::Udp,
+        Protocol::Sctp,
+    ]);
+    let mut others = world.services.iter();
+    if others.any(|other| other.vip == vip && other.protocol == protocol) {
+        return None;
+    }
+    let ways = [
+        Forwarding::Dnat,
+        Forwarding::L2dsr,
+        Forwarding::Ipip,
+        Forwarding::Gue,
+        Forwarding::Fullnat,
+    ];
+    let ways = match protocol {
+        Protocol::Sctp => &ways[..4],
+        _ => &ways[..],
+    };
+    Some((protocol, *choices.of(ways)))
+}
+
 /// A service and its backends; none where its place is taken.
 fn service(choices: &mut Choices<'_>, world: &mut World) {
     let vip = vip(choices);
-    let protocol = *choices.of(&[Protocol::Tcp, Protocol::Udp]);
-    let mut others = world.services.iter();
-    if others.any(|other| other.vip == vip && other.protocol == protocol) {
-        return;
-    }
+    let (vip, reach, protocol, forwarding) = match choices.one_in(3) {
+        true => match reach::reach(choices, world, vip) {
+            Some(Drawn {
+                vip,
+                reach,
+                protocol,
+                forwarding,
+            }) => (vip, Some(reach), protocol, forwarding),
+            None => return,
+        },
+        false => match plain(choices, world, vip) {
+            Some((protocol, forwarding)) => (vip, None, protocol, forwarding),
+            None => return,
+        },
+    };
     let index = world.services.len() as u32;
-    let forwarding = *choices.of(&[
-        Forwarding::Dnat,
-        Forwarding::L2dsr,
-        Forwarding::Fullnat,
-        Forwarding::Ipip,
-        Forwarding::Gue,
-    ]);
     let sources = match choices.one_in(4) {
         true => ranges(choices, vip.is_ipv4()),
         false => Vec::new(),
@@ -121,14 +161,14 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
         protocol,
         forwarding,
         idle_epochs: match protocol {
-            Protocol::Udp => choices.below(5) as u16,
             Protocol::Tcp if choices.one_in(3) => {
                 let mut limit = || choices.below(9) as u8;
                 IdleEpochs::new(0, limit(), limit(), limit()).0
             }
-            Protocol::Tcp | Protocol::Sctp | Protocol::Any => 0,
+            Protocol::Tcp => 0,
+            Protocol::Udp | Protocol::Sctp | Protocol::Any => choices.below(5) as u16,
         },
-        reach: None,
+        reach,
         quic,
         spread,
         scheduling: scheduling(choices, spread, vip.is_ipv4()),
@@ -143,30 +183,43 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
         sources,
     });
     for _ in 0..1 + choices.below(4) {
-        let host = choices.below(3) as u8;
-        let port = match forwarding {
-            Forwarding::Dnat | Forwarding::Fullnat => *choices.of(&[8080, 8081]),
-            Forwarding::L2dsr | Forwarding::Ipip | Forwarding::Gue => vip.port(),
-        };
-        let v4 = match forwarding.is_tunnel() {
-            true => vip.is_ipv4() != choices.one_in(3),
-            false => vip.is_ipv4(),
-        };
-        let address = SocketAddr::new(address(v4, BACKENDS, host), port);
-        let tunnel = tunnel(choices, forwarding, vip.is_ipv4(), v4);
-        let same = world.backends.iter().filter(|b| b.address == address);
-        if same.count() < SAME_KEY {
-            let permissions = permissions(choices, world, index);
-            world.backends.push(BackendSpec {
-                address,
-                service: index,
-                permissions,
-                side: *choices.of(&[Side::Backend, Side::Client]),
-                tunnel,
-                server_id: (quic != Lengths::NONE).then(|| server_id(world.backends.len())),
-            });
-        }
+        backend(choices, world, index);
     }
+}
+
+/// A backend of a service; none where too many have its address and port.
+fn backend(choices: &mut Choices<'_>, world: &mut World, index: u32) {
+    let service = &world.services[index as usize];
+    let (vip, forwarding, quic) = (service.vip, service.forwarding, service.quic);
+    let host = choices.below(3) as u8;
+    let port = match forwarding {
+        Forwarding::Dnat | Forwarding::Fullnat
+            if service.reach.is_none() && service.protocol != Protocol::Sctp =>
+        {
+            *choices.of(&[8080, 8081])
+        }
+        // Of a range the client's, which is written as 0, as the range's VIP has it.
+        _ => vip.port(),
+    };
+    let v4 = match forwarding.is_tunnel() {
+        true => vip.is_ipv4() != choices.one_in(3),
+        false => vip.is_ipv4(),
+    };
+    let address = SocketAddr::new(address(v4, BACKENDS, host), port);
+    let tunnel = tunnel(choices, forwarding, vip.is_ipv4(), v4);
+    let same = world.backends.iter().filter(|b| b.address == address);
+    if same.count() >= SAME_KEY {
+        return;
+    }
+    let permissions = permissions(choices, world, index);
+    world.backends.push(BackendSpec {
+        address,
+        service: index,
+        permissions,
+        side: *choices.of(&[Side::Backend, Side::Client]),
+        tunnel,
+        server_id: (quic != Lengths::NONE).then(|| server_id(world.backends.len())),
+    });
 }
 
 /// Mostly by the flow's hash. What is scheduled one by one is not kept together.
@@ -260,7 +313,7 @@ fn ranges(choices: &mut Choices<'_>, v4: bool) -> Vec<(IpAddr, u32, Access)> {
 }
 
 /// The first address of the prefix of so many bits that an address is in: only those stand in the maps.
-fn first_of(address: IpAddr, bits: u32) -> IpAddr {
+pub(super) fn first_of(address: IpAddr, bits: u32) -> IpAddr {
     match address {
         IpAddr::V4(a) => {
             let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
@@ -300,6 +353,10 @@ fn preset(choices: &mut Choices<'_>, world: &mut World) {
     }
     let service = choices.below(world.services.len());
     let spec = &world.services[service];
+    if spec.reach.is_some() {
+        // Its flows begin with packets.
+        return;
+    }
     let address = address(spec.vip.is_ipv4(), CLIENTS, *choices.of(&HOSTS));
     let client = SocketAddr::new(address, *choices.of(&PORTS));
     let known = |preset: &Preset| preset.client == client && preset.service == service as u32;
@@ -394,7 +451,11 @@ impl Changes {
     fn other_forwarding(&self, choices: &mut Choices<'_>, service: u32) -> Vec<Change> {
         let backends = self.world.backends.iter();
         let mut own = backends.filter(|backend| backend.service == service);
-        let number = *choices.of(&[0, 1, 2, 3, 9]);
+        let number = match self.world.services[service as usize].reach {
+            None => *choices.of(&[0, 1, 2, 3, 9]),
+            // To translate for a range may be more than can be done.
+            Some(_) => *choices.of(&[0, 2, 3, 9]),
+        };
         match own.all(|backend| backend.tunnel == Tunnel::USUAL) {
             true => vec![Change::Forwarding(service, number)],
             false => Vec::new(),
@@ -419,11 +480,16 @@ impl Changes {
         .collect()
     }
 
-    /// Of the same family, as it must be.
+    /// To one of the same family, as it must be, that does not take more than can be forwarded so.
     fn reassign(&mut self, choices: &mut Choices<'_>, id: u32, service: u32) -> Vec<Change> {
-        let v4 = |world: &World, service: u32| world.services[service as usize].vip.is_ipv4();
         let owner = self.world.backends[id as usize].service;
-        if v4(&self.world, owner) != v4(&self.world, service) {
+        let [old, new] = [owner, service].map(|index| &self.world.services[index as usize]);
+        let usual =
+            |service: &ServiceSpec| service.reach.is_none() && service.protocol != Protocol::Sctp;
+        let alike = usual(old) && usual(new)
+            || (old.forwarding, old.protocol, old.reach.is_some())
+                == (new.forwarding, new.protocol, new.reach.is_some());
+        if old.vip.is_ipv4() != new.vip.is_ipv4() || !alike {
             return Vec::new();
         }
         self.world.backends[id as usize].service = service;
