@@ -3,6 +3,8 @@
 //! what it carries is what came.
 
 mod read;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 
@@ -47,6 +49,13 @@ fn sent(before: &[u8], after: &[u8], opinion: &Opinion) -> Result<(), String> {
     let hops = if opinion.sent == Sent::Echoed { 0 } else { 1 };
     if hops == 1 && (old.ttl - 1 != new.ttl || old.class != new.class) {
         return Err("another TTL than one less, or another class".into());
+    }
+    // In a tunnel and without ports nobody's address changes.
+    let has_ports = matches!(old.carried, 6 | 17 | 132);
+    let is_message = matches!((old.carried, old.is_v4), (1, true) | (58, false));
+    let untouched = opinion.tunnel > 0 || !has_ports && !is_message;
+    if untouched && old.addresses() != new.addresses() {
+        return Err("other addresses".into());
     }
     if opinion.sent == Sent::Piece {
         return piece(&old, &new);
@@ -125,22 +134,28 @@ fn inside<'a>(outer: &Framed<'a>, tunnel: usize) -> Result<Framed<'a>, String> {
     })
 }
 
-/// A piece of a datagram: its checksum covers what is elsewhere. Nothing changes but addresses, and of the first ports and
-/// checksum.
+/// A piece of a datagram: its checksum covers what is elsewhere. Nothing changes but an address, and with it ports and
+/// checksum of the first, which sum up to what they did.
 fn piece(old: &Framed<'_>, new: &Framed<'_>) -> Result<(), String> {
     if !new.is_piece || old.fragment() != new.fragment() {
         return Err("another piece".into());
     }
     let at = if old.is_v4 { 0 } else { 8 };
-    let check = if old.carried == 6 { 16 } else { 6 };
+    let check = at + if old.carried == 6 { 16 } else { 6 };
+    let translated = old.is_first() && old.addresses() != new.addresses();
     let may_change = |byte: usize| {
-        let of = byte.wrapping_sub(at);
-        old.is_first() && (of < 4 || of == check || of == check + 1)
+        translated && ((at..at + 4).contains(&byte) || (check..check + 2).contains(&byte))
     };
     let (before, after) = (old.payload(), new.payload());
     let mut bytes = before.iter().zip(after).enumerate();
     let same = bytes.all(|(at, (old, new))| old == new || may_change(at));
-    match same && before.len() == after.len() {
+    let absent = |payload: &[u8]| old.carried == 17 && payload[check..check + 2] == [0, 0];
+    let sums = match translated {
+        true if absent(before) => absent(after),
+        true => old.covered() == new.covered(),
+        false => true,
+    };
+    match same && sums && before.len() == after.len() {
         true => Ok(()),
         false => Err("a piece with other bytes".into()),
     }

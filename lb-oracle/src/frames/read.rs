@@ -150,7 +150,16 @@ impl<'a> Framed<'a> {
         }
     }
 
-    fn addresses(&self) -> (IpAddr, IpAddr) {
+    /// What addresses and payload sum up to.
+    pub(super) fn covered(&self) -> u64 {
+        let (source, destination) = self.addresses();
+        total(
+            &[octets(source), octets(destination)].concat(),
+            self.payload(),
+        )
+    }
+
+    pub(super) fn addresses(&self) -> (IpAddr, IpAddr) {
         let (at, size) = if self.is_v4 { (12, 4) } else { (8, 16) };
         let address = |at: usize| -> IpAddr {
             let bytes = &self.packet[at..at + size];
