@@ -126,5 +126,8 @@ fn the_fuzzers_corpus_still_agrees() {
     let met = |reason: &&DropReason| tally.drops[**reason as usize] > 0;
     let reasons: Vec<_> = DropReason::ALL.iter().filter(met).collect();
     assert!(reasons.len() >= 15, "only {reasons:?}");
+    let met = |shape: &Shape| tally.shapes[*shape as usize] > 0;
+    let missed: Vec<_> = Shape::ALL.into_iter().filter(|shape| !met(shape)).collect();
+    assert!(missed.len() <= 2, "nowhere: {missed:?}");
     assert!(!reasons.iter().any(|reason| NEVER.contains(reason)));
 }
