@@ -28,6 +28,7 @@ use crate::{
     verdict::Verdict,
 };
 
+pub mod accepting;
 pub mod cast;
 pub mod cut;
 pub mod echo;
@@ -501,6 +502,7 @@ pub fn all() -> Vec<Fixture> {
         fragments::all(),
         quic::all(),
         ranges::all(),
+        accepting::all(),
         sctp::all(),
         scheduling::all(),
     ]

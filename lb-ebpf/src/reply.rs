@@ -87,7 +87,8 @@ pub fn find<T: Tables>(
         ..backend
     };
     let mut found = tables.reply_owner(backend, client);
-    if found >> STALENESS != 0 && Live::of(control).has_ranges() {
+    // Nobody can be fresher than the freshest, but who is not may have to be told.
+    if found >> STALENESS | accepts != 0 && Live::of(control).has_ranges() {
         let backend = PackedKey {
             tail: backend.tail | ANY_PORT.to_le(),
             ..backend
@@ -95,7 +96,8 @@ pub fn find<T: Tables>(
         let other = tables.reply_owner(backend, client);
         let (better, worse) = sorted(found, other);
         found = better;
-        if accepts != 0 {
+        // Port 0 is the key of both.
+        if accepts != 0 && worse != better {
             tables.outdate_flow(worse, backend.tail);
         }
     }

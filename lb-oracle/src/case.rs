@@ -4,7 +4,10 @@ use std::fmt;
 
 use lb_common::{Device, FlowWord, Nanos};
 use lb_ebpf::{
-    fixture::world::{Change, Ends, GEOMETRY, Side, World, our_mac},
+    fixture::{
+        tagging::Tagging,
+        world::{Change, Ends, GEOMETRY, Side, World},
+    },
     mem::{self, Geometry, MemFrame, MemTables},
     verdict::Verdict,
 };
@@ -13,6 +16,7 @@ use crate::{
     frames,
     oracle::{Opinion, Oracle},
     shrink,
+    tally::Tally,
 };
 
 /// Sets of the flow table: room for every flow of a case, so that none is evicted.
@@ -28,6 +32,8 @@ pub struct Case {
     pub world: World,
     /// MTU of every next hop, in bytes.
     pub mtu: u32,
+    /// What frames carry on each side.
+    pub tagging: Tagging,
     /// What happens, in order.
     pub scenes: Vec<Scene>,
 }
@@ -46,7 +52,7 @@ pub struct Scene {
 /// A frame on its way in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Arrival {
-    /// Where it comes in.
+    /// Whose card it comes in by.
     pub ingress: Side,
     /// Its bytes.
     pub frame: Vec<u8>,
@@ -77,54 +83,6 @@ impl fmt::Display for Difference {
     }
 }
 
-/// How packets ended: passed, sent, redirected, dropped; and of those sent on, into tunnels or made anew.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// All packets.
-    pub packets: u64,
-    /// By fate: passed, transmitted, redirected, dropped.
-    pub fates: [u64; 4],
-    /// By reason.
-    pub drops: [u64; 32],
-    /// Frames longer or shorter than what came.
-    pub resized: u64,
-    /// ICMP errors relayed, "packet too big" and resets sent, echo requests answered.
-    pub messages: u64,
-}
-
-impl Tally {
-    /// Adds another one.
-    pub fn add(&mut self, other: &Self) {
-        self.packets += other.packets;
-        self.resized += other.resized;
-        self.messages += other.messages;
-        let fates = self.fates.iter_mut().zip(other.fates);
-        fates.for_each(|(sum, by)| *sum += by);
-        let drops = self.drops.iter_mut().zip(other.drops);
-        drops.for_each(|(sum, by)| *sum += by);
-    }
-
-    fn note(&mut self, opinion: &Opinion, length: usize) {
-        use crate::oracle::Sent;
-        use lb_ebpf::fixture::Fate;
-        self.packets += 1;
-        let fate = match opinion.fate {
-            Fate::Pass => 0,
-            Fate::Tx => 1,
-            Fate::Redirect(_) => 2,
-            Fate::Drop(reason) => {
-                self.drops[reason as usize] += 1;
-                3
-            }
-        };
-        self.fates[fate] += 1;
-        let output = opinion.output.as_ref();
-        self.resized += u64::from(output.is_some_and(|output| output.len() != length));
-        let message = matches!(opinion.sent, Sent::Echoed | Sent::Relayed | Sent::Answered);
-        self.messages += u64::from(message);
-    }
-}
-
 impl Case {
     /// The size of the maps.
     pub const GEOMETRY: Geometry = Geometry {
@@ -133,14 +91,20 @@ impl Case {
         ..GEOMETRY
     };
 
-    /// The maps as they are at first.
+    /// The maps as they are at first; `ends`: with the case's tags.
     pub fn tables(&self, ends: &Ends) -> MemTables {
         let mut tables = self.world.tables_of(Self::GEOMETRY, ends);
         for hop in &mut tables.next_hops {
             hop.mtu = self.mtu;
         }
-        let (ifindex, mac) = (ends.ifindex(Side::Client), our_mac(Side::Client));
-        tables.write_device(Device::plain(ifindex, self.mtu, mac));
+        let slot = &mut tables.devices[ends.slot(Side::Client) as usize];
+        // A change may have taken it away; and another's number may stand there.
+        if slot.ifindex == ends.ifindex(Side::Client) {
+            *slot = Device {
+                mtu: self.mtu,
+                ..*slot
+            };
+        }
         tables
     }
 
@@ -153,9 +117,9 @@ impl Case {
 /// Runs a case through the library and asks the oracle about each packet: verdict, bytes and all counters after each,
 /// the flow table at the end, and what another parser makes of each sent frame.
 pub fn run(case: &Case) -> Result<Tally, Difference> {
-    let ends = &Ends::HOST;
+    let ends = &Ends::HOST.tagged(case.tagging);
     let mut tables = case.tables(ends);
-    let mut oracle = Oracle::new(&case.world, case.mtu);
+    let mut oracle = Oracle::new(&case.world, case.mtu, case.tagging);
     let mut tally = Tally::default();
     for (number, scene) in case.scenes.iter().enumerate() {
         for change in &scene.changes {
@@ -165,16 +129,18 @@ pub fn run(case: &Case) -> Result<Tally, Difference> {
         for (packet, arrival) in scene.packets.iter().enumerate() {
             let mut frame = MemFrame {
                 bytes: arrival.frame.clone(),
-                ifindex: ends.ifindex(arrival.ingress),
+                ifindex: ends.port(arrival.ingress),
             };
             let verdict = mem::process(&mut frame, &tables, scene.at);
             let opinion = oracle.process(&arrival.frame, &frame.bytes, arrival.ingress, scene.at);
-            let compared = compare(&tables, arrival, (verdict, &frame.bytes), &opinion, &oracle);
+            let left = (verdict, &frame.bytes[..]);
+            let expected = opinion.fate.verdict(ends);
+            let compared = compare(&tables, arrival, left, (&opinion, expected), &oracle);
             compared.map_err(|what| Difference {
                 at: (number, packet),
                 what,
             })?;
-            tally.note(&opinion, arrival.frame.len());
+            tally.note(&opinion, &arrival.frame);
         }
     }
     let clients = mem::words(&tables.affinities);
@@ -223,10 +189,9 @@ fn compare(
     tables: &MemTables,
     arrival: &Arrival,
     (verdict, left): (Verdict, &[u8]),
-    opinion: &Opinion,
+    (opinion, expected): (&Opinion, Verdict),
     oracle: &Oracle,
 ) -> Result<(), String> {
-    let expected = opinion.fate.verdict(&Ends::HOST);
     let output = opinion.output.as_ref().unwrap_or(&arrival.frame);
     if verdict != expected {
         let reasons = (verdict.reason(), expected.reason());

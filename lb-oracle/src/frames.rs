@@ -1,23 +1,21 @@
-//! What must be true of every sent frame, whoever made it, as another parser reads it: it is well formed, its
-//! checksums are right (one that was wrong is as wrong as it was), and its flow's client is who it was.
+//! What must be true of every sent frame, whoever made it, as another parser reads it: it is well formed from its tags to
+//! its last byte, its checksums are right (one that was wrong is as wrong as it was), its flow's client is who it was, and
+//! what it carries is what came.
+
+mod read;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
-
-use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, NetSlice, SlicedPacket, TransportSlice};
 
 use lb_ebpf::fixture::world::is_nat;
 
 use crate::oracle::{Opinion, Sent};
 
-/// A packet, as etherparse reads it.
-#[derive(Debug)]
-struct Seen {
-    source: (IpAddr, u16),
-    destination: (IpAddr, u16),
-    protocol: u8,
-    /// The sum over what the transport checksum covers, modulo 65,535: 0 where it is right. `None`: there is none.
-    off: Option<u64>,
-}
+use read::{Ends, Framed};
+
+/// Most tags that a frame leaves with.
+const MOST_TAGS: usize = 2;
 
 /// Checks a packet that was sent on.
 pub fn check(before: &[u8], opinion: &Opinion) -> Result<(), String> {
@@ -28,47 +26,138 @@ pub fn check(before: &[u8], opinion: &Opinion) -> Result<(), String> {
             Some(_) => Err("not sent, but changed".into()),
         };
     }
-    if opinion.sent == Sent::Piece {
-        return piece(before, after);
+    let explain = |error| format!("{error}\n    before {before:02x?}\n    after  {after:02x?}");
+    sent(before, after, opinion).map_err(explain)
+}
+
+fn sent(before: &[u8], after: &[u8], opinion: &Opinion) -> Result<(), String> {
+    let outer = Framed::of(after).map_err(|error| format!("the sent frame: {error}"))?;
+    if outer.tags > MOST_TAGS {
+        return Err(format!("{} tags", outer.tags));
     }
-    let new = read(after, opinion.tunnel)
-        .map_err(|error| format!("the sent frame: {error}: {after:02x?}"))?;
     if opinion.sent == Sent::Answered {
-        return match new.off {
-            Some(0) => Ok(()),
-            _ => Err(format!("an answer with a wrong checksum: {new:?}")),
-        };
+        return answered(&outer);
     }
-    let old = read(before, 0).map_err(|error| format!("the frame that came: {error}"))?;
+    let new = match opinion.tunnel {
+        0 => outer,
+        tunnel => inside(&outer, tunnel)?,
+    };
+    let old = Framed::of(before).map_err(|error| format!("the frame that came: {error}"))?;
+    if old.rest != new.rest {
+        return Err("other bytes behind the packet".into());
+    }
+    let hops = if opinion.sent == Sent::Echoed { 0 } else { 1 };
+    if hops == 1 && (old.ttl - 1 != new.ttl || old.class != new.class) {
+        return Err("another TTL than one less, or another class".into());
+    }
+    // In a tunnel and without ports nobody's address changes.
+    let has_ports = matches!(old.carried, 6 | 17 | 132);
+    let is_message = matches!((old.carried, old.is_v4), (1, true) | (58, false));
+    let untouched = opinion.tunnel > 0 || !has_ports && !is_message;
+    if untouched && old.addresses() != new.addresses() {
+        return Err("other addresses".into());
+    }
+    if opinion.sent == Sent::Piece {
+        return piece(&old, &new);
+    }
+    let (old, new) = (old.ends()?, new.ends()?);
     if old.off != new.off {
         return Err(format!("the checksum is off otherwise: {old:?}, {new:?}"));
     }
-    let kept = match opinion.sent {
-        Sent::Forwarded => old.source == new.source,
-        Sent::Returned => old.destination == new.destination,
-        Sent::Exchanged => is_nat(&octets(new.source.0)) || is_nat(&octets(old.destination.0)),
-        Sent::Echoed => (old.source, old.destination) == (new.destination, new.source),
-        Sent::No | Sent::Relayed | Sent::Piece | Sent::Answered => true,
+    let same_data = match opinion.sent {
+        // Both of them are told apart by what they quote, which the oracle says byte by byte.
+        Sent::Relayed => old.data.len() == new.data.len(),
+        _ => old.data == new.data,
     };
-    match kept && old.protocol == new.protocol {
+    match same_data && kept(&old, &new, opinion.sent) && old.protocol == new.protocol {
         true => Ok(()),
         false => Err(format!("another flow's packet: {old:?}, {new:?}")),
     }
 }
 
-/// A piece of a datagram: its checksum covers what is elsewhere.
-fn piece(before: &[u8], after: &[u8]) -> Result<(), String> {
-    let header = match after[12..14] {
-        [8, 0] => Ipv4HeaderSlice::from_slice(&after[14..]).map(|header| header.slice()),
-        _ => {
-            return Ipv6HeaderSlice::from_slice(&after[14..])
-                .map(|_| ())
-                .map_err(|error| format!("{error}: {after:02x?}, before {before:02x?}"));
+/// The flow is the same to its client.
+fn kept(old: &Ends<'_>, new: &Ends<'_>, sent: Sent) -> bool {
+    match sent {
+        Sent::Forwarded => old.source == new.source,
+        Sent::Returned => old.destination == new.destination,
+        Sent::Exchanged => is_nat(&octets(new.source.0)) || is_nat(&octets(old.destination.0)),
+        Sent::Echoed => (old.source, old.destination) == (new.destination, new.source),
+        Sent::No | Sent::Relayed | Sent::Piece | Sent::Answered => true,
+    }
+}
+
+/// What was made anew has nothing behind it.
+fn answered(answer: &Framed<'_>) -> Result<(), String> {
+    let ends = answer.ends()?;
+    match ends.off == Some(0) && answer.rest.is_empty() {
+        true => Ok(()),
+        false => Err(format!(
+            "an answer with a wrong checksum, or more: {ends:?}"
+        )),
+    }
+}
+
+/// The packet in a tunnel of so many bytes; outer lengths must end with it, and an outer checksum be as right as its own.
+fn inside<'a>(outer: &Framed<'a>, tunnel: usize) -> Result<Framed<'a>, String> {
+    let inner = outer.packet.get(tunnel..).unwrap_or_default();
+    let inner = Framed::of_packet(inner).map_err(|error| format!("in the tunnel: {error}"))?;
+    if !inner.rest.is_empty() {
+        return Err("the tunnel is longer than what is in it".into());
+    }
+    if outer.ttl == 0 || outer.class != inner.class {
+        return Err("a tunnel without TTL, or of another class".into());
+    }
+    let outer_off = match outer.protocol {
+        4 | 41 => None,
+        17 => {
+            let udp = outer.ends()?;
+            let length = u16::from_be_bytes([udp.segment[4], udp.segment[5]]);
+            if usize::from(length) != udp.segment.len() {
+                return Err("the tunnel's UDP has another length than its packet".into());
+            }
+            udp.off
         }
+        other => return Err(format!("a tunnel of protocol {other}")),
     };
-    match header {
-        Ok(header) if total(&[], header) == 0 => Ok(()),
-        other => Err(format!("a piece with a wrong header: {other:?}")),
+    let inner_off = match inner.is_piece {
+        true => None,
+        false => inner.ends()?.off,
+    };
+    if outer_off.is_some() && (outer_off != inner_off || outer.is_v4) {
+        return Err(format!(
+            "the tunnel's checksum: {outer_off:?}, inside {inner_off:?}"
+        ));
+    }
+    Ok(Framed {
+        rest: outer.rest,
+        ..inner
+    })
+}
+
+/// A piece of a datagram: its checksum covers what is elsewhere. Nothing changes but an address, and with it ports and
+/// checksum of the first, which sum up to what they did.
+fn piece(old: &Framed<'_>, new: &Framed<'_>) -> Result<(), String> {
+    if !new.is_piece || old.fragment() != new.fragment() {
+        return Err("another piece".into());
+    }
+    let at = if old.is_v4 { 0 } else { 8 };
+    let check = at + if old.carried == 6 { 16 } else { 6 };
+    let translated = old.is_first() && old.addresses() != new.addresses();
+    let may_change = |byte: usize| {
+        translated && ((at..at + 4).contains(&byte) || (check..check + 2).contains(&byte))
+    };
+    let (before, after) = (old.payload(), new.payload());
+    let mut bytes = before.iter().zip(after).enumerate();
+    let same = bytes.all(|(at, (old, new))| old == new || may_change(at));
+    let absent = |payload: &[u8]| old.carried == 17 && payload[check..check + 2] == [0, 0];
+    let sums = match translated {
+        true if absent(before) => absent(after),
+        true => old.covered() == new.covered(),
+        false => true,
+    };
+    match same && sums && before.len() == after.len() {
+        true => Ok(()),
+        false => Err("a piece with other bytes".into()),
     }
 }
 
@@ -77,93 +166,4 @@ fn octets(address: IpAddr) -> Vec<u8> {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
     }
-}
-
-fn total(pseudo: &[u8], covered: &[u8]) -> u64 {
-    let sum = |bytes: &[u8]| -> u64 {
-        let words = bytes.chunks(2);
-        words
-            .map(|word| u64::from(word[0]) << 8 | u64::from(word.get(1).copied().unwrap_or(0)))
-            .sum()
-    };
-    (sum(pseudo) + sum(covered)) % 65_535
-}
-
-/// Reads a frame, and what is in a tunnel of so many bytes in place of the tunnel.
-fn read(frame: &[u8], tunnel: usize) -> Result<Seen, String> {
-    let packet = SlicedPacket::from_ethernet(frame).map_err(|error| error.to_string())?;
-    check_header(&packet)?;
-    if tunnel == 0 {
-        return seen(&packet);
-    }
-    let inner = SlicedPacket::from_ip(&frame[14 + tunnel..]).map_err(|error| error.to_string())?;
-    check_header(&inner)?;
-    seen(&inner)
-}
-
-/// An IPv4 header's checksum is right. Of the slice: as a value the header has no room for the reserved flag.
-fn check_header(packet: &SlicedPacket<'_>) -> Result<(), String> {
-    match &packet.net {
-        Some(NetSlice::Ipv4(ip)) if total(&[], ip.header().slice()) != 0 => {
-            Err("a wrong IPv4 header checksum".into())
-        }
-        _ => Ok(()),
-    }
-}
-
-fn seen(packet: &SlicedPacket<'_>) -> Result<Seen, String> {
-    let (source, destination, payload): (IpAddr, IpAddr, _) = match &packet.net {
-        Some(NetSlice::Ipv4(ip)) => {
-            let header = ip.header();
-            (
-                header.source_addr().into(),
-                header.destination_addr().into(),
-                ip.payload(),
-            )
-        }
-        Some(NetSlice::Ipv6(ip)) => {
-            let header = ip.header();
-            (
-                header.source_addr().into(),
-                header.destination_addr().into(),
-                ip.payload(),
-            )
-        }
-        _ => return Err("no IP".into()),
-    };
-    let protocol = payload.ip_number.0;
-    let bytes = payload.payload;
-    let pseudo = |length: usize| {
-        let length = (length as u32).to_be_bytes();
-        [
-            &octets(source)[..],
-            &octets(destination),
-            &length,
-            &[0, protocol],
-        ]
-        .concat()
-    };
-    let (ports, off) = match packet.transport.as_ref().ok_or("no transport header")? {
-        TransportSlice::Tcp(tcp) => (
-            [tcp.source_port(), tcp.destination_port()],
-            Some(total(&pseudo(bytes.len()), bytes)),
-        ),
-        TransportSlice::Udp(udp) => {
-            let length = usize::from(udp.length());
-            let off = match udp.checksum() {
-                0 => None,
-                _ => Some(total(&pseudo(length), &bytes[..length])),
-            };
-            ([udp.source_port(), udp.destination_port()], off)
-        }
-        TransportSlice::Icmpv4(_) => ([0, 0], Some(total(&[], bytes))),
-        TransportSlice::Icmpv6(_) => ([0, 0], Some(total(&pseudo(bytes.len()), bytes))),
-        TransportSlice::Igmp(_) => return Err("a transport that is not balanced".into()),
-    };
-    Ok(Seen {
-        source: (source, ports[0]),
-        destination: (destination, ports[1]),
-        protocol,
-        off,
-    })
 }

@@ -4,6 +4,9 @@
 mod choices;
 mod mutation;
 mod packet;
+mod reach;
+mod sctp;
+mod tags;
 mod world;
 
 use lb_common::flow::EPOCH_SHIFT;
@@ -32,6 +35,7 @@ pub fn chosen(bytes: &[u8]) -> Case {
 fn case(choices: &mut Choices<'_>) -> Case {
     let world = world::world(choices);
     let mtu = *choices.of(&[1500, 200, 120, 1280]);
+    let tagging = tags::tagging(choices);
     let mut changes = world::Changes::of(&world);
     let mut at = START;
     let scenes = 1 + choices.below(10);
@@ -44,7 +48,7 @@ fn case(choices: &mut Choices<'_>) -> Case {
             false => Vec::new(),
         };
         let packets = 1 + choices.below(24);
-        let arrivals = (0..packets).map(|_| packet::arrival(choices, &world, mtu));
+        let arrivals = (0..packets).map(|_| packet::arrival(choices, &world, mtu, &tagging));
         Scene {
             at,
             changes,
@@ -52,7 +56,12 @@ fn case(choices: &mut Choices<'_>) -> Case {
         }
     });
     let scenes = scenes.collect();
-    Case { world, mtu, scenes }
+    Case {
+        world,
+        mtu,
+        tagging,
+        scenes,
+    }
 }
 
 /// Some time later: none, within the second, seconds, epochs.

@@ -13,6 +13,7 @@ pub mod frames;
 pub mod generate;
 pub mod oracle;
 pub mod shrink;
+pub mod tally;
 
 #[cfg(test)]
 mod tests;

@@ -11,16 +11,20 @@ mod handshake;
 mod icmp;
 mod known;
 mod ledger;
+mod link;
 mod mss;
 mod nat;
+mod opinion;
 mod packet;
 mod path;
 mod piece;
 mod quic;
 mod relay;
+mod sctp;
 mod sound;
 mod tunnel;
 mod way;
+mod whose;
 
 use std::collections::HashMap;
 
@@ -29,16 +33,19 @@ use lb_common::{
     counter::More, counter::PerBackend, flow::EPOCH_SHIFT,
 };
 use lb_ebpf::fixture::{
-    Fate,
+    tagging::Tagging,
     world::{Change, Side, World},
 };
 
 pub use ledger::Ledger;
+pub use link::{Fate, Link};
+pub use opinion::{Met, Opinion, Sent};
 
 use flow::{Origin, Tuple};
-use known::{Backend, Limit, Maps};
+use known::{Limit, Maps};
 use packet::{Ip, Meaning, balanced};
 use sound::{check, whole};
+use whose::{Target, has_ports};
 
 /// What the data plane is about to do with packets, and what it has done.
 pub struct Oracle {
@@ -49,67 +56,8 @@ pub struct Oracle {
     ledger: Ledger,
     /// Where first pieces of datagrams went, and in which second.
     datagrams: HashMap<piece::Datagram, (u64, piece::Followed)>,
-}
-
-/// What a packet is when it is sent on: what [`crate::frames`] may expect of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
-    /// It is not sent.
-    No,
-    /// To a backend, with its client's end as it was.
-    Forwarded,
-    /// To a client, with its client's end as it was.
-    Returned,
-    /// An echo request that became its reply.
-    Echoed,
-    /// An ICMP error.
-    Relayed,
-    /// To a backend from an address of ours, or from a backend to one.
-    Exchanged,
-    /// A piece of a datagram, either way.
-    Piece,
-    /// A packet that was made anew.
-    Answered,
-}
-
-/// What must become of a packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opinion {
-    /// Its verdict.
-    pub fate: Fate,
-    /// Its bytes, where they change.
-    pub output: Option<Vec<u8>>,
-    /// How it is sent, if it is.
-    pub sent: Sent,
-    /// Bytes that a tunnel has put before it.
-    pub tunnel: usize,
-}
-
-impl Opinion {
-    const PASS: Self = Self {
-        fate: Fate::Pass,
-        output: None,
-        sent: Sent::No,
-        tunnel: 0,
-    };
-
-    fn sent(fate: Fate, output: Vec<u8>, sent: Sent) -> Self {
-        Self {
-            fate,
-            output: Some(output),
-            sent,
-            tunnel: 0,
-        }
-    }
-
-    /// The same to a backend, perhaps in a tunnel.
-    fn to(self, backend: &Backend) -> Self {
-        let tunnel = match backend.forwarding {
-            Some(Forwarding::Ipip | Forwarding::Gue) => tunnel::growth(backend),
-            _ => 0,
-        };
-        Self { tunnel, ..self }
-    }
+    /// What the packet that is looked at has met.
+    met: Met,
 }
 
 /// Why a packet is not sent: it passes, or it is dropped, perhaps as a service's.
@@ -122,13 +70,13 @@ enum Refusal {
 
 type Answer = Result<Opinion, Refusal>;
 
-/// A packet and its circumstances.
+/// A packet and its circumstances. Neither frame has tags.
 struct Arrived<'a> {
     frame: &'a [u8],
     /// What the data plane has made of the frame.
     left: &'a [u8],
     ip: Ip,
-    ingress: Side,
+    ingress: Link,
     at: Nanos,
 }
 
@@ -140,14 +88,15 @@ impl Arrived<'_> {
 
 impl Oracle {
     /// About maps that hold this. `mtu`: of every next hop.
-    pub fn new(world: &World, mtu: u32) -> Self {
-        let maps = Maps::new(world, mtu);
+    pub fn new(world: &World, mtu: u32, tagging: Tagging) -> Self {
+        let maps = Maps::new(world, mtu, tagging);
         let mut oracle = Self {
             flows: flow::Flows::new(&maps, &world.presets),
             nat: nat::Nat::new(),
             limits: known::Limits::new(world),
             ledger: Ledger::new(),
             datagrams: HashMap::new(),
+            met: Met::default(),
             maps,
         };
         world
@@ -182,28 +131,39 @@ impl Oracle {
     }
 
     /// What must become of a packet. It is counted, and its flow is known from now on. `left`: what the data plane
-    /// has made of it: which address and port stands for a client is its choice, within rules.
-    pub fn process(&mut self, frame: &[u8], left: &[u8], ingress: Side, at: Nanos) -> Opinion {
+    /// has made of it: which address and port stands for a client is its choice, within rules. `side`: whose card it comes by.
+    pub fn process(&mut self, frame: &[u8], left: &[u8], side: Side, at: Nanos) -> Opinion {
         self.ledger.received();
-        let opinion = match self.route(frame, left, ingress, at) {
+        self.met = Met::default();
+        // Group addresses are the kernel's.
+        let is_ours = frame.len() >= packet::ETHERNET && frame[0] & 1 == 0;
+        let came = is_ours
+            .then(|| self.maps.links.enter(side, frame))
+            .flatten();
+        let Some(came) = came else {
+            self.ledger.ended(Fate::Pass);
+            return Opinion::PASS;
+        };
+        self.met.tags = came.tags.len();
+        let (frame, left) = (link::without_tags(frame), link::without_tags(left));
+        let opinion = match self.route(&frame, &left, came.link, at) {
             Ok(opinion) => opinion,
             Err(Refusal::Pass) => Opinion::PASS,
-            Err(Refusal::Drop(reason)) => dropped(reason),
+            Err(Refusal::Drop(reason)) => Opinion::dropped(reason),
             Err(Refusal::DropOf(service, reason)) => {
                 self.ledger.dropped_of(service, reason);
-                dropped(reason)
+                Opinion::dropped(reason)
             }
         };
         self.ledger.ended(opinion.fate);
-        opinion
+        let met = self.met;
+        self.maps.links.leave(&came, Opinion { met, ..opinion })
     }
 
-    fn route(&mut self, frame: &[u8], left: &[u8], ingress: Side, at: Nanos) -> Answer {
-        // Group addresses are the kernel's, and so is whatever is not IP.
-        if frame.len() < packet::ETHERNET || frame[0] & 1 == 1 {
-            return Err(Refusal::Pass);
-        }
+    fn route(&mut self, frame: &[u8], left: &[u8], ingress: Link, at: Nanos) -> Answer {
+        // Whatever is not IP is the kernel's, too.
         let ip = packet::read(frame).ok_or(Refusal::Pass)?;
+        self.met.protocol = Some(ip.protocol);
         let arrived = Arrived {
             frame,
             left,
@@ -214,9 +174,15 @@ impl Oracle {
         match () {
             () if ip.is_icmp() => self.icmp(&arrived),
             () if ip.odd == Some(DropReason::Fragment) => self.piece(&arrived),
-            () if ip.has_ports(frame) => self.segment(&arrived),
+            () if ip.is_readable(frame) => self.segment(&arrived),
             () => self.unreadable(&arrived),
         }
+    }
+
+    /// Notes whose packet it is.
+    fn meet(&mut self, target: &Target, service: usize) {
+        self.met.range = self.maps.services[service].reach.is_some();
+        self.met.takers = self.maps.takers(target);
     }
 
     /// What the silence of the control plane means for a packet; `ours`: to a service or of one.
@@ -234,64 +200,53 @@ impl Oracle {
     /// A packet whose ports cannot be read, or are all that can be read of its transport header.
     fn unreadable(&mut self, arrived: &Arrived<'_>) -> Answer {
         let Arrived { frame, ip, .. } = arrived;
-        // SCTP has ports where TCP has them; no service of the generated worlds has it.
-        let sctp_without_ports = ip.protocol == Protocol::Sctp as u8 && ip.ports(frame).is_none();
-        if ip.odd.is_none() && !ip.is_balanced() && !sctp_without_ports {
-            return Err(Refusal::Pass);
-        }
         let to_vip = self.maps.is_vip(ip.destination);
-        self.alive(arrived, to_vip)?;
-        if let Some(reason) = ip.odd {
-            return Err(match to_vip {
-                true => Refusal::Drop(reason),
-                false => Refusal::Pass,
-            });
+        if to_vip || ip.odd.is_some() || ip.is_balanced() {
+            self.alive(arrived, to_vip)?;
         }
-        let Some(ports) = ip.ports(frame) else {
-            return Err(match to_vip {
-                true => Refusal::Drop(DropReason::Truncated),
-                false => Refusal::Pass,
-            });
+        let reason = match (ip.odd, ip.ports(frame)) {
+            (Some(reason), _) => reason,
+            (None, None) => DropReason::Truncated,
+            (None, Some([_, to])) => {
+                let target = &Target::new((ip.destination, to).into(), ip.protocol);
+                let service = self.maps.service_at(target).ok_or(Refusal::Pass)?;
+                self.meet(target, service);
+                let reason = check(frame, ip).err().unwrap_or(DropReason::Truncated);
+                return Err(Refusal::DropOf(service, reason));
+            }
         };
-        let service = self
-            .maps
-            .service_at(ip.destination, ports[1], ip.protocol)
-            .ok_or(Refusal::Pass)?;
-        let reason = match check(frame, ip) {
-            Err(reason) => reason,
-            Ok(_) => DropReason::Truncated,
-        };
-        Err(Refusal::DropOf(service, reason))
+        Err(match to_vip {
+            true => Refusal::Drop(reason),
+            false => Refusal::Pass,
+        })
     }
 
-    /// A segment or datagram: a client's, a backend's, or nobody's.
+    /// A segment, a datagram, or a packet of another protocol: a client's, a backend's, or nobody's.
     fn segment(&mut self, arrived: &Arrived<'_>) -> Answer {
         let ip = &arrived.ip;
         let [from, to] = ip.ports(arrived.frame).ok_or(Refusal::Pass)?;
-        match self.maps.service_at(ip.destination, to, ip.protocol) {
-            Some(service) => {
-                let tuple = Tuple {
-                    client: (ip.source, from).into(),
-                    vip: (ip.destination, to).into(),
-                    protocol: ip.protocol,
-                };
-                self.serve(arrived, service, tuple)
+        let (source, destination) = ((ip.source, from).into(), (ip.destination, to).into());
+        let target = &Target::new(destination, ip.protocol);
+        if self.maps.usual_at(target).is_none() && has_ports(ip.protocol) {
+            let (backend, client) = (source, destination);
+            if let Some(slot) = self.nat.behind(&self.maps, backend, client, ip.protocol) {
+                return self.hand_back_from_ours(arrived, slot);
             }
-            None => {
-                let backend = (ip.source, from).into();
-                let client = (ip.destination, to).into();
-                if let Some(slot) = self.nat.behind(&self.maps, backend, client, ip.protocol) {
-                    return self.hand_back_from_ours(arrived, slot);
-                }
-                let accepts = packet::accepts(arrived.frame, ip);
-                let ends = (backend, client, ip.protocol);
-                let of = self
-                    .flows
-                    .behind(&self.maps, ends, arrived.epoch(), accepts);
-                let (tuple, id) = of.ok_or(Refusal::Pass)?;
-                self.hand_back(arrived, tuple, id)
+            let accepts = packet::accepts(arrived.frame, ip);
+            let ends = (backend, client, ip.protocol);
+            let epoch = arrived.epoch();
+            if let Some((tuple, id)) = self.flows.behind(&self.maps, ends, epoch, accepts) {
+                return self.hand_back(arrived, tuple, id);
             }
         }
+        let service = self.maps.service_at(target).ok_or(Refusal::Pass)?;
+        self.meet(target, service);
+        let tuple = Tuple {
+            client: source,
+            vip: destination,
+            protocol: ip.protocol,
+        };
+        self.serve(arrived, service, tuple)
     }
 
     fn serve(&mut self, arrived: &Arrived<'_>, service: usize, tuple: Tuple) -> Answer {
@@ -300,17 +255,24 @@ impl Oracle {
             Refusal::Drop(reason) => refuse(reason),
             other => other,
         });
-        let aside = self.maps.is_aside(service);
+        let aside = self.maps.is_aside(service, tuple.protocol);
         if aside {
             alive?;
         }
         let meaning = check(arrived.frame, &arrived.ip).map_err(refuse)?;
         alive?;
-        if meaning == Meaning::Datagram && self.maps.is_vip(tuple.client.ip()) {
+        // Two services would answer each other for ever, but not with TCP and SCTP.
+        let answers = !matches!(tuple.protocol, 6 | 132);
+        if answers && self.maps.is_vip(tuple.client.ip()) {
             return Err(refuse(DropReason::MartianSource));
         }
         if self.maps.denies(service, tuple.client.ip()) {
             return Err(refuse(DropReason::SourceDenied));
+        }
+        let tunnels = self.maps.services[service].forwarding;
+        let tunnels = matches!(tunnels, Some(Forwarding::Ipip | Forwarding::Gue));
+        if tunnels && matches!(tuple.protocol, 4 | 41) {
+            return Err(refuse(DropReason::Malformed));
         }
         let hash = self.maps.hash(&tuple);
         let assigned = match self.named(arrived, service) {
@@ -322,21 +284,22 @@ impl Oracle {
         }
         let (id, origin) = assigned.map_err(refuse)?;
         let policy = self.maps.services[service].mid_stream;
+        let is_tcp = tuple.protocol == Protocol::Tcp as u8;
         // New flows that are not scheduled by their hash go the long way, too.
         let clamps =
             self.maps.services[service].mss != 0 && packet::is_syn(arrived.frame, &arrived.ip);
         let long = aside || clamps || self.maps.services[service].scheduling.pick != Pick::Flow;
         // It asks that of TCP only, and no service of UDP says anything else.
-        let asked = !long || tuple.protocol == Protocol::Tcp as u8;
+        let asked = !long || is_tcp;
         if origin == Origin::NotAdmitted && policy != MidStream::Schedule && asked {
             return Err(refuse(DropReason::NotAdmitted));
         }
         let counted = |ledger: &mut Ledger| {
-            let connection = matches!(meaning, Meaning::Datagram | Meaning::Opens);
+            let connection = !is_tcp || meaning.may_begin();
             ledger.came(id, origin, connection);
             // What is known was counted where it was found.
             let known = matches!(origin, Origin::Known | Origin::Resent | Origin::Reopened);
-            if meaning == Meaning::Opens && !known {
+            if is_tcp && meaning == Meaning::Opens && !known {
                 ledger.opened(id, origin);
             }
         };
@@ -405,6 +368,7 @@ impl Oracle {
     fn hand_back(&mut self, arrived: &Arrived<'_>, tuple: Tuple, id: usize) -> Answer {
         self.alive(arrived, true)?;
         let service = self.maps.backends[id].service;
+        self.met.range = self.maps.services[service].reach.is_some();
         let refuse = |reason| Refusal::DropOf(service, reason);
         let Arrived { frame, ip, .. } = arrived;
         let meaning = whole(frame, ip)
@@ -417,8 +381,7 @@ impl Oracle {
         if ip.size() > fits {
             return self.too_big(arrived, service, fits);
         }
-        self.flows
-            .see(&tuple, arrived.epoch(), meaning == Meaning::Closes);
+        self.flows.see(&tuple, arrived.epoch(), meaning.ends());
         let clamped = self.clamped(arrived, id, fits);
         let output = packet::readdressed(&clamped, ip, packet::End::From, tuple.vip);
         self.ledger.backend(id, PerBackend::ReplyPackets, 1);
@@ -456,16 +419,13 @@ impl Oracle {
         if let Some(slot) = self.flows.turn(service) {
             self.ledger.turn(service, slot);
         }
-        if let Ok((id, origin @ (Origin::Resent | Origin::Reopened))) = assigned {
+        // Counted where every opening packet is TCP's.
+        let counts = self.maps.services[service].protocol == Protocol::Tcp as u8;
+        if let Ok((id, origin @ (Origin::Resent | Origin::Reopened))) = assigned
+            && counts
+        {
             self.ledger.opened(id, origin);
         }
         assigned
-    }
-}
-
-fn dropped(reason: DropReason) -> Opinion {
-    Opinion {
-        fate: Fate::Drop(reason),
-        ..Opinion::PASS
     }
 }

@@ -9,14 +9,35 @@ use std::{
 use lb_common::DropReason;
 
 use crate::{
-    case::{self, Tally},
-    generate,
+    case, generate,
+    tally::{Shape, Tally},
 };
 
 /// Packets in all.
 const PACKETS: u64 = 10_000_000;
 /// Packets after which reasons are counted that no packet meets: those of a full table, and of a driver.
 const NEVER: [DropReason; 2] = [DropReason::FlowTableFull, DropReason::NoHeadroom];
+
+/// Of services with ranges: besides those of packets that are dropped before it is known whose they are, and of what is
+/// no way to forward for them.
+const NEVER_OF_RANGES: [DropReason; 7] = [
+    DropReason::FlowTableFull,
+    DropReason::NoHeadroom,
+    DropReason::IpOptions,
+    DropReason::ExtensionHeader,
+    DropReason::Fragment,
+    DropReason::EchoLimited,
+    DropReason::NatPortsExhausted,
+];
+/// Of SCTP and protocols without ports: besides those of TCP, of ICMP and of `fullnat`.
+const NEVER_OF_OTHERS: [DropReason; 6] = [
+    DropReason::FlowTableFull,
+    DropReason::NoHeadroom,
+    DropReason::EchoLimited,
+    DropReason::MidStream,
+    DropReason::BackendLeft,
+    DropReason::NatPortsExhausted,
+];
 
 /// Runs cases by their numbers, which the threads share, until there are enough packets.
 fn run_cases(numbers: &AtomicU64, packets: &AtomicU64) -> Result<Tally, u64> {
@@ -64,6 +85,24 @@ fn the_library_and_the_oracle_agree_about_ten_million_packets() {
             false => assert!(count > PACKETS / 10_000, "{reason:?}: {count}"),
         }
     }
+    for shape in Shape::ALL {
+        let count = tally.shapes[shape as usize];
+        assert!(count > PACKETS / 20_000, "{shape:?}: {count}");
+    }
+    check_drops("with tags", &tally.tagged_drops, &NEVER);
+    check_drops("to a range", &tally.range_drops, &NEVER_OF_RANGES);
+    check_drops("of other protocols", &tally.other_drops, &NEVER_OF_OTHERS);
+}
+
+/// Reasons that packets of a kind do not meet.
+fn check_drops(what: &str, drops: &[u64], never: &[DropReason]) {
+    for reason in DropReason::ALL {
+        let count = drops[*reason as usize];
+        match never.contains(reason) {
+            true => assert_eq!(count, 0, "{what}: {reason:?}"),
+            false => assert!(count > PACKETS / 200_000, "{what}: {reason:?}: {count}"),
+        }
+    }
 }
 
 /// What the fuzzer (`cargo xtask fuzz`) found worth keeping, without the fuzzer.
@@ -87,5 +126,8 @@ fn the_fuzzers_corpus_still_agrees() {
     let met = |reason: &&DropReason| tally.drops[**reason as usize] > 0;
     let reasons: Vec<_> = DropReason::ALL.iter().filter(met).collect();
     assert!(reasons.len() >= 15, "only {reasons:?}");
+    let met = |shape: &Shape| tally.shapes[*shape as usize] > 0;
+    let missed: Vec<_> = Shape::ALL.into_iter().filter(|shape| !met(shape)).collect();
+    assert!(missed.len() <= 2, "nowhere: {missed:?}");
     assert!(!reasons.iter().any(|reason| NEVER.contains(reason)));
 }

@@ -11,8 +11,9 @@ use anyhow::Result;
 use lb_common::DropReason;
 use lb_ebpf::fixture::world::Ends;
 use lb_oracle::{
-    case::{self, Case, Difference, Tally},
+    case::{self, Case, Difference},
     generate, shrink,
+    tally::{Shape, Tally},
 };
 
 use crate::kernel::{cases::Cases, in_namespace};
@@ -190,6 +191,10 @@ impl Report {
         for reason in DropReason::ALL {
             let count = self.tally.drops.get(*reason as usize).unwrap_or(&0);
             let _ = writeln!(text, "  dropped {:<22} {count}", reason.label());
+        }
+        for shape in Shape::ALL {
+            let count = self.tally.shapes.get(shape as usize).unwrap_or(&0);
+            let _ = writeln!(text, "  met {:<26} {count}", format!("{shape:?}"));
         }
         text
     }

@@ -87,8 +87,8 @@ pub(crate) fn run(workspace: &Workspace, seconds: u32) -> anyhow::Result<()> {
     })
 }
 
-/// Makes the committed corpus anew: of it and of what was found here, the smallest input for each edge of the code that
-/// any of them reaches.
+/// Makes the committed corpus anew: of it and of what was found here, few inputs that reach each edge of the code that any of
+/// them reaches.
 pub(crate) fn merge(workspace: &Workspace) -> anyhow::Result<()> {
     let fuzzer = build(workspace)?;
     let folders = Folders::make(workspace)?;
@@ -99,7 +99,7 @@ pub(crate) fn merge(workspace: &Workspace) -> anyhow::Result<()> {
     fs::create_dir_all(&merged).with_context(|| format!("make {}", merged.display()))?;
     let mut command = shell::command(&fuzzer);
     command
-        .args(["-merge=1", "-use_counters=0", LONGEST])
+        .args(["-set_cover_merge=1", "-use_counters=0", LONGEST])
         .arg(prefix(&folders.failed))
         .args([&merged, &folders.corpus, &folders.found]);
     shell::run(&mut command)?;

@@ -3,7 +3,9 @@
 use super::Choices;
 
 /// Values of header fields that decide about a packet's way.
-const TELLING: [u8; 14] = [0, 1, 4, 5, 6, 8, 11, 17, 44, 58, 0x45, 0x60, 0x80, 0xff];
+const TELLING: [u8; 18] = [
+    0, 1, 4, 5, 6, 8, 11, 14, 17, 44, 47, 58, 132, 0x45, 0x60, 0x80, 0x81, 0xff,
+];
 /// The least that a kernel takes for a frame.
 const SHORTEST: usize = 14;
 
@@ -14,6 +16,19 @@ pub(super) fn mutate(choices: &mut Choices<'_>, mut frame: Vec<u8>) -> Vec<u8> {
     }
     if frame.len() < SHORTEST {
         frame.resize(SHORTEST, 0);
+    }
+    frame
+}
+
+/// The frame with a change in what is before an IP header.
+pub(super) fn mutate_head(choices: &mut Choices<'_>, mut frame: Vec<u8>) -> Vec<u8> {
+    let at = choices.below(24);
+    let byte = match choices.one_in(2) {
+        true => choices.byte(),
+        false => *choices.of(&[0, 8, 0x81, 0x86, 0x88, 0xa8, 0xdd]),
+    };
+    if let Some(place) = frame.get_mut(at) {
+        *place = byte;
     }
     frame
 }

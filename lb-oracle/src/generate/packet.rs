@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
-use lb_common::{Family, Forwarding, Protocol, hash::FlowTuple, quic::Lengths};
+use lb_common::{Family, Forwarding, hash::FlowTuple, quic::Lengths};
 use lb_ebpf::fixture::{
     packet::{Body, Packet, Sum, with_ip_sum},
+    tagging::Tagging,
     world::{
         CLIENT_MAC, Change, Side, World, address as as_hashed, backend_mac, nat_end, our_mac,
         tunnel_source,
@@ -12,7 +13,7 @@ use lb_ebpf::fixture::{
 };
 
 use super::{
-    Choices, mutation,
+    Choices, mutation, reach, sctp, tags,
     world::{FEW_PORTS, ROUTERS, address, client, server_id},
 };
 use crate::case::Arrival;
@@ -22,7 +23,12 @@ const FLAGS: [&str; 12] = [
 ];
 
 /// A frame that comes in.
-pub(super) fn arrival(choices: &mut Choices<'_>, world: &World, mtu: u32) -> Arrival {
+pub(super) fn arrival(
+    choices: &mut Choices<'_>,
+    world: &World,
+    mtu: u32,
+    tagging: &Tagging,
+) -> Arrival {
     let (side, packet) = packet(choices, world, mtu);
     let ingress = match choices.one_in(12) {
         true => *choices.of(&[Side::Client, Side::Backend]),
@@ -38,6 +44,10 @@ pub(super) fn arrival(choices: &mut Choices<'_>, world: &World, mtu: u32) -> Arr
         if choices.below(4) != 0 && frame.len() >= 14 + 60 && frame[12..14] == [8, 0] {
             frame = with_ip_sum(frame);
         }
+    }
+    frame = tags::tag(choices, tagging, ingress, frame);
+    if choices.one_in(32) {
+        frame = mutation::mutate_head(choices, frame);
     }
     Arrival { ingress, frame }
 }
@@ -81,10 +91,11 @@ fn data(choices: &mut Choices<'_>, mtu: u32) -> Vec<u8> {
     (0..length).map(|at| first.wrapping_add(at as u8)).collect()
 }
 
-fn body(choices: &mut Choices<'_>, protocol: Protocol, mtu: u32) -> Body {
+/// What a packet of a protocol carries; `ports`: from and to.
+fn body(choices: &mut Choices<'_>, protocol: u8, mtu: u32, (from, to): (u16, u16)) -> Body {
     let data = data(choices, mtu);
     match protocol {
-        Protocol::Tcp => Body::Tcp {
+        6 => Body::Tcp {
             flags: choices.of::<&str>(&FLAGS),
             options: match choices.below(12) {
                 0 => vec![1; 4 * choices.below(11)],
@@ -93,7 +104,9 @@ fn body(choices: &mut Choices<'_>, protocol: Protocol, mtu: u32) -> Body {
             },
             data,
         },
-        Protocol::Udp | Protocol::Sctp | Protocol::Any => Body::Udp { data },
+        17 => Body::Udp { data },
+        132 => sctp::sctp(choices, from, to, &data),
+        protocol => Body::Other { protocol, data },
     }
 }
 
@@ -148,16 +161,16 @@ fn from_client(
     }
 }
 
-/// A service's VIP and protocol.
-fn target(choices: &mut Choices<'_>, world: &World) -> (SocketAddr, Protocol) {
-    let service = choices.of(&world.services);
-    (service.vip, service.protocol)
+/// An address and port of a service, and a protocol that it has.
+fn target(choices: &mut Choices<'_>, world: &World) -> (SocketAddr, u8) {
+    let service = choices.below(world.services.len());
+    reach::target(choices, &world.services[service])
 }
 
 fn request(choices: &mut Choices<'_>, world: &World, mtu: u32) -> Packet {
     let (vip, protocol) = target(choices, world);
     let source = client(choices, vip.is_ipv4());
-    let mut body = body(choices, protocol, mtu);
+    let mut body = body(choices, protocol, mtu, (source.port(), vip.port()));
     if let Body::Udp { data } = &mut body
         && choices.below(3) != 0
     {
@@ -169,11 +182,12 @@ fn request(choices: &mut Choices<'_>, world: &World, mtu: u32) -> Packet {
 /// Makes a datagram to a service that reads connection ids begin as one of QUIC does.
 fn quic(choices: &mut Choices<'_>, world: &World, vip: SocketAddr, data: &mut Vec<u8>) {
     let services = world.services.iter();
-    let mut there = services.filter(|s| s.vip == vip && s.protocol == Protocol::Udp);
-    if there
-        .next()
-        .is_none_or(|service| service.quic == Lengths::NONE)
-    {
+    // A range's VIP is the first of its prefix, mostly of one address.
+    let mut there = services.filter(|service| {
+        let is_range = service.reach.is_some();
+        (is_range || service.vip == vip) && service.quic != Lengths::NONE
+    });
+    if there.next().is_none() {
         return;
     }
     // One more than there are is nobody's.
@@ -192,18 +206,20 @@ fn quic(choices: &mut Choices<'_>, world: &World, vip: SocketAddr, data: &mut Ve
 }
 
 /// A backend with its protocol; where there is none, a router.
-fn backend(choices: &mut Choices<'_>, world: &World) -> (SocketAddr, Protocol, u32) {
+fn backend(choices: &mut Choices<'_>, world: &World) -> (SocketAddr, u8, u32) {
     if world.backends.is_empty() {
-        return (
-            SocketAddr::new(address(true, ROUTERS, 0), 8080),
-            Protocol::Tcp,
-            0,
-        );
+        return (SocketAddr::new(address(true, ROUTERS, 0), 8080), 6, 0);
     }
     let id = choices.below(world.backends.len());
     let spec = &world.backends[id];
-    let protocol = world.services[spec.service as usize].protocol;
-    (spec.address, protocol, id as u32)
+    let service = &world.services[spec.service as usize];
+    // It has the port that its clients chose, where it has none of its own.
+    let (to, protocol) = reach::target(choices, service);
+    let address = match service.reach {
+        Some(_) => SocketAddr::new(spec.address.ip(), to.port()),
+        None => spec.address,
+    };
+    (address, protocol, id as u32)
 }
 
 /// As whom a backend knows a client: mostly as the first that stands for it, where something does.
@@ -242,7 +258,8 @@ fn reply(choices: &mut Choices<'_>, world: &World) -> Packet {
     let (source, protocol, id) = backend(choices, world);
     let client = client(choices, source.is_ipv4());
     let destination = known_as(choices, world, id, client);
-    let body = body(choices, protocol, 1500);
+    let ports = (source.port(), destination.port());
+    let body = body(choices, protocol, 1500, ports);
     let packet = from_client(choices, source, destination, body);
     Packet {
         to: our_mac(Side::Backend),
@@ -294,7 +311,7 @@ fn router(choices: &mut Choices<'_>, v4: bool) -> SocketAddr {
 fn error_to_vip(choices: &mut Choices<'_>, world: &World) -> Packet {
     let (vip, protocol) = target(choices, world);
     let client = client(choices, vip.is_ipv4());
-    let body = body(choices, protocol, 1500);
+    let body = body(choices, protocol, 1500, (vip.port(), client.port()));
     let about = from_client(choices, vip, client, body);
     let source = match choices.one_in(2) {
         true => client,
@@ -308,7 +325,8 @@ fn error_to_client(choices: &mut Choices<'_>, world: &World) -> Packet {
     let (server, protocol, id) = backend(choices, world);
     let client = client(choices, server.is_ipv4());
     let client = known_as(choices, world, id, client);
-    let inside = body(choices, protocol, 1500);
+    let ports = (client.port(), server.port());
+    let inside = body(choices, protocol, 1500, ports);
     let about = from_client(choices, client, server, inside);
     let source = match choices.one_in(2) {
         true => router(choices, server.is_ipv4()),
@@ -394,20 +412,17 @@ fn complaint(choices: &mut Choices<'_>, world: &World, mtu: u32) -> Packet {
 fn other(choices: &mut Choices<'_>, world: &World) -> Packet {
     let (vip, protocol) = target(choices, world);
     let source = client(choices, vip.is_ipv4());
-    let (destination, body) = match choices.below(3) {
-        0 => (SocketAddr::new(vip.ip(), 81), body(choices, protocol, 1500)),
-        1 => (
-            client(choices, vip.is_ipv4()),
-            body(choices, protocol, 1500),
-        ),
-        _ => (
-            vip,
-            Body::Other {
-                protocol: choices.byte(),
-                data: data(choices, 1500),
-            },
-        ),
+    let destination = match choices.below(3) {
+        0 => SocketAddr::new(vip.ip(), 81),
+        1 => client(choices, vip.is_ipv4()),
+        _ => vip,
     };
+    let protocol = match destination == vip {
+        true => choices.byte(),
+        false => protocol,
+    };
+    let ports = (source.port(), destination.port());
+    let body = body(choices, protocol, 1500, ports);
     from_client(choices, source, destination, body)
 }
 

@@ -1,9 +1,11 @@
 //! What the maps hold, and changes of it.
 
+mod changes;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::{
-    Control, Family, Fields, FlowRank, Forwarding, GueVariant, Load, MidStream, Permissions, Pick,
+    Control, Family, Fields, FlowRank, Forwarding, GueVariant, MidStream, Permissions, Pick,
     Protocol, Scheduling, Spread, Tunnel,
     flow::{EPOCH_SHIFT, IdleEpochs},
     quic::{Lengths, MAX_SERVER_ID},
@@ -17,7 +19,12 @@ use lb_ebpf::fixture::{
     },
 };
 
-use super::{Choices, MOST_AGE};
+pub(super) use changes::Changes;
+
+use super::{
+    Choices, MOST_AGE,
+    reach::{self, Drawn},
+};
 
 /// A pool that runs out: with one port for each address.
 pub(super) const FEW_PORTS: (u16, u16) = (7000, 7000);
@@ -77,6 +84,9 @@ pub(super) fn world(choices: &mut Choices<'_>) -> World {
     for _ in 0..1 + choices.below(4) {
         service(choices, &mut world);
     }
+    while world.services.is_empty() {
+        service(choices, &mut world);
+    }
     let ports = match choices.below(8) {
         0 => None,
         1 | 2 => Some(FEW_PORTS),
@@ -92,22 +102,56 @@ pub(super) fn world(choices: &mut Choices<'_>) -> World {
     world
 }
 
+/// How a service with one address, port and protocol is forwarded.
+fn plain(
+    choices: &mut Choices<'_>,
+    world: &World,
+    vip: SocketAddr,
+) -> Option<(Protocol, Forwarding)> {
+    let protocol = *choices.of(&[
+        Protocol::Tcp,
+        Protocol::Udp,
+        Protocol::Tcp,
+        Protocol::Udp,
+        Protocol::Sctp,
+    ]);
+    let mut others = world.services.iter();
+    if others.any(|other| other.vip == vip && other.protocol == protocol) {
+        return None;
+    }
+    let ways = [
+        Forwarding::Dnat,
+        Forwarding::L2dsr,
+        Forwarding::Ipip,
+        Forwarding::Gue,
+        Forwarding::Fullnat,
+    ];
+    let ways = match protocol {
+        Protocol::Sctp => &ways[..4],
+        _ => &ways[..],
+    };
+    Some((protocol, *choices.of(ways)))
+}
+
 /// A service and its backends; none where its place is taken.
 fn service(choices: &mut Choices<'_>, world: &mut World) {
     let vip = vip(choices);
-    let protocol = *choices.of(&[Protocol::Tcp, Protocol::Udp]);
-    let mut others = world.services.iter();
-    if others.any(|other| other.vip == vip && other.protocol == protocol) {
-        return;
-    }
+    let (vip, reach, protocol, forwarding) = match choices.one_in(3) {
+        true => match reach::reach(choices, world, vip) {
+            Some(Drawn {
+                vip,
+                reach,
+                protocol,
+                forwarding,
+            }) => (vip, Some(reach), protocol, forwarding),
+            None => return,
+        },
+        false => match plain(choices, world, vip) {
+            Some((protocol, forwarding)) => (vip, None, protocol, forwarding),
+            None => return,
+        },
+    };
     let index = world.services.len() as u32;
-    let forwarding = *choices.of(&[
-        Forwarding::Dnat,
-        Forwarding::L2dsr,
-        Forwarding::Fullnat,
-        Forwarding::Ipip,
-        Forwarding::Gue,
-    ]);
     let sources = match choices.one_in(4) {
         true => ranges(choices, vip.is_ipv4()),
         false => Vec::new(),
@@ -121,14 +165,14 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
         protocol,
         forwarding,
         idle_epochs: match protocol {
-            Protocol::Udp => choices.below(5) as u16,
             Protocol::Tcp if choices.one_in(3) => {
                 let mut limit = || choices.below(9) as u8;
                 IdleEpochs::new(0, limit(), limit(), limit()).0
             }
-            Protocol::Tcp | Protocol::Sctp | Protocol::Any => 0,
+            Protocol::Tcp => 0,
+            Protocol::Udp | Protocol::Sctp | Protocol::Any => choices.below(5) as u16,
         },
-        reach: None,
+        reach,
         quic,
         spread,
         scheduling: scheduling(choices, spread, vip.is_ipv4()),
@@ -144,30 +188,43 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
         sources,
     });
     for _ in 0..1 + choices.below(4) {
-        let host = choices.below(3) as u8;
-        let port = match forwarding {
-            Forwarding::Dnat | Forwarding::Fullnat => *choices.of(&[8080, 8081]),
-            Forwarding::L2dsr | Forwarding::Ipip | Forwarding::Gue => vip.port(),
-        };
-        let v4 = match forwarding.is_tunnel() {
-            true => vip.is_ipv4() != choices.one_in(3),
-            false => vip.is_ipv4(),
-        };
-        let address = SocketAddr::new(address(v4, BACKENDS, host), port);
-        let tunnel = tunnel(choices, forwarding, vip.is_ipv4(), v4);
-        let same = world.backends.iter().filter(|b| b.address == address);
-        if same.count() < SAME_KEY {
-            let permissions = permissions(choices, world, index);
-            world.backends.push(BackendSpec {
-                address,
-                service: index,
-                permissions,
-                side: *choices.of(&[Side::Backend, Side::Client]),
-                tunnel,
-                server_id: (quic != Lengths::NONE).then(|| server_id(world.backends.len())),
-            });
-        }
+        backend(choices, world, index);
     }
+}
+
+/// A backend of a service; none where too many have its address and port.
+fn backend(choices: &mut Choices<'_>, world: &mut World, index: u32) {
+    let service = &world.services[index as usize];
+    let (vip, forwarding, quic) = (service.vip, service.forwarding, service.quic);
+    let host = choices.below(3) as u8;
+    let port = match forwarding {
+        Forwarding::Dnat | Forwarding::Fullnat
+            if service.reach.is_none() && service.protocol != Protocol::Sctp =>
+        {
+            *choices.of(&[8080, 8081])
+        }
+        // Of a range the client's, which is written as 0, as the range's VIP has it.
+        _ => vip.port(),
+    };
+    let v4 = match forwarding.is_tunnel() {
+        true => vip.is_ipv4() != choices.one_in(3),
+        false => vip.is_ipv4(),
+    };
+    let address = SocketAddr::new(address(v4, BACKENDS, host), port);
+    let tunnel = tunnel(choices, forwarding, vip.is_ipv4(), v4);
+    let same = world.backends.iter().filter(|b| b.address == address);
+    if same.count() >= SAME_KEY {
+        return;
+    }
+    let permissions = permissions(choices, world, index);
+    world.backends.push(BackendSpec {
+        address,
+        service: index,
+        permissions,
+        side: *choices.of(&[Side::Backend, Side::Client]),
+        tunnel,
+        server_id: (quic != Lengths::NONE).then(|| server_id(world.backends.len())),
+    });
 }
 
 /// Mostly by the flow's hash. What is scheduled one by one is not kept together.
@@ -261,7 +318,7 @@ fn ranges(choices: &mut Choices<'_>, v4: bool) -> Vec<(IpAddr, u32, Access)> {
 }
 
 /// The first address of the prefix of so many bits that an address is in: only those stand in the maps.
-fn first_of(address: IpAddr, bits: u32) -> IpAddr {
+pub(super) fn first_of(address: IpAddr, bits: u32) -> IpAddr {
     match address {
         IpAddr::V4(a) => {
             let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
@@ -301,6 +358,10 @@ fn preset(choices: &mut Choices<'_>, world: &mut World) {
     }
     let service = choices.below(world.services.len());
     let spec = &world.services[service];
+    if spec.reach.is_some() {
+        // Its flows begin with packets.
+        return;
+    }
     let address = address(spec.vip.is_ipv4(), CLIENTS, *choices.of(&HOSTS));
     let client = SocketAddr::new(address, *choices.of(&PORTS));
     let known = |preset: &Preset| preset.client == client && preset.service == service as u32;
@@ -335,116 +396,4 @@ fn preset(choices: &mut Choices<'_>, world: &mut World) {
         hop,
         second: choices.one_in(4),
     });
-}
-
-/// Changes that the control plane may make of a world.
-pub(super) struct Changes {
-    world: World,
-    /// Services whose sources have changed: once, as each of two sets is written in full before it is named.
-    switched: Vec<u32>,
-}
-
-impl Changes {
-    pub(super) fn of(world: &World) -> Self {
-        Self {
-            world: world.clone(),
-            switched: Vec::new(),
-        }
-    }
-
-    /// One to three.
-    pub(super) fn some(&mut self, choices: &mut Choices<'_>) -> Vec<Change> {
-        if self.world.backends.is_empty() {
-            return Vec::new();
-        }
-        let count = 1 + choices.below(3);
-        (0..count).flat_map(|_| self.change(choices)).collect()
-    }
-
-    fn change(&mut self, choices: &mut Choices<'_>) -> Vec<Change> {
-        let service = choices.below(self.world.services.len()) as u32;
-        let id = choices.below(self.world.backends.len()) as u32;
-        let owner = self.world.backends[id as usize].service;
-        match choices.below(28) {
-            0..=9 => {
-                let permissions = permissions(choices, &self.world, owner);
-                vec![Change::Permissions(id, permissions)]
-            }
-            10..=13 => vec![Change::Ring(
-                service,
-                ring(choices, &self.world, service as usize),
-            )],
-            14 | 15 => vec![Change::Neighbour(id, [2, 0, 0, 0xbe, 1, choices.byte()])],
-            16 => vec![Change::Unresolved(id)],
-            17 => vec![Change::Retire(id)],
-            18 => vec![Change::NextHop(
-                id,
-                choices.below(self.world.backends.len() + 1) as u32,
-            )],
-            19 => vec![Change::NoDevice(
-                *choices.of(&[Side::Client, Side::Backend]),
-            )],
-            20 => self.other_forwarding(choices, service),
-            21 => self.reassign(choices, id, service),
-            22..=25 => self.count_flows(choices, owner),
-            _ => self.switch_sources(choices, service),
-        }
-    }
-
-    /// Another one, known or not, where backends have no tunnel of their own.
-    fn other_forwarding(&self, choices: &mut Choices<'_>, service: u32) -> Vec<Change> {
-        let backends = self.world.backends.iter();
-        let mut own = backends.filter(|backend| backend.service == service);
-        let number = *choices.of(&[0, 1, 2, 3, 9]);
-        match own.all(|backend| backend.tunnel == Tunnel::USUAL) {
-            true => vec![Change::Forwarding(service, number)],
-            false => Vec::new(),
-        }
-    }
-
-    /// Of most backends of a service; seldom so many that the product of all would not fit a word.
-    fn count_flows(&self, choices: &mut Choices<'_>, service: u32) -> Vec<Change> {
-        let cpus = *choices.of(&[0, 1, 1, 2, 64]);
-        let backends = (0..).zip(&self.world.backends);
-        let own = backends.filter(|(_, backend)| backend.service == service);
-        own.filter_map(|(id, _)| {
-            let flows = *choices.of(&[0, 0, 1, 2, 3, 7, u32::MAX]);
-            let weight = *choices.of(&[1, 1, 2, 3, 1000, 2_000_000]);
-            let load = match choices.below(6) {
-                0 => return None,
-                1 => Load::UNKNOWN,
-                _ => Load::new(flows, weight),
-            };
-            Some(Change::Load(id, load, cpus))
-        })
-        .collect()
-    }
-
-    /// Of the same family, as it must be.
-    fn reassign(&mut self, choices: &mut Choices<'_>, id: u32, service: u32) -> Vec<Change> {
-        let v4 = |world: &World, service: u32| world.services[service as usize].vip.is_ipv4();
-        let owner = self.world.backends[id as usize].service;
-        if v4(&self.world, owner) != v4(&self.world, service) {
-            return Vec::new();
-        }
-        self.world.backends[id as usize].service = service;
-        let permissions = permissions(choices, &self.world, service);
-        vec![
-            Change::Permissions(id, permissions),
-            Change::Reassign(id, service),
-        ]
-    }
-
-    fn switch_sources(&mut self, choices: &mut Choices<'_>, service: u32) -> Vec<Change> {
-        let spec = &self.world.services[service as usize];
-        if spec.sources.is_empty() || self.switched.contains(&service) {
-            return Vec::new();
-        }
-        self.switched.push(service);
-        let ranges = match choices.one_in(4) {
-            true => Vec::new(),
-            false => ranges(choices, spec.vip.is_ipv4()),
-        };
-        vec![Change::Sources(service, 1, ranges)]
-    }
 }

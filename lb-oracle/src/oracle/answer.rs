@@ -1,10 +1,9 @@
 //! Packets that are made and not forwarded: resets, and "packet too big".
 
 use lb_common::{DropReason, MidStream, counter::More};
-use lb_ebpf::fixture::Fate;
 
 use super::{
-    Answer, Arrived, Opinion, Oracle, Refusal, Sent,
+    Answer, Arrived, Fate, Opinion, Oracle, Refusal, Sent,
     checksum::{field, sum},
     known::Limit,
     packet::{ETHERNET, Ip, octets, pseudo_of, read, seal},

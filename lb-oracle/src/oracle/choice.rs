@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use lb_common::{DropReason, FlowHash, Pick};
 
-use super::{flow::Seeker, known::Maps, ledger::Ledger, packet::Meaning};
+use super::{flow::Seeker, known::Maps, ledger::Ledger};
 
 /// Ring slots that are tried for a new flow.
 const ATTEMPTS: u32 = 8;
@@ -64,7 +64,7 @@ fn choose_any(
     turns: &mut Turns,
     seeker: &Seeker,
 ) -> Result<usize, DropReason> {
-    let begins = matches!(seeker.meaning, Meaning::Opens | Meaning::Datagram);
+    let begins = seeker.meaning.may_begin();
     match maps.services[seeker.service].scheduling.pick {
         Pick::Random if begins => {
             let hash = seeker.hash.nth(seeker.number);

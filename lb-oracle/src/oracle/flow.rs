@@ -10,13 +10,14 @@ use lb_common::{
 };
 use lb_ebpf::fixture::{
     START,
-    world::{GEOMETRY, Preset, Side},
+    world::{GEOMETRY, Preset},
 };
 
 use super::{
     choice::{Memory, by_hash, choose, from_ring},
     known::Maps,
     ledger::Ledger,
+    link::Link,
     packet::{Mac, Meaning},
 };
 use crate::case::FLOW_SETS;
@@ -73,7 +74,7 @@ struct Flow {
     /// The epoch in which it was last seen.
     last: u64,
     /// Where its client's packets come from.
-    hop: Option<(Mac, Side)>,
+    hop: Option<(Mac, Link)>,
 }
 
 impl Flow {
@@ -140,7 +141,7 @@ impl Flows {
                 closing,
                 idle,
                 last: now - u64::from(preset.age),
-                hop: preset.hop,
+                hop: preset.hop.map(|(mac, side)| (mac, Link::Of(side))),
             };
             (tuple, flow)
         });
@@ -168,9 +169,9 @@ impl Flows {
         admit: impl FnOnce() -> bool,
     ) -> Result<(usize, Origin), DropReason> {
         let service = &maps.services[seeker.service];
-        let middle = !matches!(seeker.meaning, Meaning::Opens | Meaning::Datagram);
+        let middle = !seeker.meaning.may_begin();
         let too_late = middle && service.mid_stream != MidStream::Schedule;
-        let closes = seeker.meaning == Meaning::Closes;
+        let closes = seeker.meaning.ends();
         let fresh = |backend, proof, hop| Flow {
             hash: seeker.hash,
             backend,
@@ -220,7 +221,7 @@ impl Flows {
                 let ended = !backend.permissions.may_take_new() && flow.has_ended(seeker.epoch);
                 ended || limit != 0 && (flow.idle || age > limit)
             }
-            Meaning::Datagram => {
+            Meaning::Datagram | Meaning::Leaves => {
                 let limit = service.silence(0);
                 limit != 0 && (flow.idle || age > limit)
             }
@@ -318,9 +319,12 @@ impl Flows {
         let mut found = vec![];
         for (id, sender) in maps.senders(backend, protocol) {
             let service = &maps.services[sender.service];
+            let Some(vip) = service.front(backend.port()) else {
+                continue;
+            };
             let tuple = Tuple {
                 client,
-                vip: service.vip,
+                vip,
                 protocol,
             };
             let translated = service.forwarding == Some(Forwarding::Dnat);
@@ -361,14 +365,14 @@ impl Flows {
     pub(super) fn learn(
         &mut self,
         tuple: &Tuple,
-        hop: (Mac, Side),
+        hop: (Mac, Link),
         maps: &Maps,
     ) -> Result<(), DropReason> {
         let Some(flow) = self.0.get_mut(tuple) else {
             return Err(DropReason::FlowTableFull);
         };
         if flow.hop != Some(hop) {
-            if !maps.has_device(hop.1) {
+            if !maps.links.has(hop.1) {
                 return Err(DropReason::NoReturnHop);
             }
             flow.hop = Some(hop);
@@ -382,7 +386,7 @@ impl Flows {
     }
 
     /// Where a client's packets come from.
-    pub(super) fn hop(&self, tuple: &Tuple) -> Option<(Mac, Side)> {
+    pub(super) fn hop(&self, tuple: &Tuple) -> Option<(Mac, Link)> {
         self.0.get(tuple)?.hop
     }
 }

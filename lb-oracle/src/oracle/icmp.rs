@@ -3,16 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lb_common::{DropReason, Forwarding, counter::Handshake, counter::More, counter::PerBackend};
-use lb_ebpf::fixture::Fate;
 
 use super::{
-    Answer, Arrived, Opinion, Oracle, Refusal, Sent, balanced,
+    Answer, Arrived, Fate, Opinion, Oracle, Refusal, Sent,
     checksum::{field, sum},
     flow::Tuple,
     known::Limit,
     packet::{End, Ip, aged, ip_address, octets, put_address, seal},
     relay::{self, Relayed},
     tunnel, whole,
+    whose::{Target, has_ports},
 };
 
 /// The packet that an error is about.
@@ -23,7 +23,7 @@ pub(super) struct Quote {
     pub(super) protocol: u8,
 }
 
-/// Reads the quote of an error: of TCP or UDP, with the ports.
+/// Reads the quote of an error: of any protocol but ICMP, with the ports where it has such, and behind no extension header.
 fn quote(frame: &[u8], ip: &Ip) -> Option<Quote> {
     let at = ip.transport() + 8;
     let header = ip.bytes(frame, at, ip.header() + 4)?;
@@ -39,9 +39,16 @@ fn quote(frame: &[u8], ip: &Ip) -> Option<Quote> {
         false => return None,
     };
     let (source, destination) = addresses.split_at(addresses.len() / 2);
-    let port = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    let port = |at: usize| match has_ports(protocol) {
+        true => u16::from_be_bytes([header[at], header[at + 1]]),
+        false => 0,
+    };
     let ports = ip.header();
-    balanced(protocol).then(|| Quote {
+    let nobodys = match ip.is_v4() {
+        true => protocol == 1,
+        false => matches!(protocol, 58 | 0 | 43 | 44 | 51 | 60 | 135),
+    };
+    (!nobodys).then(|| Quote {
         source: (ip_address(source), port(ports)).into(),
         destination: (ip_address(destination), port(ports + 2)).into(),
         protocol,
@@ -103,10 +110,10 @@ impl Oracle {
         let about = quote(frame, ip)
             .filter(|quote| quote.source.ip() == ip.destination)
             .ok_or_else(nobody)?;
-        let service = self
-            .maps
-            .service_at(about.source.ip(), about.source.port(), about.protocol)
-            .ok_or_else(nobody)?;
+        let target = &Target::new(about.source, about.protocol);
+        let service = self.maps.service_at(target).ok_or_else(nobody)?;
+        self.meet(target, service);
+        self.met.protocol = Some(about.protocol);
         let refuse = |reason| Refusal::DropOf(service, reason);
         if ip.ttl <= 1 {
             return Err(refuse(DropReason::TtlExpired));

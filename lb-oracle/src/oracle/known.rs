@@ -4,20 +4,26 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::{
     Address, Control, DropReason, Fields, FlowHash, FlowKey, Forwarding, HashKey, Load, MidStream,
-    Nanos, Permissions, Scheduling, Spread, Tunnel, hash::FlowTuple, quic::Lengths,
+    Nanos, Permissions, Reach, Scheduling, Spread, Tunnel, hash::FlowTuple, quic::Lengths,
     sources::Access,
 };
-use lb_ebpf::fixture::world::{Change, FLOW_KEY, ServerId, Side, World, backend_mac, our_mac};
+use lb_ebpf::fixture::{
+    tagging::Tagging,
+    world::{Change, FLOW_KEY, ServerId, Side, World, backend_mac, our_mac},
+};
 
 use super::{
     flow::Tuple,
-    packet::{Mac, octets},
+    link::{Link, Links},
+    packet::Mac,
     path::Path,
 };
 
 /// A service.
 pub(super) struct Service {
+    /// With port 0, and the first address of a prefix, where it has a reach.
     pub(super) vip: SocketAddr,
+    pub(super) reach: Option<Reach>,
     pub(super) protocol: u8,
     pub(super) forwarding: Option<Forwarding>,
     pub(super) idle_epochs: u64,
@@ -41,6 +47,7 @@ impl Service {
 /// A backend.
 #[derive(Clone, Copy)]
 pub(super) struct Backend {
+    /// With port 0 where it gets packets with the port that the client chose.
     pub(super) address: SocketAddr,
     pub(super) service: usize,
     pub(super) permissions: Permissions,
@@ -65,13 +72,17 @@ pub(super) struct Backend {
 #[derive(Clone, Copy)]
 pub(super) struct Hop {
     pub(super) mac: Mac,
-    pub(super) side: Side,
+    side: Side,
     resolved: bool,
 }
 
 impl Hop {
     pub(super) fn our_mac(&self) -> Mac {
         our_mac(self.side)
+    }
+
+    pub(super) fn link(&self) -> Link {
+        Link::Of(self.side)
     }
 }
 
@@ -83,15 +94,16 @@ pub(super) struct Maps {
     pub(super) mtu: u32,
     /// CPUs that new flows spread over.
     pub(super) flow_cpus: u32,
+    pub(super) links: Links,
     hops: Vec<Hop>,
-    no_device: Vec<Side>,
     key: FlowKey,
 }
 
 impl Maps {
-    pub(super) fn new(world: &World, mtu: u32) -> Self {
+    pub(super) fn new(world: &World, mtu: u32, tagging: Tagging) -> Self {
         let services = world.services.iter().map(|spec| Service {
             vip: spec.vip,
+            reach: spec.reach,
             protocol: spec.protocol as u8,
             forwarding: Some(spec.forwarding),
             idle_epochs: spec.idle_epochs.into(),
@@ -134,7 +146,7 @@ impl Maps {
             mtu,
             flow_cpus: 1,
             hops: hops.collect(),
-            no_device: Vec::new(),
+            links: Links::new(tagging, mtu),
             key: HashKey(FLOW_KEY).expand(),
         }
     }
@@ -156,7 +168,7 @@ impl Maps {
             Change::Unresolved(hop) => self.hops[*hop as usize].resolved = false,
             Change::Neighbour(hop, mac) => self.hops[*hop as usize].mac = *mac,
             Change::NextHop(id, hop) => self.backends[*id as usize].next_hop = *hop as usize,
-            Change::NoDevice(side) => self.no_device.push(*side),
+            Change::NoDevice(side) => self.links.lose(*side),
             Change::Sources(service, _, sources) => {
                 self.services[*service as usize].sources.clone_from(sources);
             }
@@ -180,25 +192,6 @@ impl Maps {
         }
     }
 
-    pub(super) fn is_vip(&self, address: IpAddr) -> bool {
-        self.services
-            .iter()
-            .any(|service| service.vip.ip() == address)
-    }
-
-    pub(super) fn service_at(&self, address: IpAddr, port: u16, protocol: u8) -> Option<usize> {
-        let vip = SocketAddr::new(address, port);
-        self.services
-            .iter()
-            .position(|service| service.vip == vip && service.protocol == protocol)
-    }
-
-    /// The packets of a service go the long way, on which some things are looked at in another order.
-    pub(super) fn is_aside(&self, service: usize) -> bool {
-        let service = &self.services[service];
-        service.spread == Spread::Datagram || service.quic != Lengths::NONE
-    }
-
     /// The backend that a server id of a service names, if it may keep flows.
     pub(super) fn named(&self, service: usize, server_id: &[u8]) -> Option<usize> {
         self.backends.iter().position(|backend| {
@@ -211,18 +204,19 @@ impl Maps {
         })
     }
 
-    /// The backends that may have sent a packet to be translated, by id.
+    /// The backends that may have sent a packet to be translated, by id; those with a port of their own first.
     pub(super) fn senders(
         &self,
         address: SocketAddr,
         protocol: u8,
     ) -> impl Iterator<Item = (usize, &Backend)> {
-        self.backends
-            .iter()
-            .enumerate()
-            .filter(move |(_, backend)| {
+        let at = move |address| {
+            let all = self.backends.iter().enumerate();
+            all.filter(move |(_, backend)| {
                 backend.used && backend.replies == Some(protocol) && backend.address == address
             })
+        };
+        at(address).chain(at(SocketAddr::new(address.ip(), 0)))
     }
 
     /// The next hop, if a packet can go there.
@@ -232,10 +226,6 @@ impl Maps {
             true => Ok(hop),
             false => Err(DropReason::NextHopUnresolved),
         }
-    }
-
-    pub(super) fn has_device(&self, side: Side) -> bool {
-        !self.no_device.contains(&side)
     }
 
     /// The longest prefix that holds the client says no.
@@ -331,13 +321,13 @@ fn first_bits(address: IpAddr, bits: u32) -> IpAddr {
 }
 
 /// True when two addresses of a family have the same first bits.
-fn starts_alike(a: IpAddr, b: IpAddr, bits: u32) -> bool {
-    let (a, b) = (octets(a), octets(b));
-    a.len() == b.len()
-        && (0..bits as usize).all(|bit| {
-            let of = |bytes: &[u8]| bytes[bit / 8] >> (7 - bit % 8) & 1;
-            of(&a) == of(&b)
-        })
+pub(super) fn starts_alike(a: IpAddr, b: IpAddr, bits: u32) -> bool {
+    let differ = match (a, b) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (u32::from(a) ^ u32::from(b)).leading_zeros(),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(a) ^ u128::from(b)).leading_zeros(),
+        _ => return false,
+    };
+    differ >= bits
 }
 
 /// What is limited per second.

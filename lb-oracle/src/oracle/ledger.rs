@@ -6,9 +6,9 @@ use lb_common::{
         CounterLine, Global, Handshake, More, PATH_LINE, PathError, PerBackend, TURN, lines_per_cpu,
     },
 };
-use lb_ebpf::fixture::{Counter, Fate, world::GEOMETRY};
+use lb_ebpf::fixture::{Counter, world::GEOMETRY};
 
-use super::flow::Origin;
+use super::{flow::Origin, link::Fate};
 
 /// Counters by line and position.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,5 @@
 //! The MSS of SYNs (RFC 9293 section 3.7.1), lowered for services that want it.
 
-use lb_ebpf::fixture::world::{self, Side};
-
 use super::{
     Arrived, Oracle,
     checksum::{field, sum},
@@ -18,10 +16,9 @@ impl Oracle {
         if wanted == 0 {
             return frame;
         }
-        let near = match (self.maps.has_device(arrived.ingress), arrived.ingress) {
-            (false, _) => u32::MAX,
-            (true, Side::Client) => self.maps.mtu,
-            (true, side) => world::mtu(side),
+        let near = match self.maps.links.has(arrived.ingress) {
+            true => self.maps.links.mtu(arrived.ingress),
+            false => u32::MAX,
         };
         let far = tunnel::room(backend, self.maps.mtu, arrived.at);
         let headers = if arrived.ip.is_v4() { 40 } else { 60 };

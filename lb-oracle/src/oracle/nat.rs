@@ -6,15 +6,13 @@
 use std::{collections::HashMap, net::SocketAddr};
 
 use lb_common::{Address, DropReason, Family, counter::PerBackend, hash::FlowTuple};
-use lb_ebpf::fixture::{
-    Fate,
-    world::{Change, NAT_PORTS, Side, nat_addresses},
-};
+use lb_ebpf::fixture::world::{Change, NAT_PORTS, nat_addresses};
 
 use super::{
-    Answer, Arrived, Opinion, Oracle, Refusal, Sent,
+    Answer, Arrived, Fate, Opinion, Oracle, Refusal, Sent,
     flow::Tuple,
     known::Maps,
+    link::Link,
     packet::{self, Mac, Meaning, octets},
     way::Macs,
     whole,
@@ -36,7 +34,7 @@ pub(super) struct Flow {
     pub(super) tuple: Tuple,
     pub(super) backend: usize,
     /// Where its client's packets come from.
-    pub(super) hop: (Mac, Side),
+    pub(super) hop: (Mac, Link),
     ours: SocketAddr,
     life: Life,
 }
@@ -230,7 +228,7 @@ impl Oracle {
         let second = arrived.at >> 30;
         let hop = (packet::sender(frame), arrived.ingress);
         let ending = Ending::of(frame, at, meaning);
-        let has_device = self.maps.has_device(arrived.ingress);
+        let has_device = self.maps.links.has(arrived.ingress);
         if let Some(place) = self.nat.place_of(tuple, id) {
             let flow = self.nat.flows.get_mut(&place).expect("was found");
             flow.life.note(meaning, ending, second);

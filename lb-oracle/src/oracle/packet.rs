@@ -1,10 +1,14 @@
-//! A frame, read field by field: RFC 791, RFC 8200, RFC 9293, RFC 768.
+//! A frame without tags, read field by field: RFC 791, RFC 8200, RFC 9293, RFC 768.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::{DropReason, Protocol};
 
-use super::checksum::{field, sum, udp_field};
+use super::{
+    checksum::{field, sum, udp_field},
+    sctp,
+    whose::has_ports,
+};
 
 /// A MAC address.
 pub(super) type Mac = [u8; 6];
@@ -30,15 +34,29 @@ pub(super) struct Ip {
     pub(super) odd: Option<DropReason>,
 }
 
-/// What a segment or datagram means for its flow.
+/// What a packet means for its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
+    /// A datagram, or a packet of a protocol without ports, or in the middle of an SCTP association.
     Datagram,
-    /// SYN alone.
+    /// SYN alone, or INIT.
     Opens,
     /// FIN or RST.
     Closes,
+    /// The end of an SCTP association.
+    Leaves,
     Middle,
+}
+
+impl Meaning {
+    /// A flow may begin with it.
+    pub(super) fn may_begin(self) -> bool {
+        !matches!(self, Self::Closes | Self::Middle)
+    }
+
+    pub(super) fn ends(self) -> bool {
+        matches!(self, Self::Closes | Self::Leaves)
+    }
 }
 
 /// One end of a packet.
@@ -75,7 +93,7 @@ pub(super) fn read(frame: &[u8]) -> Option<Ip> {
     }
 }
 
-/// True for a protocol that services have.
+/// True for TCP and UDP.
 pub(super) fn balanced(protocol: u8) -> bool {
     matches!(
         Protocol::from_u8(protocol),
@@ -165,18 +183,19 @@ impl Ip {
         frame.get(at..at + count)
     }
 
-    /// Source and destination port.
+    /// Source and destination port; 0 where the protocol has none.
     pub(super) fn ports(&self, frame: &[u8]) -> Option<[u16; 2]> {
+        if !has_ports(self.protocol) {
+            return Some([0, 0]);
+        }
         let ports = self.bytes(frame, self.transport(), 4)?;
         Some([0, 2].map(|at| u16::from_be_bytes([ports[at], ports[at + 1]])))
     }
 
-    /// A segment or datagram that says its ports, in a frame with room for the smallest transport header.
-    pub(super) fn has_ports(&self, frame: &[u8]) -> bool {
-        self.odd.is_none()
-            && self.is_balanced()
-            && self.ports(frame).is_some()
-            && frame.len() >= self.transport() + 8
+    /// A packet that says its ports, if it has some; of TCP and UDP in a frame with room for the smallest transport header.
+    pub(super) fn is_readable(&self, frame: &[u8]) -> bool {
+        let room = if self.is_balanced() { 8 } else { 0 };
+        self.odd.is_none() && self.ports(frame).is_some() && frame.len() >= self.transport() + room
     }
 
     /// A source that no client of this destination can have (RFC 1122 section 3.2.1.3).
@@ -220,6 +239,13 @@ pub(super) fn header_is_right(frame: &[u8], ip: &Ip) -> bool {
 
 /// The transport header's lengths, and what the packet means for its flow.
 pub(super) fn meaning(frame: &[u8], ip: &Ip) -> Result<Meaning, DropReason> {
+    if !balanced(ip.protocol) {
+        return match has_ports(ip.protocol) {
+            true => sctp::meaning(frame, ip),
+            // Nothing of theirs is read.
+            false => Ok(Meaning::Datagram),
+        };
+    }
     let at = ip.transport();
     let least = if ip.protocol == TCP { 20 } else { 8 };
     let header = ip.bytes(frame, at, least).ok_or(DropReason::Truncated)?;
@@ -280,8 +306,8 @@ pub(super) fn put_address(frame: &mut [u8], ip: &Ip, end: End, address: IpAddr) 
     frame[at..at + size].copy_from_slice(&octets(address));
 }
 
-/// The frame with another address and port at one end and one hop less to live. The transport checksum is as right or
-/// as wrong as it was.
+/// The frame with another address and port at one end (0: the port stays) and one hop less to live. The transport checksum
+/// is as right or as wrong as it was.
 pub(super) fn readdressed(frame: &[u8], ip: &Ip, end: End, to: SocketAddr) -> Vec<u8> {
     moved(frame, ip, Some((ip.transport(), ip.protocol)), end, to)
 }
@@ -332,9 +358,12 @@ fn rewrite(out: &mut [u8], ip: &Ip, transport: Option<(usize, u8)>, end: End, to
     };
     let check = at + if protocol == TCP { 16 } else { 6 };
     let port = at + if end == End::To { 2 } else { 0 };
-    out[port..port + 2].copy_from_slice(&to.port().to_be_bytes());
+    if to.port() != 0 {
+        out[port..port + 2].copy_from_slice(&to.port().to_be_bytes());
+    }
+    // SCTP's CRC32c covers no address, and its ports stay.
     let absent = protocol != TCP && out[check..check + 2] == [0, 0];
-    if !absent {
+    if !absent && balanced(protocol) {
         out[check..check + 2].fill(0);
         let rest = total(out, at);
         let sum = match protocol {

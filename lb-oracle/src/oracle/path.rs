@@ -14,6 +14,7 @@ use super::{
     packet::{Ip, ip_address, octets},
     sound::whole,
     tunnel,
+    whose::Target,
 };
 
 /// What was said of a path, and in which unit of 2^36 ns.
@@ -74,7 +75,7 @@ impl Oracle {
                 return None;
             }
             if has_ports && !matches!(what, What::Fits(_)) {
-                service = self.maps.service_at(to.ip(), to.port(), protocol);
+                service = self.maps.service_at(&Target::new(to, protocol));
             }
         }
         let meant: Vec<usize> = (0..self.maps.backends.len())

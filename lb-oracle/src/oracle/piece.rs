@@ -12,6 +12,7 @@ use super::{
     flow::{Origin, Tuple},
     packet::{self, End, Ip, Meaning, octets},
     tunnel, whole,
+    whose::Target,
 };
 
 /// What the pieces of a datagram have in common.
@@ -101,6 +102,7 @@ impl Oracle {
         let Some(piece) = read(frame, ip) else {
             return Err(self.refuse_piece(arrived, DropReason::Truncated));
         };
+        self.met.protocol = Some(piece.datagram.protocol);
         if !balanced(piece.datagram.protocol) {
             return Err(self.refuse_piece(arrived, DropReason::Fragment));
         }
@@ -114,7 +116,19 @@ impl Oracle {
         let (source, destination): (SocketAddr, SocketAddr) =
             ((ip.source, from).into(), (ip.destination, to).into());
         let protocol = piece.datagram.protocol;
-        if let Some(service) = self.maps.service_at(ip.destination, to, protocol) {
+        let target = &Target::new(destination, protocol);
+        let usual = self.maps.usual_at(target);
+        if usual.is_none()
+            && let Some(place) = self.nat.behind(&self.maps, source, destination, protocol)
+        {
+            return self.first_back_from_ours(arrived, &piece, place);
+        }
+        let ends = (source, destination, protocol);
+        let reply = || self.flows.behind(&self.maps, ends, arrived.epoch(), false);
+        let reply = usual.map_or_else(reply, |_| None);
+        let Some((tuple, id)) = reply else {
+            let service = self.maps.service_at(target).ok_or(Refusal::Pass)?;
+            self.meet(target, service);
             self.alive(arrived, true)?;
             let tuple = Tuple {
                 client: source,
@@ -122,19 +136,7 @@ impl Oracle {
                 protocol,
             };
             return self.first_to_backend(arrived, &piece, service, tuple);
-        }
-        if let Some(place) = self.nat.behind(&self.maps, source, destination, protocol) {
-            return self.first_back_from_ours(arrived, &piece, place);
-        }
-        let (tuple, id) = self
-            .flows
-            .behind(
-                &self.maps,
-                (source, destination, protocol),
-                arrived.epoch(),
-                false,
-            )
-            .ok_or(Refusal::Pass)?;
+        };
         self.alive(arrived, true)?;
         if piece.more {
             self.follow(arrived, &piece, Followed::ToClient(tuple, id));
@@ -292,7 +294,8 @@ impl Oracle {
             return Err(Refusal::Pass);
         }
         let service = backend.service;
-        let vip = self.maps.services[service].vip;
+        let of = &self.maps.services[service];
+        let vip = of.front(tuple.vip.port()).unwrap_or(of.vip);
         if octets(vip.ip()).len() != octets(ip.source).len() {
             return Err(Refusal::Pass);
         }

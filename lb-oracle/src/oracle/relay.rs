@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::{
     checksum::{field, sum, udp_field},
     icmp::{Quote, address_at},
-    packet::{ETHERNET, End, Ip, aged, octets, put_address, seal},
+    packet::{ETHERNET, End, Ip, aged, balanced, octets, put_address, seal},
 };
 
 /// What an error says afterwards.
@@ -65,7 +65,14 @@ fn requote(out: &mut [u8], ip: &Ip, about: &Quote, end: End, address: SocketAddr
     // The quoted ports, and the checksum if it is quoted. The rest of what it covers is not, but has not changed.
     let port = segment + if end == End::To { 2 } else { 0 };
     let before = sum(&old) + sum(&out[port..port + 2]);
-    out[port..port + 2].copy_from_slice(&address.port().to_be_bytes());
+    // 0: it stays.
+    if address.port() != 0 {
+        out[port..port + 2].copy_from_slice(&address.port().to_be_bytes());
+    }
+    // SCTP's CRC32c covers no address.
+    if !balanced(about.protocol) {
+        return;
+    }
     let after = sum(&new) + sum(&out[port..port + 2]);
     let tcp = about.protocol == 6;
     let check = segment + if tcp { 16 } else { 6 };

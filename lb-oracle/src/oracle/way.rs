@@ -1,12 +1,14 @@
 //! Where a packet leaves, with which Ethernet addresses, and how large it may be there.
 
 use lb_common::DropReason;
-use lb_ebpf::fixture::{
-    Fate,
-    world::{self, Side},
-};
 
-use super::{Oracle, flow::Tuple, known::Backend, packet::Mac};
+use super::{
+    Fate, Oracle,
+    flow::Tuple,
+    known::Backend,
+    link::{Link, Links},
+    packet::Mac,
+};
 
 /// New Ethernet addresses.
 pub(super) struct Macs {
@@ -27,16 +29,16 @@ impl Oracle {
     pub(super) fn way_to(
         &self,
         backend: &Backend,
-        ingress: Side,
+        ingress: Link,
     ) -> Result<(Fate, Macs, u32), DropReason> {
         let hop = self.maps.hop(backend.next_hop)?;
         let macs = Macs {
             to: hop.mac,
             from: hop.our_mac(),
         };
-        let fate = match hop.side == ingress {
+        let fate = match hop.link() == ingress {
             true => Fate::Tx,
-            false if self.maps.has_device(hop.side) => Fate::Redirect(hop.side),
+            false if self.maps.links.has(hop.link()) => Fate::Redirect(hop.link()),
             false => return Err(DropReason::MapInconsistent),
         };
         Ok((fate, macs, self.maps.mtu))
@@ -46,7 +48,7 @@ impl Oracle {
     pub(super) fn way_back(
         &self,
         tuple: &Tuple,
-        ingress: Side,
+        ingress: Link,
     ) -> Result<(Fate, Macs, u32), DropReason> {
         self.way_out(self.flows.hop(tuple), ingress)
     }
@@ -54,25 +56,21 @@ impl Oracle {
     /// The way to a client whose packets come from there, and the MTU there.
     pub(super) fn way_out(
         &self,
-        hop: Option<(Mac, Side)>,
-        ingress: Side,
+        hop: Option<(Mac, Link)>,
+        ingress: Link,
     ) -> Result<(Fate, Macs, u32), DropReason> {
-        let (mac, side) = hop.ok_or(DropReason::NoReturnHop)?;
-        if !self.maps.has_device(side) || mac == [0; 6] {
+        let (mac, link) = hop.ok_or(DropReason::NoReturnHop)?;
+        if !self.maps.links.has(link) || mac == [0; 6] {
             return Err(DropReason::NoReturnHop);
         }
         let macs = Macs {
             to: mac,
-            from: world::our_mac(side),
+            from: Links::mac(link),
         };
-        let fate = match side == ingress {
+        let fate = match link == ingress {
             true => Fate::Tx,
-            false => Fate::Redirect(side),
+            false => Fate::Redirect(link),
         };
-        let mtu = match side {
-            Side::Client => self.maps.mtu,
-            Side::Backend => world::mtu(side),
-        };
-        Ok((fate, macs, mtu))
+        Ok((fate, macs, self.maps.links.mtu(link)))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lb_oracle::tally::Shape;
 use lb_tests::soak::{self, Soak};
 
 /// Packets, unless the environment says how many: an emulated machine runs fewer.
@@ -28,4 +29,10 @@ fn random_packets_fare_alike_in_library_oracle_and_kernel() {
     assert!(report.tally.packets >= packets && packets > 0);
     let seldom = report.tally.fates.iter().min().unwrap();
     assert!(*seldom > packets / 100, "{:?}", report.tally);
+    // Frames with tags go through a program of their own.
+    let met = |shape: Shape| report.tally.shapes[shape as usize];
+    assert!(met(Shape::OneTag) > packets / 100 && met(Shape::TwoTags) > packets / 100);
+    for shape in Shape::ALL {
+        assert!(met(shape) >= packets / 100_000, "{shape:?}: {}", met(shape));
+    }
 }

@@ -52,9 +52,13 @@ impl Cases {
     }
 
     fn attempt(&mut self, case: &Case) -> Result<Attempt> {
+        // No slot of another case's interfaces stays open.
+        self.open = None;
+        self.kernel.open_redirect(Verdict::PASS)?;
+        self.kernel.tag(case.tagging);
         let ends = self.kernel.ends();
         let mut tables = case.tables(&ends);
-        let mut oracle = Oracle::new(&case.world, case.mtu);
+        let mut oracle = Oracle::new(&case.world, case.mtu, case.tagging);
         for (number, scene) in case.scenes.iter().enumerate() {
             for change in &scene.changes {
                 change.apply(&mut tables, &ends);
@@ -143,7 +147,7 @@ impl Cases {
         arrival: &Arrival,
     ) -> Result<Option<String>> {
         let ends = self.kernel.ends();
-        let ifindex = ends.ifindex(arrival.ingress);
+        let ifindex = ends.port(arrival.ingress);
         let mut frame = MemFrame {
             bytes: arrival.frame.clone(),
             ifindex,
