@@ -134,7 +134,7 @@ fn network() -> Topology {
 }
 
 #[test]
-fn the_decapsulator_takes_out_what_every_tunnel_device_sends_also_behind_tags() {
+fn the_decapsulator_takes_out_what_every_tunnel_device_sends() {
     let _turn = Turn::shared();
     let topology = network();
     let _servers = Server::threads(&topology).unwrap();
