@@ -61,24 +61,25 @@ pub(super) fn rehang(
     );
     // What the filter leaves out is there all the same, as an empty object.
     let all = found.iter().filter_map(|link| link["addr_info"].as_array());
+    let mut moved = Vec::new();
     for address in all.flatten() {
         let Some(local) = text(&address["local"]) else {
             continue;
         };
-        if !which(&local) {
-            continue;
+        if which(&local) {
+            moved.push(format!("{local}/{}", address["prefixlen"]));
         }
-        let with_prefix = format!("{local}/{}", address["prefixlen"]);
+    }
+    // The last first: with the first one of a network the kernel takes the others away.
+    for address in moved.iter().rev() {
+        ip(topology, host, &format!("address del {address} dev {from}"));
+    }
+    for address in &moved {
+        let quick = if address.contains(':') { " nodad" } else { "" };
         ip(
             topology,
             host,
-            &format!("address del {with_prefix} dev {from}"),
-        );
-        let quick = if local.contains(':') { " nodad" } else { "" };
-        ip(
-            topology,
-            host,
-            &format!("address add {with_prefix} dev {to}{quick}"),
+            &format!("address add {address} dev {to}{quick}"),
         );
     }
     for route in routes {
@@ -140,8 +141,7 @@ fn wire(topology: &Topology) -> [String; 2] {
     rehang(topology, "client", "eth0", &clients, EVERYTHING);
     for host in ["b1", "b2"] {
         let last = stack(topology, host, "eth0", BACKENDS);
-        if topology.shape().returns_directly() && topology.shape().forwarding != Forwarding::Fullnat
-        {
+        if topology.shape().returns_directly() {
             rehang(topology, host, "eth0", &last, is_behind);
             let first = stack(topology, host, "eth0", CLIENTS);
             rehang(topology, host, "eth0", &first, EVERYTHING);
