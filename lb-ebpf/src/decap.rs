@@ -4,11 +4,12 @@
 //! An open decapsulator lets anybody send packets with any source past the filters of a network (CVE-2020-10136,
 //! CVE-2024-7595), so everything that a balancer would not send is dropped: the outer source must be a
 //! balancer's, the inner destination a VIP of this machine, the inner source nobody's of ours, and there is no
-//! tunnel within the tunnel. What is no tunnel of ours passes untouched. A program of its own, which shares
+//! tunnel within the tunnel. What is no tunnel of ours passes untouched. The same holds behind one VLAN tag or two, which
+//! stay on the frame, so that the VLAN's own interface gets what was inside. A program of its own, which shares
 //! no map with the balancer's: [`process`] over [`Frame`] and [`Rules`].
 
 use lb_common::{
-    Address, DropReason,
+    Address, DropReason, Family, Tags,
     decap::{Fate, Standing},
 };
 use network_types::{
@@ -21,6 +22,7 @@ use crate::{
     checksum::Delta,
     frame::Frame,
     parse::{self, Packet},
+    vlan,
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Gue, L3, L4_V4, L4_V6, Ports, protocol},
 };
 
@@ -53,8 +55,38 @@ fn judge<F: Frame, R: Rules>(frame: &mut F, rules: &R) -> Fate {
         return Fate::Passed;
     };
     let [first, ..] = ethernet.destination;
+    if first & 1 != 0 {
+        return Fate::Passed;
+    }
+    if !vlan::is_tag(ethernet.ether_type) {
+        return judge_untagged(frame, rules);
+    }
+    let Some(tags) = vlan::read(frame) else {
+        return Fate::Passed;
+    };
+    judge_tagged(frame, rules, tags)
+}
+
+/// The tags come off and go on again, since all offsets are counted without them. Dropped frames stay without.
+#[inline(always)]
+fn judge_tagged<F: Frame, R: Rules>(frame: &mut F, rules: &R, tags: Tags) -> Fate {
+    if vlan::take_off(frame, tags).is_none() {
+        return Fate::Passed;
+    }
+    let fate = judge_untagged(frame, rules);
+    // There is room where they stood before.
+    match !fate.is_passed_on() || vlan::put_all(frame, tags) {
+        true => fate,
+        false => Fate::Truncated,
+    }
+}
+
+#[inline(always)]
+fn judge_untagged<F: Frame, R: Rules>(frame: &mut F, rules: &R) -> Fate {
+    let Some(ethernet) = frame.header::<Ethernet>(0) else {
+        return Fate::Passed;
+    };
     let judged = match ethernet.ether_type {
-        _ if first & 1 != 0 => return Fate::Passed,
         ETHERTYPE_IPV4 => take_out::<F, R, true>(frame, rules),
         ETHERTYPE_IPV6 => take_out::<F, R, false>(frame, rules),
         _ => return Fate::Passed,
@@ -83,7 +115,8 @@ fn take_out<F: Frame, R: Rules, const V4: bool>(frame: &mut F, rules: &R) -> Res
     }
     check(&outer)?;
     outer.check_ip(frame).map_err(fate_of)?;
-    if !rules.trusts(outer.source) {
+    // An IPv4 address within IPv6 (RFC 4291 section 2.5.5.2) is nobody's on the wire, but the rules hold IPv4 addresses so.
+    if !V4 && outer.source.is_v4() || !rules.trusts(outer.source) {
         return Err(Fate::UnknownSource);
     }
     let l4 = behind_ip::<V4>();
@@ -158,7 +191,11 @@ fn tunnel<F: Frame, R: Rules, const V4: bool>(frame: &F, rules: &R, outer: &Pack
             if u16::from_be_bytes(ip.frags) & 0x1fff != 0 {
                 return protocol::NONE;
             }
-            let options = usize::from(ip.vihl & 15).wrapping_sub(5) & 15;
+            let words = usize::from(ip.vihl & 15);
+            if words < 5 {
+                return protocol::NONE;
+            }
+            let options = words.wrapping_sub(5);
             is_gue(frame, rules, L4_V4.wrapping_add(options.wrapping_mul(4)))
         }
         (false, protocol::UDP) => is_gue(frame, rules, L4_V6),
@@ -286,11 +323,16 @@ fn judge_inner<F: Frame, R: Rules>(
     match inner.protocol {
         protocol::IPIP | protocol::IPV6 => return Err(Fate::Nested),
         protocol::GRE => return Err(Fate::OtherProtocol),
-        protocol::FRAGMENT if !is_served_piece(frame, at) => return Err(Fate::OtherProtocol),
+        protocol::FRAGMENT if !is_served_piece(frame, at, inner) => {
+            return Err(Fate::OtherProtocol);
+        }
         _ => {}
     }
     let l4 = at.wrapping_add(inner.l4()).wrapping_sub(L3);
-    if inner.protocol == protocol::UDP && is_gue(frame, rules, l4) == protocol::UDP {
+    if inner.protocol == protocol::UDP
+        && !(piece && is_later_piece(frame, at))
+        && is_gue(frame, rules, l4) == protocol::UDP
+    {
         return Err(Fate::Nested);
     }
     if admission::is_martian(inner) {
@@ -305,12 +347,26 @@ fn judge_inner<F: Frame, R: Rules>(
     }
 }
 
-/// The IPv6 packet at an offset is a piece of what is served: by the header behind its own. The host that puts it together
-/// sees whether it is a tunnel of its own; it has no device for one.
+/// The packet at an offset is no piece by the header behind its own (IPv6), or a piece of what is served. The host that puts
+/// it together sees whether it is a tunnel of its own; it has no device for one.
 #[inline(always)]
-fn is_served_piece<F: Frame>(frame: &F, at: usize) -> bool {
+fn is_served_piece<F: Frame>(frame: &F, at: usize, inner: &Packet) -> bool {
+    if inner.family == Family::V4 {
+        return true;
+    }
     match frame.header::<[[u8; 4]; 2]>(at.wrapping_add(Ipv6Hdr::LEN)) {
-        Some([[next, ..], _]) => matches!(*next, protocol::TCP | protocol::UDP | protocol::ICMPV6),
+        Some([[next, ..], _]) if inner.holds(L4_V6, 8) => {
+            matches!(*next, protocol::TCP | protocol::UDP | protocol::ICMPV6)
+        }
+        _ => false,
+    }
+}
+
+/// The IPv4 packet at an offset is a piece without the datagram's ports.
+#[inline(always)]
+fn is_later_piece<F: Frame>(frame: &F, at: usize) -> bool {
+    match frame.header::<Ipv4Hdr>(at) {
+        Some(ip) => u16::from_be_bytes(ip.frags) & 0x1fff != 0,
         None => false,
     }
 }

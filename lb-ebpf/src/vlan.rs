@@ -49,7 +49,7 @@ pub(crate) const fn is_tag(ether_type: [u8; 2]) -> bool {
 
 /// The tags of a frame that carries an IP packet behind them; `None`: it does not, or has more than two.
 #[inline(always)]
-fn read<F: Frame>(frame: &F) -> Option<Tags> {
+pub(crate) fn read<F: Frame>(frame: &F) -> Option<Tags> {
     let is_ip = |ether_type| matches!(ether_type, ETHERTYPE_IPV4 | ETHERTYPE_IPV6);
     let one = frame.header::<Tagged<1>>(0)?;
     if is_ip(one.ether_type) {
@@ -91,6 +91,14 @@ pub fn enter<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Option<Came> {
         // What belongs to a bond came by the bond.
         false => interface(tables, device.port, tags.plain())?,
     };
+    take_off(frame, tags)?;
+    frame.came_by(ifindex);
+    Some(Came { port, tags })
+}
+
+/// Takes off the tags that a frame has, of which there is one at least.
+#[inline(always)]
+pub(crate) fn take_off<F: Frame>(frame: &mut F, tags: Tags) -> Option<()> {
     let macs = *frame.header::<MacWords>(0)?;
     let shrunk = match tags.count() {
         1 => frame.shrink_head(TAG as u16),
@@ -100,8 +108,7 @@ pub fn enter<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Option<Came> {
         return None;
     }
     *frame.header_mut::<MacWords>(0)? = macs;
-    frame.came_by(ifindex);
-    Some(Came { port, tags })
+    Some(())
 }
 
 /// Puts tags on a frame. False: there is no room for them.
@@ -125,8 +132,9 @@ fn put<F: Frame, const N: usize>(frame: &mut F, tags: [Tag; N]) -> bool {
     }
 }
 
+/// Puts these tags on a frame, if any. False: there is no room for them.
 #[inline(always)]
-fn put_all<F: Frame>(frame: &mut F, Tags(tags): Tags) -> bool {
+pub(crate) fn put_all<F: Frame>(frame: &mut F, Tags(tags): Tags) -> bool {
     match Tags(tags).count() {
         0 => true,
         1 => put(frame, [tags[0]]),

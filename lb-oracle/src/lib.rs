@@ -9,6 +9,7 @@
 //! The compiled program's turn is in `lb-tests`, which can load it.
 
 pub mod case;
+pub mod decap;
 pub mod frames;
 pub mod generate;
 pub mod oracle;

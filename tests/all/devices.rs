@@ -12,6 +12,7 @@ use lb_tests::topology::{Family, Forwarding, Shape, Topology, backend};
 
 use crate::stage::{ECHO, SHAPES, Turn, UDP};
 
+mod senders;
 mod vlans;
 
 /// For anything: the machine is emulated.

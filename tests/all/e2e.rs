@@ -6,7 +6,7 @@ mod change;
 mod checks;
 mod choices;
 mod encapsulation;
-mod examples;
+pub(crate) mod examples;
 mod failover;
 mod fragments;
 mod fullnat;

@@ -30,11 +30,21 @@ fn pins(topology: &Topology, host: &str) -> PathBuf {
 
 /// `fairlead decap` for `eth0` of a backend; standard output.
 pub fn command(topology: &Topology, host: &str, arguments: &[&str]) -> Result<String> {
+    command_at(topology, host, "eth0", arguments)
+}
+
+/// The same for another interface.
+pub fn command_at(
+    topology: &Topology,
+    host: &str,
+    interface: &str,
+    arguments: &[&str],
+) -> Result<String> {
     let binary = fairlead_binary()?;
     let output = topology
         .run_in(host, || {
             Command::new(binary)
-                .args(["decap", "--interface", "eth0", "--bpffs"])
+                .args(["decap", "--interface", interface, "--bpffs"])
                 .arg(pins(topology, host))
                 .args(arguments)
                 .output()

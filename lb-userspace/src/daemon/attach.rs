@@ -81,30 +81,38 @@ fn trouble(attachment: &status::Attachment, vlans: &Vlans) -> Option<String> {
             vlans.left.join(", ")
         ));
     }
-    let mut cures = Vec::new();
+    let mut stripping = Vec::new();
     for card in &vlans.cards {
-        let features = match strips_tags(card) {
-            Ok(features) => features,
+        match strips_tags(card) {
+            Ok(features) => stripping.push((card.as_str(), features)),
             // A device that does not know the question has no such thing.
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => continue,
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
             Err(error) => {
                 return Some(format!(
                     "ask {card} whether it takes VLAN tags out of frames before a program sees them: {error} (`ethtool -k {card}` tells; rx-vlan-offload must be off)"
                 ));
             }
-        };
-        if !features.is_empty() {
-            let off: Vec<String> = features.iter().map(|name| format!("{name} off")).collect();
-            cures.push(format!("ethtool -K {card} {}", off.join(" ")));
         }
     }
+    taken_out(&stripping, attachment.mode == "generic")
+}
+
+/// What is said where tags may be taken out of frames: by cards, with the features that do it, or by the kernel.
+fn taken_out(cards: &[(&str, Vec<&str>)], generic: bool) -> Option<String> {
+    let at_fault = cards.iter().filter(|(_, features)| !features.is_empty());
+    let cures: Vec<String> = at_fault
+        .map(|(card, features)| {
+            let off: Vec<String> = features.iter().map(|name| format!("{name} off")).collect();
+            format!("ethtool -K {card} {}", off.join(" "))
+        })
+        .collect();
     if !cures.is_empty() {
         return Some(format!(
             "VLAN tags are taken out of frames before a program sees them: packets of its VLANs count as its own ({}; of a veth, the other end sends tags beside frames: there too, with txvlan off)",
             cures.join("; ")
         ));
     }
-    (attachment.mode == "generic").then(|| {
+    generic.then(|| {
         "in generic mode the kernel may take VLAN tags out of frames before a program sees them (see xdp-mode)".to_owned()
     })
 }
@@ -138,4 +146,53 @@ fn look(bpf: &Bpf) -> Vec<status::Attachment> {
             trouble: None,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_takes_tags_out_is_named_with_the_command_that_ends_it() {
+        let (one, both) = (
+            vec!["rx-vlan-hw-parse"],
+            vec!["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"],
+        );
+        let cards = [("eth0", one), ("eth1", vec![]), ("eth2", both)];
+        for generic in [false, true] {
+            let told = taken_out(&cards, generic).unwrap();
+            let cures = "(ethtool -K eth0 rx-vlan-hw-parse off; \
+                 ethtool -K eth2 rx-vlan-hw-parse off rx-vlan-stag-hw-parse off; of a veth";
+            assert!(told.contains(cures), "{told}");
+        }
+        let clean = [("eth1", vec![])];
+        assert_eq!(taken_out(&clean, false), None);
+        let told = taken_out(&clean, true).unwrap();
+        assert!(
+            told.contains("generic mode") && told.contains("xdp-mode"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn vlans_that_are_left_to_the_kernel_are_named_with_the_cure() {
+        let attachment = status::Attachment {
+            interface: "eth0".to_owned(),
+            ifindex: 2,
+            mode: "native".to_owned(),
+            state: "attached".to_owned(),
+            vlans: Vec::new(),
+            trouble: None,
+        };
+        let vlans = Vlans {
+            left: vec!["eth0.100".to_owned(), "eth0.200".to_owned()],
+            ..Vlans::default()
+        };
+        let told = trouble(&attachment, &vlans).unwrap();
+        assert!(
+            told.contains("packets of eth0.100, eth0.200 are left"),
+            "{told}"
+        );
+        assert!(told.contains("make it anew"), "{told}");
+    }
 }

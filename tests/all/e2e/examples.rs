@@ -1,7 +1,8 @@
 //! Every file in `examples/` as it stands, in a network that has its addresses: all of its services answer over real
 //! sockets.
 //!
-//! One host has the addresses of all backends; whose answer it was is other tests' matter.
+//! One host has the addresses of all backends; whose answer it was is other tests' matter. Files for devices that not every
+//! kernel has are read here, and run in [`crate::devices`](../devices.rs) on one that has them.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -18,7 +19,7 @@ use lb_userspace::model::{self, Forwarding, Protocol, Service};
 use crate::stage::{SHAPES, Turn};
 
 /// For a daemon that starts, and for an answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// A port of services with any.
 const SOME_PORT: u16 = 4000;
 /// Routes of packets from backends whose replies go through the balancer.
@@ -100,9 +101,17 @@ fn each(prefix: &model::Prefix) -> Vec<IpAddr> {
     }
 }
 
+/// Interfaces between balancer and backends.
+pub(crate) struct Devices {
+    /// The balancer's.
+    pub(crate) balancer: &'static str,
+    /// The backends'.
+    pub(crate) backend: &'static str,
+}
+
 /// Gives the hosts the addresses and routes that the file speaks of.
-fn furnish(topology: &Topology, config: &model::Config) {
-    let device = topology.shape().balancer_back_device();
+fn furnish(topology: &Topology, config: &model::Config, devices: &Devices) {
+    let device = devices.balancer;
     for of in FAMILIES {
         let gateway = balancer_back(of);
         let flag = if of == Family::V4 { "-4" } else { "-6" };
@@ -154,8 +163,9 @@ fn furnish(topology: &Topology, config: &model::Config) {
             Family::V4 => ("-4", 32),
             Family::V6 => ("-6", 128),
         };
-        if !topology.has_address("b1", "eth0", address).unwrap() {
-            topology.add_address("b1", "eth0", address, length).unwrap();
+        let own = devices.backend;
+        if !topology.has_address("b1", own, address).unwrap() {
+            topology.add_address("b1", own, address, length).unwrap();
             ip(
                 topology,
                 "lb",
@@ -300,6 +310,15 @@ fn ask(topology: &Topology, config: &model::Config) -> usize {
 
 #[track_caller]
 fn check(text: &str, expected: usize) {
+    check_over(text, expected, |topology| Devices {
+        balancer: topology.shape().balancer_back_device(),
+        backend: "eth0",
+    });
+}
+
+/// Runs a file in a network whose interfaces are made first, and asks all services: so many answers.
+#[track_caller]
+pub(crate) fn check_over(text: &str, expected: usize, wire: impl FnOnce(&Topology) -> Devices) {
     let _turn = Turn::shared();
     let config = read(text);
     let shape = Shape {
@@ -312,7 +331,8 @@ fn check(text: &str, expected: usize) {
         ..SHAPES[3]
     };
     let topology = Topology::build(shape).unwrap();
-    furnish(&topology, &config);
+    let devices = wire(&topology);
+    furnish(&topology, &config, &devices);
     serve(&topology, &config);
     take_out(&topology, &config);
     let mut daemon = Daemon::prepare(&topology, Config::lab(&topology)).unwrap();
@@ -357,6 +377,18 @@ fn the_file_of_the_tour_serves() {
 #[test]
 fn backends_without_a_route_to_clients_serve_as_the_example_says() {
     check(include_str!("../../../examples/fullnat.toml"), 2);
+}
+
+/// The file is good, and has so many services.
+#[track_caller]
+fn check_words(text: &str, services: usize) {
+    assert_eq!(read(text).services.len(), services);
+}
+
+#[test]
+fn the_files_for_vlans_and_bonds_are_good() {
+    check_words(include_str!("../../../examples/vlan.toml"), 2);
+    check_words(include_str!("../../../examples/bond.toml"), 1);
 }
 
 #[test]

@@ -10,9 +10,14 @@ const PACKETS: u64 = 1_000_000;
 /// The variable that says it.
 const VARIABLE: &str = "FAIRLEAD_SOAKED_PACKETS";
 
+/// As many as that, or as the environment says.
+pub(super) fn packets(usually: u64) -> u64 {
+    std::env::var(VARIABLE).map_or(usually, |text| text.parse().unwrap())
+}
+
 #[test]
 fn random_packets_fare_alike_in_library_oracle_and_kernel() {
-    let packets = std::env::var(VARIABLE).map_or(PACKETS, |text| text.parse().unwrap());
+    let packets = packets(PACKETS);
     let soak = Soak {
         packets,
         // Cases that the test of the library and the oracle does not get to.

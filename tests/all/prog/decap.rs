@@ -3,10 +3,17 @@
 
 use lb_common::decap::Fate;
 use lb_ebpf::decap::fixture::{self, Fixture};
+use lb_oracle::decap::{
+    World,
+    frames::{Frames, GUE_PORT},
+    opinion,
+};
 use lb_tests::kernel::decap::{Decapsulator, object_bytes};
 use lb_tests::kernel::{SHORTEST, in_namespace, object};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+
+use super::cases::packets;
 
 /// What differs between the twins, if anything. A dropped packet's bytes are nobody's.
 fn difference(kernel: &Decapsulator, packet: &[u8]) -> Option<String> {
@@ -89,6 +96,57 @@ fn changed_packets_to_the_decapsulator_end_alike_on_host_and_kernel() {
                 Ok(())
             })
             .unwrap();
+    })
+    .unwrap();
+}
+
+/// Random frames, unless the environment says how many.
+const FRAMES: u64 = 2_000_000;
+/// Frames after which counters are read.
+const BATCH: u64 = 1_000;
+
+/// Runs frames by their numbers through program, library and opinion.
+fn agree(kernel: &Decapsulator, world: &World, numbers: std::ops::Range<u64>) {
+    let (frames, rules) = (Frames::default(), world.rules());
+    let mut output = [0; 2048];
+    let mut expected = kernel.fates().unwrap();
+    for number in numbers.clone() {
+        let frame = frames.any(number);
+        let (fate, bytes) = opinion(world, &frame);
+        let (host, host_bytes) = fixture::run_host(&rules, &frame);
+        let (passed, length) = kernel.run_into(&frame, &mut output).unwrap();
+        assert_eq!(host, fate, "frame {number}: {frame:02x?}");
+        assert_eq!(passed, fate.is_passed_on(), "frame {number}: {frame:02x?}");
+        if passed {
+            assert!(host_bytes == bytes, "frame {number}: {frame:02x?}");
+            let ran = &output[..length];
+            assert!(ran == bytes, "frame {number}: {frame:02x?}: {ran:02x?}");
+        }
+        expected[fate as usize] += 1;
+        if number % BATCH == BATCH - 1 {
+            let fates = kernel.fates().unwrap();
+            assert_eq!(fates, expected, "the thousand frames to {number}");
+        }
+    }
+    assert_eq!(kernel.fates().unwrap(), expected, "frames {numbers:?}");
+}
+
+#[test]
+fn random_frames_to_the_decapsulator_end_alike_in_opinion_library_and_kernel() {
+    let frames = packets(FRAMES);
+    in_namespace(|_| {
+        let begin = std::time::Instant::now();
+        // Frames that the test of the library and the opinion does not get to.
+        let first = 1 << 32;
+        let parts = [Some(GUE_PORT), None]
+            .into_iter()
+            .zip([frames * 9 / 10, frames / 10]);
+        for (gue_port, count) in parts {
+            let world = World::new(gue_port);
+            let (kernel, _) = Decapsulator::load(&world.rules()).unwrap();
+            agree(&kernel, &world, first..first + count);
+        }
+        println!("{frames} frames in {:?}", begin.elapsed());
     })
     .unwrap();
 }

@@ -61,22 +61,29 @@ impl Decapsulator {
 
     /// Runs the program over a frame: true if it is passed on, and the frame afterwards.
     pub fn run(&self, frame: &[u8]) -> Result<(bool, Vec<u8>)> {
+        let mut output = vec![0; LARGEST];
+        let (passed, length) = self.run_into(frame, &mut output)?;
+        output.truncate(length);
+        Ok((passed, output))
+    }
+
+    /// The same into a buffer, which holds every frame; how much of it.
+    pub fn run_into(&self, frame: &[u8], output: &mut [u8]) -> Result<(bool, usize)> {
         let program: &Xdp = self
             .ebpf
             .program(PROGRAM)
             .context("the object has no program")?
             .try_into()?;
-        let mut output = vec![0; LARGEST];
         let result = program.test_run(TestRunOptions {
             data_in: Some(frame),
-            data_out: Some(&mut output),
+            data_out: Some(output),
             repeat: 1,
             ..TestRunOptions::default()
         })?;
-        output.truncate(result.data_size_out as usize);
+        let length = result.data_size_out as usize;
         match result.return_value {
-            1 => Ok((false, output)),
-            2 => Ok((true, output)),
+            1 => Ok((false, length)),
+            2 => Ok((true, length)),
             other => bail!("the program returned {other}"),
         }
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::error::BpfError;
-use super::netdev::{self, AttachMode, Kind};
+use super::netdev::{self, AttachMode};
 use super::place::{interface_of, link_pin, list, unlink};
 use super::sys::{self, LinkInfo};
 use crate::model::XdpMode;
@@ -351,20 +351,6 @@ impl Links {
     }
 }
 
-/// Why an interface may refuse native XDP, and what to do.
-fn advice(ifindex: u32) -> String {
-    match netdev::kind(ifindex) {
-        Some(Kind::Vlan { lower }) => format!(
-            "it is the interface of a VLAN: name {lower} in its place, whose VLANs are served; see docs/vlan.md"
-        ),
-        Some(Kind::Bond) => "a bond has it where all that belong to it have it, in modes balance-rr, active-backup, \
-             balance-xor and 802.3ad, and not with xmit_hash_policy vlan+srcmac"
-            .to_owned(),
-        None => "the driver may not support it or its MTU is too large for it; 'xdp-mode = \"generic\"' works everywhere but is slower"
-            .to_owned(),
-    }
-}
-
 type Created = (OwnedFd, AttachMode, Option<String>);
 
 fn create(
@@ -420,7 +406,7 @@ fn creation_error(interface: &str, ifindex: u32, source: io::Error, native: bool
             source,
         },
         _ if native => BpfError::NoNative {
-            advice: advice(ifindex),
+            advice: netdev::advice(netdev::kind(ifindex).as_ref()),
             interface,
             source,
         },

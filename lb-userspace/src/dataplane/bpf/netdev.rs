@@ -122,6 +122,20 @@ pub(crate) fn kind(ifindex: u32) -> Option<Kind> {
     })
 }
 
+/// Why an interface may refuse native XDP, and what to do.
+pub(super) fn advice(kind: Option<&Kind>) -> String {
+    match kind {
+        Some(Kind::Vlan { lower }) => format!(
+            "it is the interface of a VLAN: name {lower} in its place, whose VLANs are served; see docs/vlan.md"
+        ),
+        Some(Kind::Bond) => "a bond has it where all that belong to it have it, in modes balance-rr, active-backup, \
+             balance-xor and 802.3ad, and not with xmit_hash_policy vlan+srcmac"
+            .to_owned(),
+        None => "the driver may not support it or its MTU is too large for it; 'xdp-mode = \"generic\"' works everywhere but is slower"
+            .to_owned(),
+    }
+}
+
 fn query(ifindex: u32) -> io::Result<LinkMessage> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
@@ -149,5 +163,26 @@ fn query(ifindex: u32) -> io::Result<LinkMessage> {
             io::ErrorKind::InvalidData,
             "the answer is not about a link",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_have_native_xdp_is_told_what_may() {
+        let lower = "eth0.7".to_owned();
+        let vlan = advice(Some(&Kind::Vlan { lower }));
+        assert!(vlan.contains("name eth0.7 in its place"), "{vlan}");
+        let bond = advice(Some(&Kind::Bond));
+        for mode in ["balance-rr", "active-backup", "balance-xor", "802.3ad"] {
+            assert!(bond.contains(mode), "{bond}");
+        }
+        let other = advice(None);
+        assert!(
+            other.contains("'xdp-mode = \"generic\"' works everywhere"),
+            "{other}"
+        );
     }
 }
