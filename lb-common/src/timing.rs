@@ -6,9 +6,11 @@ use crate::Nanos;
 /// Lines of eight words in `handshakes`; a power of two.
 pub const LINES: u32 = 1024;
 
-/// Bits of a word that say when, in units of 2^10 ns; the rest says whose.
-const TIME_BITS: u32 = 40;
+/// Bits of a word that say when, in units of 2^10 ns; [`Start::again`] is above, and then whose it is.
+const TIME_BITS: u32 = 39;
 const TIME: u64 = (1 << TIME_BITS) - 1;
+const AGAIN: u64 = 1 << TIME_BITS;
+const WHOSE: u32 = TIME_BITS + 1;
 /// Binary digits of the unit.
 const UNIT: u32 = 10;
 
@@ -49,13 +51,26 @@ impl Start {
     /// Of a flow with this key ([`of_flow`], [`of_nat`]) to a backend.
     #[inline(always)]
     pub const fn new(key: u32, backend: u32, now: Nanos) -> Self {
-        Self(whose(key, backend) << TIME_BITS | now >> UNIT & TIME)
+        Self(whose(key, backend) << WHOSE | now >> UNIT & TIME)
     }
 
     /// It is this flow's.
     #[inline(always)]
     pub const fn is_of(self, key: u32, backend: u32) -> bool {
-        self.0 != 0 && self.0 >> TIME_BITS == whose(key, backend)
+        self.0 != 0 && self.0 >> WHOSE == whose(key, backend)
+    }
+
+    /// The same, of a SYN that has come before: the answer may be to either.
+    #[inline(always)]
+    #[must_use]
+    pub const fn again(self) -> Self {
+        Self(self.0 | AGAIN)
+    }
+
+    /// Its SYN has come before.
+    #[inline(always)]
+    pub const fn is_again(self) -> bool {
+        self.0 & AGAIN != 0
     }
 
     /// The same, so many nanoseconds later.
@@ -91,11 +106,15 @@ mod tests {
         assert!(!start.is_of(key + LINES * 8, 5));
         assert!(!start.is_of(of_nat(77 * 8 + 3), 5));
         assert!(!Start::NONE.is_of(0, 0));
+        let again = start.again();
+        assert!(again.is_of(key, 5) && again.is_again() && !start.is_again());
+        assert_eq!(again.elapsed(3_000_000), start.elapsed(3_000_000));
+        assert!(again.moved(5_000_000).is_again());
     }
 
     #[test]
     fn time_goes_on_where_the_clock_of_a_word_begins_anew() {
-        for now in [0, 5_000_000, (1 << 50) - 1_000_000, u64::MAX / 2] {
+        for now in [0, 5_000_000, (1 << 49) - 1_000_000, u64::MAX / 2] {
             let start = Start::new(1, 2, now);
             for later in [0, 1_024, 1_024_000, LONGEST] {
                 let elapsed = start.elapsed(now + later);

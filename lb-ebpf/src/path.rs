@@ -2,7 +2,7 @@
 //! the word of the backend that says how packets are put into others. From then on packets to it go the way of the other tunnels, where
 //! that word is read; nobody else's packets are asked about it.
 //!
-//! Such a message can be forged by who knows a backend's address, so it lowers an MTU only so far that a client's packet of 576 bytes
+//! Such a message can be forged by who knows a backend's address, so it lowers an MTU only so far that a client's packet of 1228 bytes
 //! (IPv6: 1280) still fits, raises none, and is forgotten after ten minutes. The message goes on to the kernel, which sends packets of
 //! its own into tunnels.
 
@@ -31,9 +31,9 @@ mod told;
 pub use said::Said;
 use told::Told;
 
-/// The least that a host must be able to receive, in bytes: what fits is never said to be less (RFC 791 section 3.1; RFC 8200
-/// section 5).
-const LEAST_V4: u32 = 576;
+/// What fits is never said to be less, in bytes: a datagram of 1200 bytes, which every path of QUIC takes (RFC 9000 section 14), with its
+/// headers; and what every path of IPv6 takes (RFC 8200 section 5).
+const LEAST_V4: u32 = 1228;
 const LEAST_V6: u32 = 1280;
 
 /// The largest packet that goes to a backend with its tunnel's headers, where `mtu` bytes leave the machine.
@@ -55,7 +55,7 @@ pub(crate) fn forget_if_old<T: Tables>(tables: &T, backend: u32, tunnel: Tunnel,
     }
 }
 
-/// Hears an ICMP error to somebody who is no VIP: false if that is no source of tunnels.
+/// Hears an ICMP error to somebody who is no VIP: true if it is about a packet in a tunnel of ours.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(crate) fn hear<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
@@ -83,7 +83,8 @@ pub(crate) fn hear<F: Frame, T: Tables, const V4: bool>(
     {
         cx.tables.add(line, came as u32, 1);
     }
-    true
+    // The address may stand for clients, too, or be one.
+    !matches!(came, PathError::Ignored | PathError::Limited)
 }
 
 /// True for an address that outer headers may have as their source.
@@ -339,7 +340,9 @@ fn note_backend<T: Tables>(tables: &T, id: u32, said: Said, now: Nanos) -> u32 {
     if fits >= exit.mtu || known != 0 && fits > known {
         return NOTHING_NEW;
     }
-    match tables.exchange_tunnel(id, tunnel, tunnel.with_path(fits, now)) {
+    let learned = tunnel.with_path(fits, now);
+    // The line is every packet's: what stands there is not written again.
+    match learned == tunnel || tables.exchange_tunnel(id, tunnel, learned) {
         true => LEARNED,
         // Another CPU was: it was told the same.
         false => NOTHING_NEW,

@@ -1,7 +1,7 @@
 //! How long backends take to answer a SYN: see [`lb_common::timing`]. For services that ask for it ([`ServiceEntry::TIMES`]), whose
 //! SYNs take the long way; nobody else pays.
 //!
-//! A SYN that comes again stops the clock: to which of them the answer is could not be told (RFC 6298 section 3).
+//! Once a SYN has come again, the connection is not timed: to which of them the answer is could not be told (RFC 6298 section 3).
 
 use lb_common::{
     ServiceEntry,
@@ -25,6 +25,10 @@ const ANSWERED: u32 = Handshake::Answered as u32;
 /// [`timing::of_nat`]; `event`: [`OPENS`], [`OPENS_AGAIN`], or what an answer says.
 #[inline(always)]
 pub fn note<T: Tables>(tables: &T, key: u32, backend: u32, event: u32) {
+    // Most packets say nothing of this.
+    if !matches!(event, OPENS | OPENS_AGAIN | ANSWERED) {
+        return;
+    }
     let (line, position) = timing::place(key);
     let (Some(to), Some(line)) = (tables.backend(backend), tables.handshakes(line)) else {
         return;
@@ -37,11 +41,14 @@ pub fn note<T: Tables>(tables: &T, key: u32, backend: u32, event: u32) {
     let now = tables.precise_now();
     let is_running = found.is_of(key, backend) && found.elapsed(now) <= timing::LONGEST;
     match event {
-        OPENS_AGAIN if is_running => tables.set(line, position, Start::NONE.0),
+        OPENS_AGAIN if is_running => {
+            let again = Start::new(key, backend, now).again();
+            tables.set(line, position, again.0);
+        }
         OPENS | OPENS_AGAIN => tables.set(line, position, Start::new(key, backend, now).0),
         ANSWERED if is_running => {
             // An answer that comes twice is read once.
-            if tables.exchange(line, position, found.0, Start::NONE.0) {
+            if tables.exchange(line, position, found.0, Start::NONE.0) && !found.is_again() {
                 add(tables, backend, found.elapsed(now));
             }
         }

@@ -2,7 +2,8 @@
 //! the others find there who both ends are, and change addresses alone.
 //!
 //! The identification stays. Two clients with one of our addresses between them may use one number to one backend within 30 s: then
-//! what the backend puts together fails its checksum but for one time in 65,536, as with any NAT without memory (RFC 4963).
+//! what the backend puts together fails its checksum but for one time in 65,536, as with any NAT without memory (RFC 4963). Who wants that
+//! to happen may choose the sum of his own pieces, but not the rest of the other's.
 
 use lb_common::{
     Address, DropReason, Family,
@@ -41,8 +42,9 @@ const fn check_of(hash: u64) -> u64 {
 
 const _: () = assert!(check_of(u64::MAX) << CHECK < NAT);
 
-/// A SYN in pieces goes nowhere if its service says who its client is: the option has to be looked for in all of it, and
-/// would move what comes later; [`sealed`].
+/// A first piece that goes nowhere: a SYN, if its service says who its client is, as the option has to be looked for in all of it, and
+/// would move what comes later; a datagram without a checksum, which nobody could tell from one that is put together of two clients'
+/// pieces; [`sealed`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(super) fn check<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
@@ -56,8 +58,14 @@ pub(super) fn check<F: Frame, T: Tables, const V4: bool>(
         None => false,
     };
     let transport = parse::ip::<F, V4>(frame).and_then(|packet| packet.transport::<F, true>(frame));
-    let opens = transport.is_some_and(|transport| arrival(frame, transport).is_opening());
-    let reason = match tells && opens {
+    let is_bad = transport.is_some_and(|transport| match transport.protocol {
+        protocol::TCP => tells && arrival(frame, transport).is_opening(),
+        _ => {
+            let udp = frame.header::<UdpHdr>(transport.at);
+            udp.is_none_or(|udp| udp.check == [0; 2])
+        }
+    });
+    let reason = match is_bad {
         true => DropReason::Fragment as u32,
         false => DONE,
     };

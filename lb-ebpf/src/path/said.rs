@@ -15,8 +15,9 @@ const NO_SERVICE: u32 = 0x1_ffff;
 
 const _: () = assert!(lb_common::limits::SERVICES.max <= NO_SERVICE as u64);
 
-/// What fits, where a router before RFC 1191 does not say it, is one of these, by section 7 there: the first that is below the size of what did not.
-const PLATEAUS: [u32; 2] = [1492, 1006];
+/// What fits, where a router before RFC 1191 does not say it, is this, by section 7 there, if it is below the size of what did not; or else
+/// the least that is believed.
+const PLATEAU: u32 = 1492;
 /// Less than that no router of IPv6 may say (RFC 8201 section 4).
 const LEAST_V6: u32 = 1280;
 
@@ -115,10 +116,8 @@ pub(super) fn read<F: Frame, const V4: bool>(frame: &F, packet: &Packet) -> Opti
 /// What may fit where a packet of this size does not.
 #[inline(always)]
 const fn plateau(size: u32) -> u32 {
-    let [high, low] = PLATEAUS;
-    match size {
-        size if size > high => high,
-        size if size > low => low,
-        _ => 1,
+    match size > PLATEAU {
+        true => PLATEAU,
+        false => 1,
     }
 }

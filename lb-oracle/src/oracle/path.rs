@@ -51,7 +51,7 @@ struct Quoted {
 }
 
 impl Oracle {
-    /// An error to a source of tunnels: true, and it goes on to the kernel.
+    /// An error to a source of tunnels: true if it is about a tunnel, and goes on to the kernel.
     pub(super) fn complaint(&mut self, arrived: &Arrived<'_>) -> bool {
         if !is_source(arrived.ip.destination) {
             return false;
@@ -61,7 +61,7 @@ impl Oracle {
             false => PathError::Limited,
         };
         self.ledger.path(came);
-        true
+        !matches!(came, PathError::Ignored | PathError::Limited)
     }
 
     fn heed(&mut self, arrived: &Arrived<'_>) -> Option<PathError> {
@@ -118,7 +118,7 @@ impl Oracle {
     fn tell(&mut self, id: usize, mtu: u32, at: Nanos) -> bool {
         let backend = &self.maps.backends[id];
         let inside = match self.maps.services[backend.service].vip.is_ipv4() {
-            true => 576,
+            true => 1228,
             false => 1280,
         };
         let fits = mtu.max(inside + tunnel::growth(backend) as u32);
@@ -160,7 +160,6 @@ fn what(frame: &[u8], ip: &Ip) -> Option<What> {
             let size = two(&quote[2..]);
             let fits = match (two(&header[6..]), size) {
                 (0, 1493..) => 1492,
-                (0, 1007..) => 1006,
                 (0, _) => 1,
                 (fits, _) => fits,
             };

@@ -33,8 +33,10 @@ impl Oracle {
         if origin == Origin::NotAdmitted {
             return Err(refuse(DropReason::NotAdmitted));
         }
-        // Who the client is cannot be said in a part of a SYN.
-        if meaning == Meaning::Opens && backend.tunnel.option_kind() != 0 {
+        // Who the client is cannot be said in a part of a SYN, and a datagram of two clients' pieces must be told from one.
+        let tells = meaning == Meaning::Opens && backend.tunnel.option_kind() != 0;
+        let sum = &frame[piece.at + 6..piece.at + 8];
+        if tells || meaning == Meaning::Datagram && sum == [0, 0] {
             return Err(refuse(DropReason::Fragment));
         }
         let Some(place) = self.stand_in(arrived, tuple, id, (meaning, piece.at), mtu)? else {

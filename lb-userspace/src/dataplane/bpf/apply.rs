@@ -189,9 +189,16 @@ fn set_backend_word(
     let mut entry: BackendEntry = get("backends", &maps.backends, id)?;
     change(&mut entry);
     check_next_hop(maps, entry.next_hop)?;
-    // The changed fields share one word, so this is one store.
-    set("backends", &maps.backends, id, &entry)
+    // The changed fields share one word, so this is one store; of the others the data plane writes some.
+    let words: &[u64] = bytemuck::cast_slice(bytemuck::bytes_of(&entry));
+    if let (Some(place), Some(new)) = (maps.backends.word(id, STATE), words.get(STATE)) {
+        place.store(*new, Ordering::Release);
+    }
+    Ok(())
 }
+
+/// The word of a backend's line that says where it is and what it may.
+const STATE: usize = offset_of!(BackendEntry, next_hop) / 8;
 
 const _: () = assert!(
     offset_of!(BackendEntry, next_hop).is_multiple_of(8)
