@@ -158,9 +158,15 @@ fn what_was_learned_while_the_daemon_was_dead_is_known_to_the_next_one() {
     let known = paths(&stage);
     let all = known.iter().all(|(_, path)| *path == Some(MTU.into()));
     assert!(all && !known.is_empty(), "{known:?}");
+    // The balancer tells a client that has forgotten what fits, and hears nothing new from the router.
+    for line in ["route flush cache", "-6 route flush cache"] {
+        ip(&stage.topology, "client", line);
+    }
     let before = learned(&stage);
     for target in stage.targets(&ECHO) {
+        let told = answers(&stage);
         transfer(&stage, target);
+        assert!(answers(&stage) > told, "{target}: the client knew");
     }
     assert_eq!(learned(&stage), before, "learned again");
     stage.wait_for_health("b2", "up");
@@ -169,10 +175,16 @@ fn what_was_learned_while_the_daemon_was_dead_is_known_to_the_next_one() {
 
 #[test]
 fn a_backend_that_takes_nothing_out_of_tunnels_is_counted_as_unreachable() {
-    let stage = stage(|config| config);
+    // Where several backends have one address, nobody can tell which of them is meant.
+    let stage = stage(|mut config| {
+        let alone = ["web4", "web6"];
+        config.services.retain(|s| alone.contains(&s.name.as_str()));
+        config
+    });
     decap::command(&stage.topology, "b2", &["--detach"]).unwrap();
-    stage.wait("its kernel says so", |status| {
-        status.data_plane.path_errors["unreachable"] > 0
+    stage.wait("its kernel says so, and it is charged", |status| {
+        let charged = |key| status.backend(key).traffic.handshakes.unreachable > 0;
+        status.data_plane.path_errors["unreachable"] > 0 && charged("web4/b2") && charged("web6/b2")
     });
     end(stage);
 }
