@@ -175,16 +175,16 @@ fn what_was_learned_while_the_daemon_was_dead_is_known_to_the_next_one() {
 
 #[test]
 fn a_backend_that_takes_nothing_out_of_tunnels_is_counted_as_unreachable() {
-    // Where several backends have one address, nobody can tell which of them is meant.
+    // Where several backends have one address, nobody can tell which of them is meant. IPv6 has no "protocol unreachable":
+    // what kernels say instead differs.
     let stage = stage(|mut config| {
-        let alone = ["web4", "web6"];
-        config.services.retain(|s| alone.contains(&s.name.as_str()));
+        config.services.retain(|service| service.name == "web4");
         config
     });
     decap::command(&stage.topology, "b2", &["--detach"]).unwrap();
-    stage.wait("its kernel says so, and it is charged", |status| {
-        let charged = |key| status.backend(key).traffic.handshakes.unreachable > 0;
-        status.data_plane.path_errors["unreachable"] > 0 && charged("web4/b2") && charged("web6/b2")
+    stage.wait("its kernel says so, and the backend is charged", |status| {
+        let charged = status.backend("web4/b2").traffic.handshakes.unreachable;
+        charged > 0 && status.data_plane.path_errors["unreachable"] >= charged
     });
     end(stage);
 }
