@@ -3,6 +3,7 @@
 use std::fmt;
 
 use lb_common::DropReason;
+use lb_ebpf::fixture::world::Side;
 
 use crate::oracle::{Fate, Opinion, Sent};
 
@@ -57,11 +58,17 @@ pub enum Shape {
     OtherTunnel,
     /// A piece of SCTP or of a protocol without ports that was dropped.
     OddPiece,
+    /// A router's word of what fits on the way to a backend in a tunnel, from which something was learned.
+    LearnedPath,
+    /// A client's piece that went to its backend from an address of ours.
+    OwnPiece,
+    /// A backend's piece to an address of ours that went to its client.
+    OwnPieceBack,
 }
 
 impl Shape {
     /// Each of them, by number.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::StrangeTags,
         Self::OneTag,
         Self::TwoTags,
@@ -86,6 +93,9 @@ impl Shape {
         Self::SctpTunnel,
         Self::OtherTunnel,
         Self::OddPiece,
+        Self::LearnedPath,
+        Self::OwnPiece,
+        Self::OwnPieceBack,
     ];
 }
 
@@ -224,6 +234,9 @@ fn others(note: &mut impl FnMut(Shape, bool), opinion: &Opinion) {
     let tunnelled = sent == Sent::Forwarded && opinion.tunnel > 0;
     let piece = opinion.fate == Fate::Drop(DropReason::Fragment);
     note(Shape::OddPiece, piece && of > 2);
+    note(Shape::LearnedPath, met.learned);
+    note(Shape::OwnPiece, met.own_piece == Some(Side::Backend));
+    note(Shape::OwnPieceBack, met.own_piece == Some(Side::Client));
     note(Shape::OtherTunnel, tunnelled && of == 4);
     note(Shape::OtherError, sent == Sent::Relayed && of == 4);
     if of == 3 {

@@ -77,8 +77,8 @@ pub enum Event {
     /// The data plane has measured how long backends took to answer SYNs, in nanoseconds, in the mean since the last time; those that
     /// have answered none are absent.
     Answered {
-        /// By BackendId.
-        means: BTreeMap<u32, u64>,
+        /// By backend.
+        means: BTreeMap<BackendKey, u64>,
     },
     /// Time passed: deadlines, velocity windows and quarantines are looked at.
     Tick,

@@ -1,8 +1,8 @@
 //! Parts of weights by measured response times, for the scheduler `least-response-time`: [`Pace`] of each backend, and
-//! [`parts`] for all of a service. Pure.
+//! [`compared`] and [`median`] for all of a service. Pure.
 //!
 //! A backend's time is a moving mean of how long its good checks took, and another one, where the data plane sees that, of how long it took
-//! to answer clients' SYNs: the two added up. Who is slower than the median of its service is to
+//! to answer clients' SYNs: the two added up (no answer yet: with the median of the others' answers). Who is slower than the median of its service is to
 //! get less of its weight, who is faster more: by the square root of the proportion, within bounds. The parts move towards
 //! that by small steps, on a grid of the clock. So of several balancers that see the same backends none chases the others: when
 //! the load moved, and the times with it, each has gone a little of the way and looks again.
@@ -67,14 +67,20 @@ impl Pace {
         (sum > 0).then_some(sum)
     }
 
+    /// What it is compared by: as [`Self::mean`], with these answers in place of its own as long as it has none.
+    fn compared(&self, answers: u64) -> Option<u64> {
+        let missing = if self.answers == 0 { answers } else { 0 };
+        Some(self.mean()?.saturating_add(missing))
+    }
+
     /// The part of [`WHOLE`] of its weight that it gets: never 0.
     pub fn part(&self) -> u32 {
         self.part
     }
 
-    /// Takes a step towards what is right where the median is this; true if the part changed.
-    pub fn step(&mut self, median: u64) -> bool {
-        let wanted = match self.mean() {
+    /// Takes a step towards what is right for this time (see [`compared`]) where the median is that; true if the part changed.
+    pub fn step(&mut self, time: Option<u64>, median: u64) -> bool {
+        let wanted = match time {
             None => WHOLE,
             Some(mean) => wanted(mean, median),
         };
@@ -110,6 +116,14 @@ fn wanted(mean: u64, median: u64) -> u32 {
     u32::try_from(square.isqrt())
         .unwrap_or(MOST)
         .clamp(LEAST, MOST)
+}
+
+/// The times of backends by which they are compared with each other, nanoseconds; `None`: nothing was measured yet. Who has
+/// answered no SYN gets the median of the others' answers, so that it is neither faster nor slower by that.
+pub fn compared(paces: &[Pace]) -> Vec<Option<u64>> {
+    let answers = paces.iter().map(|pace| pace.answers);
+    let usual = median(answers.filter(|answers| *answers > 0)).unwrap_or(0);
+    paces.iter().map(|pace| pace.compared(usual)).collect()
 }
 
 /// The median of what was measured; `None`: nothing was.

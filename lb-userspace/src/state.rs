@@ -86,11 +86,11 @@ struct BackendState {
     weight: u32,
     /// Since when it might take flows, if it may; nanoseconds since boot.
     ready_since: Option<u64>,
-    /// It has as many flows as it may have.
+    /// It has as many open flows as it may have, or had, and too few have ended since.
     full: bool,
     /// What it says about its load.
     agent: Agent,
-    /// How long its checks take, for `least-response-time`.
+    /// How long its checks and its answers to SYNs take, for `least-response-time`.
     pace: Pace,
     /// What packets say against it.
     suspicion: Suspicion,

@@ -199,6 +199,9 @@ pub struct Traffic {
     pub moved_in: u64,
     /// Live flows at the last sweep of the flow table.
     pub live_flows: u64,
+    /// Those of them that are open: what `max-connections` goes by.
+    #[serde(default)]
+    pub open_flows: u64,
     /// TCP handshakes.
     #[serde(default)]
     pub handshakes: Handshakes,

@@ -123,7 +123,7 @@ pub enum Kind {
     Unproven,
     /// It would be up if it had not changed so often.
     Damped,
-    /// It has as many flows as it may have.
+    /// It has as many open flows as it may have.
     Full,
     /// It may take flows, and others get them: backends of other tiers, or nobody, since too few are healthy.
     NotChosen,

@@ -1,6 +1,7 @@
 //! What the oracle says of a packet.
 
 use lb_common::{DropReason, Forwarding};
+use lb_ebpf::fixture::world::Side;
 
 use super::{known::Backend, link::Fate, tunnel};
 
@@ -36,6 +37,10 @@ pub struct Met {
     pub range: bool,
     /// So many services fit the packet.
     pub takers: usize,
+    /// A router has said what fits on the way to a backend, and that was news.
+    pub learned: bool,
+    /// It is a piece of a flow from an address of ours, and goes to this side.
+    pub own_piece: Option<Side>,
 }
 
 /// What must become of a packet.
@@ -64,6 +69,8 @@ impl Opinion {
             tags: 0,
             range: false,
             takers: 0,
+            learned: false,
+            own_piece: None,
         },
     };
 

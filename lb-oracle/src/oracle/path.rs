@@ -95,6 +95,7 @@ impl Oracle {
             What::Fits(mtu) => {
                 let told = meant.into_iter().filter(|id| self.tell(*id, mtu, at));
                 let told = told.count();
+                self.met.learned = told > 0;
                 (told > 0).then_some(PathError::Learned)
             }
         }

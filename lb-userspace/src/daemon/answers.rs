@@ -1,9 +1,13 @@
-//! Reads how long backends took to answer SYNs, for the scheduler `least-response-time`.
+//! Reads how long backends took to answer SYNs, for the scheduler `least-response-time`. The owner reads, and rests for at least nineteen
+//! times as long as a look took.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::owner::Owner;
 use crate::event::Event;
+use crate::health::runner::now_ns;
+use crate::model::{BackendKey, Config};
 
 /// Between two looks, nanoseconds.
 const EVERY: u64 = 1_000_000_000;
@@ -12,6 +16,10 @@ const EVERY: u64 = 1_000_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     due: u64,
+    /// Of this configuration.
+    of: Option<Arc<Config>>,
+    /// Whose answers are measured, by BackendId.
+    names: BTreeMap<u32, BackendKey>,
     /// Nanoseconds of all answers, and how many they were, by BackendId.
     last: BTreeMap<u32, (u64, u64)>,
 }
@@ -31,16 +39,31 @@ impl Answers {
     }
 }
 
+/// When the next look is due.
+fn next(began: u64, ended: u64) -> u64 {
+    let rest = ended.saturating_sub(began).saturating_mul(19);
+    began.saturating_add(EVERY).max(ended.saturating_add(rest))
+}
+
 impl Owner<'_> {
     /// What the data plane has measured since the last look, if it is time for one.
     pub(super) fn time_answers(&mut self, now: u64) -> Option<Event> {
         if now < self.answers.due {
             return None;
         }
-        self.answers.due = now.saturating_add(EVERY);
-        let timed = self.parts.reconciler.state().timed();
-        let read = self.reader.answer_times(timed.into_keys());
-        let means = self.answers.read(read);
+        let began = now_ns();
+        let config = self.config();
+        let answers = &mut self.answers;
+        let known = answers.of.as_ref();
+        if !known.is_some_and(|of| Arc::ptr_eq(of, &config)) {
+            answers.names = self.parts.reconciler.state().timed();
+            answers.of = Some(config);
+        }
+        let read = self.reader.answer_times(answers.names.keys().copied());
+        let means = answers.read(read).into_iter();
+        let means = means.filter_map(|(id, mean)| Some((answers.names.get(&id)?.clone(), mean)));
+        let means: BTreeMap<BackendKey, u64> = means.collect();
+        answers.due = next(began, now_ns());
         (!means.is_empty()).then_some(Event::Answered { means })
     }
 }
@@ -48,6 +71,13 @@ impl Owner<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_look_that_took_long_is_followed_by_a_longer_rest() {
+        assert_eq!(next(7, 8), 7 + EVERY);
+        assert_eq!(next(7, 7 + EVERY / 20), 7 + EVERY);
+        assert_eq!(next(7, 7 + EVERY), 7 + 20 * EVERY);
+    }
 
     #[test]
     fn a_mean_is_of_what_was_answered_since_the_last_look() {

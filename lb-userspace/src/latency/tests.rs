@@ -10,14 +10,20 @@ fn measured(ms: u64) -> Pace {
     pace
 }
 
+/// A step of all.
+fn step(paces: &mut [Pace]) {
+    let times = compared(paces);
+    let median = median(times.iter().copied().flatten()).unwrap();
+    for (pace, time) in paces.iter_mut().zip(times) {
+        let _moved = pace.step(time, median);
+    }
+}
+
 /// The parts after so many steps, with these times that do not depend on the load.
 fn settled(times: &[u64], steps: usize) -> Vec<u32> {
     let mut paces: Vec<Pace> = times.iter().map(|ms| measured(*ms)).collect();
     for _ in 0..steps {
-        let median = median(paces.iter().filter_map(Pace::mean)).unwrap();
-        for pace in &mut paces {
-            let _moved = pace.step(median);
-        }
+        step(&mut paces);
     }
     paces.iter().map(Pace::part).collect()
 }
@@ -40,7 +46,7 @@ fn who_is_slower_than_the_median_gets_less_and_who_is_faster_more_within_bounds(
     // Fractions of a millisecond are alike, and one step is small.
     let mut quick = Pace::default();
     quick.took(100_000);
-    assert!(!quick.step(150_000));
+    assert!(!quick.step(quick.mean(), 150_000));
     assert_eq!(settled(&[1, 1, 500], 1)[2], WHOLE - STEP);
 }
 
@@ -64,6 +70,27 @@ fn answers_and_checks_add_up() {
     answers.answered(4 * MS);
     answers.answered(12 * MS);
     assert_eq!(answers.mean(), Some(5 * MS));
+}
+
+#[test]
+fn who_has_answered_no_syn_is_neither_faster_nor_slower_by_that() {
+    let answering = |ms: u64| {
+        let mut pace = measured(1);
+        pace.answered(ms * MS);
+        pace
+    };
+    // One is new, and its checks are as quick as all others'.
+    let mut paces = [answering(20), answering(20), measured(1), answering(24)];
+    let times = compared(&paces);
+    assert_eq!(times, [21, 21, 21, 25].map(|ms| Some(ms * MS)));
+    (0..100).for_each(|_| step(&mut paces));
+    assert_eq!(paces[2].part(), WHOLE);
+    // Slow checks still show, and of whom nothing is known nothing is said.
+    let paces = [answering(20), measured(50), Pace::default()];
+    assert_eq!(compared(&paces), [Some(21 * MS), Some(70 * MS), None]);
+    // Nobody answers any.
+    let paces = [measured(3), measured(5)];
+    assert_eq!(compared(&paces), [Some(3 * MS), Some(5 * MS)]);
 }
 
 /// Servers whose time grows as they fill (1/(1-load), as in a queue), and balancers that look at different moments.
@@ -107,10 +134,7 @@ impl Pool {
             for (pace, ms) in paces.iter_mut().zip(times) {
                 pace.took((ms * MS as f64) as u64);
             }
-            let median = median(paces.iter().filter_map(Pace::mean)).unwrap();
-            for pace in paces {
-                let _moved = pace.step(median);
-            }
+            step(paces);
         }
     }
 }

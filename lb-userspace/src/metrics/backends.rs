@@ -72,6 +72,11 @@ pub(super) fn write(page: &mut Page<'_>, status: &Status) {
         each().map(|(l, b)| (l, i64::try_from(b.traffic.live_flows).unwrap_or(i64::MAX))),
     );
     page.gauge(
+        "backend_open_flows",
+        "Those of them that are open, which is what max-connections goes by",
+        each().map(|(l, b)| (l, i64::try_from(b.traffic.open_flows).unwrap_or(i64::MAX))),
+    );
+    page.gauge(
         "backend_up",
         "What probes say: 1 up, 0 down or unknown",
         each().map(|(l, b)| (l, i64::from(b.health == Health::Up))),

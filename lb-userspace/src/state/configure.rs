@@ -134,7 +134,12 @@ impl State {
                 known.suspicion = Suspicion::default();
             }
             known.tracker.set_thresholds(thresholds);
-            if service.scheduler != Scheduler::LeastResponseTime {
+            let same_check = before
+                .services
+                .get(&key.service)
+                .is_some_and(|old| old.health.check.word() == service.health.check.word());
+            // Checks of another type take another time, and none take none.
+            if service.scheduler != Scheduler::LeastResponseTime || !same_check {
                 known.pace = Pace::default();
             }
             match &service.health.agent {

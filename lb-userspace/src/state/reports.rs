@@ -39,12 +39,9 @@ impl State {
     }
 
     /// Backends have answered SYNs in this time, nanoseconds, in the mean since the last time.
-    pub(super) fn timed_answers(&mut self, now: u64, means: &BTreeMap<u32, u64>) {
-        let named = self.timed();
-        for (id, nanos) in means {
-            if let Some(key) = named.get(id) {
-                self.note_pace(now, key, |pace| pace.answered(*nanos));
-            }
+    pub(super) fn timed_answers(&mut self, now: u64, means: &BTreeMap<BackendKey, u64>) {
+        for (key, nanos) in means {
+            self.note_pace(now, key, |pace| pace.answered(*nanos));
         }
     }
 
@@ -70,17 +67,23 @@ impl State {
     /// The backends of a service whose part a step by their times has changed.
     fn keep_pace(&mut self, service: &Service) -> Vec<BackendKey> {
         let keys: Vec<BackendKey> = service.keyed_backends().map(|(key, _)| key).collect();
-        let means = keys
-            .iter()
-            .filter_map(|key| self.backends.get(key)?.pace.mean());
-        let Some(median) = latency::median(means) else {
+        let pace = |key| {
+            self.backends
+                .get(key)
+                .map_or_else(Default::default, |known| known.pace)
+        };
+        let paces: Vec<latency::Pace> = keys.iter().map(pace).collect();
+        let times = latency::compared(&paces);
+        let Some(median) = latency::median(times.iter().copied().flatten()) else {
             return Vec::new();
         };
-        let mut step = |key: &BackendKey| {
+        let mut step = |key: &BackendKey, time| {
             let known = self.backends.get_mut(key);
-            known.is_some_and(|known| known.pace.step(median))
+            known.is_some_and(|known| known.pace.step(time, median))
         };
-        keys.into_iter().filter(|key| step(key)).collect()
+        let both = keys.into_iter().zip(times);
+        both.filter_map(|(key, time)| step(&key, time).then_some(key))
+            .collect()
     }
 
     /// What its times make of a backend's weight, for people.

@@ -1,6 +1,7 @@
 //! Who gets the new flows of each service: what [`crate::tiers`] decides about, and what follows from it.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use super::{State, persist, record};
 use crate::event::{Effect, Record};
@@ -391,7 +392,10 @@ impl State {
             Standing::Lost => "there is no way to it".to_owned(),
             Standing::Down => "it is down".to_owned(),
             Standing::Unknown => "nothing is known of its health yet".to_owned(),
-            Standing::Full => "it has as many flows as it may have".to_owned(),
+            Standing::Full => {
+                let most = backend.max_connections.map_or(0, NonZeroU32::get);
+                format!("it has {} open flows of at most {most}", self.open_of(key))
+            }
             Standing::Ready => match (&share.mode, backend.tier) {
                 (Mode::Closed, _) => share.mode.to_string(),
                 (_, Tier::Sorry) => "others may take flows".to_owned(),

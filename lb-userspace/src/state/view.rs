@@ -217,6 +217,7 @@ impl State {
             },
             suspicion: self.suspicion_words(now, key),
             traffic: Traffic {
+                open_flows: self.open_of(key),
                 handshakes: match &numbers.origin {
                     Some(_) => {
                         handshakes(counters.handshakes.get(&numbers.id), &numbers.handshakes)
@@ -314,6 +315,7 @@ fn traffic(
         new_flows: count(PerBackend::NewFlows),
         moved_in: count(PerBackend::MovedIn),
         live_flows,
+        open_flows: 0,
         handshakes: Handshakes::default(),
     }
 }
@@ -348,6 +350,7 @@ fn sum(a: Traffic, b: Traffic) -> Traffic {
         new_flows: a.new_flows.saturating_add(b.new_flows),
         moved_in: a.moved_in.saturating_add(b.moved_in),
         live_flows: a.live_flows.saturating_add(b.live_flows),
+        open_flows: a.open_flows.saturating_add(b.open_flows),
         handshakes: Handshakes {
             begun: a.handshakes.begun.saturating_add(b.handshakes.begun),
             answered: a.handshakes.answered.saturating_add(b.handshakes.answered),

@@ -127,7 +127,7 @@ fn a_full_backend_gets_no_new_flows_and_the_next_tier_does() {
     assert!(
         full.backend("echo6/b1")
             .share_why
-            .contains("as many flows as it may have")
+            .contains("it has 8 open flows of at most 8")
     );
     let others = open(&stage, "echo6", 8);
     assert!(!others.contains_key("b1"), "{others:?}");

@@ -92,7 +92,13 @@ const FAMILIES: &[(&str, Each)] = &[
     ("fairlead_backend_new_flows_total", Each::Backend),
     ("fairlead_backend_moved_flows_total", Each::Backend),
     ("fairlead_backend_handshakes_total", Each::BackendAndOutcome),
+    ("fairlead_backend_timed_answers_total", Each::Backend),
+    (
+        "fairlead_backend_timed_answers_seconds_total",
+        Each::Backend,
+    ),
     ("fairlead_backend_live_flows", Each::Backend),
+    ("fairlead_backend_open_flows", Each::Backend),
     ("fairlead_backend_up", Each::Backend),
     ("fairlead_backend_takes_new_flows", Each::Backend),
     ("fairlead_backend_weight", Each::Backend),
@@ -173,7 +179,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
     assert_eq!(found, expected);
     let series: usize = found.values().sum();
     let formula =
-        79 + interfaces + reasons + services * (26 + reasons) + 16 * backends + agents + 4;
+        79 + interfaces + reasons + services * (26 + reasons) + 19 * backends + agents + 4;
     assert_eq!(series, formula, "the formula in README.md");
     let quiet = page.iter().filter(|(name, _)| {
         let counts =

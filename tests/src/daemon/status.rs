@@ -159,6 +159,19 @@ pub struct Traffic {
     pub moved_in: u64,
     /// Live flows at the last sweep.
     pub live_flows: u64,
+    /// Those of them that are open.
+    #[serde(default)]
+    pub open_flows: u64,
+    /// TCP handshakes with it.
+    #[serde(default)]
+    pub handshakes: Handshakes,
+}
+
+/// What became of TCP handshakes.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct Handshakes {
+    /// ICMP messages that the backend cannot be reached.
+    pub unreachable: u64,
 }
 
 impl DataPlane {

@@ -112,7 +112,8 @@ fn environment(built: &Built) -> anyhow::Result<String> {
         ("HOME", "/root".to_owned()),
         // Emulation is about thirty times slower: one for each packet of a fixture.
         ("FAIRLEAD_CHANGED_PACKETS", "1".to_owned()),
-        ("FAIRLEAD_SOAKED_PACKETS", "5000".to_owned()),
+        // So many that each shape is among them.
+        ("FAIRLEAD_SOAKED_PACKETS", "20000".to_owned()),
         ("FAIRLEAD_BPF_OBJECT", text(&built.bpf_object)?),
         ("FAIRLEAD_BIN", text(&built.fairlead)?),
         ("FAIRLEAD_LAB_BIN", text(&built.lab)?),

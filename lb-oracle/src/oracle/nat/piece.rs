@@ -1,6 +1,7 @@
 //! Pieces of datagrams from and to our ends.
 
 use lb_common::{DropReason, counter::PerBackend};
+use lb_ebpf::fixture::world::Side;
 
 use super::{
     super::{
@@ -56,12 +57,14 @@ impl Oracle {
     }
 
     fn went(&mut self, id: usize, frame: &[u8]) {
+        self.met.own_piece = Some(Side::Backend);
         self.ledger.backend(id, PerBackend::Packets, 1);
         self.ledger
             .backend(id, PerBackend::Bytes, frame.len() as u64);
     }
 
     fn came_back(&mut self, id: usize, frame: &[u8]) {
+        self.met.own_piece = Some(Side::Client);
         self.ledger.backend(id, PerBackend::ReplyPackets, 1);
         self.ledger
             .backend(id, PerBackend::ReplyBytes, frame.len() as u64);

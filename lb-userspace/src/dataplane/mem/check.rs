@@ -122,6 +122,10 @@ fn leads_somewhere(mem: &Mem, slot: &EndpointSlot) -> bool {
         }
         6 => backend
             .is_some_and(|b| b.used == 1 && b.service == u32::from(u16::from_be_bytes(slot.port))),
+        7 => backend.is_some_and(|b| {
+            let way = Forwarding::from_u8(b.forwarding);
+            b.used == 1 && b.address == slot.address && way.is_some_and(Forwarding::is_tunnel)
+        }),
         _ => false,
     }
 }

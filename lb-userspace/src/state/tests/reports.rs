@@ -195,17 +195,18 @@ fn who_is_slow_gets_less_under_least_response_time_and_nobody_is_left_out() {
     assert_eq!(sim.weights(), (1, 1));
 }
 
+fn known(sim: &Sim, backend: &str) -> crate::latency::Pace {
+    sim.state.backends[&key(backend)].pace
+}
+
 #[test]
 fn who_answers_syns_late_gets_less_though_checks_are_quick() {
     let config = web(|web| web.scheduler = Scheduler::LeastResponseTime);
     let mut sim = running(config);
-    let timed = sim.state.timed();
-    let id = |backend: &str| {
-        let mut found = timed.iter().filter(|(_, key)| key.to_string() == backend);
-        *found.next().unwrap().0
-    };
-    assert_eq!(timed.len(), 2);
-    let means = BTreeMap::from([(id("web/a"), 80_000_000), (id("web/b"), 500_000), (999, 1)]);
+    let timed: BTreeSet<BackendKey> = sim.state.timed().into_values().collect();
+    assert_eq!(timed, [key("web/a"), key("web/b")].into());
+    let means = [("web/a", 80_000_000), ("web/b", 500_000), ("gone/a", 1)];
+    let means: BTreeMap<BackendKey, u64> = means.map(|(of, mean)| (key(of), mean)).into();
     for _ in 0..100 {
         sim.event(Event::Answered {
             means: means.clone(),
@@ -224,4 +225,27 @@ fn who_answers_syns_late_gets_less_though_checks_are_quick() {
     sim.event(Event::Answered { means });
     sim.pass(5);
     assert_eq!(sim.weights(), (1, 1));
+}
+
+#[test]
+fn times_of_checks_are_forgotten_when_checks_are_of_another_type() {
+    let with = |check: Check| {
+        web(|web| {
+            web.scheduler = Scheduler::LeastResponseTime;
+            web.health.check = check.clone();
+        })
+    };
+    let mut sim = running(with(Check::Tcp));
+    for check in [Check::None, Check::Icmp, Check::Tcp] {
+        for backend in ["web/a", "web/b"] {
+            sim.probe(backend, true, 1);
+        }
+        assert!(known(&sim, "web/a").mean().is_some());
+        // What is the same check stays measured.
+        let same = with(sim.state.config.services[&name("web")].health.check.clone());
+        sim.event(Event::Config(same));
+        assert!(known(&sim, "web/a").mean().is_some());
+        sim.event(Event::Config(with(check)));
+        assert_eq!(known(&sim, "web/a"), crate::latency::Pace::default());
+    }
 }

@@ -109,7 +109,7 @@ fn a_backup_waits_for_earlier_tiers_and_a_full_one_for_its_flows() {
     sim.flows(&[("web/a", 2)]);
     let full = (
         Kind::Full,
-        "it has as many flows as it may have",
+        "it has 2 open flows of at most 2",
         "flows that end, or a larger max-connections",
     );
     check_obstacles(&sim, "web/a", &[full]);
