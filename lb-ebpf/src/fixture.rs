@@ -14,13 +14,10 @@
     reason = "test data: a fixture that is wrong must fail loudly"
 )]
 
-use std::collections::BTreeMap;
-
 use lb_common::{
     DropReason, Nanos,
-    counter::{self, CounterLine, Global, Handshake, More, PerBackend},
+    counter::{self, Global, Handshake, More, PerBackend},
     flow::EPOCH_SHIFT,
-    timing,
 };
 
 use crate::{
@@ -30,6 +27,7 @@ use crate::{
 
 pub mod accepting;
 pub mod cast;
+mod counters;
 pub mod cut;
 pub mod echo;
 pub mod errors;
@@ -56,6 +54,8 @@ pub mod sctp;
 pub mod shared;
 pub mod tagging;
 pub mod world;
+
+pub use counters::{Changes, Counter, changes};
 
 use world::{Change, Ends, GEOMETRY, Side, World};
 
@@ -94,105 +94,6 @@ impl Fate {
 
 /// Lines of each CPU.
 const LINES: u32 = counter::lines_per_cpu(GEOMETRY.backends, GEOMETRY.services);
-
-/// A counter of one CPU: its line and its position in it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Counter(pub u32, pub u32);
-
-impl Counter {
-    /// A global one.
-    pub const fn global(which: Global) -> Self {
-        Self(counter::GLOBAL_LINE, which as u32)
-    }
-
-    /// One of the second line.
-    pub const fn more(which: More) -> Self {
-        Self(counter::MORE_LINE, which as u32)
-    }
-
-    /// Drops for a reason.
-    pub const fn drop(reason: DropReason) -> Self {
-        Self(counter::DROP_LINE + reason as u32 / 8, reason as u32 % 8)
-    }
-
-    /// A service's drops for a reason.
-    pub const fn service(service: u32, reason: DropReason) -> Self {
-        let line = counter::service_line(GEOMETRY.backends, service);
-        Self(line + reason as u32 / 8, reason as u32 % 8)
-    }
-
-    /// A backend's.
-    pub const fn backend(id: u32, which: PerBackend) -> Self {
-        Self(counter::BACKEND_LINE + id, which as u32)
-    }
-
-    /// A backend's answers whose time was added up.
-    pub const fn timed(id: u32) -> Self {
-        Self(counter::handshake_line(LINES, id), timing::COUNT)
-    }
-
-    /// One of a backend's handshakes.
-    pub const fn handshake(id: u32, which: Handshake) -> Self {
-        Self(counter::handshake_line(LINES, id), which as u32)
-    }
-}
-
-impl core::fmt::Debug for Counter {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let Self(line, position) = *self;
-        let reason = |first: u32| DropReason::ALL.get(((line - first) * 8 + position) as usize);
-        let services = counter::service_line(GEOMETRY.backends, 0);
-        match line {
-            counter::GLOBAL_LINE => write!(f, "global[{position}]"),
-            counter::DROP_LINE..counter::LIMITER_LINE => write!(f, "drop {:?}", reason(1)),
-            _ if line >= LINES - GEOMETRY.backends => {
-                write!(f, "handshakes {}[{position}]", LINES - 1 - line)
-            }
-            _ if line >= services => {
-                let service = (line - services) / counter::DROP_LINES;
-                let first = counter::service_line(GEOMETRY.backends, service);
-                write!(f, "service {service} drop {:?}", reason(first))
-            }
-            counter::BACKEND_LINE.. => {
-                write!(f, "backend {}[{position}]", line - counter::BACKEND_LINE)
-            }
-            _ => write!(f, "line {line}[{position}]"),
-        }
-    }
-}
-
-/// How counters changed; those that did not are not in it.
-pub type Changes = BTreeMap<Counter, u64>;
-
-/// How the counters of one CPU changed. The limiter's line and the clock in the first one hold none.
-pub fn changes(before: &[CounterLine], after: &[CounterLine]) -> Changes {
-    let mut changes = Changes::new();
-    for (line, (old, new)) in before.iter().zip(after).enumerate() {
-        for (position, (old, new)) in old.iter().zip(new).enumerate() {
-            let clock = [Global::Tick as usize, Global::Now as usize].contains(&position);
-            // The last word of a service's lines says whose turn it is.
-            let turn = (counter::service_line(GEOMETRY.backends, 0)..LINES - GEOMETRY.backends)
-                .contains(&(line as u32))
-                && (line as u32 - counter::BACKEND_LINE - GEOMETRY.backends) * 8
-                    % (8 * counter::DROP_LINES)
-                    + position as u32
-                    == counter::TURN;
-            // How long an answer took is no number of packets.
-            let time = position as u32 == timing::SUM && line as u32 >= LINES - GEOMETRY.backends;
-            let counts = match line as u32 {
-                _ if turn || time => false,
-                counter::LIMITER_LINE | counter::MORE_LIMITER_LINE => false,
-                counter::GLOBAL_LINE => !clock,
-                _ => true,
-            };
-            if old != new && counts {
-                let by = new.wrapping_sub(*old);
-                changes.insert(Counter(line as u32, position as u32), by);
-            }
-        }
-    }
-    changes
-}
 
 /// How a flow came to its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 //! `lb_common::limits`; the loader sets the real ones.
 
 mod counts;
+mod kept;
 mod mss;
 mod nat;
 mod path;
@@ -29,6 +30,7 @@ use lb_ebpf::{
 
 pub(crate) use way::{Way, go_aside, go_tagged, note_verdict, note_way, way_aside};
 
+use kept::{find_affinity, find_fragment, learn_fragment, note_affinity};
 use mss::{after_option, largest_mss, lower_mss};
 use nat::{find_nat, note_nat, read_options};
 use reply::{find_candidate, outdate_flow, reply_owner};
@@ -209,34 +211,6 @@ const fn packed(address: [u64; 2], tail: u64) -> PackedKey {
 #[inline(never)]
 pub(crate) extern "C" fn flow_holder(service: u32, hash: u64, group: u64) -> u32 {
     lb_ebpf::flow::holder(&KernelTables, service, hash, group)
-}
-
-/// [`lb_ebpf::fragment::find`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn find_fragment(hash: u64, second: u32) -> u64 {
-    lb_ebpf::fragment::find(&KernelTables, hash, second)
-}
-
-/// [`lb_ebpf::fragment::learn`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn learn_fragment(hash: u64, payload: u64, second: u32) -> u32 {
-    lb_ebpf::fragment::learn(&KernelTables, hash, payload, second)
-}
-
-/// [`lb_ebpf::affinity::find`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn find_affinity(service: u32, group: u64, second: u32) -> u32 {
-    lb_ebpf::affinity::find(&KernelTables, service, group, second)
-}
-
-/// [`lb_ebpf::affinity::note`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn note_affinity(service: u32, group: u64, backend: u32, second: u32) -> u32 {
-    lb_ebpf::affinity::note(&KernelTables, service, group, backend, second)
 }
 
 /// What map `source_ranges` says of an address; 0: nothing.

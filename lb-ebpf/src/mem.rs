@@ -4,6 +4,7 @@
 //! processed through `&MemTables`; whatever the control plane writes is plain data behind `&mut`.
 //! One CPU; a map that a test makes too small answers `None`, as the kernel's does.
 
+mod moved;
 mod publish;
 
 use std::collections::BTreeMap;
@@ -12,19 +13,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytemuck::Zeroable;
 use lb_common::{
     Address, BackendEntry, Control, Device, DropReason, EndpointSlot, Epoch, FlowWord, HashKey,
-    Header, Nanos, NextHop, ReturnHop, Rule, ServiceEntry, Tunnel, affinity,
+    Header, Nanos, NextHop, ReturnHop, Rule, ServiceEntry, Tunnel,
     backend::{DEVICES, device_slot},
     counter::{self, CounterLine, Global, Totals},
     flow::FlowSets,
     fragment,
     header::{LAYOUT_VERSION, MAGIC},
-    nat::{Stage, State},
     rule, sources,
     timing::{self, Start},
 };
 
 use crate::{
-    admission,
     frame::{Frame, Header as OnWire, view, view_mut},
     pipeline,
     service::Backend,
@@ -33,6 +32,7 @@ use crate::{
     wire::L3,
 };
 
+pub use moved::{moved_affinities, moved_fragments, moved_nat_flows};
 pub use publish::{Endpoint, Unplaceable};
 
 /// As [`pipeline::process`]. Compiled here, once: all of the data plane is inlined into it.
@@ -352,42 +352,6 @@ impl MemTables {
     pub fn totals(&self) -> Totals {
         totals(&words(&self.counters))
     }
-}
-
-/// Lines of `fragments` as they would be if the clock read `to` where it reads `from`.
-pub fn moved_fragments(lines: &[[u64; 8]], from: Nanos, to: Nanos) -> Vec<[u64; 8]> {
-    let by = admission::second(to).wrapping_sub(admission::second(from));
-    let moved = |line: &[u64; 8]| {
-        let mut line = *line;
-        for first in line.iter_mut().step_by(2).filter(|first| **first != 0) {
-            let second = (*first as u32).wrapping_add(by) & 0xff_ffff;
-            *first = *first >> 24 << 24 | u64::from(second);
-        }
-        line
-    };
-    lines.iter().map(moved).collect()
-}
-
-/// Lines of `nat_flows` as they would be if the clock read `to` where it reads `from`.
-pub fn moved_nat_flows(lines: &[[u64; 8]], from: Nanos, to: Nanos) -> Vec<[u64; 8]> {
-    let by = admission::second(to).wrapping_sub(admission::second(from));
-    let moved = |line: &[u64; 8]| {
-        let mut line = *line;
-        let [first, ..] = &mut line;
-        let state = State(*first);
-        if state.stage() != Stage::Free {
-            *first = state.moved(by).0;
-        }
-        line
-    };
-    lines.iter().map(moved).collect()
-}
-
-/// Lines of `affinities` as they would be if the clock read `to` where it reads `from`.
-pub fn moved_affinities(lines: &[[u64; 8]], from: Nanos, to: Nanos) -> Vec<[u64; 8]> {
-    let (from, to) = (admission::second(from), admission::second(to));
-    let moved = |line: &[u64; 8]| line.map(|word| affinity::Entry(word).moved(from, to).0);
-    lines.iter().map(moved).collect()
 }
 
 fn put(words: &mut [u64; 8], position: usize, value: u64) {

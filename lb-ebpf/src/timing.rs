@@ -48,7 +48,8 @@ pub fn note<T: Tables>(tables: &T, key: u32, backend: u32, event: u32) {
         OPENS | OPENS_AGAIN => tables.set(line, position, Start::new(key, backend, now).0),
         ANSWERED if is_running => {
             // An answer that comes twice is read once.
-            if tables.exchange(line, position, found.0, Start::NONE.0) && !found.is_again() {
+            let is_first = tables.exchange(line, position, found.0, Start::NONE.0);
+            if is_first && !found.is_again() {
                 add(tables, backend, found.elapsed(now));
             }
         }

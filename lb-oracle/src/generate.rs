@@ -2,6 +2,7 @@
 //! so that packets get far.
 
 mod choices;
+mod complaint;
 mod mutation;
 mod packet;
 mod reach;

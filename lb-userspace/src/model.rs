@@ -344,13 +344,6 @@ impl Service {
             .scheduling(self.scheduler, self.address.family())
     }
 
-    /// How long its backends take to answer a SYN is measured by the data plane, which sees the answers and is asked for it.
-    pub fn times_handshakes(&self) -> bool {
-        self.scheduler == Scheduler::LeastResponseTime
-            && self.protocol == Protocol::Tcp
-            && self.forwarding.translates()
-    }
-
     /// A backend's share beside others; 0: none.
     pub fn weight_of(&self, backend: &Backend) -> u16 {
         match self.scheduler {

@@ -89,7 +89,11 @@ pub(super) fn read<F: Frame, const V4: bool>(frame: &F, packet: &Packet) -> Opti
         false => kind == 2,
     };
     if !too_big {
-        let unreachable = kind == if V4 { 3 } else { 1 };
+        // A host of IPv6 without the tunnel's end does not know the next header (RFC 4443 section 3.4).
+        let unreachable = match V4 {
+            true => kind == 3,
+            false => kind == 1 || kind == 4 && code == 1,
+        };
         return Some(Said(if unreachable { UNREACHABLE } else { 0 }));
     }
     let (size, said) = match V4 {

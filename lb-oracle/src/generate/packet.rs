@@ -6,14 +6,13 @@ use lb_common::{Family, Forwarding, hash::FlowTuple, quic::Lengths};
 use lb_ebpf::fixture::{
     packet::{Body, Packet, Sum, with_ip_sum},
     tagging::Tagging,
-    world::{
-        CLIENT_MAC, Change, Side, World, address as as_hashed, backend_mac, nat_end, our_mac,
-        tunnel_source,
-    },
+    world::{CLIENT_MAC, Change, Side, World, address as as_hashed, backend_mac, nat_end, our_mac},
 };
 
 use super::{
-    Choices, mutation, reach, sctp, tags,
+    Choices,
+    complaint::complaint,
+    mutation, reach, sctp, tags,
     world::{FEW_PORTS, ROUTERS, address, client, server_id},
 };
 use crate::case::Arrival;
@@ -136,7 +135,7 @@ fn padding(choices: &mut Choices<'_>) -> Vec<u8> {
     }
 }
 
-fn from_client(
+pub(super) fn from_client(
     choices: &mut Choices<'_>,
     source: SocketAddr,
     destination: SocketAddr,
@@ -167,7 +166,7 @@ fn target(choices: &mut Choices<'_>, world: &World) -> (SocketAddr, u8) {
     reach::target(choices, &world.services[service])
 }
 
-fn request(choices: &mut Choices<'_>, world: &World, mtu: u32) -> Packet {
+pub(super) fn request(choices: &mut Choices<'_>, world: &World, mtu: u32) -> Packet {
     let (vip, protocol) = target(choices, world);
     let source = client(choices, vip.is_ipv4());
     let mut body = body(choices, protocol, mtu, (source.port(), vip.port()));
@@ -206,7 +205,7 @@ fn quic(choices: &mut Choices<'_>, world: &World, vip: SocketAddr, data: &mut Ve
 }
 
 /// A backend with its protocol; where there is none, a router.
-fn backend(choices: &mut Choices<'_>, world: &World) -> (SocketAddr, u8, u32) {
+pub(super) fn backend(choices: &mut Choices<'_>, world: &World) -> (SocketAddr, u8, u32) {
     if world.backends.is_empty() {
         return (SocketAddr::new(address(true, ROUTERS, 0), 8080), 6, 0);
     }
@@ -285,7 +284,7 @@ fn echo(choices: &mut Choices<'_>, world: &World) -> Packet {
 }
 
 /// An error about a packet, with so much of its inside.
-fn error(choices: &mut Choices<'_>, about: Packet) -> Body {
+pub(super) fn error(choices: &mut Choices<'_>, about: Packet) -> Body {
     let kind = match about.source.is_ipv4() {
         true => *choices.of(&[[3, 1], [3, 4], [11, 0], [12, 0]]),
         false => *choices.of(&[[1, 4], [2, 0], [3, 0], [4, 1]]),
@@ -304,7 +303,7 @@ fn error(choices: &mut Choices<'_>, about: Packet) -> Body {
 }
 
 /// Somebody on the way.
-fn router(choices: &mut Choices<'_>, v4: bool) -> SocketAddr {
+pub(super) fn router(choices: &mut Choices<'_>, v4: bool) -> SocketAddr {
     SocketAddr::new(address(v4, ROUTERS, choices.below(2) as u8), 0)
 }
 
@@ -341,75 +340,8 @@ fn error_to_client(choices: &mut Choices<'_>, world: &World) -> Packet {
     }
 }
 
-/// A router between balancer and backend complains of a packet in a tunnel; where the backend has none, another packet.
-fn complaint(choices: &mut Choices<'_>, world: &World, mtu: u32) -> Packet {
-    let (mut server, _, id) = backend(choices, world);
-    let spec = world.backends.get(id as usize);
-    let Some((spec, service)) = spec.map(|b| (b, &world.services[b.service as usize])) else {
-        return other(choices, world);
-    };
-    if !service.forwarding.is_tunnel() {
-        return other(choices, world);
-    }
-    let outer = match server.is_ipv4() {
-        true => Family::V4,
-        false => Family::V6,
-    };
-    let shown = choices.word();
-    let mut source = tunnel_source(outer, shown);
-    let mut inner = request(choices, world, 1500);
-    inner.padding = Vec::new();
-    if let Body::Tcp { data, .. } | Body::Udp { data } = &mut inner.body {
-        data.resize(choices.below(1500), 7);
-    }
-    let inner = Box::new(inner);
-    let label = 0;
-    let body = match spec.tunnel.gue_port() {
-        0 => Body::Tunnel { label, inner },
-        port => {
-            let other = choices.one_in(16);
-            server.set_port(port ^ u16::from(other));
-            source.set_port(0xc000 | shown as u16);
-            let variant = spec.tunnel.variant();
-            Body::Gue {
-                label,
-                variant,
-                inner,
-            }
-        }
-    };
-    let about = from_client(choices, source, server, body);
-    let fits = *choices.of(&[
-        0,
-        68,
-        576,
-        600,
-        700,
-        1006,
-        1200,
-        1280,
-        1300,
-        1320,
-        1400,
-        mtu - 1,
-    ]);
-    let mut message = error(choices, about);
-    if let Body::Error { rest, kind, .. } = &mut message
-        && matches!(kind, [3, 4] | [2, 0])
-    {
-        *rest = fits.to_be_bytes();
-    }
-    let reporter = router(choices, server.is_ipv4());
-    let packet = from_client(choices, reporter, source, message);
-    Packet {
-        to: our_mac(Side::Backend),
-        from: backend_mac(id),
-        ..packet
-    }
-}
-
 /// Another protocol, or another port.
-fn other(choices: &mut Choices<'_>, world: &World) -> Packet {
+pub(super) fn other(choices: &mut Choices<'_>, world: &World) -> Packet {
     let (vip, protocol) = target(choices, world);
     let source = client(choices, vip.is_ipv4());
     let destination = match choices.below(3) {

@@ -173,7 +173,7 @@ fn what(frame: &[u8], ip: &Ip) -> Option<What> {
             }
             (fits, two(&quote[4..]) + 40)
         }
-        (true, 3, _) | (false, 1, _) => return Some(What::Unreachable),
+        (true, 3, _) | (false, 1, _) | (false, 4, 1) => return Some(What::Unreachable),
         _ => return Some(What::Other),
     };
     (fits < size && fits <= 65_535).then_some(What::Fits(fits))

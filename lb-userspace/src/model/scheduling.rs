@@ -5,6 +5,8 @@ use std::num::NonZeroU16;
 use lb_common::{Family, Fields, Pick, Scheduling};
 use serde::{Deserialize, Serialize};
 
+use super::{Protocol, Service};
+
 /// How new flows spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -114,5 +116,14 @@ impl Together {
             client_bits: if fields == Fields::All { 0 } else { bits },
             affinity: self.affinity.map_or(0, ticks),
         }
+    }
+}
+
+impl Service {
+    /// How long its backends take to answer a SYN is measured by the data plane, which sees the answers and is asked for it.
+    pub fn times_handshakes(&self) -> bool {
+        self.scheduler == Scheduler::LeastResponseTime
+            && self.protocol == Protocol::Tcp
+            && self.forwarding.translates()
     }
 }
