@@ -502,7 +502,9 @@ mod tests {
             (service.name.clone(), service)
         };
         for (services, there) in [(0, 0), (1, 1), (3, 3), (300, 256)] {
-            let config = with_services((1..=services).map(numbered).collect());
+            let mut config = (*with_services((1..=services).map(numbered).collect())).clone();
+            (config.limits.services, config.limits.backends) = (512, 1024);
+            config.limits.ring_slots = 1 << 20;
             let mut ids = Ids::default();
             let sizes = Sizes::from(&config.limits);
             ids.assign(&config, sizes, 1).unwrap();

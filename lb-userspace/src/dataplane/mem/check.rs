@@ -122,6 +122,7 @@ fn leads_somewhere(mem: &Mem, slot: &EndpointSlot) -> bool {
         }
         6 => backend
             .is_some_and(|b| b.used == 1 && b.service == u32::from(u16::from_be_bytes(slot.port))),
+        7 => backend.is_some_and(|b| b.used == 1 && b.address == slot.address),
         _ => false,
     }
 }
