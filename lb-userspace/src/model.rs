@@ -296,6 +296,8 @@ pub struct Service {
     pub drain_deadline: Option<Duration>,
     /// What happens to the flows of a backend that is down.
     pub on_down: OnDown,
+    /// When that is, after it went down or was lost; `None`: at once.
+    pub on_down_deadline: Option<Duration>,
     /// When no backend may take flows, or too few are healthy.
     pub all_down: AllDown,
     /// From tier to tier and back.
