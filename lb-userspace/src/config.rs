@@ -254,6 +254,7 @@ fn finish(draft: ServiceDraft) -> Option<(Name, Service)> {
         all_down: draft.all_down,
         failover: draft.failover.failover,
         drain_deadline: draft.failover.drain_deadline,
+        on_down_deadline: draft.failover.on_down_deadline,
         claim: draft.claim.map(|at| at.value),
         backends: backends.collect::<Option<_>>()?,
     };

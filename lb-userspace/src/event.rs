@@ -104,6 +104,16 @@ pub enum Effect {
     Record(Record),
 }
 
+/// Why a backend loses its flows by and by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// A person drains it.
+    Drain,
+    /// It is down, or no way leads to it.
+    Outage,
+}
+
 /// Something worth telling a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "event")]
@@ -163,12 +173,14 @@ pub enum Record {
         /// After.
         to: AdminState,
     },
-    /// A drain ended.
+    /// A backend that leaves has lost its flows.
     Drained {
         /// The backend.
         backend: BackendKey,
-        /// Flows left when it ended: 0, or what the policy acted on.
+        /// Flows left at the end: 0, or what the policy acted on.
         left: u64,
+        /// Why it leaves.
+        cause: Cause,
     },
     /// Other backends get the new flows of a service, or other shares of them.
     Failover {

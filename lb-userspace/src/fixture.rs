@@ -80,6 +80,7 @@ pub(crate) fn service(text: &str) -> Service {
         drain: DrainPolicy::Migrate,
         drain_deadline: None,
         on_down: OnDown::Migrate,
+        on_down_deadline: None,
         all_down: AllDown::FailOpen,
         failover: Failover::default(),
         claim: None,

@@ -6,6 +6,7 @@ mod aim;
 mod check;
 mod failover;
 mod hook;
+mod leaving;
 pub mod link;
 mod passive;
 mod ports;
@@ -33,6 +34,7 @@ pub use lb_common::{
     Family, Fields, Forwarding, GueVariant, MidStream, OuterTtl, Protocol, Reach, Scheduling,
     Spread, Tunnel,
 };
+pub use leaving::{DrainPolicy, OnDown};
 pub use link::{Link, Vlan};
 pub use passive::Passive;
 pub use ports::{Ports, PortsError};
@@ -296,6 +298,8 @@ pub struct Service {
     pub drain_deadline: Option<Duration>,
     /// What happens to the flows of a backend that is down.
     pub on_down: OnDown,
+    /// When that is, after it went down or was lost; `None`: at once.
+    pub on_down_deadline: Option<Duration>,
     /// When no backend may take flows, or too few are healthy.
     pub all_down: AllDown,
     /// From tier to tier and back.
@@ -442,30 +446,6 @@ pub enum Health {
     Up,
     /// `fall` bad probes in a row.
     Down,
-}
-
-/// After a drain's deadline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DrainPolicy {
-    /// Flows stay as long as they like.
-    Keep,
-    /// What is left is scheduled to other backends.
-    Migrate,
-    /// TCP's clients are told by a reset, and connect anew; all else is scheduled to other backends.
-    Reset,
-}
-
-/// When a backend goes down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnDown {
-    /// Its flows stay (they may outlive a short outage).
-    Keep,
-    /// Its flows are scheduled to other backends with their next packet.
-    Migrate,
-    /// TCP's clients get a reset for their next segment, and connect anew; all else is scheduled to other backends.
-    Reset,
 }
 
 /// When no backend of a service is healthy.

@@ -9,6 +9,7 @@ pub mod admin;
 pub mod changes;
 mod configure;
 mod devices;
+pub mod outage;
 pub mod permission;
 pub mod persistent;
 mod probe;
@@ -41,6 +42,7 @@ use crate::plan::endpoints::PlacementError;
 use crate::velocity::Velocity;
 use admin::{AdminError, Drain};
 use changes::Unsaved;
+use outage::Outage;
 use permission::{Facts, permissions};
 use share::{FailbackError, Share};
 
@@ -82,6 +84,8 @@ struct BackendState {
     said: Option<AdminState>,
     /// Set while draining.
     drain: Option<Drain>,
+    /// Set while it is lost and its flows stay.
+    outage: Option<Outage>,
     /// Its relative share of new flows; 0: none.
     weight: u32,
     /// Since when it might take flows, if it may; nanoseconds since boot.
@@ -107,6 +111,8 @@ pub struct State {
     backends: BTreeMap<BackendKey, BackendState>,
     /// Those of them with a drain: deadlines are looked at many times a second.
     draining: BTreeSet<BackendKey>,
+    /// Those of them with an outage.
+    outages: BTreeSet<BackendKey>,
     /// Who serves each service.
     shares: BTreeMap<Name, Share>,
     /// Services with backends that warm up, and when the next step is due.
@@ -324,6 +330,7 @@ impl State {
             health: self.health(key),
             trust_at_start: service.health.trust_at_start,
             on_down: service.on_down,
+            waits: outage::waits(service, known),
             chosen: known.weight > 0,
             reachable: self.way(backend.address).resolved.is_ok(),
             fail_open: self.failed_open(&key.service),
@@ -341,6 +348,7 @@ impl State {
         self.flows = flows;
         self.look_at_limits();
         self.end_drains(now, Some(began), effects);
+        self.end_outages(now, Some(began), effects);
         self.release(now, effects);
     }
 
@@ -348,6 +356,7 @@ impl State {
         let decisions = self.velocity.tick(now);
         self.decided(now, decisions, effects);
         self.end_drains(now, None, effects);
+        self.end_outages(now, None, effects);
         self.release(now, effects);
     }
 

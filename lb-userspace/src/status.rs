@@ -292,6 +292,9 @@ pub struct Backend {
     pub suspicion: Option<String>,
     /// While draining.
     pub drain: Option<Drain>,
+    /// While it is down or no way leads to it, and its flows stay.
+    #[serde(default)]
+    pub outage: Option<Drain>,
     /// The largest packet that fits the path to it, its tunnel's headers included, in bytes, as routers said; `null`: they said nothing, or not lately.
     #[serde(default)]
     pub path_mtu: Option<u32>,
@@ -303,10 +306,10 @@ pub struct Backend {
     pub last_results: Vec<ProbeResult>,
 }
 
-/// How far a drain is.
+/// How far a drain or an outage is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drain {
-    /// Milliseconds until the drain policy acts; `null`: never.
+    /// Milliseconds until `drain-policy` or `on-down` acts; `null`: never.
     pub deadline_in_ms: Option<u64>,
     /// Flows left at the last sweep.
     pub left: u64,

@@ -15,6 +15,7 @@ mod idle;
 mod interfaces;
 mod iperf;
 mod lab;
+mod leaving;
 mod neighbours;
 mod passive;
 mod path_mtu;

@@ -72,11 +72,16 @@ pub fn attach(topology: &Topology, host: &str) -> Result<()> {
 
 /// [`attach`] in an XDP mode; standard output.
 pub fn attach_in(topology: &Topology, host: &str, mode: &str) -> Result<String> {
+    attach_with(topology, host, mode, GUE_PORT)
+}
+
+/// [`attach_in`] with a port where GUE is expected; standard output.
+pub fn attach_with(topology: &Topology, host: &str, mode: &str, gue_port: u16) -> Result<String> {
+    let port = gue_port.to_string();
     let vips: Vec<String> = FAMILIES
         .into_iter()
         .flat_map(|family| (0..VIPS).map(move |n| vip(family, n).to_string()))
         .collect();
-    let port = GUE_PORT.to_string();
     let mut arguments = vec!["--xdp-mode", mode, "--gue-port", &port];
     for source in TUNNEL_SOURCES {
         arguments.extend(["--source", source]);

@@ -112,11 +112,7 @@ fn facts(e: &Explained, colour: bool) -> Vec<Vec<Cell>> {
             short(t.new_flows),
             short(t.moved_in),
             short(t.packets),
-            if b.keeps {
-                ""
-            } else {
-                "; it may not keep flows"
-            }
+            stay(b)
         ),
     );
     row("check", check(e));
@@ -159,6 +155,19 @@ fn admin(b: &Backend) -> String {
         (AdminState::Disabled, _) => "disabled".to_owned(),
         (AdminState::Draining, None) => "draining".to_owned(),
         (AdminState::Draining, Some(drain)) => draining(drain),
+    }
+}
+
+/// What becomes of its flows, where that is not plain.
+fn stay(b: &Backend) -> String {
+    match b.outage {
+        _ if !b.keeps => "; it may not keep flows".to_owned(),
+        None => String::new(),
+        Some(outage) if outage.done && outage.left == 0 => "; none is left".to_owned(),
+        Some(outage) => match outage.deadline_in_ms.filter(|_| !outage.done) {
+            Some(ms) => format!("; they stay, on-down acts in {}", ago(ms)),
+            None => "; they stay".to_owned(),
+        },
     }
 }
 

@@ -28,13 +28,16 @@ pub(super) struct FailoverDraft {
     min_healthy: Option<At<u64>>,
     /// When a drain without a deadline of its own ends.
     pub(super) drain_deadline: Option<Duration>,
+    /// When flows of a lost backend no longer stay.
+    pub(super) on_down_deadline: Option<Duration>,
 }
 
 /// The keys of a service.
 pub(super) fn of_service(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> FailoverDraft {
     let slow_start = slow_start(reader, notes);
     let deadline = Duration::from_secs(1)..=Duration::from_secs(7 * 86_400);
-    let drain_deadline = reader.duration("drain-deadline", deadline, notes);
+    let drain_deadline = reader.duration("drain-deadline", deadline.clone(), notes);
+    let on_down_deadline = reader.duration("on-down-deadline", deadline, notes);
     if !reader.has("claim") {
         let why = "the service's address is not claimed (`claim`)";
         reader.without_effect(&[MIN_HEALTHY], why, "remove the key", notes);
@@ -62,6 +65,7 @@ pub(super) fn of_service(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Fail
         failover,
         min_healthy,
         drain_deadline: drain_deadline.map(|at| at.value),
+        on_down_deadline: on_down_deadline.map(|at| at.value),
     }
 }
 

@@ -240,6 +240,7 @@ pub static SERVICE: Section = Section {
             "\"keep\", \"migrate\" or \"reset\"",
             "\"keep\" for tcp, else \"migrate\"",
         ),
+        bare("on-down-deadline", "a duration such as \"30s\""),
         key(
             "all-down",
             "\"fail-open\" or \"fail-closed\"",

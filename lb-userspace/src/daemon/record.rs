@@ -49,8 +49,12 @@ pub(super) fn log(record: &Record) {
         Record::Admin { backend, from, to } => {
             tracing::info!(service = %backend.service, backend = %backend.backend, ?from, ?to, "admin state changed");
         }
-        Record::Drained { backend, left } => {
-            tracing::info!(service = %backend.service, backend = %backend.backend, left, "drained");
+        Record::Drained {
+            backend,
+            left,
+            cause,
+        } => {
+            tracing::info!(service = %backend.service, backend = %backend.backend, left, ?cause, "drained");
         }
         Record::Failover { service, from, to } => {
             tracing::warn!(%service, %from, %to, "new flows go to others");

@@ -2,6 +2,7 @@
 
 mod told;
 
+use crate::event::Cause;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -32,6 +33,7 @@ fn drained() -> Record {
     Record::Drained {
         backend: "web/b1".parse().unwrap(),
         left: 0,
+        cause: Cause::Drain,
     }
 }
 

@@ -232,7 +232,7 @@ impl World {
         if let Some(again) = again {
             effects.extend(self.state.handle(self.now + 1, again).unwrap());
         }
-        assert!(self.state.drains_are_indexed());
+        assert!(self.state.drains_are_indexed() && self.state.outages_are_indexed());
         effects
     }
 

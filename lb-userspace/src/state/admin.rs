@@ -4,7 +4,7 @@ use lb_common::Permissions;
 use serde::{Deserialize, Serialize};
 
 use super::{State, StateError, persist, record};
-use crate::event::{Effect, Record};
+use crate::event::{Cause, Effect, Record};
 use crate::model::{AdminState, BackendKey};
 
 /// A drain under way.
@@ -174,6 +174,7 @@ impl State {
                     Record::Drained {
                         backend: key.clone(),
                         left,
+                        cause: Cause::Drain,
                     },
                 );
             }

@@ -95,10 +95,11 @@ impl State {
 impl Order {
     /// The order about a backend, if there is one.
     pub(super) fn of(backend: &super::BackendState) -> Option<Self> {
-        let spoken = backend.said.is_some() || backend.drain.is_some();
+        let spoken = backend.said.is_some() || backend.drain.is_some() || backend.outage.is_some();
         spoken.then_some(Self {
             said: backend.said,
             drain: backend.drain,
+            outage: backend.outage,
         })
     }
 }

@@ -88,6 +88,7 @@ impl State {
         let config = Arc::clone(&self.config);
         self.backends.retain(|key, _| config.backend(key).is_some());
         self.draining.retain(|key| config.backend(key).is_some());
+        self.outages.retain(|key| config.backend(key).is_some());
         let unknown: Arc<str> = "no probe has ended yet".into();
         self.at.clear();
         self.limited.clear();
@@ -113,6 +114,7 @@ impl State {
                     reason: Arc::clone(&unknown),
                     said: None,
                     drain: None,
+                    outage: None,
                     weight: 0,
                     ready_since: None,
                     full: false,

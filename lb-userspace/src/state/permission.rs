@@ -19,6 +19,8 @@ pub struct Facts {
     pub trust_at_start: bool,
     /// What becomes of its flows when it is down or cannot be reached.
     pub on_down: OnDown,
+    /// That is not due yet.
+    pub waits: bool,
     /// It is among those that get the flows of its service (`tiers`).
     pub chosen: bool,
     /// The way to it is resolved.
@@ -41,14 +43,9 @@ pub struct Facts {
 /// | enabled | any, not resolved | no | `on_down` |
 /// | enabled, fail-open | any, resolved | yes | yes |
 ///
-/// Who is not chosen takes no new flows in any row.
+/// Who is not chosen takes no new flows in any row. Flows stay where `on_down` is not due yet.
 pub fn permissions(facts: Facts) -> Permissions {
-    let gone = match facts.admin {
-        AdminState::Disabled => true,
-        AdminState::Draining => facts.past_deadline && facts.drain != DrainPolicy::Keep,
-        AdminState::Enabled => false,
-    };
-    if gone {
+    if is_gone(facts) {
         return match facts.drain {
             DrainPolicy::Reset => Permissions(Permissions::RESET),
             DrainPolicy::Keep | DrainPolicy::Migrate => Permissions::NONE,
@@ -56,8 +53,7 @@ pub fn permissions(facts: Facts) -> Permissions {
     }
     let enabled = facts.admin == AdminState::Enabled;
     let trusted = enabled && facts.fail_open;
-    let down = !facts.reachable || (facts.health == Health::Down && !trusted);
-    let keep = !down || facts.on_down == OnDown::Keep;
+    let keep = !is_down(facts) || facts.on_down == OnDown::Keep || facts.waits;
     let proven = match facts.health {
         Health::Up => true,
         Health::Unknown => facts.trust_at_start,
@@ -68,6 +64,25 @@ pub fn permissions(facts: Facts) -> Permissions {
     let bit = |on, bit| if on { bit } else { 0 };
     let may = bit(new, Permissions::NEW) | bit(keep, Permissions::KEEP);
     Permissions(may | bit(reset, Permissions::RESET))
+}
+
+/// `on_down` decides on its flows.
+pub fn is_lost(facts: Facts) -> bool {
+    !is_gone(facts) && is_down(facts)
+}
+
+/// By a person's word.
+fn is_gone(facts: Facts) -> bool {
+    match facts.admin {
+        AdminState::Disabled => true,
+        AdminState::Draining => facts.past_deadline && facts.drain != DrainPolicy::Keep,
+        AdminState::Enabled => false,
+    }
+}
+
+fn is_down(facts: Facts) -> bool {
+    let trusted = facts.admin == AdminState::Enabled && facts.fail_open;
+    !facts.reachable || (facts.health == Health::Down && !trusted)
 }
 
 #[cfg(test)]
@@ -88,7 +103,7 @@ mod tests {
         let flags = [false, true];
         for admin in [Enabled, Draining, Disabled] {
             for health in [Unknown, Up, Down] {
-                for bits in 0_u16..512 {
+                for bits in 0_u16..1024 {
                     let bit = |n: u16| flags[usize::from(bits >> n & 1)];
                     all.push(Facts {
                         admin,
@@ -108,6 +123,7 @@ mod tests {
                         chosen: bit(4),
                         reachable: bit(5),
                         fail_open: bit(6),
+                        waits: bit(9),
                     });
                 }
             }
@@ -121,6 +137,7 @@ mod tests {
     fn every_combination_of_facts_is_in_one_row_of_the_table() {
         type Row = (&'static str, fn(&Facts) -> bool, fn(&Facts) -> u8);
         let on_down = |f: &Facts| match f.on_down {
+            _ if f.waits => KEEP,
             OnDown::Keep => KEEP,
             OnDown::Migrate => NONE,
             OnDown::Reset => RESET,
@@ -177,6 +194,8 @@ mod tests {
             let (name, _, expected) = rows[matching[0]];
             met[matching[0]] = 1;
             assert_eq!(permissions(facts).0, expected(&facts), "{name}: {facts:?}");
+            let lost = ["draining, ill", "lost", "down"].contains(&name);
+            assert_eq!(is_lost(facts), lost, "{name}: {facts:?}");
         }
         assert_eq!(met, [1; 9], "a row is never met");
     }

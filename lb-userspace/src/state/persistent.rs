@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::admin::Drain;
 use super::changes::Unsaved;
 use super::configure::numbered;
+use super::outage::Outage;
 use super::{Dirty, State, StateError, record};
 use crate::dataplane::Actual;
 use crate::desired;
@@ -44,13 +45,16 @@ pub struct Persistent {
     pub live_vips: Option<BTreeSet<IpAddr>>,
 }
 
-/// An order of a person.
+/// An order of a person, and what it or an outage has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     /// `None`: as configured.
     pub said: Option<AdminState>,
     /// The drain, if one is under way.
     pub drain: Option<Drain>,
+    /// The outage, if flows stay in one.
+    #[serde(default)]
+    pub outage: Option<Outage>,
 }
 
 /// A last verdict.
@@ -99,6 +103,7 @@ impl State {
             hops: Hops::default(),
             backends: BTreeMap::new(),
             draining: BTreeSet::new(),
+            outages: BTreeSet::new(),
             shares: BTreeMap::new(),
             warming: BTreeMap::new(),
             leaning: BTreeMap::new(),
@@ -218,6 +223,9 @@ impl State {
                 && backend.drain.is_some()
             {
                 backend.drain = drain.or(backend.drain);
+            }
+            if let Some(outage) = order.outage {
+                self.restore_outage(key, outage.moved_clock(persistent, now));
             }
         }
     }

@@ -96,6 +96,7 @@ impl State {
         for (name, changed) in changed {
             self.settle_service(now, &name, &changed, effects);
         }
+        self.note_outages(now, effects);
     }
 
     fn settle_service(

@@ -3,6 +3,7 @@
 mod changes;
 mod failover;
 mod orders;
+mod outage;
 mod reports;
 mod returns;
 mod suspects;
@@ -17,6 +18,7 @@ use super::view::Surroundings;
 use super::*;
 use crate::dataplane::Actual;
 use crate::desired;
+use crate::event::Cause;
 use crate::fixture::world::link;
 use crate::fixture::{config, ip, key, name};
 use crate::model::{AdminState, Check, DrainPolicy, OnDown, ProbeResult, ProbeVerdict};

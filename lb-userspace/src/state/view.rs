@@ -210,6 +210,7 @@ impl State {
                 left,
                 done: drain.done,
             }),
+            outage: self.outage_status(now, service, known, left),
             path_mtu: counters.paths.get(&numbers.id).copied(),
             route: match &way.resolved {
                 Ok(hop) => format!("{} {}", self.interface(hop.ifindex), mac(hop.destination)),
@@ -247,7 +248,7 @@ impl State {
         Some((self.flows_of(key), drain.done))
     }
 
-    /// A drain is under way.
+    /// Somebody's flows are waited for: in a drain or an outage.
     pub fn drains(&self) -> bool {
         let known = self
             .draining
@@ -256,6 +257,7 @@ impl State {
         known
             .filter_map(|backend| backend.drain)
             .any(|drain| !drain.done)
+            || self.has_outages()
     }
 
     /// Service index by name, for readers of `counters`.

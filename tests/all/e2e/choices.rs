@@ -13,10 +13,14 @@ use lb_userspace::health::runner::now_ns;
 
 use crate::stage::{ECHO, SHAPES, Stage, wait_until};
 
-const SOON: Duration = Duration::from_secs(15);
+pub(super) const SOON: Duration = Duration::from_secs(15);
 
 /// Some of the lab's services, changed by name; health may take out a whole pool at once.
-fn configured(mut config: Config, names: &[&str], change: impl Fn(&mut Service)) -> Config {
+pub(super) fn configured(
+    mut config: Config,
+    names: &[&str],
+    change: impl Fn(&mut Service),
+) -> Config {
     config.extra += "velocity-percent = 100\n";
     config
         .services
@@ -25,7 +29,7 @@ fn configured(mut config: Config, names: &[&str], change: impl Fn(&mut Service))
     config
 }
 
-fn keys(service: &mut Service, more: &str) {
+pub(super) fn keys(service: &mut Service, more: &str) {
     service.extra += &format!("\n{more}");
 }
 
@@ -186,7 +190,7 @@ fn flows_stay_with_the_backup_until_a_person_says_otherwise() {
 }
 
 /// Says something and hears who answers, or how that failed.
-fn ask(stream: &mut TcpStream) -> Result<String, ErrorKind> {
+pub(super) fn ask(stream: &mut TcpStream) -> Result<String, ErrorKind> {
     let mut message = [7; MESSAGE_BYTES];
     let done = stream
         .write_all(&message)
@@ -196,7 +200,7 @@ fn ask(stream: &mut TcpStream) -> Result<String, ErrorKind> {
 }
 
 /// A connection, and who has it.
-fn connect(stage: &Stage, service: &str) -> (String, TcpStream) {
+pub(super) fn connect(stage: &Stage, service: &str) -> (String, TcpStream) {
     let target = stage.daemon.config().service(service).target();
     let connected = stage
         .topology
@@ -207,16 +211,20 @@ fn connect(stage: &Stage, service: &str) -> (String, TcpStream) {
 }
 
 /// The same over UDP.
-fn ask_udp(socket: &UdpSocket) -> String {
+pub(super) fn ask_udp(socket: &UdpSocket) -> String {
     let mut message = [7; NAME_BYTES + 16];
     socket.send(&message).unwrap();
     let length = socket.recv(&mut message).unwrap();
     signature(&message[..length]).to_owned()
 }
 
-fn connect_udp(stage: &Stage, service: &str) -> (String, UdpSocket) {
+pub(super) fn connect_udp(stage: &Stage, service: &str) -> (String, UdpSocket) {
     let target = stage.daemon.config().service(service).target();
-    let own = (client(Family::V4), 0);
+    let family = match target.is_ipv4() {
+        true => Family::V4,
+        false => Family::V6,
+    };
+    let own = (client(family), 0);
     let bound = stage
         .topology
         .run_in("client", || UdpSocket::bind::<(IpAddr, u16)>(own));

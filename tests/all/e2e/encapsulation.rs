@@ -41,7 +41,7 @@ const MIXED_GUE: Way = Way {
     growth: [48, 28],
     ..GUE
 };
-const HEADER: Way = Way {
+pub(super) const HEADER: Way = Way {
     keys: "gue-variant = 0",
     growth: [32, 52],
     ..GUE

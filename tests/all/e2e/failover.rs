@@ -8,7 +8,7 @@ use std::time::Duration;
 use lb_tests::daemon::Config;
 use lb_tests::server::{Config as ServerConfig, MESSAGE_BYTES, Server, signature};
 
-use crate::stage::{SHAPES, Stage, wait_until};
+use crate::stage::{FULLNAT, SHAPES, Stage, wait_until};
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -140,7 +140,8 @@ fn a_full_backend_gets_no_new_flows_and_the_next_tier_does() {
 
 #[test]
 fn clients_of_a_backend_that_leaves_are_reset_at_once_and_only_they() {
-    for shape in [SHAPES[0], SHAPES[3], SHAPES[4]] {
+    let dnat_dsr_tunnel = [SHAPES[0], SHAPES[3], SHAPES[4]];
+    for shape in dnat_dsr_tunnel.into_iter().chain(FULLNAT) {
         let stage = Stage::with(shape, Server::threads, configured);
         let mut held = open(&stage, "echo4", 12);
         let key = "echo4/b1";

@@ -4,9 +4,12 @@
 use std::process::Command;
 use std::time::Duration;
 
+use lb_common::tunnel::GUE_PORT;
 use lb_tests::decap;
+use lb_tests::server::Server;
 use lb_tests::topology::{FAMILIES, Family, Topology, vip};
 
+use super::encapsulation::{GUE, HEADER};
 use crate::stage::{SHAPES, Stage, WEB, wait_until};
 
 /// Two arms with l2dsr, and ipip.
@@ -115,19 +118,41 @@ fn a_vip_that_is_missing_on_a_backend_takes_it_out_and_is_named() {
     stage.end();
 }
 
-#[test]
-fn a_backend_that_takes_nothing_out_of_its_tunnel_is_out_and_that_is_named() {
-    let stage = Stage::new(SHAPES[IPIP]);
-    decap::command(&stage.topology, "b1", &["--detach"]).unwrap();
+#[track_caller]
+fn takes_nothing_out(stage: &Stage) {
     for family in FAMILIES {
-        let reason = down(&stage, family);
+        let reason = down(stage, family);
         assert!(
             reason.contains("answers at its own address")
                 && reason.contains("takes nothing out of the tunnel"),
             "{reason}"
         );
     }
+}
+
+#[test]
+fn a_backend_that_takes_nothing_out_of_its_tunnel_is_out_and_that_is_named() {
+    let stage = Stage::new(SHAPES[IPIP]);
+    decap::command(&stage.topology, "b1", &["--detach"]).unwrap();
+    takes_nothing_out(&stage);
     decap::attach(&stage.topology, "b1").unwrap();
     stage.wait_for_health("b1", "up");
     stage.end();
+}
+
+#[test]
+fn a_backend_without_its_decapsulator_of_gue_or_with_another_port_is_out_and_that_is_named() {
+    for way in [GUE, HEADER] {
+        let stage = Stage::with(SHAPES[IPIP], Server::threads, |config| way.change(config));
+        decap::command(&stage.topology, "b1", &["--detach"]).unwrap();
+        takes_nothing_out(&stage);
+        decap::attach(&stage.topology, "b1").unwrap();
+        stage.wait_for_health("b1", "up");
+        decap::attach_with(&stage.topology, "b1", "native", GUE_PORT + 1).unwrap();
+        takes_nothing_out(&stage);
+        decap::attach(&stage.topology, "b1").unwrap();
+        stage.wait_for_health("b1", "up");
+        stage.storm(&WEB, 300).assert_clean(300);
+        stage.end();
+    }
 }

@@ -12,6 +12,9 @@ pub(super) fn write(out: &mut String, service: &Service) -> std::fmt::Result {
     if let Some(deadline) = service.drain_deadline {
         writeln!(out, "drain-deadline = {}", text(&duration(deadline)))?;
     }
+    if let Some(deadline) = service.on_down_deadline {
+        writeln!(out, "on-down-deadline = {}", text(&duration(deadline)))?;
+    }
     writeln!(out, "panic-threshold = {}", failover.panic_threshold)?;
     writeln!(out, "overprovisioning = {}", failover.overprovisioning)?;
     let slow = failover.slow_start;

@@ -130,6 +130,7 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
         "slow-start",
         "slow-start-curve",
         "drain-deadline",
+        "on-down-deadline",
         "max-connections",
         "port",
         "target",
@@ -710,6 +711,7 @@ prop_compose! {
                 ..failover
             },
             drain_deadline: deadline.map(Duration::from_secs),
+            on_down_deadline: deadline.filter(|_| resets).map(|s| Duration::from_secs(s / 2 + 1)),
             claim: claimed.then(|| "eth0".to_owned()),
             backends: backends.collect(),
         }

@@ -15,6 +15,7 @@ fn a_drain_ends_when_no_flow_is_left() {
     let drained = Record::Drained {
         backend: key("web/a"),
         left: 0,
+        cause: Cause::Drain,
     };
     assert!(sim.records().contains(&drained));
     sim.flows(&[]);
@@ -56,6 +57,7 @@ fn at_the_deadline_the_policy_acts() {
         let drained = Record::Drained {
             backend: key("web/a"),
             left: 3,
+            cause: Cause::Drain,
         };
         assert!(sim.records().contains(&drained));
     }

@@ -193,6 +193,7 @@ fn a_drain_without_a_deadline_has_that_of_its_service() {
     let drained = Record::Drained {
         backend: key("web/a"),
         left: 3,
+        cause: Cause::Drain,
     };
     assert!(sim.records().contains(&drained));
 }
