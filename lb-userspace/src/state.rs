@@ -23,6 +23,7 @@ mod tests;
 pub mod view;
 pub mod way;
 mod why;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
