@@ -62,7 +62,10 @@ fn judge<F: Frame, R: Rules>(frame: &mut F, rules: &R) -> Fate {
         return judge_untagged(frame, rules);
     }
     let Some(tags) = vlan::read(frame) else {
-        return Fate::Passed;
+        return match vlan::hides(frame) {
+            true => Fate::Malformed,
+            false => Fate::Passed,
+        };
     };
     judge_tagged(frame, rules, tags)
 }

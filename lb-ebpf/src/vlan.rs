@@ -61,6 +61,21 @@ pub(crate) fn read<F: Frame>(frame: &F) -> Option<Tags> {
     (is_tag([a, b]) && is_ip(two.ether_type)).then_some(Tags(two.tags))
 }
 
+/// More tags than two, of which one names no VLAN: the kernel takes such tags off until something else comes, which nobody has looked at.
+#[inline(always)]
+pub(crate) fn hides<F: Frame>(frame: &F) -> bool {
+    let Some(three) = frame.header::<Tagged<3>>(0) else {
+        return false;
+    };
+    let mut are_tags = true;
+    let mut names_all = true;
+    for [a, b, c, d] in three.tags {
+        are_tags &= is_tag([a, b]);
+        names_all &= (c & 0x0f) | d != 0;
+    }
+    are_tags && !names_all
+}
+
 /// The interface of tags on a port, and `None` where the kernel has none.
 #[inline(always)]
 fn interface<T: Tables>(tables: &T, port: u32, tags: Tags) -> Option<u32> {

@@ -349,6 +349,14 @@ pub fn opinion(world: &World, frame: &[u8]) -> (Fate, Vec<u8>) {
     let four = match frame[at..at + 2] {
         [8, 0] => true,
         [0x86, 0xdd] => false,
+        // A third tag, and one that names no VLAN: Linux looks behind it.
+        [0x81, 0] | [0x88, 0xa8] if at == MACS + 8 && frame.len() >= at + 6 => {
+            let nameless = |place: usize| word(frame, place + 2) & 0x0fff == 0;
+            return match [MACS, MACS + 4, at].into_iter().any(nameless) {
+                true => (Fate::Malformed, frame.to_vec()),
+                false => passed(),
+            };
+        }
         _ => return passed(),
     };
     match taken_out(world, frame, at + 2, four) {

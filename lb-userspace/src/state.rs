@@ -112,8 +112,10 @@ pub struct State {
     backends: BTreeMap<BackendKey, BackendState>,
     /// Those of them with a drain: deadlines are looked at many times a second.
     draining: BTreeSet<BackendKey>,
-    /// Those of them with an outage.
+    /// Those of them with an outage that is not over.
     outages: BTreeSet<BackendKey>,
+    /// When the next of their deadlines is, nanoseconds since boot.
+    outage_due: u64,
     /// Who serves each service.
     shares: BTreeMap<Name, Share>,
     /// Services with backends that warm up, and when the next step is due.

@@ -226,11 +226,18 @@ impl Default for Frames {
 fn tags(choices: &mut Choices<'_>) -> Vec<u8> {
     let outermost = *choices.of(&[[0x81, 0], [0x81, 0], [0x88, 0xa8]]);
     let mut tag = |[a, b]: [u8; 2]| [a, b, choices.byte(), choices.byte()];
-    let (one, two) = (tag(outermost), tag([0x81, 0]));
+    let (one, two, three) = (tag(outermost), tag([0x81, 0]), tag([0x81, 0]));
     match choices.below(8) {
         0 | 1 => one.to_vec(),
         2 => [one, two].concat(),
         3 => vec![0x81, 0, one[2] & 0xe0, 0],
+        4 if outermost == [0x88, 0xa8] => {
+            let none = [0x81, 0, three[2] & 0xe0, 0];
+            match three[3] & 1 {
+                0 => [one, two, three].concat(),
+                _ => [one, none, three].concat(),
+            }
+        }
         _ => Vec::new(),
     }
 }

@@ -13,7 +13,7 @@ use crate::health::{Thresholds, Tracker};
 use crate::ids::{Ids, Sizes};
 use crate::latency::Pace;
 use crate::model::{
-    AdminState, Aim, BackendKey, Check, Config, Health, Name, RealPath, Scheduler, Target,
+    AdminState, Aim, BackendKey, Check, Config, Health, Name, RealPath, Scheduler, Service, Target,
 };
 use crate::passive::suspicion::Suspicion;
 use crate::plan::endpoints;
@@ -88,7 +88,6 @@ impl State {
         let config = Arc::clone(&self.config);
         self.backends.retain(|key, _| config.backend(key).is_some());
         self.draining.retain(|key| config.backend(key).is_some());
-        self.outages.retain(|key| config.backend(key).is_some());
         let unknown: Arc<str> = "no probe has ended yet".into();
         self.at.clear();
         self.limited.clear();
@@ -127,6 +126,7 @@ impl State {
                 known.reason = "its address or port is new; no probe has ended yet".into();
                 known.agent = Agent::default();
                 known.pace = Pace::default();
+                known.outage = None;
             }
             // A suspicion is of a backend, and for a check of it.
             let is_same = before.services.get(&key.service).is_some_and(|old| {
@@ -141,7 +141,12 @@ impl State {
                 .get(&key.service)
                 .is_some_and(|old| old.health.check.word() == service.health.check.word());
             // Checks of another type take another time, and none take none.
-            if service.scheduler != Scheduler::LeastResponseTime || !same_check {
+            let timed = Service::times_handshakes;
+            let same_times = before
+                .services
+                .get(&key.service)
+                .is_some_and(|old| timed(old) == timed(service));
+            if service.scheduler != Scheduler::LeastResponseTime || !same_check || !same_times {
                 known.pace = Pace::default();
             }
             match &service.health.agent {
@@ -161,6 +166,7 @@ impl State {
             // Leaving the pool and coming back makes it a stranger to `velocity`.
             self.set_pool_without(&key.service, Some(&key.backend));
         }
+        self.keep_outages();
     }
 
     pub(super) fn keep_ways(&mut self) {

@@ -10,6 +10,9 @@ use crate::health::nanos;
 use crate::model::{AdminState, BackendKey, Health, OnDown, Service};
 use crate::status;
 
+/// How long news of routes and neighbours may take after a start, nanoseconds.
+const NEWS: u64 = 2_000_000_000;
+
 /// A backend is lost, and has not lost its flows by that at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outage {
@@ -20,6 +23,9 @@ pub struct Outage {
     pub lasted: u64,
     /// Flows have been seen in it, so that their end is worth telling.
     pub had: bool,
+    /// Flows were counted since it began, whether there were some or not.
+    #[serde(default)]
+    pub counted: bool,
     /// `on-down` has acted.
     pub acted: bool,
     /// No flow is left, or the deadline has passed.
@@ -76,9 +82,11 @@ impl State {
                 since: now,
                 lasted: 0,
                 had,
+                counted: false,
                 acted: false,
                 done: false,
             });
+            self.outage_due = 0;
             match lost {
                 true => self.outages.insert(key.clone()),
                 false => self.outages.remove(&key),
@@ -102,30 +110,43 @@ impl State {
     /// Ends those whose deadline has passed, or whose flows are gone as a sweep that began at `swept` found.
     pub(super) fn end_outages(&mut self, now: u64, swept: Option<u64>, effects: &mut Vec<Effect>) {
         let config = std::sync::Arc::clone(&self.config);
+        if swept.is_none() && now < self.outage_due {
+            return;
+        }
         let known = self
             .outages
             .iter()
             .filter_map(|key| Some((key.clone(), self.backends.get(key)?.outage?)));
-        let known: Vec<(BackendKey, Outage)> = known.filter(|(_, outage)| !outage.acted).collect();
+        let known: Vec<(BackendKey, Outage)> = known.collect();
+        self.outage_due = u64::MAX;
         for (key, before) in known {
             let Some(service) = config.services.get(&key.service) else {
                 continue;
             };
             let left = self.flows_of(&key);
-            let overdue = before.deadline(service).is_some_and(|at| at <= now);
-            let empty = left == 0 && swept.is_some_and(|began| began >= before.since);
+            let deadline = before.deadline(service);
+            let overdue = deadline.is_some_and(|at| at <= now);
+            let counted = swept.is_some_and(|began| began >= before.since);
             let outage = Outage {
                 had: before.had || left > 0,
+                counted: before.counted || counted,
                 acted: overdue,
-                done: before.done || overdue || empty,
+                done: before.done || overdue || counted && left == 0,
                 ..before
             };
+            match deadline.filter(|_| !overdue) {
+                Some(at) => self.outage_due = self.outage_due.min(at),
+                // Nothing more can come of it.
+                None if outage.done => drop(self.outages.remove(&key)),
+                None => {}
+            }
             if outage == before {
                 continue;
             }
             // A drain tells of its end by itself.
             let drains = self.admin(&key) == Some(AdminState::Draining);
-            if outage.done && !before.done && outage.had && !drains {
+            let had = outage.had || !outage.counted;
+            if outage.done && !before.done && had && !drains {
                 let drained = Record::Drained {
                     backend: key.clone(),
                     left,
@@ -142,12 +163,36 @@ impl State {
         }
     }
 
-    /// As the file has it; what is no outage any more ends when all are looked at.
-    pub(super) fn restore_outage(&mut self, key: &BackendKey, outage: Outage) {
+    /// As the file has it; what is no outage any more ends when all are looked at. Nobody has looked at the backend while there was no
+    /// daemon: `on-down` does not act before this one can have seen it return.
+    pub(super) fn restore_outage(&mut self, now: u64, key: &BackendKey, outage: Outage) {
+        let Some((service, _)) = self.config.backend(key) else {
+            return;
+        };
+        let health = &service.health;
+        let round = nanos(health.interval).saturating_add(nanos(health.timeout));
+        let checks = round.saturating_mul(u64::from(health.rise.get()));
+        let earliest = now.saturating_add(checks).saturating_add(NEWS);
+        let since = match (service.on_down_deadline, outage.deadline(service)) {
+            (Some(after), Some(at)) if !outage.acted && at < earliest => {
+                earliest.saturating_sub(nanos(after).saturating_sub(outage.lasted))
+            }
+            _ => outage.since,
+        };
         if let Some(backend) = self.backends.get_mut(key) {
-            backend.outage = Some(outage);
+            backend.outage = Some(Outage { since, ..outage });
             self.outages.insert(key.clone());
+            self.outage_due = 0;
         }
+    }
+
+    /// After a reload, which may have changed deadlines: all are looked at again.
+    pub(super) fn keep_outages(&mut self) {
+        let with = |(key, backend): (&BackendKey, &BackendState)| {
+            backend.outage.is_some().then(|| key.clone())
+        };
+        self.outages = self.backends.iter().filter_map(with).collect();
+        self.outage_due = 0;
     }
 
     /// Some are not over yet.
@@ -174,13 +219,23 @@ impl State {
         })
     }
 
-    /// The index of outages names those that have one, and nobody else.
+    /// The index of outages names those that have one which is not over, and nobody without one.
     #[cfg(test)]
     pub(crate) fn outages_are_indexed(&self) -> bool {
-        let with = |(key, backend): (&BackendKey, &BackendState)| {
-            backend.outage.is_some().then(|| key.clone())
+        let waits = |outage: Outage, key: &BackendKey| {
+            let service = self.config.services.get(&key.service);
+            let deadline = service.and_then(|service| outage.deadline(service));
+            !outage.done || deadline.is_some() && !outage.acted
         };
-        let with = self.backends.iter().filter_map(with);
-        with.eq(self.outages.iter().cloned())
+        let mut with = self
+            .backends
+            .iter()
+            .filter_map(|(key, known)| Some((key, known.outage?)));
+        let has_outage = |key: &BackendKey| {
+            let known = self.backends.get(key);
+            known.is_some_and(|known| known.outage.is_some())
+        };
+        with.all(|(key, outage)| !waits(outage, key) || self.outages.contains(key))
+            && self.outages.iter().all(has_outage)
     }
 }

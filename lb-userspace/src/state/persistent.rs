@@ -104,6 +104,7 @@ impl State {
             backends: BTreeMap::new(),
             draining: BTreeSet::new(),
             outages: BTreeSet::new(),
+            outage_due: 0,
             shares: BTreeMap::new(),
             warming: BTreeMap::new(),
             leaning: BTreeMap::new(),
@@ -225,7 +226,7 @@ impl State {
                 backend.drain = drain.or(backend.drain);
             }
             if let Some(outage) = order.outage {
-                self.restore_outage(key, outage.moved_clock(persistent, now));
+                self.restore_outage(now, key, outage.moved_clock(persistent, now));
             }
         }
     }

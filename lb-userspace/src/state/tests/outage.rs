@@ -174,3 +174,47 @@ fn an_outage_goes_on_over_a_restart_a_reboot_and_a_reload() {
     sim.check(&[("web/a", NONE)]);
     assert!(sim.state.outages.is_empty());
 }
+
+#[test]
+fn after_a_restart_a_backend_has_time_to_be_found_again() {
+    let config = keeping(OnDown::Migrate, Some(30));
+    let mut sim = running(Arc::clone(&config));
+    sim.flows(&[("web/a", 3)]);
+    sim.probe("web/a", false, 2);
+    sim.pass(10);
+    let restarted = || {
+        let mut late = sim.restarted(Arc::clone(&config), sim.now + 3600 * SECOND);
+        late.connect();
+        late.event(Event::Tick);
+        late.check(&[("web/a", KEEP)]);
+        late
+    };
+    let mut found = restarted();
+    found.probe("web/a", true, 2);
+    found.pass(3600);
+    found.check(&[("web/a", ALL)]);
+    let mut gone = restarted();
+    gone.pass(3600);
+    gone.check(&[("web/a", NONE)]);
+}
+
+#[test]
+fn a_deadline_before_flows_were_counted_is_told_of() {
+    let mut sim = running(keeping(OnDown::Reset, Some(1)));
+    sim.probe("web/a", false, 2);
+    sim.pass(2);
+    sim.check(&[("web/a", Permissions::RESET)]);
+    assert_eq!(told(&mut sim), [drained(0)]);
+}
+
+#[test]
+fn a_deadline_that_a_reload_brings_holds_for_an_outage_that_is_over() {
+    let mut sim = running(keeping(OnDown::Keep, None));
+    sim.probe("web/a", false, 2);
+    sim.flows(&[]);
+    assert!(sim.state.outages.is_empty());
+    sim.event(Event::Config(keeping(OnDown::Reset, Some(60))));
+    sim.check(&[("web/a", KEEP)]);
+    sim.pass(61);
+    sim.check(&[("web/a", Permissions::RESET)]);
+}
