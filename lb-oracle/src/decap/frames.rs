@@ -231,11 +231,12 @@ fn tags(choices: &mut Choices<'_>) -> Vec<u8> {
         0 | 1 => one.to_vec(),
         2 => [one, two].concat(),
         3 => vec![0x81, 0, one[2] & 0xe0, 0],
+        // Behind more than two, of which one names no VLAN.
         4 if outermost == [0x88, 0xa8] => {
             let none = [0x81, 0, three[2] & 0xe0, 0];
             match three[3] & 1 {
-                0 => [one, two, three].concat(),
-                _ => [one, none, three].concat(),
+                0 => [one, none, three].concat(),
+                _ => [one, two, none].concat(),
             }
         }
         _ => Vec::new(),

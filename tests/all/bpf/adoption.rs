@@ -51,6 +51,7 @@ fn a_dropped_data_plane_stays_and_is_adopted_as_it_stands() {
                 "endpoints",
                 "flows",
                 "fragments",
+                "handshakes",
                 "header",
                 "link-v0",
                 "nat_flows",
