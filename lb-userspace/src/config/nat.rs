@@ -94,7 +94,7 @@ pub(super) fn on_host(
             });
             if !speaks_for_itself {
                 remarks.push(format!(
-                    "{interface} has no other address than {address} of `{KEY}`, so this machine's own connections, such as checks, come from it, by ports                      from {first} to {last}, which `{PORTS}`, {}, has too: give it another address, or `{PORTS}` others",
+                    "{interface} has no other address than {address} of `{KEY}`, so this machine's own connections, such as checks, come from it, by ports from {first} to {last}, which `{PORTS}`, {}, has too: give it another address, or `{PORTS}` others",
                     daemon.nat_ports
                 ));
             }
