@@ -144,6 +144,9 @@ impl Tables for Cpu {
         None
     }
 
+    fn exchange_tunnel(&self, _: u32, _: lb_common::Tunnel, _: lb_common::Tunnel) -> bool {
+        false
+    }
     fn handshakes(&self, _: u32) -> Option<&CacheLine> {
         None
     }

@@ -56,6 +56,9 @@ impl Tables for Cpu {
     fn nat_flow(&self, slot: u32) -> Option<&CacheLine> {
         (slot == 0).then_some(&self.0)
     }
+    fn exchange_tunnel(&self, _: u32, _: lb_common::Tunnel, _: lb_common::Tunnel) -> bool {
+        false
+    }
     fn handshakes(&self, _: u32) -> Option<&CacheLine> {
         None
     }
