@@ -136,17 +136,14 @@ impl State {
                 known.suspicion = Suspicion::default();
             }
             known.tracker.set_thresholds(thresholds);
-            let same_check = before
-                .services
-                .get(&key.service)
-                .is_some_and(|old| old.health.check.word() == service.health.check.word());
             // Checks of another type take another time, and none take none.
-            let timed = Service::times_handshakes;
-            let same_times = before
-                .services
-                .get(&key.service)
-                .is_some_and(|old| timed(old) == timed(service));
-            if service.scheduler != Scheduler::LeastResponseTime || !same_check || !same_times {
+            let timed = |service: &Service| {
+                let check = service.health.check.word();
+                (check, service.times_handshakes())
+            };
+            let old = before.services.get(&key.service);
+            let same_times = old.is_some_and(|old| timed(old) == timed(service));
+            if service.scheduler != Scheduler::LeastResponseTime || !same_times {
                 known.pace = Pace::default();
             }
             match &service.health.agent {

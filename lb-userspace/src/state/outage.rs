@@ -130,11 +130,12 @@ impl State {
             let outage = Outage {
                 had: before.had || left > 0,
                 counted: before.counted || counted,
-                acted: overdue,
+                // What has acted is not undone by a reload with a later deadline.
+                acted: before.acted || overdue,
                 done: before.done || overdue || counted && left == 0,
                 ..before
             };
-            match deadline.filter(|_| !overdue) {
+            match deadline.filter(|_| !outage.acted) {
                 Some(at) => self.outage_due = self.outage_due.min(at),
                 // Nothing more can come of it.
                 None if outage.done => drop(self.outages.remove(&key)),

@@ -218,3 +218,16 @@ fn a_deadline_that_a_reload_brings_holds_for_an_outage_that_is_over() {
     sim.pass(61);
     sim.check(&[("web/a", Permissions::RESET)]);
 }
+
+#[test]
+fn what_on_down_has_done_is_not_undone_by_a_later_deadline() {
+    let mut sim = running(keeping(OnDown::Reset, Some(10)));
+    sim.flows(&[("web/a", 3)]);
+    sim.probe("web/a", false, 2);
+    sim.pass(11);
+    sim.check(&[("web/a", Permissions::RESET)]);
+    sim.event(Event::Config(keeping(OnDown::Reset, Some(60))));
+    sim.pass(1);
+    sim.check(&[("web/a", Permissions::RESET)]);
+    assert_eq!(told(&mut sim), [drained(3)]);
+}
