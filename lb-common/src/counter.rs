@@ -272,7 +272,8 @@ drop_reasons! {
     ExtensionHeader = 4, "extension_header";
     /// The packet to a VIP is a later fragment, and the first one, which has the ports, has not been seen: it is lost, comes later, or was long ago. Or it is one of neither TCP nor UDP.
     Fragment = 5, "fragment";
-    /// The source is one that no client can have: the VIP itself, loopback, multicast, broadcast or unspecified.
+    /// The source is one that no client can have: the VIP itself, loopback, multicast, broadcast or unspecified; with `dnat` also that of
+    /// the chosen backend, which cannot be its own client there.
     MartianSource = 6, "martian_source";
     /// The TTL or hop limit would reach zero.
     TtlExpired = 7, "ttl_expired";

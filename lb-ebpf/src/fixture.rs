@@ -41,6 +41,7 @@ pub mod idle;
 pub mod limits;
 pub mod mss;
 pub mod odd;
+pub mod other_pieces;
 pub mod packet;
 pub mod path;
 pub mod policies;
@@ -401,6 +402,7 @@ pub fn all() -> Vec<Fixture> {
         path::all(),
         policies::all(),
         fragments::all(),
+        other_pieces::all(),
         quic::all(),
         ranges::all(),
         accepting::all(),

@@ -100,6 +100,20 @@ pub fn check_resolved<T: Tables>(tables: &T, backend: Backend<'_>) -> Result<(),
     }
 }
 
+/// That a packet does not come from the backend whose address it is about to get (`dnat`): its kernel would drop what
+/// seems to come from itself, and say nothing.
+#[inline(always)]
+pub(crate) fn not_to_itself(packet: &Packet, backend: Backend<'_>) -> Result<(), DropReason> {
+    let [high, low] = Address(backend.entry.address).words();
+    let [from_high, from_low] = packet.source.words();
+    // Of IPv4 addresses the first eight bytes are the same.
+    let same = low == from_low && (matches!(packet.family, Family::V4) || high == from_high);
+    match same {
+        true => Err(DropReason::MartianSource),
+        false => Ok(()),
+    }
+}
+
 /// The way to a backend.
 #[inline(always)]
 pub fn to_backend<F: Frame, T: Tables>(

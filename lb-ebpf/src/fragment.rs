@@ -1,6 +1,6 @@
 //! Pieces of datagrams (RFC 791 section 3.2, RFC 8200 section 4.5). The first has the ports: it goes the way of its flow
 //! and leaves an entry, which the later ones of the same datagram follow. One that comes before the first, or long
-//! after it, is dropped as [`DropReason::Fragment`].
+//! after it, is dropped as [`DropReason::Fragment`]. Of a protocol without ports each piece says by itself whose it is.
 //!
 //! All of this is aside: nobody else pays for it.
 
@@ -9,7 +9,7 @@ mod first;
 mod send;
 
 use lb_common::{
-    DropReason, EndpointKey, EndpointKind, FlowHash,
+    DropReason, EndpointKey, EndpointKind, FlowHash, Protocol,
     fragment::{self, Entry},
     hash::FlowTuple,
 };
@@ -26,7 +26,7 @@ use crate::{
     tables::{PackedKey, Tables},
     tunnel,
     verdict::{Outcome, PackedOutcome, Parcel},
-    wire::{Ports, protocol},
+    wire::Ports,
 };
 
 /// No entry: what [`find`] gives then.
@@ -113,6 +113,8 @@ mod next {
     pub(super) const DELIVER: u64 = 1 << 57;
     /// It goes there by a tunnel: a `Parcel`.
     pub(super) const TUNNEL: u64 = 1 << 56;
+    /// Besides: no first piece, though it is served as one.
+    pub(super) const LATER: u64 = 1 << 55;
     /// It goes there from an address of ours: a `Parcel`.
     pub(super) const NAT: u64 = 1 << 54;
     /// What it needs.
@@ -126,7 +128,7 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
     cx: &Context<'_, T>,
 ) -> PackedOutcome {
     let mut step = classify::<F, T, V4>(frame, cx);
-    let later = step & next::FOLLOW != 0;
+    let later = step & (next::FOLLOW | next::LATER) != 0;
     if step & next::FROM_OTHERS != 0 {
         if cx.control.nat_ports != 0 {
             match nat::returning::<F, T, V4, true>(frame, cx) {
@@ -250,6 +252,9 @@ fn classify<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_,
         return PackedOutcome::PASS.word();
     };
     let key = match begins(frame, &packet) {
+        Ok(Some(key)) if !Protocol::has_ports(key.protocol) => {
+            return alone(frame, cx, &packet, &key);
+        }
         Ok(Some(key)) => key,
         Ok(None) => return follow(frame, cx, &packet),
         Err(reason) => return refuse(cx, &packet, reason),
@@ -268,12 +273,20 @@ fn classify<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_,
     }
 }
 
-/// Where a first piece goes; `None`: it is a later one.
+/// Where a first piece goes, or any of a protocol without ports; `None`: it is a later one.
 #[inline(always)]
 fn begins<F: Frame>(frame: &F, packet: &Packet) -> Result<Option<EndpointKey>, DropReason> {
     let piece = parse::piece(frame, packet).ok_or(DropReason::Truncated)?;
-    if !matches!(piece.protocol, protocol::TCP | protocol::UDP) {
+    if parse::is_served_whole(packet.family, piece.protocol) {
         return Err(DropReason::Fragment);
+    }
+    let mut key = EndpointKey {
+        address: packet.destination,
+        port: [0, 0],
+        protocol: piece.protocol,
+    };
+    if !Protocol::has_ports(piece.protocol) {
+        return Ok(Some(key));
     }
     if piece.offset != 0 {
         return Ok(None);
@@ -283,11 +296,34 @@ fn begins<F: Frame>(frame: &F, packet: &Packet) -> Result<Option<EndpointKey>, D
         return Err(DropReason::Truncated);
     }
     let ports = frame.header::<Ports>(l4).ok_or(DropReason::Truncated)?;
-    Ok(Some(EndpointKey {
-        address: packet.destination,
-        port: ports.destination,
-        protocol: piece.protocol,
-    }))
+    key.port = ports.destination;
+    Ok(Some(key))
+}
+
+/// A piece of a protocol without ports, whose flow is a pair of addresses: the way of whole packets of that protocol.
+#[inline(always)]
+fn alone<F: Frame, T: Tables>(
+    frame: &F,
+    cx: &Context<'_, T>,
+    packet: &Packet,
+    key: &EndpointKey,
+) -> u64 {
+    let live = Live::of(cx.control);
+    let service = match live.has_ranges() {
+        true => cx.tables.find_range(PackedKey::new(key, [0, 0]), live.0),
+        false => NOWHERE,
+    };
+    if service == NOWHERE {
+        return PackedOutcome::PASS.word();
+    }
+    if let Some(outcome) = cx.dead(|| true) {
+        return PackedOutcome::from(outcome).word();
+    }
+    let later = match parse::piece(frame, packet) {
+        Some(piece) if piece.offset == 0 => 0,
+        _ => next::LATER,
+    };
+    next::TO_SERVICE | later | u64::from(service)
 }
 
 /// A later piece: what its first one has left.

@@ -359,6 +359,7 @@ fn send<F: Frame, T: Tables>(
             return Ok(TUNNEL | Parcel::new(&sent, exit.verdict()).word());
         }
         Some(Forwarding::Dnat) => {
+            forward::not_to_itself(packet, backend)?;
             forward::learn_return_hop(frame, cx.tables, assignment.set, assignment.way)?;
             if sent.arrival.is_opening() {
                 let key = timing::of_flow(assignment.set, assignment.way);

@@ -177,11 +177,7 @@ pub fn of_ipv6(ip: &Ipv6Hdr) -> Option<Packet> {
     } else {
         match ip.next_hdr {
             protocol::FRAGMENT => Some(DropReason::Fragment),
-            protocol::HOP_BY_HOP
-            | protocol::ROUTING
-            | protocol::AUTHENTICATION
-            | protocol::DESTINATION_OPTIONS
-            | protocol::MOBILITY => Some(DropReason::ExtensionHeader),
+            next if is_extension(next) => Some(DropReason::ExtensionHeader),
             _ => None,
         }
     };
@@ -195,6 +191,31 @@ pub fn of_ipv6(ip: &Ipv6Hdr) -> Option<Packet> {
         end: L4_V6.wrapping_add(u16::from_be_bytes(ip.payload_len) as usize),
         oddity,
     })
+}
+
+/// True for an IPv6 header behind which another one says what the packet is; the fragment header is not meant.
+#[inline(always)]
+const fn is_extension(next: u8) -> bool {
+    matches!(
+        next,
+        protocol::HOP_BY_HOP
+            | protocol::ROUTING
+            | protocol::AUTHENTICATION
+            | protocol::DESTINATION_OPTIONS
+            | protocol::MOBILITY
+    )
+}
+
+/// True where a datagram in pieces is of no protocol that a service may have: ICMP, and IPv6 with more headers before
+/// the transport's.
+#[inline(always)]
+pub(crate) const fn is_served_whole(family: Family, protocol: u8) -> bool {
+    match family {
+        Family::V4 => protocol == protocol::ICMP,
+        Family::V6 => {
+            is_extension(protocol) || matches!(protocol, protocol::ICMPV6 | protocol::FRAGMENT)
+        }
+    }
 }
 
 /// What a packet says about itself as a piece of a datagram.
@@ -358,7 +379,7 @@ impl Packet {
     #[inline(always)]
     pub fn check_transport<F: Frame>(&self, frame: &F) -> Result<Arrival, DropReason> {
         if self.protocol == protocol::SCTP {
-            return self.read_sctp(frame);
+            return self.read_sctp(frame, self.l4());
         }
         let mut arrival = Arrival::MIDDLE;
         self.read_transport(frame, &mut arrival)?;
@@ -393,7 +414,7 @@ impl Packet {
     pub fn check_reply<F: Frame>(&self, frame: &F, says: &mut u32) -> Result<Arrival, DropReason> {
         let (mut arrival, mut number) = (Arrival::MIDDLE, 0);
         match self.protocol {
-            protocol::SCTP => arrival = self.read_sctp(frame)?,
+            protocol::SCTP => arrival = self.read_sctp(frame, self.l4())?,
             protocol::TCP => self.read_segment(frame, &mut arrival, &mut number)?,
             _ => self.read_udp(frame, &mut arrival)?,
         }
@@ -449,12 +470,11 @@ impl Packet {
         Ok(())
     }
 
+    /// What an SCTP packet means for its flow, or the first piece of one; its header stands at `l4`.
     #[inline(always)]
-    fn read_sctp<F: Frame>(&self, frame: &F) -> Result<Arrival, DropReason> {
-        let sctp = frame
-            .header::<Sctp>(self.l4())
-            .ok_or(DropReason::Truncated)?;
-        if !self.holds(self.l4(), size_of::<Sctp>()) {
+    pub(crate) fn read_sctp<F: Frame>(&self, frame: &F, l4: usize) -> Result<Arrival, DropReason> {
+        let sctp = frame.header::<Sctp>(l4).ok_or(DropReason::Truncated)?;
+        if !self.holds(l4, size_of::<Sctp>()) {
             return Err(DropReason::Truncated);
         }
         match u16::from_be_bytes(sctp.length) {

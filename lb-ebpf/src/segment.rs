@@ -380,6 +380,7 @@ fn send<F: Frame, T: Tables, C: Clock, const V4: bool>(
                 _ => {}
             }
             exit.fits(packet)?;
+            forward::not_to_itself(packet, backend)?;
             forward::learn_return_hop(frame, lane.tables, assignment.set, assignment.way)?;
             forward::to_address::<F, V4>(frame, packet, backend, exit.macs())?;
         }

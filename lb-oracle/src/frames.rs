@@ -135,14 +135,15 @@ fn inside<'a>(outer: &Framed<'a>, tunnel: usize) -> Result<Framed<'a>, String> {
 }
 
 /// A piece of a datagram: its checksum covers what is elsewhere. Nothing changes but an address, and with it ports and
-/// checksum of the first, which sum up to what they did.
+/// checksum of the first, which sum up to what they did; of another protocol than TCP and UDP nothing else.
 fn piece(old: &Framed<'_>, new: &Framed<'_>) -> Result<(), String> {
     if !new.is_piece || old.fragment() != new.fragment() {
         return Err("another piece".into());
     }
     let at = if old.is_v4 { 0 } else { 8 };
     let check = at + if old.carried == 6 { 16 } else { 6 };
-    let translated = old.is_first() && old.addresses() != new.addresses();
+    let moved = old.addresses() != new.addresses();
+    let translated = moved && old.is_first() && [6, 17].contains(&old.carried);
     let may_change = |byte: usize| {
         translated && ((at..at + 4).contains(&byte) || (check..check + 2).contains(&byte))
     };

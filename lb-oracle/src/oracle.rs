@@ -43,7 +43,7 @@ pub use opinion::{Met, Opinion, Sent};
 
 use flow::{Origin, Tuple};
 use known::{Limit, Maps};
-use packet::{Ip, Meaning, balanced};
+use packet::{Ip, Meaning};
 use sound::{check, whole};
 use whose::{Target, has_ports};
 
@@ -336,6 +336,11 @@ impl Oracle {
             Some(Forwarding::L2dsr) => packet::aged(arrived.frame, &arrived.ip),
             Some(Forwarding::Ipip | Forwarding::Gue) => {
                 tunnel::into(&self.maps, arrived, &backend, hash)
+            }
+            // It would be its own client, under its own address.
+            Some(Forwarding::Dnat) if backend.address.ip() == tuple.client.ip() => {
+                self.met.to_itself = true;
+                return Err(refuse(DropReason::MartianSource));
             }
             Some(Forwarding::Dnat) => {
                 let hop = (packet::sender(arrived.frame), arrived.ingress);

@@ -56,8 +56,14 @@ pub enum Shape {
     SctpTunnel,
     /// A protocol without ports in a tunnel.
     OtherTunnel,
-    /// A piece of SCTP or of a protocol without ports that was dropped.
+    /// A piece of SCTP or of ICMPv6 that was dropped.
     OddPiece,
+    /// A piece of SCTP that was sent on.
+    SctpPiece,
+    /// A piece of a protocol without ports.
+    OtherPiece,
+    /// A backend's own packet that would have been translated back to it.
+    ToItself,
     /// A router's word of what fits on the way to a backend in a tunnel, from which something was learned.
     LearnedPath,
     /// A client's piece that went to its backend from an address of ours.
@@ -68,7 +74,7 @@ pub enum Shape {
 
 impl Shape {
     /// Each of them, by number.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::StrangeTags,
         Self::OneTag,
         Self::TwoTags,
@@ -93,6 +99,9 @@ impl Shape {
         Self::SctpTunnel,
         Self::OtherTunnel,
         Self::OddPiece,
+        Self::SctpPiece,
+        Self::OtherPiece,
+        Self::ToItself,
         Self::LearnedPath,
         Self::OwnPiece,
         Self::OwnPieceBack,
@@ -234,6 +243,9 @@ fn others(note: &mut impl FnMut(Shape, bool), opinion: &Opinion) {
     let tunnelled = sent == Sent::Forwarded && opinion.tunnel > 0;
     let piece = opinion.fate == Fate::Drop(DropReason::Fragment);
     note(Shape::OddPiece, piece && of > 2);
+    note(Shape::SctpPiece, sent == Sent::Piece && of == 3);
+    note(Shape::OtherPiece, sent == Sent::Piece && of == 4);
+    note(Shape::ToItself, met.to_itself);
     note(Shape::LearnedPath, met.learned);
     note(Shape::OwnPiece, met.own_piece == Some(Side::Backend));
     note(Shape::OwnPieceBack, met.own_piece == Some(Side::Client));

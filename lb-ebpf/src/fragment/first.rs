@@ -1,6 +1,8 @@
 //! First pieces on their way to a backend.
 
-use lb_common::{DropReason, EndpointKey, Forwarding, MidStream, hash::FlowTuple, sources::Access};
+use lb_common::{
+    DropReason, EndpointKey, Forwarding, MidStream, Protocol, hash::FlowTuple, sources::Access,
+};
 use network_types::udp::UdpHdr;
 
 use super::{Delivery, identity, next};
@@ -35,12 +37,9 @@ fn check<F: Frame>(frame: &F, packet: &Packet, piece: &Piece) -> Result<Arrival,
             }
             Arrival::segment(tcp.flags)
         }
-        _ => {
-            if !packet.holds(l4, UdpHdr::LEN) {
-                return Err(DropReason::Truncated);
-            }
-            Arrival::DATAGRAM
-        }
+        protocol::SCTP => packet.read_sctp(frame, l4)?,
+        protocol::UDP if !packet.holds(l4, UdpHdr::LEN) => return Err(DropReason::Truncated),
+        _ => Arrival::DATAGRAM,
     };
     match packet.ttl <= 1 {
         true => Err(DropReason::TtlExpired),
@@ -78,7 +77,8 @@ fn judge<F: Frame, T: Tables>(
     let piece = parse::piece(frame, packet).ok_or(DropReason::Truncated)?;
     let arrival = check(frame, packet, &piece)?;
     // Two services would answer each other for ever.
-    if arrival.is_datagram() && service::is_vip(cx.tables, packet.source) {
+    let answers = arrival.is_datagram() && piece.protocol != protocol::SCTP;
+    if answers && service::is_vip(cx.tables, packet.source) {
         return Err(DropReason::MartianSource);
     }
     let rules = service::by_index(cx.tables, service)?.entry;
@@ -87,10 +87,16 @@ fn judge<F: Frame, T: Tables>(
     {
         return Err(DropReason::SourceDenied);
     }
+    // Nor does a whole one: see `other`.
+    if matches!(piece.protocol, protocol::IPIP | protocol::IPV6)
+        && Forwarding::from_u8(rules.forwarding).is_some_and(Forwarding::is_tunnel)
+    {
+        return Err(DropReason::Malformed);
+    }
     Ok(arrival)
 }
 
-/// The hash of a first piece's flow. Its ports have been seen to be there.
+/// The hash of a first piece's flow. Its ports, if its protocol has some, have been seen to be there.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(super) fn flow_hash<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
@@ -120,7 +126,13 @@ pub(super) fn group<F: Frame, T: Tables, const V4: bool>(
 fn flow<F: Frame, const V4: bool>(frame: &F) -> Option<FlowTuple> {
     let packet = parse::ip::<F, V4>(frame)?;
     let piece = parse::piece(frame, &packet)?;
-    let ports = frame.header::<Ports>(packet.l4().wrapping_add(piece.header))?;
+    let ports = match Protocol::has_ports(piece.protocol) {
+        true => *frame.header::<Ports>(packet.l4().wrapping_add(piece.header))?,
+        false => Ports {
+            source: [0, 0],
+            destination: [0, 0],
+        },
+    };
     Some(FlowTuple {
         client: packet.source,
         vip: packet.destination,
@@ -189,7 +201,7 @@ fn begin<F: Frame, T: Tables>(
     if is_dnat {
         forward::learn_return_hop(frame, cx.tables, assignment.set, assignment.way)?;
     }
-    if piece.more {
+    if piece.more && Protocol::has_ports(piece.protocol) {
         let owner = Owner {
             backend: backend.id,
             set: 0,

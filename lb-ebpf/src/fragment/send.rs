@@ -88,6 +88,7 @@ fn send<F: Frame, T: Tables>(
     match Forwarding::from_u8(backend.entry.forwarding) {
         Some(Forwarding::L2dsr) => forward::age_and_patch(frame, packet, Default::default())?,
         Some(Forwarding::Dnat) => {
+            forward::not_to_itself(packet, backend)?;
             let piece = parse::piece(frame, packet).ok_or(DropReason::Truncated)?;
             let (address, port) = (Address(backend.entry.address), backend.entry.port);
             let l4 = packet.l4().wrapping_add(piece.header);

@@ -41,6 +41,8 @@ pub struct Met {
     pub learned: bool,
     /// It is a piece of a flow from an address of ours, and goes to this side.
     pub own_piece: Option<Side>,
+    /// The backend that it was to be translated to has sent it.
+    pub to_itself: bool,
 }
 
 /// What must become of a packet.
@@ -71,6 +73,7 @@ impl Opinion {
             takers: 0,
             learned: false,
             own_piece: None,
+            to_itself: false,
         },
     };
 

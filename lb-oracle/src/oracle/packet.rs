@@ -241,7 +241,7 @@ pub(super) fn header_is_right(frame: &[u8], ip: &Ip) -> bool {
 pub(super) fn meaning(frame: &[u8], ip: &Ip) -> Result<Meaning, DropReason> {
     if !balanced(ip.protocol) {
         return match has_ports(ip.protocol) {
-            true => sctp::meaning(frame, ip),
+            true => sctp::meaning(frame, ip, ip.transport()),
             // Nothing of theirs is read.
             false => Ok(Meaning::Datagram),
         };

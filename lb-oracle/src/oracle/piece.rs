@@ -1,4 +1,5 @@
-//! Pieces of datagrams: RFC 791 section 3.2, RFC 8200 section 4.5. The first has the ports, the others follow it.
+//! Pieces of datagrams: RFC 791 section 3.2, RFC 8200 section 4.5. The first has the ports, the others follow it; where
+//! there are no ports, each goes by its addresses.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,11 +9,11 @@ use lb_common::{
 };
 
 use super::{
-    Answer, Arrived, Opinion, Oracle, Refusal, Sent, balanced,
+    Answer, Arrived, Opinion, Oracle, Refusal, Sent,
     flow::{Origin, Tuple},
     packet::{self, End, Ip, Meaning, octets},
-    tunnel, whole,
-    whose::Target,
+    sctp, tunnel, whole,
+    whose::{Target, has_ports},
 };
 
 /// What the pieces of a datagram have in common.
@@ -103,8 +104,17 @@ impl Oracle {
             return Err(self.refuse_piece(arrived, DropReason::Truncated));
         };
         self.met.protocol = Some(piece.datagram.protocol);
-        if !balanced(piece.datagram.protocol) {
+        let protocol = piece.datagram.protocol;
+        // ICMP has no pieces here, and IPv6 no more headers before the transport's.
+        let served = match ip.is_v4() {
+            true => protocol != 1,
+            false => ![0, 43, 44, 51, 58, 60, 135].contains(&protocol),
+        };
+        if !served {
             return Err(self.refuse_piece(arrived, DropReason::Fragment));
+        }
+        if !has_ports(protocol) {
+            return self.portless_piece(arrived, &piece);
         }
         if piece.later {
             return self.later_piece(arrived, &piece);
@@ -115,7 +125,6 @@ impl Oracle {
         let [from, to] = [0, 2].map(|at| u16::from_be_bytes([ports[at], ports[at + 1]]));
         let (source, destination): (SocketAddr, SocketAddr) =
             ((ip.source, from).into(), (ip.destination, to).into());
-        let protocol = piece.datagram.protocol;
         let target = &Target::new(destination, protocol);
         let usual = self.maps.usual_at(target);
         if usual.is_none()
@@ -142,6 +151,20 @@ impl Oracle {
             self.follow(arrived, &piece, Followed::ToClient(tuple, id));
         }
         self.piece_to_client(arrived, Some(&piece), tuple, id)
+    }
+
+    /// One of a flow between two addresses.
+    fn portless_piece(&mut self, arrived: &Arrived<'_>, piece: &Piece) -> Answer {
+        let tuple = Tuple {
+            client: (arrived.ip.source, 0).into(),
+            vip: (arrived.ip.destination, 0).into(),
+            protocol: piece.datagram.protocol,
+        };
+        let target = &Target::new(tuple.vip, tuple.protocol);
+        let service = self.maps.service_at(target).ok_or(Refusal::Pass)?;
+        self.meet(target, service);
+        self.alive(arrived, true)?;
+        self.first_to_backend(arrived, piece, service, tuple)
     }
 
     /// Dropped if it is to a VIP.
@@ -198,15 +221,24 @@ impl Oracle {
         if ip.is_martian() {
             return Err(refuse(DropReason::MartianSource));
         }
-        let meaning = meaning(frame, ip, piece).ok_or(refuse(DropReason::Truncated))?;
+        let protocol = piece.datagram.protocol;
+        let meaning = match protocol {
+            132 => sctp::meaning(frame, ip, piece.at).map_err(refuse)?,
+            _ => meaning(frame, ip, piece).ok_or(refuse(DropReason::Truncated))?,
+        };
         if ip.ttl <= 1 {
             return Err(refuse(DropReason::TtlExpired));
         }
-        if meaning == Meaning::Datagram && self.maps.is_vip(ip.source) {
+        if !matches!(protocol, 6 | 132) && self.maps.is_vip(ip.source) {
             return Err(refuse(DropReason::MartianSource));
         }
         if self.maps.denies(service, ip.source) {
             return Err(refuse(DropReason::SourceDenied));
+        }
+        let tunnels = self.maps.services[service].forwarding;
+        let tunnels = matches!(tunnels, Some(Forwarding::Ipip | Forwarding::Gue));
+        if tunnels && matches!(protocol, 4 | 41) {
+            return Err(refuse(DropReason::Malformed));
         }
         let hash = self.maps.hash(&tuple);
         let (id, origin) = self
@@ -230,10 +262,10 @@ impl Oracle {
             let hop = (packet::sender(frame), arrived.ingress);
             self.flows.learn(&tuple, hop, &self.maps).map_err(refuse)?;
         }
-        if piece.more {
+        if piece.more && has_ports(protocol) {
             self.follow(arrived, piece, Followed::ToBackend(id));
         }
-        let connection = matches!(meaning, Meaning::Datagram | Meaning::Opens);
+        let connection = protocol != 6 || meaning == Meaning::Opens;
         self.piece_to_backend(arrived, piece, id, origin, connection)
     }
 
@@ -261,6 +293,10 @@ impl Oracle {
         }
         let output = match backend.forwarding {
             Some(Forwarding::L2dsr) => packet::aged(frame, ip),
+            Some(Forwarding::Dnat) if backend.address.ip() == ip.source => {
+                self.met.to_itself = true;
+                return Err(refuse(DropReason::MartianSource));
+            }
             Some(Forwarding::Dnat) => {
                 let at = (!piece.later).then_some((piece.at, piece.datagram.protocol));
                 packet::moved(frame, ip, at, End::To, backend.address)
@@ -328,13 +364,18 @@ impl Oracle {
     }
 }
 
-/// What a first piece means for its flow; `None`: it does not hold the whole transport header. How long the datagram
+/// What a first piece means for its flow, but for SCTP's; `None`: it does not hold the whole transport header. How long the datagram
 /// is cannot be checked by one piece of it.
 pub(super) fn meaning(frame: &[u8], ip: &Ip, piece: &Piece) -> Option<Meaning> {
-    let tcp = piece.datagram.protocol == 6;
-    let header = ip.bytes(frame, piece.at, if tcp { 20 } else { 8 })?;
-    Some(match tcp {
-        true => packet::flags(header[13]),
-        false => Meaning::Datagram,
+    let length = match piece.datagram.protocol {
+        6 => 20,
+        17 => 8,
+        132 => sctp::HEADS,
+        _ => 0,
+    };
+    let header = ip.bytes(frame, piece.at, length)?;
+    Some(match length {
+        20 => packet::flags(header[13]),
+        _ => Meaning::Datagram,
     })
 }

@@ -5,7 +5,7 @@ use lb_common::DropReason;
 use super::packet::{Ip, Meaning};
 
 /// Bytes of the common header, and of the head of a chunk.
-const HEADS: usize = 12 + 4;
+pub(super) const HEADS: usize = 12 + 4;
 
 const INIT: u8 = 1;
 const ABORT: u8 = 6;
@@ -13,8 +13,9 @@ const SHUTDOWN_ACK: u8 = 8;
 const SHUTDOWN_COMPLETE: u8 = 14;
 
 /// A packet has a chunk, and a chunk is as long as its head at least.
-pub(super) fn meaning(frame: &[u8], ip: &Ip) -> Result<Meaning, DropReason> {
-    let heads = ip.bytes(frame, ip.transport(), HEADS);
+/// `at`: where it begins in the frame.
+pub(super) fn meaning(frame: &[u8], ip: &Ip, at: usize) -> Result<Meaning, DropReason> {
+    let heads = ip.bytes(frame, at, HEADS);
     let heads = heads.ok_or(DropReason::Truncated)?;
     if u16::from_be_bytes([heads[14], heads[15]]) < 4 {
         return Err(DropReason::Malformed);
