@@ -1,13 +1,11 @@
 //! Sending a packet on: new addresses, one hop less to live, and the frame's new ends.
 
+mod exit;
 mod return_hop;
 
 use core::mem::offset_of;
 
-use lb_common::{
-    Address, BackendEntry, Device, DropReason, Family, Forwarding, NextHop, ReturnHop,
-    backend::device_slot,
-};
+use lb_common::{Address, Device, DropReason, Family, NextHop, ReturnHop, backend::device_slot};
 use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
     udp::UdpHdr,
@@ -19,51 +17,17 @@ use crate::{
     parse::Packet,
     service::Backend,
     tables::{Tables, load},
-    verdict::{Refusal, Verdict},
+    verdict::Verdict,
     wire::{FrontV4, FrontV6, L3, L4_V4, L4_V6, Mac, MacWords, Ports, Tcp, protocol},
 };
 
+pub use exit::Exit;
 pub(crate) use return_hop::is_ours;
 pub use return_hop::{learn_hop, learn_return_hop};
 
 const _: () = assert!(offset_of!(NextHop, destination) == 0 && offset_of!(NextHop, resolved) == 6);
 const _: () = assert!(offset_of!(NextHop, source) == 8 && offset_of!(Device, mac) == 8);
 const _: () = assert!(offset_of!(ReturnHop, mac) == 0 && offset_of!(ReturnHop, device) == 6);
-
-/// The way out of the machine: the frame's new Ethernet addresses and where it leaves.
-#[derive(Clone, Copy, Debug)]
-pub struct Exit {
-    destination: Mac,
-    source: Mac,
-    verdict: Verdict,
-    /// The largest IP packet that fits out there, in bytes.
-    pub(crate) mtu: u32,
-}
-
-impl Exit {
-    /// Refuses a packet that is too big for the interface, which would drop it without a word.
-    #[inline(always)]
-    pub(crate) fn fits(&self, packet: &Packet) -> Result<(), Refusal> {
-        match packet.size() > self.mtu {
-            true => Err(Refusal::too_big(self.mtu)),
-            false => Ok(()),
-        }
-    }
-
-    /// How many bytes fit where the packet does not, on the way to a backend without a tunnel. (What goes into a tunnel
-    /// is looked at there.)
-    #[inline(always)]
-    pub(crate) fn too_small(&self, packet: &Packet, backend: &BackendEntry) -> Option<u32> {
-        match Forwarding::from_u8(backend.forwarding) {
-            Some(Forwarding::L2dsr | Forwarding::Dnat | Forwarding::Fullnat)
-                if packet.size() > self.mtu =>
-            {
-                Some(self.mtu)
-            }
-            _ => None,
-        }
-    }
-}
 
 /// Which end of a packet is rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,20 +167,6 @@ pub fn to_hop<F: Frame, T: Tables>(
         verdict,
         mtu: device.mtu,
     })
-}
-
-impl Exit {
-    /// Both Ethernet addresses of a frame that leaves here.
-    #[inline(always)]
-    pub(crate) const fn macs(&self) -> MacWords {
-        Mac::words(self.destination, self.source)
-    }
-
-    /// What becomes of it.
-    #[inline(always)]
-    pub(crate) const fn verdict(&self) -> Verdict {
-        self.verdict
-    }
 }
 
 /// One hop less to live; the caller has seen that there is more than one. `None` for the Ethernet addresses leaves
