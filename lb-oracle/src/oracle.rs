@@ -286,9 +286,11 @@ impl Oracle {
         let policy = self.maps.services[service].mid_stream;
         let is_tcp = tuple.protocol == Protocol::Tcp as u8;
         // New flows that are not scheduled by their hash go the long way, too.
-        let clamps =
-            self.maps.services[service].mss != 0 && packet::is_syn(arrived.frame, &arrived.ip);
-        let long = aside || clamps || self.maps.services[service].scheduling.pick != Pick::Flow;
+        let rules = &self.maps.services[service];
+        let syn_is_asked =
+            (rules.mss != 0 || rules.times) && packet::is_syn(arrived.frame, &arrived.ip);
+        let long =
+            aside || syn_is_asked || self.maps.services[service].scheduling.pick != Pick::Flow;
         // It asks that of TCP only, and no service of UDP says anything else.
         let asked = !long || is_tcp;
         if origin == Origin::NotAdmitted && policy != MidStream::Schedule && asked {

@@ -3,25 +3,29 @@
 //!
 //! A backend's time is a moving mean of how long its good checks took, and another one, where the data plane sees that, of how long it took
 //! to answer clients' SYNs: the two added up (no answer yet: with the median of the others' answers). Who is slower than the median of its service is to
-//! get less of its weight, who is faster more: by the square root of the proportion, within bounds. The parts move towards
+//! get less of its weight, who is faster more: by the square root of the proportion, since times follow the load; who takes more than four times
+//! as long is not only loaded, and gets less than that. The parts move towards
 //! that by small steps, on a grid of the clock. So of several balancers that see the same backends none chases the others: when
 //! the load moved, and the times with it, each has gone a little of the way and looks again.
 
 use crate::tiers::{MOST, WHOLE};
 
 /// Each new time counts for one part in so many of the mean.
-const MEMORY: u64 = 8;
+const MEMORY: u64 = 4;
 
 /// Added to all times, so that what differs by fractions of a millisecond is alike.
 const FLOOR: u64 = 1_000_000;
 
 /// The least part.
-const LEAST: u32 = WHOLE / 4;
+const LEAST: u32 = WHOLE / 5;
 
-/// The largest change of a part at a time.
+/// The largest change of a part at a time, ...
 const STEP: u32 = WHOLE / 20;
+/// ... and where the part is further from what is right than this.
+const FAR: u32 = WHOLE / 4;
+const FAR_STEP: u32 = WHOLE / 10;
 
-/// A difference below this moves nothing.
+/// A difference below this moves nothing, nor one below a tenth of what is right.
 const DEAD_BAND: u32 = WHOLE / 20;
 
 /// How long a backend's checks take, and the part of its weight that follows from it.
@@ -84,11 +88,13 @@ impl Pace {
             None => WHOLE,
             Some(mean) => wanted(mean, median),
         };
-        if self.part.abs_diff(wanted) < DEAD_BAND {
+        let distance = self.part.abs_diff(wanted);
+        if distance < DEAD_BAND.min(wanted / 10) {
             return false;
         }
-        let low = self.part.saturating_sub(STEP);
-        self.part = wanted.clamp(low, self.part.saturating_add(STEP));
+        let step = if distance > FAR { FAR_STEP } else { STEP };
+        let low = self.part.saturating_sub(step);
+        self.part = wanted.clamp(low, self.part.saturating_add(step));
         true
     }
 }
@@ -105,15 +111,18 @@ fn mean(mean: u64, nanos: u64) -> u64 {
     }
 }
 
-/// The square root of the proportion, in parts of [`WHOLE`], within bounds.
+/// The square root of the proportion, in parts of [`WHOLE`], within bounds; of less than a quarter twice the proportion, which is less than its
+/// root.
 fn wanted(mean: u64, median: u64) -> u32 {
     let (mean, median) = (mean.saturating_add(FLOOR), median.saturating_add(FLOOR));
     let whole = u128::from(WHOLE);
-    let square = u128::from(median)
-        .saturating_mul(whole.saturating_mul(whole))
-        .checked_div(mean.into())
-        .unwrap_or(0);
-    u32::try_from(square.isqrt())
+    let times = |factor: u128| {
+        let product = u128::from(median).saturating_mul(factor);
+        product.checked_div(mean.into()).unwrap_or(0)
+    };
+    let root = times(whole.saturating_mul(whole)).isqrt();
+    let twice = times(whole.saturating_mul(2));
+    u32::try_from(root.min(twice))
         .unwrap_or(MOST)
         .clamp(LEAST, MOST)
 }

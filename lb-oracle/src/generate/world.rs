@@ -177,7 +177,7 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
         spread,
         scheduling: scheduling(choices, spread, vip.is_ipv4()),
         mss: *choices.of(&[0, 0, 0, 0, 536, 900, 1300, u16::MAX]),
-        times: false,
+        times: protocol != Protocol::Udp && choices.one_in(4),
         ring: Vec::new(),
         mid_stream: *choices.of(&[
             MidStream::Schedule,

@@ -30,6 +30,8 @@ pub(super) struct Service {
     pub(super) ring: Vec<u32>,
     pub(super) mid_stream: MidStream,
     pub(super) mss: u16,
+    /// How long its backends take to answer SYNs is measured.
+    pub(super) times: bool,
     pub(super) spread: Spread,
     pub(super) scheduling: Scheduling,
     pub(super) quic: Lengths,
@@ -110,6 +112,7 @@ impl Maps {
             ring: spec.ring.clone(),
             mid_stream: spec.mid_stream,
             mss: spec.mss,
+            times: spec.times,
             spread: spec.spread,
             scheduling: spec.scheduling,
             quic: spec.quic,

@@ -55,8 +55,8 @@ fn last(stage: &Stage, service: &str, backend: &str) -> Option<ProbeVerdict> {
         .map(|r| r.verdict)
 }
 
-/// Fault B4: a backend answers many times slower than the others, and without an error. It gets less than half of a fair
-/// share, by small steps (one a second at most), and is not taken out.
+/// Fault B4: a backend answers many times slower than the others, and without an error. It gets a third of a fair
+/// share at most, by small steps (one a second at most), and is not taken out.
 #[test]
 fn b4_server_that_is_slow_gets_less_by_and_by_and_stays_up() {
     let stage = Stage::with(SHAPES[0], Server::threads, |mut config| {
@@ -71,7 +71,7 @@ fn b4_server_that_is_slow_gets_less_by_and_by_and_stays_up() {
     let before = stage.daemon.status().unwrap().backend("web4/b2").share;
     assert!(before > 250, "{before}");
     let slow = Health {
-        delay_ms: 50,
+        delay_ms: 150,
         ..Health::default()
     };
     stage.servers[1].set_health(&slow).unwrap();
@@ -79,7 +79,7 @@ fn b4_server_that_is_slow_gets_less_by_and_by_and_stays_up() {
     let found = stage
         .daemon
         .wait_until("b2 gets less", Duration::from_secs(90), |status| {
-            status.backend("web4/b2").share <= 166
+            status.backend("web4/b2").share <= 111
         });
     let slow = found.unwrap().backend("web4/b2").clone();
     figure!(
@@ -93,7 +93,7 @@ fn b4_server_that_is_slow_gets_less_by_and_by_and_stays_up() {
     let report = stage.storm(&["web4"], 3000);
     report.assert_clean(3000);
     let of = report.backends();
-    assert!(of[&2] * 2 < of[&1] && of[&2] * 2 < of[&3], "{report}");
+    assert!(of[&2] * 3 < of[&1] && of[&2] * 3 < of[&3], "{report}");
     assert_eq!(changes(&stage, "web4", "b2"), 1, "{}", stage.daemon.log());
     stage.end();
 }

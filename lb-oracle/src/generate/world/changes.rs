@@ -98,9 +98,16 @@ impl Changes {
         let [old, new] = [owner, service].map(|index| &self.world.services[index as usize]);
         let usual =
             |service: &ServiceSpec| service.reach.is_none() && service.protocol != Protocol::Sctp;
-        let alike = usual(old) && usual(new)
-            || (old.forwarding, old.protocol, old.reach.is_some())
-                == (new.forwarding, new.protocol, new.reach.is_some());
+        // Where a backend has its service's port, as SCTP's, that stays the same, too.
+        let kind = |of: &ServiceSpec| {
+            (
+                of.forwarding,
+                of.protocol,
+                of.reach.is_some(),
+                of.vip.port(),
+            )
+        };
+        let alike = usual(old) && usual(new) || kind(old) == kind(new);
         if old.vip.is_ipv4() != new.vip.is_ipv4() || !alike {
             return Vec::new();
         }
