@@ -270,7 +270,7 @@ drop_reasons! {
     IpOptions = 3, "ip_options";
     /// The IPv6 packet to a VIP carries extension headers before the transport header.
     ExtensionHeader = 4, "extension_header";
-    /// The packet to a VIP is a later fragment, and the first one, which has the ports, has not been seen: it is lost, comes later, or was long ago. Or it is one of neither TCP nor UDP.
+    /// The packet to a VIP is a later fragment, and the first one, which has the ports, has not been seen: it is lost, comes later, or was long ago. Or it is of ICMP, or of IPv6 with more headers before what it carries.
     Fragment = 5, "fragment";
     /// The source is one that no client can have: the VIP itself, loopback, multicast, broadcast or unspecified; with `dnat` also that of
     /// the chosen backend, which cannot be its own client there.

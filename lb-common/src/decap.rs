@@ -117,7 +117,7 @@ fates! {
     OwnSource = 10, "own_source";
     /// A tunnel within the tunnel.
     Nested = 11, "nested";
-    /// Inside is neither IPv4 nor IPv6, or in that neither TCP nor UDP nor ICMP of the family.
+    /// Inside is neither IPv4 nor IPv6, or in that GRE, or IPv6 with more headers before what it carries.
     OtherProtocol = 12, "other_protocol";
     /// The inner TTL or hop limit is used up.
     TtlExpired = 13, "ttl_expired";

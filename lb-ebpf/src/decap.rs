@@ -359,7 +359,11 @@ fn is_served_piece<F: Frame>(frame: &F, at: usize, inner: &Packet) -> bool {
     }
     match frame.header::<[[u8; 4]; 2]>(at.wrapping_add(Ipv6Hdr::LEN)) {
         Some([[next, ..], _]) if inner.holds(L4_V6, 8) => {
-            matches!(*next, protocol::TCP | protocol::UDP | protocol::ICMPV6)
+            !parse::is_extension(*next)
+                && !matches!(
+                    *next,
+                    protocol::IPIP | protocol::IPV6 | protocol::GRE | protocol::FRAGMENT
+                )
         }
         _ => false,
     }

@@ -25,7 +25,7 @@ use crate::{
     service::{self, Live, NOWHERE},
     tables::{PackedKey, Tables},
     tunnel,
-    verdict::{Outcome, PackedOutcome, Parcel},
+    verdict::{Action, Outcome, PackedOutcome, Parcel},
     wire::Ports,
 };
 
@@ -317,7 +317,12 @@ fn alone<F: Frame, T: Tables>(
         return PackedOutcome::PASS.word();
     }
     if let Some(outcome) = cx.dead(|| true) {
-        return PackedOutcome::from(outcome).word();
+        return match outcome.verdict.action {
+            Action::Drop => {
+                PackedOutcome::service_drop(DropReason::ControlPlaneDead as u8, service).word()
+            }
+            _ => PackedOutcome::from(outcome).word(),
+        };
     }
     let later = match parse::piece(frame, packet) {
         Some(piece) if piece.offset == 0 => 0,

@@ -195,7 +195,7 @@ pub fn of_ipv6(ip: &Ipv6Hdr) -> Option<Packet> {
 
 /// True for an IPv6 header behind which another one says what the packet is; the fragment header is not meant.
 #[inline(always)]
-const fn is_extension(next: u8) -> bool {
+pub(crate) const fn is_extension(next: u8) -> bool {
     matches!(
         next,
         protocol::HOP_BY_HOP

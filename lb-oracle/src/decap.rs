@@ -247,7 +247,8 @@ fn inner(world: &World, frame: &[u8], inside: &Inside) -> Result<Ip, Fate> {
         47 => return Err(Fate::OtherProtocol),
         44 if !four => {
             let fields = frame.get(ip.behind()..ip.behind() + 8);
-            let served = fields.is_some_and(|fields| matches!(fields[0], 6 | 17 | 58));
+            let served = fields
+                .is_some_and(|fields| ![0, 4, 41, 43, 44, 47, 51, 60, 135].contains(&fields[0]));
             if !served || ip.behind() + 8 > ip.end {
                 return Err(Fate::OtherProtocol);
             }

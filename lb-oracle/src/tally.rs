@@ -56,7 +56,7 @@ pub enum Shape {
     SctpTunnel,
     /// A protocol without ports in a tunnel.
     OtherTunnel,
-    /// A piece of SCTP or of ICMPv6 that was dropped.
+    /// A later piece of SCTP that came before its first one, or a piece of IPv6 with more headers.
     OddPiece,
     /// A piece of SCTP that was sent on.
     SctpPiece,

@@ -8,6 +8,8 @@
 //! that by small steps, on a grid of the clock. So of several balancers that see the same backends none chases the others: when
 //! the load moved, and the times with it, each has gone a little of the way and looks again.
 
+use std::cmp::Ordering;
+
 use crate::tiers::{MOST, WHOLE};
 
 /// Each new time counts for one part in so many of the mean.
@@ -21,7 +23,7 @@ const LEAST: u32 = WHOLE / 5;
 
 /// The largest change of a part at a time, ...
 const STEP: u32 = WHOLE / 20;
-/// ... and where the part is further from what is right than this.
+/// ... and where the part is further from what is right than this, unless the last one led the other way.
 const FAR: u32 = WHOLE / 4;
 const FAR_STEP: u32 = WHOLE / 10;
 
@@ -37,6 +39,8 @@ pub struct Pace {
     answers: u64,
     /// The part of [`WHOLE`] of its weight that it gets.
     part: u32,
+    /// Where the last step led: `Greater`: to more.
+    heading: Ordering,
 }
 
 impl Default for Pace {
@@ -45,6 +49,7 @@ impl Default for Pace {
             checks: 0,
             answers: 0,
             part: WHOLE,
+            heading: Ordering::Equal,
         }
     }
 }
@@ -92,7 +97,14 @@ impl Pace {
         if distance < DEAD_BAND.min(wanted / 10) {
             return false;
         }
-        let step = if distance > FAR { FAR_STEP } else { STEP };
+        let heading = wanted.cmp(&self.part);
+        let turned = self.heading == heading.reverse();
+        let step = if distance > FAR && !turned {
+            FAR_STEP
+        } else {
+            STEP
+        };
+        self.heading = heading;
         let low = self.part.saturating_sub(step);
         self.part = wanted.clamp(low, self.part.saturating_add(step));
         true

@@ -13,7 +13,7 @@ use crate::{
     reply::{self, NO_FLOW, Owner},
     tables::Tables,
     verdict::{Account, Outcome, PackedOutcome, Refusal, Verdict},
-    wire::{Ports, Sctp, Tcp, protocol},
+    wire::{Ports, Tcp, protocol},
 };
 
 /// The flow that a first piece is a reply in: an [`Owner`] in one word.
@@ -93,10 +93,11 @@ fn to_client<F: Frame, T: Tables>(
     if let Some((l4, transport)) = at {
         let header = match transport {
             protocol::TCP => size_of::<Tcp>(),
-            protocol::SCTP => size_of::<Sctp>(),
             _ => UdpHdr::LEN,
         };
-        if !packet.holds(l4, header) {
+        if transport == protocol::SCTP {
+            packet.read_sctp(frame, l4)?;
+        } else if !packet.holds(l4, header) {
             return Err(DropReason::Truncated.into());
         }
     }

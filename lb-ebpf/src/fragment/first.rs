@@ -189,7 +189,10 @@ fn begin<F: Frame, T: Tables>(
         return Ok(next::NAT | Parcel::new(&sent, exit.verdict()).word());
     }
     let is_dnat = backend.entry.forwarding == Forwarding::Dnat as u8;
-    if is_dnat || rules.mid_stream != MidStream::Schedule as u8 {
+    // Without an entry TCP's next segment would come in the middle of nothing.
+    let has_middle =
+        piece.protocol == protocol::TCP && rules.mid_stream != MidStream::Schedule as u8;
+    if is_dnat || has_middle {
         match assignment.origin {
             Origin::Untracked => return Err(DropReason::FlowTableFull),
             Origin::NotAdmitted => return Err(DropReason::NotAdmitted),

@@ -280,7 +280,7 @@ impl Frames {
         match (choices.below(8), inside) {
             (0, true) => inner.frags = *choices.of(&[0x2000, 0x2001, 185]),
             (0, false) => {
-                let of = *choices.of(&[6, 17, 58]);
+                let of = *choices.of(&[6, 17, 58, 132, 50]);
                 let place = *choices.of(&[[0, 1], [0, 9], [5, 0xc0]]);
                 payload.splice(0..0, [of, 0, place[0], place[1], 0, 0, 0, 7]);
             }

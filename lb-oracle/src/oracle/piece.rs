@@ -163,7 +163,10 @@ impl Oracle {
         let target = &Target::new(tuple.vip, tuple.protocol);
         let service = self.maps.service_at(target).ok_or(Refusal::Pass)?;
         self.meet(target, service);
-        self.alive(arrived, true)?;
+        self.alive(arrived, true).map_err(|refusal| match refusal {
+            Refusal::Drop(reason) => Refusal::DropOf(service, reason),
+            other => other,
+        })?;
         self.first_to_backend(arrived, piece, service, tuple)
     }
 
@@ -222,10 +225,7 @@ impl Oracle {
             return Err(refuse(DropReason::MartianSource));
         }
         let protocol = piece.datagram.protocol;
-        let meaning = match protocol {
-            132 => sctp::meaning(frame, ip, piece.at).map_err(refuse)?,
-            _ => meaning(frame, ip, piece).ok_or(refuse(DropReason::Truncated))?,
-        };
+        let meaning = judged(frame, ip, piece).map_err(refuse)?;
         if ip.ttl <= 1 {
             return Err(refuse(DropReason::TtlExpired));
         }
@@ -249,8 +249,8 @@ impl Oracle {
             return self.first_from_ours(arrived, piece, &tuple, (id, origin), meaning);
         }
         let translated = backend.forwarding == Some(Forwarding::Dnat);
-        let needs_entry =
-            translated || self.maps.services[service].mid_stream != MidStream::Schedule;
+        let policy = self.maps.services[service].mid_stream;
+        let needs_entry = translated || protocol == 6 && policy != MidStream::Schedule;
         if needs_entry && origin == Origin::NotAdmitted {
             return Err(refuse(DropReason::NotAdmitted));
         }
@@ -338,7 +338,7 @@ impl Oracle {
         let refuse = |reason| Refusal::DropOf(service, reason);
         whole(frame, ip).map_err(refuse)?;
         if let Some(piece) = first {
-            meaning(frame, ip, piece).ok_or(refuse(DropReason::Truncated))?;
+            judged(frame, ip, piece).map_err(refuse)?;
         }
         if ip.ttl <= 1 {
             return Err(refuse(DropReason::TtlExpired));
@@ -361,6 +361,14 @@ impl Oracle {
         self.ledger
             .backend(id, PerBackend::ReplyBytes, frame.len() as u64);
         Ok(Opinion::sent(fate, macs.on(output), Sent::Piece))
+    }
+}
+
+/// What a first piece means for its flow, or what is wrong with it.
+fn judged(frame: &[u8], ip: &Ip, piece: &Piece) -> Result<Meaning, DropReason> {
+    match piece.datagram.protocol {
+        132 => sctp::meaning(frame, ip, piece.at),
+        _ => meaning(frame, ip, piece).ok_or(DropReason::Truncated),
     }
 }
 

@@ -50,14 +50,16 @@ fn who_is_slower_than_the_median_gets_less_and_who_is_faster_more_within_bounds(
     assert_eq!(settled(&[1, 1, 500], 1)[2], WHOLE - FAR_STEP);
     assert_eq!(settled(&[9, 14, 9], 1)[1], WHOLE - STEP);
     // Ten times as slow: of three alike a third of a fair share, in the tenth second, with a check each.
-    let mut paces = [10, 10, 10].map(measured);
-    for _ in 0..10 {
-        paces[0].took(10 * MS);
-        paces[1].took(10 * MS);
-        paces[2].took(100 * MS);
-        step(&mut paces);
+    for ms in [5, 10, 50] {
+        let mut paces = [ms, ms, ms].map(measured);
+        for _ in 0..10 {
+            paces[0].took(ms * MS);
+            paces[1].took(ms * MS);
+            paces[2].took(10 * ms * MS);
+            step(&mut paces);
+        }
+        assert!(paces[2].part() <= WHOLE / 4, "{ms} ms: {paces:?}");
     }
-    assert!(paces[2].part() <= WHOLE / 4, "{paces:?}");
 }
 
 #[test]
@@ -146,6 +148,27 @@ impl Pool {
             }
             step(paces);
         }
+    }
+}
+
+/// One is far too small for its share: its times are not only root but more.
+#[test]
+fn one_that_has_hardly_room_comes_to_rest() {
+    for balancers in 1..=5 {
+        let servers = [(10.0, 0.6), (10.0, 0.6), (10.0, 0.6), (10.0, 0.1)];
+        let mut pool = Pool::new(&servers, balancers);
+        (0..300).for_each(|_| pool.second());
+        let (mut low, mut high) = (1.0_f64, 0.0_f64);
+        for _ in 0..300 {
+            pool.second();
+            let load = pool.loads()[3];
+            (low, high) = (low.min(load), high.max(load));
+        }
+        // Of a fair quarter, and within what it can bear.
+        assert!(
+            high < 0.11 && high - low < 0.03,
+            "{balancers}: {low} to {high}"
+        );
     }
 }
 
