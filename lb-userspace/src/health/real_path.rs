@@ -206,5 +206,4 @@ fn told(words: &str, own: Option<&ProbeVerdict>, path: Option<&RealPath>) -> Str
 }
 
 #[cfg(test)]
-#[expect(clippy::arithmetic_side_effects, reason = "small numbers in tests")]
 mod tests;

@@ -1,3 +1,5 @@
+//! Sizes of checks by MTU, MSS, tunnel and path; what fills them; what their end means.
+
 use super::*;
 use crate::health::verdict::REASON_BYTES;
 
