@@ -143,6 +143,8 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     tasks.spawn(passive::watch(watch, looking, look, cancel.clone()));
     let at_once = runner::concurrency(runner::descriptors());
     let runner = Runner::spawn(events, cancel.clone(), at_once, seeds.id);
+    let paths = reconciler.dataplane().reader();
+    runner.set_paths(move |id| paths.path(id, runner::now_ns()));
 
     let parts = Parts {
         reconciler,

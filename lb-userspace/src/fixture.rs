@@ -72,6 +72,7 @@ pub(crate) fn service(text: &str) -> Service {
             rise: NonZeroU16::new(2).unwrap(),
             fall: NonZeroU16::new(2).unwrap(),
             target: None,
+            full_size: None,
             trust_at_start: false,
             damping: Damping::default(),
             passive: None,

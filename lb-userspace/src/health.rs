@@ -19,6 +19,7 @@
 mod damping;
 pub mod dns;
 pub mod exec;
+mod full_size;
 pub mod grpc;
 pub mod hearing;
 pub mod http;
@@ -29,6 +30,7 @@ mod limited;
 pub mod peer;
 mod real_path;
 pub mod runner;
+mod segments;
 mod streak;
 pub mod tcp;
 pub mod tls;

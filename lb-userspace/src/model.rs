@@ -5,6 +5,7 @@ mod agent;
 mod aim;
 mod check;
 mod failover;
+mod full_size;
 mod hook;
 mod leaving;
 pub mod link;
@@ -29,6 +30,7 @@ pub use check::{
     Check, DnsCheck, DnsRcode, DnsType, ExecCheck, GrpcCheck, HttpCheck, TlsCheck, UdpCheck,
 };
 pub use failover::{Curve, Failback, Failover, SlowStart, Tier};
+pub use full_size::{FullSize, TCP_HEADER, USUAL_SIZE, ip_header};
 pub use hook::{Call, Hook, Host, Topic, Webhook};
 pub use lb_common::{
     Family, Fields, Forwarding, GueVariant, MidStream, OuterTtl, Protocol, Reach, Scheduling,
@@ -467,6 +469,8 @@ pub struct HealthPolicy {
     pub port: Option<NonZeroU16>,
     /// As configured; see [`Service::aim`].
     pub target: Option<Aim>,
+    /// The largest packet of a client that has to pass, in bytes; `None`: any size will do. See [`Service::full_size`].
+    pub full_size: Option<u16>,
     /// Between the starts of two probes of one target.
     pub interval: Duration,
     /// The same, while results are beginning to differ from the verdict; at most the interval.
@@ -557,6 +561,8 @@ pub struct Target {
     pub port: u16,
     /// How it is probed as the VIP; `None`: as itself.
     pub real_path: Option<RealPath>,
+    /// The largest packet that is to arrive; `None`: any size will do.
+    pub full_size: Option<FullSize>,
     /// What to do.
     pub check: Check,
     /// Where in the answer the backend says how much it can bear.

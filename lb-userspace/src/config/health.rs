@@ -4,6 +4,7 @@ mod agent;
 mod datagram;
 mod dns;
 mod exec;
+mod full_size;
 mod http;
 mod kind;
 mod passive;
@@ -12,6 +13,7 @@ mod tls;
 pub(super) use agent::SOURCES;
 pub(super) use dns::{RCODES, TYPES};
 pub(super) use exec::check as exec_check;
+pub(super) use full_size::is_meant as full_size_is_meant;
 #[cfg(test)]
 pub(super) use tls::CA;
 pub(super) use tls::check as tls_check;
@@ -44,6 +46,7 @@ pub(super) fn default_policy() -> HealthPolicy {
         check: Check::Tcp,
         port: None,
         target: None,
+        full_size: None,
         interval: Duration::from_secs(1),
         fast_interval: Duration::from_secs(1),
         timeout: Duration::from_millis(500),
@@ -103,6 +106,7 @@ fn policy(
     let default = default_policy();
     let check = kind::check(reader, notes);
     let agent = agent::weight(reader, &check, notes);
+    let full_size = full_size::of_checks(reader, &check, notes);
     let passive = passive::policy(reader, &check, protocol, notes);
     let (interval, timeout, jitter) = timings(reader, &default, notes);
     let fast = reader.duration("fast-interval", *INTERVAL.start()..=interval, notes);
@@ -123,6 +127,7 @@ fn policy(
         check,
         port: port(reader, notes).map(|at| at.value),
         target: reader.word("target", TARGETS, notes).map(|at| at.value),
+        full_size,
         interval,
         fast_interval: fast.map_or(interval, |at| at.value),
         timeout,

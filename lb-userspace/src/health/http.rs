@@ -16,13 +16,16 @@ use futures_util::future::{Either, select};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT,
+};
 use hyper::http::request;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
+use super::full_size::{self, Trial};
 use super::hearing::{FIELD, Hearing};
 use super::limited::Limited;
 use super::peer::Peer;
@@ -60,13 +63,19 @@ pub async fn probe(
 ) -> ProbeVerdict {
     let deadline = deadline(timeout);
     let target = target.into();
-    let request = match request(target.address, check) {
+    let mut request = match request(target.address, check) {
         Ok(request) => request,
         Err(verdict) => return verdict,
     };
+    let trial = target.trial.clone();
     match connect(target, Closing::Orderly, deadline, timeout).await {
         Ok(stream) => {
-            let limit = Limit { deadline, timeout };
+            let limit = Limit {
+                deadline,
+                timeout,
+                trial: trial.as_deref(),
+            };
+            limit.fill(&mut request);
             converse(stream, request, check, limit, hearing).await
         }
         Err(verdict) => verdict,
@@ -78,7 +87,7 @@ pub(crate) async fn converse<B: Content>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<B>,
     check: &HttpCheck,
-    limit: Limit,
+    limit: Limit<'_>,
     hearing: &mut Hearing,
 ) -> ProbeVerdict {
     let handshake = http1::Builder::new()
@@ -97,11 +106,50 @@ pub(crate) async fn converse<B: Content>(
     }
 }
 
-/// Until when, and how long that was.
+/// Until when, how long that was, and whether the size of packets is on trial.
 #[derive(Clone, Copy)]
-pub(crate) struct Limit {
+pub(crate) struct Limit<'t> {
     pub(crate) deadline: Instant,
     pub(crate) timeout: Duration,
+    pub(crate) trial: Option<&'t Trial>,
+}
+
+impl Limit<'_> {
+    /// Makes the request so long that it fills a packet, if it has to. (Over TLS it is a little longer than that.)
+    pub(super) fn fill(&self, request: &mut Probe) {
+        if let Some(trial) = self.trial {
+            let length = length(request);
+            pad(request.headers_mut(), trial, length);
+        }
+    }
+}
+
+/// How many bytes a request has as HTTP/1.1 (RFC 9112 section 2).
+fn length(request: &Probe) -> usize {
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |p| p.as_str().len());
+    let line = "  HTTP/1.1\r\n".len();
+    let fields = request.headers().iter().map(|(name, value)| {
+        let around = ": \r\n".len();
+        around
+            .saturating_add(name.as_str().len())
+            .saturating_add(value.len())
+    });
+    let first = request.method().as_str().len().saturating_add(path);
+    let rest = fields.fold(line, usize::saturating_add);
+    first.saturating_add(rest).saturating_add("\r\n".len())
+}
+
+/// Fills a packet with a request that has so many bytes.
+pub(super) fn pad(headers: &mut HeaderMap, trial: &Trial, length: usize) {
+    for value in trial.padding(length) {
+        // It is of letters.
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.append(full_size::FIELD, value);
+        }
+    }
 }
 
 /// The request, unless it cannot be one.
@@ -141,16 +189,23 @@ async fn exchange<B: Content>(
     mut sender: SendRequest<B>,
     request: Request<B>,
     check: &HttpCheck,
-    limit: Limit,
+    limit: Limit<'_>,
     hearing: &mut Hearing,
 ) -> ProbeVerdict {
+    let trial = limit.trial;
+    trial.inspect(|trial| trial.asks());
     let response = match timeout_at(limit.deadline, sender.send_request(request)).await {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => return not_answered("headers", &error),
+        Ok(Err(error)) => {
+            trial.inspect(|trial| trial.broke(io_cause(&error)));
+            return not_answered("headers", &error);
+        }
         Err(_) => return timed_out("headers", limit.timeout),
     };
     let status = response.status();
-    if !expected(status.as_u16(), &check.expect_status) {
+    let is_expected = expected(status.as_u16(), &check.expect_status);
+    trial.inspect(|trial| trial.answered(status.as_u16(), is_expected));
+    if !is_expected {
         return bad(&unexpected(status, &check.expect_status));
     }
     if let Some(said) = response.headers().get(FIELD) {
@@ -194,7 +249,7 @@ pub(super) fn unexpected(status: StatusCode, ranges: &[(u16, u16)]) -> String {
 async fn search(
     mut body: Incoming,
     text: Option<&str>,
-    limit: Limit,
+    limit: Limit<'_>,
     hearing: &mut Hearing,
 ) -> ProbeVerdict {
     let mut needle = text.map(|text| Needle::new(text.as_bytes()));

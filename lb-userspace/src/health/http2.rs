@@ -16,7 +16,8 @@ use hyper::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
-use super::http::{BODY_BYTES, HEAD_BYTES, Needle, expected, unexpected};
+use super::full_size::Trial;
+use super::http::{BODY_BYTES, HEAD_BYTES, Needle, expected, pad, unexpected};
 use super::https::named;
 use super::limited::Limited;
 use super::peer::Peer;
@@ -66,7 +67,12 @@ pub async fn probe(
     };
     over(target, with, clients, call, async |response, limit| {
         let (head, body) = response.into_parts();
-        if !expected(head.status.as_u16(), &check.expect_status) {
+        let status = head.status.as_u16();
+        let is_expected = expected(status, &check.expect_status);
+        limit
+            .trial
+            .inspect(|trial| trial.answered(status, is_expected));
+        if !is_expected {
             return bad(&unexpected(head.status, &check.expect_status));
         }
         match &check.expect_body {
@@ -105,14 +111,15 @@ pub(super) struct Call {
     pub(super) timeout: Duration,
 }
 
-/// Until when, and how long that was.
+/// Until when, how long that was, and whether the size of packets is on trial.
 #[derive(Clone, Copy)]
-pub(super) struct Limit {
+pub(super) struct Limit<'t> {
     deadline: Instant,
     timeout: Duration,
+    pub(super) trial: Option<&'t Trial>,
 }
 
-impl Limit {
+impl Limit<'_> {
     /// What comes in time, or the verdict.
     pub(super) async fn wait<T>(
         self,
@@ -121,7 +128,10 @@ impl Limit {
     ) -> Result<T, ProbeVerdict> {
         match timeout_at(self.deadline, coming).await {
             Ok(Ok(came)) => Ok(came),
-            Ok(Err(error)) => Err(broken(phase, &error)),
+            Ok(Err(error)) => {
+                self.trial.inspect(|trial| trial.broke(error.get_io()));
+                Err(broken(phase, &error))
+            }
             Err(_) => Err(timed_out(phase, self.timeout)),
         }
     }
@@ -133,12 +143,14 @@ pub(super) async fn over(
     with: Option<&TlsCheck>,
     clients: &Clients,
     call: Call,
-    judge: impl AsyncFnOnce(Response<RecvStream>, Limit) -> ProbeVerdict,
+    judge: impl AsyncFnOnce(Response<RecvStream>, Limit<'_>) -> ProbeVerdict,
 ) -> ProbeVerdict {
     let (deadline, timeout) = (call.deadline, call.timeout);
+    let trial = target.trial.clone();
+    let trial = trial.as_deref();
     let Some(with) = with else {
         return match connect(target, Closing::Orderly, deadline, timeout).await {
-            Ok(stream) => converse(stream, call, judge).await,
+            Ok(stream) => converse(stream, call, trial, judge).await,
             Err(verdict) => verdict,
         };
     };
@@ -147,7 +159,7 @@ pub(super) async fn over(
             if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
                 return bad("tls: the target does not choose h2 (ALPN)");
             }
-            tls::with(converse(stream, call, judge).await, warning)
+            tls::with(converse(stream, call, trial, judge).await, warning)
         }
         Err(verdict) => verdict,
     }
@@ -155,13 +167,17 @@ pub(super) async fn over(
 
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    call: Call,
-    judge: impl AsyncFnOnce(Response<RecvStream>, Limit) -> ProbeVerdict,
+    mut call: Call,
+    trial: Option<&Trial>,
+    judge: impl AsyncFnOnce(Response<RecvStream>, Limit<'_>) -> ProbeVerdict,
 ) -> ProbeVerdict {
     let limit = Limit {
         deadline: call.deadline,
         timeout: call.timeout,
+        trial,
     };
+    // What the rest of the request takes is known to the encoder alone.
+    trial.inspect(|trial| pad(call.request.headers_mut(), trial, 0));
     let handshake = client::Builder::new()
         .enable_push(false)
         .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
@@ -181,11 +197,12 @@ async fn converse(
 async fn exchange(
     sender: SendRequest<Bytes>,
     call: Call,
-    limit: Limit,
-    judge: impl AsyncFnOnce(Response<RecvStream>, Limit) -> ProbeVerdict,
+    limit: Limit<'_>,
+    judge: impl AsyncFnOnce(Response<RecvStream>, Limit<'_>) -> ProbeVerdict,
 ) -> ProbeVerdict {
     let answered = async {
         let mut sender = limit.wait("http2", sender.ready()).await?;
+        limit.trial.inspect(|trial| trial.asks());
         let (response, mut body) = sender
             .send_request(call.request, call.message.is_none())
             .map_err(|error| broken("request", &error))?;
@@ -204,7 +221,7 @@ async fn exchange(
 /// The next piece of a body; `None`: it ended.
 pub(super) async fn piece(
     body: &mut RecvStream,
-    limit: Limit,
+    limit: Limit<'_>,
 ) -> Result<Option<Bytes>, ProbeVerdict> {
     let next = async { body.data().await.transpose() };
     let data = limit.wait("body", next).await?;
@@ -217,7 +234,7 @@ pub(super) async fn piece(
 }
 
 /// Reads the body until it holds `text`, ends, or is too long.
-async fn search(mut body: RecvStream, text: &str, limit: Limit) -> ProbeVerdict {
+async fn search(mut body: RecvStream, text: &str, limit: Limit<'_>) -> ProbeVerdict {
     let mut needle = Needle::new(text.as_bytes());
     let mut left = BODY_BYTES;
     loop {

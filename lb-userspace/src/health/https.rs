@@ -23,13 +23,19 @@ pub async fn probe(
 ) -> ProbeVerdict {
     let deadline = deadline(timeout);
     let target = target.into();
-    let request = match http::request(target.address, &named(check, with)) {
+    let mut request = match http::request(target.address, &named(check, with)) {
         Ok(request) => request,
         Err(verdict) => return verdict,
     };
+    let trial = target.trial.clone();
     match tls::shake(target, with, PROTOCOLS, clients, deadline, timeout).await {
         Ok(Shaken { stream, warning }) => {
-            let limit = Limit { deadline, timeout };
+            let limit = Limit {
+                deadline,
+                timeout,
+                trial: trial.as_deref(),
+            };
+            limit.fill(&mut request);
             let verdict = http::converse(stream, request, check, limit, hearing).await;
             tls::with(verdict, warning)
         }

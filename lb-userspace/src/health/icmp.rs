@@ -11,13 +11,16 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::time::timeout_at;
 
+use super::full_size::Trial;
+use super::peer::Peer;
 use super::tcp::deadline;
 use super::verdict::{failed, timed_out, void};
-use crate::model::ProbeVerdict;
+use crate::model::{ProbeVerdict, family};
 
 /// An answer of ours with an IPv4 header with options fits, and more is not looked at.
 const BYTES: usize = 128;
@@ -26,7 +29,9 @@ const BYTES: usize = 128;
 const HEADER: usize = 8;
 
 /// Probes `target`.
-pub async fn probe(target: IpAddr, timeout: Duration) -> ProbeVerdict {
+pub async fn probe(peer: impl Into<Peer>, timeout: Duration) -> ProbeVerdict {
+    let Peer { address, trial, .. } = peer.into();
+    let target = address.ip();
     let deadline = deadline(timeout);
     let socket = match open(target).and_then(|socket| connected(socket, target)) {
         Ok(socket) => socket,
@@ -38,7 +43,13 @@ pub async fn probe(target: IpAddr, timeout: Duration) -> ProbeVerdict {
         Err(error) => return failed("socket", &error),
     };
     let token = token();
-    let request = request(target, token);
+    let data = match trial.as_deref().map(|trial| fill(&socket, target, trial)) {
+        None => 0,
+        Some(Ok(data)) => data,
+        Some(Err(error)) => return failed("socket", &error),
+    };
+    let request = request(target, token, data);
+    trial.as_ref().inspect(|trial| trial.asks());
     if let Err(error) = socket.send(&request).await {
         return failed("send", &error);
     }
@@ -79,6 +90,12 @@ fn connected(socket: Socket, target: IpAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
+/// How many bytes the request has to bring along. They leave in one packet (ip(7), `IP_MTU_DISCOVER`), since no more than what fits is sent.
+fn fill(socket: &UdpSocket, target: IpAddr, trial: &Trial) -> io::Result<usize> {
+    let mtu = getsockopt(socket, sockopt::IpMtu)?;
+    Ok(trial.fill_echo(family(target), u32::try_from(mtu).unwrap_or(0)))
+}
+
 /// Unlike any other probe's, and not to be guessed.
 fn token() -> [u8; 16] {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -100,8 +117,8 @@ fn types(target: IpAddr) -> (u8, u8) {
     }
 }
 
-/// A ping socket puts its own identifier in; the kernel fills in the checksum of ICMPv6.
-fn request(target: IpAddr, token: [u8; 16]) -> Vec<u8> {
+/// With at least so many bytes of data. A ping socket puts its own identifier in; the kernel fills in the checksum of ICMPv6.
+fn request(target: IpAddr, token: [u8; 16], data: usize) -> Vec<u8> {
     let (kind, _) = types(target);
     let build = |sum: u16| {
         let [high, low] = sum.to_be_bytes();
@@ -110,6 +127,8 @@ fn request(target: IpAddr, token: [u8; 16]) -> Vec<u8> {
         bytes.extend(identifier);
         bytes.extend([0, 1]);
         bytes.extend(token);
+        // Zeros change no checksum.
+        bytes.resize(bytes.len().max(HEADER.saturating_add(data)), 0);
         bytes
     };
     match target {
@@ -118,7 +137,7 @@ fn request(target: IpAddr, token: [u8; 16]) -> Vec<u8> {
     }
 }
 
-/// RFC 1071, of an even number of bytes.
+/// RFC 1071, of an even number of bytes, or with a zero at the end.
 fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks_exact(2).filter_map(|pair| pair.first_chunk());
     let sum = words.fold(0_u64, |sum, pair| {
@@ -133,7 +152,10 @@ fn checksum(bytes: &[u8]) -> u16 {
 fn is_answer(target: IpAddr, message: &[u8], token: [u8; 16]) -> bool {
     let (_, reply) = types(target);
     let fits = |icmp: &[u8]| {
-        icmp.first_chunk::<2>() == Some(&[reply, 0]) && icmp.get(HEADER..) == Some(&token)
+        icmp.first_chunk::<2>() == Some(&[reply, 0])
+            && icmp
+                .get(HEADER..)
+                .is_some_and(|data| data.starts_with(&token))
     };
     let header = message
         .first()

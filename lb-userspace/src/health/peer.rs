@@ -3,24 +3,28 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::TcpSocket;
+
+use super::full_size::Trial;
+use crate::model::family;
 
 /// The local ports of connections with a mark, in turn: those that Linux takes by default (ip(7),
 /// `ip_local_port_range`).
 const PORTS: std::ops::RangeInclusive<u16> = 32_768..=60_999;
 /// Ports that are tried: others may be somebody else's.
 const TRIES: usize = 64;
-/// The largest segment of a connection by a tunnel: its packets are longer on the way than the socket knows.
+/// The largest segment of a connection by a tunnel that is not about sizes: its packets are longer on the way than the socket knows.
 const SEGMENT: u32 = 1200;
 
 /// The port that is given next.
 static NEXT: AtomicU16 = AtomicU16::new(*PORTS.start());
 
 /// The other end of a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     /// What the socket is connected to.
     pub address: SocketAddr,
@@ -28,6 +32,8 @@ pub struct Peer {
     pub mark: Option<u32>,
     /// They go by a tunnel.
     pub tunnel: bool,
+    /// Packets of full size are to reach it.
+    pub trial: Option<Arc<Trial>>,
 }
 
 impl From<SocketAddr> for Peer {
@@ -36,7 +42,14 @@ impl From<SocketAddr> for Peer {
             address,
             mark: None,
             tunnel: false,
+            trial: None,
         }
+    }
+}
+
+impl From<IpAddr> for Peer {
+    fn from(address: IpAddr) -> Self {
+        SocketAddr::new(address, 0).into()
     }
 }
 
@@ -54,11 +67,14 @@ impl Peer {
     /// its own, and gets it again only after all others.
     pub(super) fn prepare_connection(&self, socket: &TcpSocket) -> io::Result<()> {
         self.prepare(socket)?;
+        if let Some(trial) = &self.trial {
+            let most = trial.segment(family(self.address.ip()));
+            setsockopt(socket, sockopt::TcpMaxSeg, &most)?;
+        } else if self.tunnel {
+            setsockopt(socket, sockopt::TcpMaxSeg, &SEGMENT)?;
+        }
         if self.mark.is_none() {
             return Ok(());
-        }
-        if self.tunnel {
-            setsockopt(socket, sockopt::TcpMaxSeg, &SEGMENT)?;
         }
         // Also one in TIME_WAIT.
         socket.set_reuseaddr(true)?;

@@ -1,13 +1,16 @@
-//! A check of the VIP on a backend, and what its failure means: the same check of the backend's own address tells a
-//! dead server from one that clients' packets do not reach. It begins when the first one has failed, or has taken half of
-//! its time, and ends with it: a result is never later for it.
+//! What a check that failed means. Others, made within the same time, tell a dead server from one that clients' packets do
+//! not reach, or only small ones: against a check of the VIP stands the same one of the backend's own address, against one with packets of full
+//! size the same one with small packets. They begin when the first one has failed, or has taken half of its time, and end with
+//! it: a result is never later for them.
 
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::full_size::{End, Trial};
 use super::hearing::Hearing;
 use super::peer::Peer;
 use super::runner::{Tools, check};
@@ -15,59 +18,16 @@ use super::tcp::deadline;
 use super::verdict::{bad, void, warned};
 use crate::model::{ProbeVerdict, RealPath, Target};
 
-/// Probes `target` by its real path.
-pub(super) async fn probe(
-    target: &Target,
-    path: &RealPath,
-    tools: &Tools,
-    hearing: &mut Hearing,
-) -> ProbeVerdict {
+/// Probes `target` by its real path, with packets of full size if it is to have them.
+pub(super) async fn probe(target: &Target, tools: &Tools, hearing: &mut Hearing) -> ProbeVerdict {
+    let Some(path) = &target.real_path else {
+        return with_others(target, None, tools, hearing).await;
+    };
     let blocked = tools.no_real_path.borrow().clone();
-    let address = SocketAddr::new(target.address, target.port);
-    if let Some(why) = blocked {
-        return without(target, path, &why, address, tools, hearing).await;
+    match blocked {
+        Some(why) => without(target, path, &why, tools, hearing).await,
+        None => with_others(target, Some(path), tools, hearing).await,
     }
-    let end = deadline(target.timeout);
-    let vip = Peer {
-        address,
-        mark: Some(path.mark),
-        tunnel: path.path.is_tunnel(),
-    };
-    let mut vip = pin!(check(target, vip, tools, target.timeout, hearing));
-    let half = target.timeout.checked_div(2).unwrap_or_default();
-    let early = match timeout(half, &mut vip).await {
-        Ok(ProbeVerdict::Bad(words)) => Some(words),
-        Ok(verdict) => return verdict,
-        Err(_) => None,
-    };
-    let left = end.saturating_duration_since(tokio::time::Instant::now());
-    // Not a moment longer than the other one.
-    let left = left.saturating_sub(Duration::from_millis(1));
-    let Ok(_permit) = tools.second_checks.try_acquire() else {
-        return match early {
-            Some(words) => bad(&words),
-            None => vip.await,
-        };
-    };
-    // What an agent says counts only where clients are served.
-    let mut unheard = Hearing::default();
-    let own = check(target, address.into(), tools, left, &mut unheard);
-    let mut own = pin!(timeout(left, own));
-    let (words, own) = match early {
-        Some(words) => (words, own.await.ok()),
-        None => tokio::select! {
-            biased;
-            verdict = &mut vip => match verdict {
-                ProbeVerdict::Bad(words) => (words, None),
-                verdict => return verdict,
-            },
-            seen = &mut own => match vip.await {
-                ProbeVerdict::Bad(words) => (words, seen.ok()),
-                verdict => return verdict,
-            },
-        },
-    };
-    bad(&told(&words, own.as_ref(), path))
 }
 
 /// The check where the real path cannot be had: of the backend's own address, which is better than nothing, unless the
@@ -76,7 +36,6 @@ async fn without(
     target: &Target,
     path: &RealPath,
     why: &str,
-    address: SocketAddr,
     tools: &Tools,
     hearing: &mut Hearing,
 ) -> ProbeVerdict {
@@ -84,21 +43,159 @@ async fn without(
     if path.only {
         return void(&why);
     }
-    match check(target, address.into(), tools, target.timeout, hearing).await {
+    match with_others(target, None, tools, hearing).await {
         ProbeVerdict::Good => warned(&format!("{why}; its own address is checked")),
         verdict => verdict,
     }
 }
 
+/// The check, by the path if there is one, with the others that explain its failure.
+async fn with_others(
+    target: &Target,
+    path: Option<&RealPath>,
+    tools: &Tools,
+    hearing: &mut Hearing,
+) -> ProbeVerdict {
+    let own = Peer::from(SocketAddr::new(target.address, target.port));
+    let small = Peer {
+        mark: path.map(|path| path.mark),
+        tunnel: path.is_some_and(|path| path.path.is_tunnel()),
+        ..own.clone()
+    };
+    let trial = target.full_size.map(|size| {
+        let known = tools.path_to(size.backend);
+        Arc::new(Trial::new(size, known, small.tunnel))
+    });
+    let full = Peer {
+        trial: trial.clone(),
+        ..small.clone()
+    };
+    let end = deadline(target.timeout);
+    // Not a moment longer than the first one.
+    let left = || {
+        let left = end.saturating_duration_since(Instant::now());
+        left.saturating_sub(Duration::from_millis(1))
+    };
+    // What an agent says counts only in the check whose verdict does.
+    let mut small_hearing = Hearing::to(target.agent);
+    let (words, others) = {
+        let mut first = pin!(check(target, full, tools, target.timeout, hearing));
+        let half = target.timeout.checked_div(2).unwrap_or_default();
+        let early = match timeout(half, &mut first).await {
+            Ok(ProbeVerdict::Bad(words)) => Some(words),
+            Ok(verdict) => return verdict,
+            Err(_) => None,
+        };
+        let others = Others {
+            target,
+            tools,
+            small: trial
+                .as_ref()
+                .filter(|trial| trial.may_be_lost())
+                .map(|_| &small),
+            own: path.map(|_| &own),
+        };
+        // Few get here: the future of all the others is small.
+        let mut others = Box::pin(others.made(left(), &mut small_hearing));
+        match early {
+            Some(words) => (words, others.await),
+            None => tokio::select! {
+                biased;
+                verdict = &mut first => match verdict {
+                    ProbeVerdict::Bad(words) => (words, others.await),
+                    verdict => return verdict,
+                },
+                seen = &mut others => match first.await {
+                    ProbeVerdict::Bad(words) => (words, seen),
+                    verdict => return verdict,
+                },
+            },
+        }
+    };
+    let Seen { small: seen, own } = others;
+    match (trial.as_ref().map(|trial| (trial, trial.end())), seen) {
+        (Some((_, End::Doubted)), Some(verdict)) => {
+            *hearing = small_hearing;
+            verdict
+        }
+        // What the answer is worth must be known, however many others are made.
+        (Some((_, End::Doubted)), None) if !left().is_zero() => {
+            *hearing = Hearing::to(target.agent);
+            Box::pin(check(target, small, tools, left(), hearing)).await
+        }
+        (Some((trial, End::Silent)), Some(verdict)) if is_good(&verdict) => {
+            let known = target
+                .full_size
+                .and_then(|size| tools.path_to(size.backend));
+            if trial.is_known_too_large(known) {
+                *hearing = small_hearing;
+                return verdict;
+            }
+            bad(&trial.told(&words))
+        }
+        _ => bad(&told(&words, own.as_ref(), path)),
+    }
+}
+
+/// Checks that explain the failure of another one: to whom they go, if they are made.
+struct Others<'c> {
+    target: &'c Target,
+    tools: &'c Tools,
+    small: Option<&'c Peer>,
+    own: Option<&'c Peer>,
+}
+
+/// What came of them in time.
+#[derive(Default)]
+struct Seen {
+    small: Option<ProbeVerdict>,
+    own: Option<ProbeVerdict>,
+}
+
+impl Others<'_> {
+    /// Makes them within this time, unless too many are under way.
+    async fn made(self, left: Duration, small_hearing: &mut Hearing) -> Seen {
+        if self.small.is_none() && self.own.is_none() {
+            return Seen::default();
+        }
+        let Ok(_permit) = self.tools.second_checks.try_acquire() else {
+            return Seen::default();
+        };
+        let mut unheard = Hearing::default();
+        let (small, own) = tokio::join!(
+            self.one(self.small, left, small_hearing),
+            self.one(self.own, left, &mut unheard),
+        );
+        Seen { small, own }
+    }
+
+    async fn one(
+        &self,
+        peer: Option<&Peer>,
+        left: Duration,
+        hearing: &mut Hearing,
+    ) -> Option<ProbeVerdict> {
+        let check = check(self.target, peer?.clone(), self.tools, left, hearing);
+        timeout(left, check).await.ok()
+    }
+}
+
+fn is_good(verdict: &ProbeVerdict) -> bool {
+    matches!(verdict, ProbeVerdict::Good | ProbeVerdict::Warned(_))
+}
+
 /// The words of a check that failed, with what the backend's own address had to say. The kinds of faults that the two tell
 /// apart are told where no packet says which it is.
-fn told(words: &str, own: Option<&ProbeVerdict>, path: &RealPath) -> String {
+fn told(words: &str, own: Option<&ProbeVerdict>, path: Option<&RealPath>) -> String {
+    let Some(path) = path else {
+        return words.to_owned();
+    };
     let vip = path.vip;
     match own {
-        Some(ProbeVerdict::Good | ProbeVerdict::Warned(_)) if path.path.is_tunnel() => format!(
+        Some(own) if is_good(own) && path.path.is_tunnel() => format!(
             "{words}; it answers at its own address, but not as {vip} by the tunnel: {vip} is missing on it, it takes nothing out of the tunnel, or the tunnel is cut on the way"
         ),
-        Some(ProbeVerdict::Good | ProbeVerdict::Warned(_)) => format!(
+        Some(own) if is_good(own) => format!(
             "{words}; it answers at its own address, but not as {vip}: {vip} is missing on it, or its server does not listen there"
         ),
         Some(ProbeVerdict::Bad(other)) if other != words && !other.contains("timed out") => {
@@ -109,47 +206,4 @@ fn told(words: &str, own: Option<&ProbeVerdict>, path: &RealPath) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use lb_common::probe::ProbePath;
-
-    use super::*;
-
-    fn path(source: u64) -> RealPath {
-        RealPath {
-            mark: 1,
-            vip: "192.0.2.1".parse().unwrap(),
-            only: false,
-            path: ProbePath {
-                source: [source; 2],
-                ..ProbePath::NONE
-            },
-        }
-    }
-
-    #[test]
-    fn what_the_own_address_says_tells_a_dead_server_from_a_way_that_is_broken() {
-        let timed_out = "connect: timed out after 500 ms";
-        let refused = ProbeVerdict::Bad("connect: refused".to_owned());
-        let dead = ProbeVerdict::Bad("connect: timed out after 250 ms".to_owned());
-        let good = ProbeVerdict::Good;
-        for (own, source, expected) in [
-            (None, 0, timed_out.to_owned()),
-            (Some(&dead), 0, timed_out.to_owned()),
-            (
-                Some(&refused),
-                0,
-                format!("{timed_out}; at its own address: connect: refused"),
-            ),
-        ] {
-            assert_eq!(told(timed_out, own, &path(source)), expected);
-        }
-        let words = told(timed_out, Some(&good), &path(0));
-        assert!(words.contains("192.0.2.1 is missing on it"), "{words}");
-        let words = told(timed_out, Some(&good), &path(1));
-        assert!(words.contains("takes nothing out of the tunnel"), "{words}");
-        assert!(
-            words.len() <= super::super::verdict::REASON_BYTES,
-            "{words}"
-        );
-    }
-}
+mod tests;

@@ -6,8 +6,7 @@
 //! next one: the state is never flooded, and nothing is lost.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -63,6 +62,25 @@ pub struct Tools {
     pub(super) second_checks: Semaphore,
     /// Why checks cannot go to a VIP at present; `None`: they can.
     pub(super) no_real_path: watch::Sender<Option<String>>,
+    /// What the data plane has learned of paths; none knows nothing.
+    pub(super) paths: OnceLock<Paths>,
+}
+
+/// Tells the largest packet that fits the path to a backend in a tunnel, in bytes, by its BackendId; `None`: nothing is known.
+pub(super) struct Paths(pub(super) Box<dyn Fn(u32) -> Option<u32> + Send + Sync>);
+
+impl std::fmt::Debug for Paths {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Paths")
+    }
+}
+
+impl Tools {
+    /// The largest packet that the data plane knows to fit the path to a backend in a tunnel, in bytes.
+    pub(super) fn path_to(&self, backend: u32) -> Option<u32> {
+        let Paths(tell) = self.paths.get()?;
+        tell(backend)
+    }
 }
 
 impl Default for Tools {
@@ -72,6 +90,7 @@ impl Default for Tools {
             commands: Semaphore::new(COMMANDS),
             second_checks: Semaphore::new(SECOND_CHECKS),
             no_real_path: watch::Sender::default(),
+            paths: OnceLock::new(),
         }
     }
 }
@@ -123,6 +142,12 @@ impl Runner {
             // A runner that has ended is noticed elsewhere.
             let _ended = self.hurries.send(backend);
         }
+    }
+
+    /// Who tells what the data plane has learned of paths to backends in tunnels, by their BackendIds, from now on. The first one stays.
+    pub fn set_paths(&self, tell: impl Fn(u32) -> Option<u32> + Send + Sync + 'static) {
+        // There is one data plane as long as the process lives.
+        let _first = self.tools.paths.set(Paths(Box::new(tell)));
     }
 
     /// Why checks cannot go to VIPs at present; `None`: they can.
@@ -269,13 +294,7 @@ async fn round(
 
 /// Does what the target's check says.
 pub async fn probe(target: &Target, tools: &Tools, hearing: &mut Hearing) -> ProbeVerdict {
-    match &target.real_path {
-        Some(path) => real_path::probe(target, path, tools, hearing).await,
-        None => {
-            let address = SocketAddr::new(target.address, target.port);
-            check(target, address.into(), tools, target.timeout, hearing).await
-        }
-    }
+    real_path::probe(target, tools, hearing).await
 }
 
 /// The same, of a peer that stands for the target.
@@ -301,7 +320,7 @@ pub(super) async fn check(
         Check::Grpc(check, with) => grpc::probe(peer, check, with.as_ref(), clients, timeout).await,
         Check::Udp(check) => udp::probe(peer, check, timeout).await,
         Check::Dns(check) => dns::probe(peer, check, timeout).await,
-        Check::Icmp => icmp::probe(target.address, timeout).await,
+        Check::Icmp => icmp::probe(peer, timeout).await,
         Check::Exec(check) => exec::probe(target, check, hearing).await,
     }
 }

@@ -8,14 +8,17 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
+use super::full_size::Way;
 use super::hearing::Hearing;
 use super::peer::Peer;
+use super::segments::Segments;
 use super::verdict::{failed, timed_out};
-use crate::model::{AgentSource, ProbeVerdict};
+use crate::model::{AgentSource, ProbeVerdict, family};
 
 /// Which way a connection ends when it is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,20 +64,36 @@ pub(crate) fn deadline(timeout: Duration) -> Instant {
     now.checked_add(timeout).unwrap_or(now)
 }
 
-/// Connects, or says why not. The socket is non-blocking, closed on exec and without Nagle's delay.
+/// Connects, or says why not. The socket is non-blocking, closed on exec and without Nagle's delay. Where the target's way is on
+/// trial, it is decided how much data makes a packet full.
 pub(crate) async fn connect(
     target: impl Into<Peer>,
     closing: Closing,
     deadline: Instant,
     timeout: Duration,
-) -> Result<TcpStream, ProbeVerdict> {
+) -> Result<Segments, ProbeVerdict> {
     let target = target.into();
     let socket = open(&target, closing).map_err(|e| failed("socket", &e))?;
     match timeout_at(deadline, socket.connect(target.address)).await {
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(stream)) => cut(stream, &target).map_err(|e| failed("socket", &e)),
         Ok(Err(error)) => Err(failed("connect", &error)),
         Err(_) => Err(timed_out("connect", timeout)),
     }
+}
+
+/// A connection whose segments are as large as its trial wants.
+fn cut(stream: TcpStream, target: &Peer) -> std::io::Result<Segments> {
+    let Some(trial) = &target.trial else {
+        return Ok(Segments::new(stream, None));
+    };
+    // Of IPv6 too: the kernel answers for the route, whatever its family.
+    let mtu = getsockopt(&stream, sockopt::IpMtu)?;
+    trial.fill_segment(Way {
+        family: family(target.address.ip()),
+        mtu: u32::try_from(mtu).unwrap_or(0),
+        mss: getsockopt(&stream, sockopt::TcpMaxSeg)?,
+    });
+    Ok(Segments::new(stream, Some(trial.data().max(1))))
 }
 
 fn open(target: &Peer, closing: Closing) -> std::io::Result<TcpSocket> {

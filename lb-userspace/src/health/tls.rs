@@ -13,7 +13,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -22,6 +21,7 @@ use x509_cert::der::Decode;
 
 pub use self::client::Clients;
 use super::peer::Peer;
+use super::segments::Segments;
 use super::tcp::{Closing, connect, deadline};
 use super::verdict::{bad, failed, timed_out, void, warned};
 use crate::model::{ProbeVerdict, TlsCheck};
@@ -51,7 +51,7 @@ pub async fn probe(
 }
 
 /// Says that nothing follows, and reads what the server still says.
-async fn goodbye(mut stream: TlsStream<TcpStream>) -> io::Result<()> {
+async fn goodbye(mut stream: TlsStream<Segments>) -> io::Result<()> {
     stream.shutdown().await?;
     let mut buffer = [0; 1024];
     let mut left = BYTES;
@@ -69,7 +69,7 @@ async fn goodbye(mut stream: TlsStream<TcpStream>) -> io::Result<()> {
 #[derive(Debug)]
 pub(crate) struct Shaken {
     /// Encrypted.
-    pub(crate) stream: TlsStream<TcpStream>,
+    pub(crate) stream: TlsStream<Segments>,
     /// What is wrong with the certificate, though the handshake succeeded.
     pub(crate) warning: Option<String>,
 }

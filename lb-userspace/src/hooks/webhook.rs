@@ -38,7 +38,12 @@ pub(crate) async fn tell(
             expect_body: None,
         };
         let request = post(target, &check, Bytes::from(body))?;
-        let (limit, mut nothing) = (Limit { deadline, timeout }, Hearing::default());
+        let limit = Limit {
+            deadline,
+            timeout,
+            trial: None,
+        };
+        let mut nothing = Hearing::default();
         Ok(match &webhook.tls {
             None => {
                 let stream = connect(target, Closing::Orderly, deadline, timeout).await?;

@@ -14,6 +14,7 @@ fn target(n: u64) -> Target {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         port: 80,
         real_path: None,
+        full_size: None,
         check: Check::Tcp,
         agent: None,
         interval: Duration::from_millis(1000),

@@ -288,6 +288,9 @@ pub(super) fn targets(config: &Config, ids: &Ids) -> Vec<Target> {
         });
         (health.check != Check::None).then(|| Target {
             real_path,
+            full_size: ids
+                .backend(&key)
+                .and_then(|numbers| service.full_size(backend, numbers.id)),
             backend: key,
             address: backend.address,
             port,

@@ -11,6 +11,7 @@ use lb_tests::server::{Dnsmasq, ECHO_PORT, Grpc, GrpcSettings, HTTP_PORT, Nginx,
 use lb_tests::topology::{FAMILIES, Shape, Topology};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
+use super::real_path::full_size;
 use crate::stage::{SHAPES, Stage};
 
 /// What the servers' certificates are for.
@@ -148,7 +149,7 @@ expect-address = "192.0.2.7""#,
         name: "icmp",
         kind: "icmp",
         port: None,
-        keys: "",
+        keys: "full-size = true",
         wrong: Some("answer: timed out after 500 ms"),
         dead: None,
     },
@@ -292,6 +293,9 @@ impl Real {
     }
 }
 
+/// What is said where only small packets pass.
+const LARGE: &str = "it answers small packets, but not those of 1500 bytes: check the MTU";
+
 const APP: &str = "app.example.org";
 const NAMES: [(&str, IpAddr); 2] = [(APP, RIGHT), (NAME, RIGHT)];
 
@@ -375,6 +379,13 @@ fn every_check_finds_what_is_wrong_with_real_servers_and_when_it_is_right_again(
     check(&stage, "b1 answers wrong", |case| case.wrong);
     real.borrow()[0].answer(&stage, "b1", files, true);
     check(&stage, "b1 is right again", |_| None);
+    full_size::lose_packets_above(&stage, "b1", 1499);
+    check(&stage, "large packets do not reach b1", |case| {
+        let fills = ["http", "https", "http2", "grpc", "icmp"];
+        fills.contains(&case.kind).then_some(LARGE)
+    });
+    full_size::lose_nothing(&stage, "b1");
+    check(&stage, "they reach it again", |_| None);
     real.borrow_mut().remove(0);
     check(&stage, "the servers of b1 are dead", |case| case.dead);
     let again = Real::start(&stage.topology, "b1", files);

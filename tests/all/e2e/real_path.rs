@@ -12,6 +12,8 @@ use lb_tests::topology::{FAMILIES, Family, Topology, vip};
 use super::encapsulation::{GUE, HEADER};
 use crate::stage::{SHAPES, Stage, WEB, wait_until};
 
+pub(super) mod full_size;
+
 /// Two arms with l2dsr, and ipip.
 const L2DSR: usize = 2;
 const IPIP: usize = 4;

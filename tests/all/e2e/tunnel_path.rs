@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
-use lb_tests::daemon::Config;
+use lb_tests::daemon::{Config, Health, Service};
 use lb_tests::decap;
 use lb_tests::law::Excused;
 use lb_tests::server::Server;
@@ -11,10 +11,12 @@ use lb_tests::topology::{FAMILIES, Family, Topology, backend, balancer_back};
 
 use super::encapsulation::{GUE, MIXED, MIXED_HEADER, Way};
 use super::tunnel::{answers, far, upload};
-use crate::stage::{ECHO, SHAPES, Stage};
+use crate::stage::{ECHO, SHAPES, Stage, WEB};
 
 /// What the router sends on.
 const MTU: u32 = 1400;
+/// What it sends on later, in one test.
+const LATER: u32 = 1360;
 /// Of a client's transfer.
 const BYTES: usize = 200 << 10;
 
@@ -24,8 +26,22 @@ fn ip(topology: &Topology, host: &str, line: &str) {
     assert!(output.status.success(), "{host}: ip {line}: {output:?}");
 }
 
-/// `b3` is the router, `b2` behind it the only backend.
+/// `b3` is the router, `b2` behind it the only backend. Checks are small, so that clients are the first to learn what fits.
 fn stage(change: impl FnOnce(Config) -> Config) -> Stage {
+    let stage = checked(|config| {
+        let mut config = change(config);
+        let filled = |service: &&mut Service| service.health.kind == "http";
+        for service in config.services.iter_mut().filter(filled) {
+            service.health.extra = "full-size = false";
+        }
+        config
+    });
+    assert_eq!(learned(&stage), 0);
+    stage
+}
+
+/// The same with checks as they are.
+fn checked(change: impl FnOnce(Config) -> Config) -> Stage {
     let servers = |topology: &Topology| {
         let router = topology.namespace("b3");
         router.sysctl(&[
@@ -40,8 +56,7 @@ fn stage(change: impl FnOnce(Config) -> Config) -> Stage {
             topology.add_address("b2", "eth0", far, length)?;
             topology.add_host_route("lb", far, backend(family, 3))?;
             let near = backend(family, 2);
-            let narrow = format!("route add {far} via {near} mtu lock {MTU}");
-            ip(topology, "b3", &narrow);
+            narrow(topology, "add", (far, near), MTU);
             let back = format!("route add {source} via {}", balancer_back(family));
             ip(topology, "b3", &back);
             ip(topology, "b2", &back);
@@ -49,7 +64,7 @@ fn stage(change: impl FnOnce(Config) -> Config) -> Stage {
         decap::attach(topology, "b2")?;
         Server::threads(topology)
     };
-    let stage = Stage::with(SHAPES[4], servers, |config| {
+    Stage::with(SHAPES[4], servers, |config| {
         let mut config = change(config);
         for service in &mut config.services {
             service.backends.retain(|b| b.name == "b2");
@@ -60,9 +75,30 @@ fn stage(change: impl FnOnce(Config) -> Config) -> Stage {
             };
         }
         config
-    });
-    assert_eq!(learned(&stage), 0);
-    stage
+    })
+}
+
+/// Lets the router of `b2` take no larger packets on its way from now on.
+fn narrow(topology: &Topology, how: &str, (far, near): (IpAddr, IpAddr), mtu: u32) {
+    let line = format!("route {how} {far} via {near} mtu lock {mtu}");
+    ip(topology, "b3", &line);
+}
+
+/// The last checks of `b2` in a service.
+fn results(stage: &Stage, service: &str) -> Vec<serde_json::Value> {
+    let output = stage.daemon.cli(&["status", "--json"]).unwrap();
+    let text = output.succeeded().unwrap().stdout;
+    let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut services = status["services"].as_array().unwrap().iter();
+    let found = services.find(|found| found["name"] == service).unwrap();
+    let results = found["backends"][0]["last_results"].as_array();
+    results.unwrap().clone()
+}
+
+/// Those of them that large packets did not reach.
+fn failures(stage: &Stage, service: &str) -> usize {
+    let lost = |result: &&serde_json::Value| result.to_string().contains("small packets");
+    results(stage, service).iter().filter(lost).count()
 }
 
 /// Messages that something was learned from.
@@ -134,6 +170,51 @@ fn uploads_by_gue_go_on_behind_a_router_with_a_smaller_mtu() {
 #[test]
 fn uploads_by_gue_with_a_header_go_on_behind_a_router_with_a_smaller_mtu() {
     check(|config| Way::change(MIXED_HEADER, config));
+}
+
+/// Routers answer the first check that fills a packet: what fits is known before a client asks, and nobody is out.
+#[test]
+fn checks_that_fill_a_packet_learn_what_fits_and_take_nobody_out() {
+    let ways: [fn(Config) -> Config; 2] = [|config| config, |config| GUE.change(config)];
+    for way in ways {
+        let stage = checked(|config| {
+            let mut config = way(config);
+            config
+                .services
+                .retain(|service| WEB.contains(&service.name.as_str()));
+            for service in &mut config.services {
+                // One bad check would be enough.
+                service.health = Health {
+                    interval_ms: 500,
+                    timeout_ms: 500,
+                    fall: 1,
+                    ..service.health.clone()
+                };
+            }
+            config
+        });
+        let known = |mtu: u32| {
+            let all = paths(&stage);
+            all.iter().all(|(_, path)| *path == Some(mtu.into()))
+        };
+        stage.wait("both paths are known", |_| known(MTU));
+        stage.wait_for_health("b2", "up");
+        // The next check is of 1400 bytes.
+        let before = WEB.map(|service| failures(&stage, service));
+        for family in FAMILIES {
+            let ends = (far(family), backend(family, 2));
+            narrow(&stage.topology, "change", ends, LATER);
+        }
+        stage.wait("what fits now is known", |_| known(LATER));
+        for (service, before) in WEB.into_iter().zip(before) {
+            // The check that learned it may not have ended yet.
+            let rounds = || results(&stage, service).len();
+            stage.wait("it has ended", |_| rounds() >= 6);
+            assert!(failures(&stage, service) <= before, "{service}");
+        }
+        stage.wait_for_health("b2", "up");
+        end(stage);
+    }
 }
 
 #[test]

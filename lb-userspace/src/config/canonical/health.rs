@@ -3,7 +3,7 @@
 use std::fmt::{Result, Write};
 
 use super::{text, word};
-use crate::config::health::{RCODES, SOURCES, TARGETS, TYPES};
+use crate::config::health::{RCODES, SOURCES, TARGETS, TYPES, full_size_is_meant};
 use crate::config::value::duration;
 use crate::model::{
     Check, DnsCheck, ExecCheck, GrpcCheck, HealthPolicy, HttpCheck, Protocol, TlsCheck, UdpCheck,
@@ -21,6 +21,11 @@ pub(super) fn write(out: &mut String, protocol: Protocol, health: &HealthPolicy)
     }
     if let Some(aim) = health.target {
         writeln!(out, "target = {}", word(TARGETS, aim))?;
+    }
+    match health.full_size {
+        Some(bytes) => writeln!(out, "full-size = {bytes}")?,
+        None if full_size_is_meant(&health.check) => writeln!(out, "full-size = false")?,
+        None => {}
     }
     let mut time = |key: &str, value| writeln!(out, "{key} = {}", text(&duration(value)));
     time("interval", health.interval)?;

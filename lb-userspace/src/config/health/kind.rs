@@ -58,6 +58,7 @@ const OWNERS: &[(&[&str], &[Kind])] = &[
         &[Dns],
     ),
     (&["command", "user"], &[Exec]),
+    (&["full-size"], &[Http, Https, Http2, Grpc, Icmp]),
     (&["target"], &[Tcp, Tls, Http, Https, Http2, Grpc, Udp, Dns]),
     (
         &[
@@ -131,10 +132,10 @@ fn useless(kind: Kind, reader: &Reader<'_, '_>, notes: &mut Notes<'_>) {
         }
         let why = format!("`type` is {}", word(&kind));
         // With many, the usual two stand for all.
-        let few = if owners.len() > 4 {
-            &[Tcp, Http]
-        } else {
-            *owners
+        let usual = [Tcp, Http].into_iter().filter(|kind| owners.contains(kind));
+        let few: Vec<Kind> = match owners.len() {
+            ..=4 => owners.to_vec(),
+            _ => usual.collect(),
         };
         let words: Vec<String> = few.iter().map(word).collect();
         let help = format!("remove it, or set `type` to {}", words.join(" or "));

@@ -22,6 +22,11 @@ pub static HEALTH: Section = Section {
             "\"vip\" or \"backend\"",
             "the VIP where clients' packets go there",
         ),
+        key(
+            "full-size",
+            "true, false or a number from 576 to 9000",
+            "1500",
+        ),
         key("interval", "a duration such as \"1s\"", "\"1s\""),
         key(
             "fast-interval",

@@ -498,6 +498,7 @@ prop_compose! {
         fall in 1_u16..=1000,
         trust_at_start in any::<bool>(),
         to_backend in any::<bool>(),
+        full_size in proptest::option::of(576_u16..=9000),
         damping in (0_u16..5, 1_u64..1000, 1_u64..1000, 0_u64..1000),
         agent in proptest::option::of((any::<bool>(), 1_u16..=100, 100_u16..=200, 1_u16..=100)),
         passive in proptest::option::of((1_u16..=10_000, 1_u8..=100, 300_u64..=10_000)),
@@ -519,6 +520,7 @@ prop_compose! {
         let to_backend = to_backend && !matches!(check, Check::Icmp | Check::Exec(_));
         HealthPolicy {
             target: to_backend.then_some(Aim::Backend),
+            full_size: full_size.filter(|_| crate::config::health::full_size_is_meant(&check)),
             agent,
             port: NonZeroU16::new(port).filter(|_| check.has_port()),
             check,

@@ -146,15 +146,18 @@ impl Reader {
         drops
     }
 
-    /// What the data plane knows of the paths to backends that go by a tunnel, at the time `now` of the kernel's clock: the largest packet
-    /// that fits, outer header included, in bytes, by BackendId.
+    /// What the data plane knows of the path to a backend that goes by a tunnel, at the time `now` of the kernel's clock: the largest packet
+    /// that fits, outer header included, in bytes.
+    pub fn path(&self, id: u32, now: Nanos) -> Option<u32> {
+        let entry: BackendEntry = self.maps.backends.read(id)?;
+        let known = entry.used == 1 && entry.tunnel.learned() != Tunnel::USUAL;
+        let path = entry.tunnel.path(now);
+        (known && path != 0).then_some(path)
+    }
+
+    /// The same of many, by BackendId.
     pub fn paths(&self, ids: &[u32], now: Nanos) -> BTreeMap<u32, u32> {
-        let path = |id: &u32| {
-            let entry: BackendEntry = self.maps.backends.read(*id)?;
-            let known = entry.used == 1 && entry.tunnel.learned() != Tunnel::USUAL;
-            let path = entry.tunnel.path(now);
-            (known && path != 0).then_some((*id, path))
-        };
+        let path = |id: &u32| Some((*id, self.path(*id, now)?));
         ids.iter().filter_map(path).collect()
     }
 

@@ -25,6 +25,7 @@ fn target(check: &ExecCheck, timeout: Duration) -> Target {
         address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)),
         port: 8080,
         real_path: None,
+        full_size: None,
         check: Check::Exec(check.clone()),
         agent: None,
         interval: timeout,

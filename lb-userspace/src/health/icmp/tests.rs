@@ -21,7 +21,7 @@ async fn host_that_answers_is_good_in_both_families() {
 async fn many_at_once_do_not_take_each_others_answers() {
     let probes: Vec<_> = (1..=100)
         .map(|n| {
-            let address = Ipv4Addr::new(127, 0, 0, n).into();
+            let address = IpAddr::from([127, 0, 0, n]);
             tokio::spawn(probe(address, Duration::from_secs(5)))
         })
         .collect();
@@ -34,7 +34,7 @@ async fn many_at_once_do_not_take_each_others_answers() {
 fn checksum_is_that_of_rfc_1071_and_verifies() {
     let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
     assert_eq!(checksum(&bytes), !0xddf2);
-    assert_eq!(checksum(&request(V4, [0xff; 16])), 0);
+    assert_eq!(checksum(&request(V4, [0xff; 16], 0)), 0);
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn tokens_differ() {
 
 /// The answer to a request: its type, and whatever identifier the kernel put in.
 fn answer(address: IpAddr, token: [u8; 16]) -> Vec<u8> {
-    let mut message = request(address, token);
+    let mut message = request(address, token, 0);
     message[0] = types(address).1;
     message[4] = 0x77;
     message
@@ -58,7 +58,7 @@ fn only_the_answer_to_this_request_counts() {
         assert!(is_answer(address, &answer(address, mine), mine));
         assert!(!is_answer(address, &answer(address, other), mine));
         // A raw socket on loopback sees the request too.
-        assert!(!is_answer(address, &request(address, mine), mine));
+        assert!(!is_answer(address, &request(address, mine, 0), mine));
         assert!(!is_answer(address, &answer(address, mine)[..20], mine));
         assert!(!is_answer(address, &[], mine));
     }

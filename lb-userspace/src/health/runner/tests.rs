@@ -34,6 +34,7 @@ fn target(n: u64, port: u16, interval_ms: u64, timeout_ms: u64) -> Target {
         address: V4,
         port,
         real_path: None,
+        full_size: None,
         check: Check::Tcp,
         agent: None,
         interval: Duration::from_millis(interval_ms),

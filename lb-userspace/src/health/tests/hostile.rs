@@ -37,6 +37,7 @@ async fn run(case: &Case, ca: &Authority, tools: &Tools) -> (ProbeVerdict, Optio
         address: hostile.address.ip(),
         port: hostile.address.port(),
         real_path: None,
+        full_size: None,
         check: case.check.clone(),
         agent: case.agent,
         interval: timeout,

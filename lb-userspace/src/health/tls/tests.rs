@@ -9,7 +9,7 @@ use super::*;
 const TIMEOUT: Duration = Duration::from_secs(5);
 const NAME: &str = "www.example.org";
 
-async fn close(mut stream: tokio_rustls::server::TlsStream<TcpStream>) {
+async fn close(mut stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>) {
     let mut rest = Vec::new();
     let _closed_by_client = stream.read_to_end(&mut rest).await;
     let _closed_by_client = stream.shutdown().await;
