@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{PATIENCE, ask_all, echoing, ip};
 use crate::stage::Turn;
 
+mod bonds;
 mod examples;
 
 const CLIENTS: &[&str] = &["type vlan id 100"];
