@@ -10,8 +10,10 @@ use lb_tests::topology::{Cable, Forwarding, Topology};
 use super::super::{PATIENCE, echoing, ip};
 use super::{EVERYTHING, json, network, rehang};
 use crate::stage::{ECHO, Turn, UDP, figure, wait_until};
+use quiet::Quiet;
 use talk::Talk;
 
+mod quiet;
 mod talk;
 
 /// Answers that show that a connection goes on.
@@ -122,6 +124,15 @@ impl Scene<'_> {
             .unwrap();
     }
 
+    /// Connections whose clients have asked by now, and hear nothing yet.
+    fn quiet(&self) -> Vec<Quiet> {
+        let targets = self.daemon.config().targets(&["quiet4", "quiet6"]);
+        let open = |target| Quiet::open(self.topology, target);
+        let mut quiet: Vec<_> = targets.into_iter().map(open).collect();
+        quiet.iter_mut().for_each(Quiet::ask);
+        quiet
+    }
+
     fn change_members(&self) {
         let topology = self.topology;
         self.goes_on("the beginning");
@@ -135,8 +146,18 @@ impl Scene<'_> {
         on_lb(topology, "link set eth0 up");
         wait_until("eth0 works", PATIENCE, || is_working(topology, "eth0"));
         self.goes_on("eth0 returned");
+        // Their clients are silent from here on, and came by the one that leaves.
+        let mut quiet = self.quiet();
         on_lb(topology, "link set eth5 nomaster");
         self.goes_by("eth0", "the active one, eth5, left");
+        let begin = Instant::now();
+        quiet.iter_mut().for_each(Quiet::answer);
+        figure!(
+            "bond, {:?}: {} silent clients have their answers after {} ms",
+            self.forwarding,
+            quiet.len(),
+            begin.elapsed().as_millis()
+        );
 
         join(topology, "eth5");
         wait_until("eth5 works", PATIENCE, || is_working(topology, "eth5"));
@@ -162,10 +183,12 @@ fn members_change(forwarding: Forwarding) {
     let _servers = Server::threads(&topology).unwrap();
     topology.add_cable(spare()).unwrap();
     bond(&topology);
-    let config = Config {
+    let mut config = Config {
         interfaces: vec!["bond0".to_owned()],
         ..echoing(&topology)
     };
+    let health = config.services[0].health.clone();
+    config.services.extend(quiet::services(&topology, &health));
     let mut daemon = Daemon::prepare(&topology, config).unwrap();
     daemon.spawn().unwrap();
     let all = |status: &Status| status.ready && status.all_are("up");
