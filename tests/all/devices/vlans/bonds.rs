@@ -24,7 +24,7 @@ fn on_lb(topology: &Topology, line: &str) {
 }
 
 /// Puts the balancer's interface into a bond, which gets its addresses.
-fn bond(topology: &Topology) {
+pub(super) fn bond(topology: &Topology) {
     on_lb(
         topology,
         "link add bond0 type bond mode active-backup miimon 100",
@@ -92,10 +92,11 @@ impl Scene<'_> {
         wait_until(&format!("all go on after {after}"), PATIENCE, enough);
         let took = begin.elapsed();
         let gaps: Vec<_> = self.talks.iter().map(Talk::take_gap).collect();
-        let (longest, lost) = (gaps.iter().map(|gap| gap.longest).max(), gaps.iter());
-        let lost: u64 = lost.map(|gap| gap.lost).sum();
+        let longest = gaps.iter().map(|gap| gap.longest).max();
+        let lost: u64 = gaps.iter().map(|gap| gap.lost).sum();
+        let dropped = self.daemon.status().unwrap().data_plane.dropped();
         figure!(
-            "bond, {:?}: {after}: all have {ENOUGH} answers more in {} ms; longest silence of one {} ms, {lost} datagrams unanswered",
+            "bond, {:?}: {after}: all have {ENOUGH} answers more in {} ms; longest silence of one {} ms, {lost} datagrams unanswered; {dropped} dropped by now",
             self.forwarding,
             took.as_millis(),
             longest.unwrap_or_default().as_millis()
