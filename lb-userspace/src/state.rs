@@ -9,6 +9,7 @@ pub mod admin;
 pub mod changes;
 mod configure;
 mod devices;
+mod members;
 pub mod outage;
 pub mod permission;
 pub mod persistent;
@@ -138,6 +139,8 @@ pub struct State {
     also_attached: BTreeSet<String>,
     /// Interfaces that the maps name and netlink has not spoken of yet, after a restart.
     adopted: BTreeMap<u32, Device>,
+    /// Interfaces that left a bond, and which.
+    departed: BTreeMap<u32, u32>,
     /// Interfaces packets may leave by; from `links` and `routes`.
     devices: BTreeMap<u32, Device>,
     /// Who stands at an address.

@@ -15,8 +15,8 @@ use crate::stage::{ECHO, SHAPES, Turn, UDP};
 mod senders;
 mod vlans;
 
-/// For anything: the machine is emulated.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// For anything: the machine is emulated, on a host that may have more to do.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A way into the devices of the backends.
 struct Way {

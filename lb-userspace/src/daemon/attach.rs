@@ -94,11 +94,13 @@ fn trouble(attachment: &status::Attachment, vlans: &Vlans) -> Option<String> {
             }
         }
     }
-    taken_out(&stripping, attachment.mode == "generic")
+    let is_bond = vlans.cards.iter().any(|card| *card != attachment.interface);
+    taken_out(&stripping, is_bond && attachment.mode == "generic")
 }
 
-/// What is said where tags may be taken out of frames: by cards, with the features that do it, or by the kernel.
-fn taken_out(cards: &[(&str, Vec<&str>)], generic: bool) -> Option<String> {
+/// What is said where tags are taken out of frames: by cards, with the features that do it, or by the kernel, before a bond's program
+/// in generic mode. (On a card that program comes first: `__netif_receive_skb_core` in Linux, net/core/dev.c.)
+fn taken_out(cards: &[(&str, Vec<&str>)], generic_bond: bool) -> Option<String> {
     let at_fault = cards.iter().filter(|(_, features)| !features.is_empty());
     let cures: Vec<String> = at_fault
         .map(|(card, features)| {
@@ -112,8 +114,8 @@ fn taken_out(cards: &[(&str, Vec<&str>)], generic: bool) -> Option<String> {
             cures.join("; ")
         ));
     }
-    generic.then(|| {
-        "in generic mode the kernel may take VLAN tags out of frames before a program sees them (see xdp-mode)".to_owned()
+    generic_bond.then(|| {
+        "VLAN tags are taken out of frames before a program in generic mode on a bond sees them: packets of its VLANs count as its own (xdp-mode = \"native\", or build the VLANs on a card)".to_owned()
     })
 }
 
@@ -159,8 +161,8 @@ mod tests {
             vec!["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"],
         );
         let cards = [("eth0", one), ("eth1", vec![]), ("eth2", both)];
-        for generic in [false, true] {
-            let told = taken_out(&cards, generic).unwrap();
+        for generic_bond in [false, true] {
+            let told = taken_out(&cards, generic_bond).unwrap();
             let cures = "(ethtool -K eth0 rx-vlan-hw-parse off; \
                  ethtool -K eth2 rx-vlan-hw-parse off rx-vlan-stag-hw-parse off; of a veth";
             assert!(told.contains(cures), "{told}");
@@ -169,7 +171,7 @@ mod tests {
         assert_eq!(taken_out(&clean, false), None);
         let told = taken_out(&clean, true).unwrap();
         assert!(
-            told.contains("generic mode") && told.contains("xdp-mode"),
+            told.contains("generic mode on a bond") && told.contains("xdp-mode = \"native\""),
             "{told}"
         );
     }

@@ -117,6 +117,7 @@ impl State {
             links: BTreeMap::new(),
             also_attached: BTreeSet::new(),
             adopted: BTreeMap::new(),
+            departed: BTreeMap::new(),
             devices: BTreeMap::new(),
             at: BTreeMap::new(),
             flows: BTreeMap::new(),

@@ -2,6 +2,7 @@
 
 mod changes;
 mod failover;
+mod members;
 mod orders;
 mod outage;
 mod reports;

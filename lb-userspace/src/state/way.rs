@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use lb_common::NextHop;
 use lb_common::backend::{DEVICES, device_slot};
 
-use super::{State, devices, record};
+use super::{State, devices, members, record};
 use crate::event::{Effect, Record};
 use crate::ids::hops::NOWHERE;
 use crate::model::{Link, Route, link};
@@ -161,11 +161,17 @@ impl State {
     }
 
     pub(super) fn linked(&mut self, link: Link, effects: &mut Vec<Effect>) {
-        let adopted = self.adopted.remove(&link.ifindex).is_some();
+        let adopted = self.adopted.remove(&link.ifindex);
         let before = self.links.insert(link.ifindex, link.clone());
         if before.as_ref() == Some(&link) {
             return;
         }
+        let bond = match &before {
+            Some(before) => before.bond,
+            None => adopted.as_ref().and_then(members::bond_of),
+        };
+        self.changes_bond(link.ifindex, bond, link.bond);
+        let adopted = adopted.is_some();
         let ours = |link: &Link| self.may_send_by(link);
         if !adopted && !ours(&link) && !before.as_ref().is_some_and(ours) {
             if self.carries(link.ifindex) {
@@ -193,6 +199,9 @@ impl State {
     pub(super) fn unlinked(&mut self, ifindex: u32, effects: &mut Vec<Effect>) {
         let adopted = self.adopted.remove(&ifindex).is_some();
         let link = self.links.remove(&ifindex);
+        self.forget_bond(ifindex);
+        let bond = link.as_ref().and_then(|link| link.bond);
+        self.changes_bond(ifindex, bond, None);
         if adopted && link.is_none() {
             self.link_changed(ifindex);
         }
@@ -293,7 +302,9 @@ impl State {
         let ours = self.links.values().filter(|link| self.may_send_by(link));
         let ours = ours.filter_map(|link| devices::device(link, &self.links));
         let adopted = self.adopted.values().copied();
-        let devices = devices::arrange(adopted.chain(ours), &self.devices);
+        let mut all: Vec<_> = adopted.chain(ours).collect();
+        all.extend(members::devices(&self.departed, &all));
+        let devices = devices::arrange(all, &self.devices);
         if devices != self.devices {
             self.devices = devices;
             self.dirty.image = true;

@@ -6,6 +6,7 @@ use lb_tests::server::Server;
 use lb_tests::topology::{
     Arms, FAMILIES, Family, Forwarding, Shape, Topology, backend, balancer_back,
 };
+use lb_userspace::dataplane::bpf::strips_tags;
 
 use super::{echoing, ip, tcp, udp, vlans};
 use crate::stage::{ECHO, Turn, UDP};
@@ -81,8 +82,8 @@ fn delivered(topology: &Topology) -> u64 {
     decap::show(topology, "b1").unwrap().packets["delivered"]
 }
 
-/// Sends by every kind of device to the decapsulator on the card of `b1`.
-fn send_by_all(topology: &Topology) {
+/// Sends by every kind of device, with these wraps, to the decapsulator on the card of `b1`.
+fn send_by_all(topology: &Topology, wraps: &[&str]) {
     let namespace = topology.namespace("lb");
     for (source, length) in SOURCES.into_iter().zip(["32", "128 nodad"]) {
         ip(
@@ -94,7 +95,7 @@ fn send_by_all(topology: &Topology) {
     let mut number = 0;
     for inner in FAMILIES {
         for outer in FAMILIES {
-            for wrap in WRAPS {
+            for wrap in wraps {
                 number += 1;
                 let name = format!("t{number}");
                 device(topology, &name, inner, outer, wrap);
@@ -139,7 +140,7 @@ fn the_decapsulator_takes_out_what_every_tunnel_device_sends() {
     let topology = network();
     let _servers = Server::threads(&topology).unwrap();
     decap::attach(&topology, "b1").unwrap();
-    send_by_all(&topology);
+    send_by_all(&topology, &WRAPS);
 
     // A device that says how deep tunnels may be is no balancer's.
     let dropped = || decap::show(&topology, "b1").unwrap().packets["other_protocol"];
@@ -174,18 +175,42 @@ fn the_decapsulator_takes_out_what_every_tunnel_device_sends() {
     }
 }
 
+/// Puts both ends into a VLAN within another.
+fn wire(topology: &Topology) {
+    for host in ["lb", "b1"] {
+        let last = vlans::stack(topology, host, "eth0", vlans::BACKENDS);
+        vlans::rehang(topology, host, "eth0", &last, |_| true);
+        let filter = format!("net/ipv4/conf/{last}/rp_filter");
+        topology.namespace(host).sysctl(&[(&filter, "0")]).unwrap();
+    }
+}
+
 #[test]
 fn what_tunnel_devices_send_in_a_vlan_reaches_the_vlans_interface() {
     let _turn = Turn::shared();
     let topology = network();
     topology.keep_tags_in_frames().unwrap();
     let _servers = Server::threads(&topology).unwrap();
-    for host in ["lb", "b1"] {
-        let last = vlans::stack(&topology, host, "eth0", vlans::BACKENDS);
-        vlans::rehang(&topology, host, "eth0", &last, |_| true);
-        let filter = format!("net/ipv4/conf/{last}/rp_filter");
-        topology.namespace(host).sysctl(&[(&filter, "0")]).unwrap();
-    }
+    wire(&topology);
     decap::attach(&topology, "b1").unwrap();
-    send_by_all(&topology);
+    send_by_all(&topology, &WRAPS);
+}
+
+/// Where the card takes out the first tag and hands it over beside the frame, and where the kernel runs the program.
+#[test]
+fn the_decapsulator_takes_out_what_comes_with_tags_beside_frames_and_in_generic_mode() {
+    let _turn = Turn::shared();
+    for (mode, beside) in [("native", true), ("generic", true), ("generic", false)] {
+        let topology = network();
+        if !beside {
+            topology.keep_tags_in_frames().unwrap();
+        }
+        let _servers = Server::threads(&topology).unwrap();
+        wire(&topology);
+        let taken_out = topology.run_in("b1", || strips_tags("eth0")).unwrap();
+        assert_eq!(!taken_out.is_empty(), beside, "{taken_out:?}");
+        println!("{mode}, tags beside frames: {beside}");
+        decap::attach_in(&topology, "b1", mode).unwrap();
+        send_by_all(&topology, &["none", "gue"]);
+    }
 }

@@ -10,7 +10,9 @@ use serde_json::Value;
 use super::{PATIENCE, ask_all, echoing, ip};
 use crate::stage::Turn;
 
+mod bonds;
 mod examples;
+mod generic;
 
 const CLIENTS: &[&str] = &["type vlan id 100"];
 pub(super) const BACKENDS: &[&str] = &["type vlan proto 802.1ad id 7", "type vlan id 200"];
@@ -87,8 +89,13 @@ pub(super) fn rehang(
 }
 
 fn serve(topology: &Topology, interface: &str) {
+    serve_in("native", topology, interface);
+}
+
+fn serve_in(xdp_mode: &'static str, topology: &Topology, interface: &str) {
     let config = Config {
         interfaces: vec![interface.to_owned()],
+        xdp_mode,
         ..echoing(topology)
     };
     let mut daemon = Daemon::prepare(topology, config).unwrap();
@@ -100,6 +107,9 @@ fn serve(topology: &Topology, interface: &str) {
         assert!(attachment.vlans.contains(&vlan), "{attachment:?}");
     }
     assert_eq!(attachment.trouble, None);
+    let shown = daemon.cli(&["status"]).unwrap().stdout;
+    let mode = format!("{interface} ({xdp_mode}): attached");
+    assert!(shown.contains(&mode), "{shown}");
     ask_all(topology, &daemon);
     daemon.check_conservation().unwrap();
     daemon.stop().unwrap();

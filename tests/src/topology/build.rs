@@ -35,7 +35,7 @@ pub struct Topology {
     prefix: String,
     directory: PathBuf,
     namespaces: BTreeMap<String, Namespace>,
-    cables: Vec<Cable>,
+    pub(super) cables: Vec<Cable>,
     /// By switch port.
     pass: BTreeMap<String, OwnedFd>,
     /// A cable was cut or an interface deleted, once at least.

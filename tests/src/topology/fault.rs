@@ -15,7 +15,7 @@ use netlink_packet_route::neighbour::{
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 
 use super::build::{add_address, index_of};
-use super::{Mac, Namespace, Topology};
+use super::{Cable, Mac, Namespace, Topology};
 
 impl Topology {
     /// A host loses power: its switch port goes down. The host loses carrier; nobody else notices.
@@ -90,6 +90,15 @@ impl Topology {
         let cable = self.cable(host, device);
         self.plug(&cable)?;
         self.wait_until_up(&[cable])
+    }
+
+    /// Plugs another interface in, as the network's own are: of the balancer, the switch port computes checksums and takes
+    /// what XDP sends.
+    pub fn add_cable(&mut self, cable: Cable) -> Result<()> {
+        self.plug(&cable)?;
+        self.wait_until_up(std::slice::from_ref(&cable))?;
+        self.cables.push(cable);
+        Ok(())
     }
 
     /// Neighbours of an interface whose MAC address is known.
