@@ -213,7 +213,7 @@ impl<'a> Owner<'a> {
                     }
                     self.take(burst)?;
                 }
-                Some(look) = queues.looks.recv() => self.look_at_handshakes(&look)?,
+                Some(look) = queues.looks.recv() => self.look_at_handshakes(look)?,
                 Some(request) = queues.requests.recv() => self.answer(request)?,
                 Some((_, report)) = queues.reports.recv() => self.reported(&report)?,
                 // Last: whatever happened meanwhile comes first.
@@ -331,6 +331,7 @@ impl<'a> Owner<'a> {
                 // Done by now: see `must_save`.
                 Effect::Persist => {}
                 Effect::Record(record) => {
+                    self.note_serving(&record);
                     record::log(&record);
                     self.hooks
                         .tell(&record, self.parts.reconciler.state().config());
