@@ -63,6 +63,8 @@ pub enum Finding {
     Bad {
         /// When the suspect's began, nanoseconds since boot.
         started: u64,
+        /// When the first of both did.
+        since: u64,
         /// Its words.
         words: String,
     },
@@ -136,7 +138,12 @@ impl Suspicion {
         let ((started, words), measure) = (trial.bad.clone()?, trial.measure.clone()?);
         let why = match measure {
             Ok(at) if started.abs_diff(at) <= TOGETHER => {
-                return self.end(Finding::Bad { started, words });
+                let since = started.min(at);
+                return self.end(Finding::Bad {
+                    started,
+                    since,
+                    words,
+                });
             }
             Ok(_) => "was made at another time".to_owned(),
             Err(words) => format!("failed as well: {words}"),
@@ -234,9 +241,20 @@ mod tests {
         suspicion
     }
 
+    /// When the trial of a test begins, and the first check with it.
+    const SINCE: u64 = 5 * SECOND;
+
     fn guilty(started: u64) -> Option<(Evidence, Finding)> {
         let words = "connect: refused".to_owned();
-        Some((WHY, Finding::Bad { started, words }))
+        let since = SINCE;
+        Some((
+            WHY,
+            Finding::Bad {
+                started,
+                since,
+                words,
+            },
+        ))
     }
 
     #[test]
@@ -285,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_bad_check_takes_out_only_with_a_good_one_of_the_witness_of_the_same_time() {
-        let (witness, start) = (key("web/b"), 5 * SECOND);
+        let (witness, start) = (key("web/b"), SINCE);
         // In either order.
         let mut suspicion = suspected(start);
         assert_eq!(suspicion.heard(&at(start, true), &bad()), None);

@@ -181,11 +181,16 @@ impl State {
                 let words = format!("{words}; too few others are up to take it out for that");
                 suspicion.cleared(now, evidence, &words)
             }
-            Finding::Bad { started, words } => {
+            Finding::Bad {
+                started,
+                since,
+                words,
+            } => {
                 known
                     .tracker
                     .confirm(suspicion::words(evidence, &words), now);
                 let (raw, heard) = (known.tracker.health(), Heard::Bad(words.clone()));
+                self.velocity.vouch(key, since);
                 let decisions = self.velocity.observe(key, &heard, started, raw, now);
                 self.decided(now, decisions, effects);
                 let is_held = self.health(key) == Health::Up;

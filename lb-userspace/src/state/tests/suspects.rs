@@ -201,7 +201,10 @@ fn a_verdict_that_the_velocity_limit_holds_is_not_sought_again_and_again() {
 #[test]
 fn those_that_are_suspects_together_have_one_that_is_none_as_their_witness() {
     let four = "web 192.0.2.1:80 a=10.0.0.1:80 b=10.0.0.2:80 c=10.0.0.3:80 d=10.0.0.4:80";
-    let config = passive(four, |web| web.failover.panic_threshold = 25);
+    let config = passive(four, |web| {
+        web.failover.panic_threshold = 25;
+        web.health.timeout = Duration::from_secs(1);
+    });
     let mut sim = running(config);
     let checked = sim.suspect_all(&["web/b", "web/c", "web/d"]);
     let with_a = |name| vec![key(name), key("web/a")];
