@@ -14,7 +14,6 @@ use super::departures::Departure;
 use super::loads::Loads;
 use super::passive;
 use super::probing::Probing;
-use super::record;
 use super::reload::{Asked, Reloads};
 use super::report::Reports;
 use super::saver::{self, PATIENCE, Saver, Waiter};
@@ -330,12 +329,7 @@ impl<'a> Owner<'a> {
                 },
                 // Done by now: see `must_save`.
                 Effect::Persist => {}
-                Effect::Record(record) => {
-                    self.note_serving(&record);
-                    record::log(&record);
-                    self.hooks
-                        .tell(&record, self.parts.reconciler.state().config());
-                }
+                Effect::Record(record) => self.tell(&record),
             }
         }
     }

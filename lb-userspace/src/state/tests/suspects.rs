@@ -124,11 +124,10 @@ fn what_fails_with_the_witness_or_says_nothing_takes_nobody_out_and_is_in_no_row
         (void(), bad()),
     ] {
         let mut sim = running(passive(THREE, |_| ()));
-        // Never more than a second apart, and far more often than `fall`.
+        // Far more often than `fall`.
         for n in 0..10 {
             assert_eq!(sim.suspect("web/a").len(), 2, "{n}: {own:?} {theirs:?}");
             sim.both(("web/a", own.clone()), ("web/b", theirs.clone()));
-            assert!(sim.suspect("web/a").is_empty(), "{n}: {own:?} {theirs:?}");
             sim.pass(1);
         }
         for backend in ["web/a", "web/b", "web/c"] {
