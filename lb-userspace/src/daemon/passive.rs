@@ -1,12 +1,14 @@
 //! Reads how the handshakes of backends go, and tells the state whom packets make suspects of: see [`crate::passive`].
 //!
 //! A task reads the counters and judges them, on a thread of its own since there may be many, and hands no more than suspects to the
-//! owner. It rests for at least nineteen times as long as that takes.
+//! owner. It rests for at least nineteen times the processor time that this takes: waits for a CPU, of which a busy machine has many, make looks
+//! no rarer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +40,8 @@ pub(super) enum Order {
 pub(super) struct Look {
     /// When.
     at: u64,
+    /// Processor time.
+    took: Duration,
     suspects: Vec<(BackendKey, Evidence)>,
 }
 
@@ -81,15 +85,23 @@ impl Known {
     }
 
     fn look(&mut self, reader: &Reader) -> Look {
+        let began = worked();
         let counts = reader.all_handshakes(self.watch.members());
         let at = now_ns();
         let found = self.watch.look(at, &counts).into_iter();
         let suspects = found.filter_map(|(_, id, why)| Some((self.names.get(&id)?.clone(), why)));
+        let suspects = suspects.collect();
         Look {
             at,
-            suspects: suspects.collect(),
+            took: worked().saturating_sub(began),
+            suspects,
         }
     }
+}
+
+/// Processor time of this thread. The clock exists on every Linux.
+fn worked() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Reads and judges until it is cancelled, or nobody listens.
@@ -128,9 +140,9 @@ pub(super) async fn watch(
                 break;
             };
             known = back;
-            let took = began.elapsed();
+            let took = look.took;
             let rest = took.saturating_mul(19);
-            let rest = rest.max(Duration::from_nanos(EVERY).saturating_sub(took));
+            let rest = rest.max(Duration::from_nanos(EVERY).saturating_sub(began.elapsed()));
             next = Instant::now().checked_add(rest).unwrap_or(began);
             let window = known.watch.shortest_window();
             if let (Some(last), Some(window)) = (last.replace(look.at), window)
@@ -188,7 +200,7 @@ impl Owner<'_> {
 
     /// Packets have made suspects.
     pub(super) fn look_at_handshakes(&mut self, look: Look) -> anyhow::Result<()> {
-        let Look { at, suspects } = look;
+        let Look { at, suspects, .. } = look;
         let state = self.parts.reconciler.state();
         match suspects.iter().any(|(key, _)| state.may_rise(at, key)) {
             true => self.take(vec![(at, Event::Suspected { suspects })]),
