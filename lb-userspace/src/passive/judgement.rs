@@ -33,11 +33,14 @@ const LEAST_BACK: usize = 2;
 /// So many are remembered at least: what was begun before those may come again only now.
 const LEAST_KEPT: usize = 6;
 
+/// When, and what was counted of each member since ever.
+type Look = (u64, Vec<Counts>);
+
 /// Looks at the members of a pool.
 #[derive(Debug)]
 pub(super) struct Looks {
-    /// When, and what was counted of each member since ever; oldest first.
-    looks: VecDeque<(u64, Vec<Counts>)>,
+    /// Oldest first.
+    looks: VecDeque<Look>,
     /// Since when each member has been looked at without a gap.
     since: Vec<Option<u64>>,
 }
@@ -182,7 +185,7 @@ impl Looks {
     }
 
     /// The last look by a time.
-    fn until(&self, time: u64) -> Option<&(u64, Vec<Counts>)> {
+    fn until(&self, time: u64) -> Option<&Look> {
         self.looks.iter().rev().find(|(at, _)| *at <= time)
     }
 
@@ -244,7 +247,7 @@ enum Began<'a> {
     /// Within the span, until this look.
     Here(&'a [Counts]),
     /// From one look to another; `None`: too long ago.
-    Earlier(Option<(&'a (u64, Vec<Counts>), &'a (u64, Vec<Counts>))>),
+    Earlier(Option<(&'a Look, &'a Look)>),
 }
 
 impl Pool {
