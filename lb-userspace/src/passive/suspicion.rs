@@ -380,6 +380,8 @@ mod tests {
         suspicion.cleared(now, &WHY, "good");
         assert!(!suspicion.may_rise(now + SECOND - 1) && suspicion.may_rise(now + SECOND));
         assert!(suspicion.rise(now + SECOND, WHY, key("web/b")));
+        let void = Heard::Void("no descriptor".to_owned());
+        assert!(suspicion.heard(&at(now + SECOND, true), &void).is_some());
         suspicion.unclear(now + SECOND, &WHY, "void: no descriptor");
         assert!(suspicion.may_rise(now + SECOND + SECOND / 10));
     }
