@@ -25,12 +25,10 @@ pub enum Event {
         /// With this result.
         result: ProbeResult,
     },
-    /// Packets make a suspect of a backend.
+    /// Packets make suspects of backends.
     Suspected {
-        /// The backend.
-        backend: BackendKey,
-        /// What they show.
-        evidence: Evidence,
+        /// All of them, with what packets show.
+        suspects: Vec<(BackendKey, Evidence)>,
     },
     /// The agent of a backend said something in the answer to a check that was good, or nothing.
     Reported {

@@ -211,9 +211,7 @@ impl State {
         match event {
             Event::Config(config) => self.configure(now, config, &mut effects)?,
             Event::Probe { backend, result } => self.probed(now, &backend, &result, &mut effects),
-            Event::Suspected { backend, evidence } => {
-                self.suspected(now, &backend, evidence, &mut effects);
-            }
+            Event::Suspected { suspects } => self.suspected(now, &suspects, &mut effects),
             Event::Reported { backend, said } => {
                 self.reported(now, &backend, said.as_deref(), &mut effects);
             }

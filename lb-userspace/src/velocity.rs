@@ -192,6 +192,24 @@ impl Velocity {
         decisions
     }
 
+    /// A good round of another target that began at `since` has been heard of, and the bad one of this target began at the same time: so
+    /// it was not the checker that failed.
+    pub fn vouch(&mut self, backend: &BackendKey, since: u64) {
+        let Some(entry) = self.entry_mut(backend) else {
+            return;
+        };
+        let (address, Some(old)) = (entry.member.address, entry.bad) else {
+            return;
+        };
+        let row = Row {
+            first_heard: old.first_heard.min(since),
+            ..old
+        };
+        entry.bad = Some(row);
+        self.count(address, Some(old), usize::saturating_sub);
+        self.count(address, Some(row), usize::saturating_add);
+    }
+
     /// Time passed, or pools were set: what is held is looked at again.
     pub fn tick(&mut self, now_ns: u64) -> Vec<Decision> {
         let mut decisions = Vec::new();

@@ -15,9 +15,12 @@ pub mod table;
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::daemon::Health;
+use crate::load::LATE;
+use crate::topology::Forwarding;
 
 /// What happens to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,72 +60,50 @@ impl Fault {
     }
 }
 
-/// What finds the fault: a column of the results, each with a goal of its own.
+/// What finds the fault, each with a goal of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Checks {
     /// Probes alone.
     Active,
-    /// Packets make a suspect of the server, and a probe confirms that; else it is probed every ten seconds.
+    /// Packets make a suspect of the server, and a probe that is made at once confirms that.
     Passive,
 }
 
 impl Checks {
-    /// All, in the order in which they are measured and shown.
-    pub const ALL: [Self; 2] = [Self::Active, Self::Passive];
-
-    /// The faults that it finds in time: of the others packets show no sign.
-    pub const fn faults(self) -> &'static [Fault] {
-        match self {
-            Self::Active => &Fault::ALL,
-            Self::Passive => &[Fault::PowerCut, Fault::Killed, Fault::Firewall],
-        }
-    }
-
     /// For people.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Active => "active checks",
-            Self::Passive => "with passive checks, interval 10 s",
+            Self::Passive => "passive checks",
+        }
+    }
+}
+
+/// How packets reach the servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// Answers pass the balancer: a missing one is a sign.
+    Dnat,
+    /// Answers pass it by: a SYN that comes again, a second later, is the only sign.
+    L2dsr,
+}
+
+impl Way {
+    /// As in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dnat => "dnat",
+            Self::L2dsr => "l2dsr",
         }
     }
 
-    /// What the service is checked by.
-    pub fn health(self, effort: &Effort) -> Health {
+    /// The same for the lab.
+    pub const fn forwarding(self) -> Forwarding {
         match self {
-            Self::Active => Health {
-                interval_ms: effort.interval_ms,
-                timeout_ms: effort.timeout_ms,
-                fall: effort.fall,
-                jitter_ms: 0,
-                ..Health::LAB
-            },
-            Self::Passive => Health {
-                interval_ms: 10_000,
-                timeout_ms: 500,
-                rise: 1,
-                fall: effort.fall,
-                jitter_ms: 0,
-                extra: "passive = true",
-                ..Health::LAB
-            },
-        }
-    }
-
-    /// The longest failover time that is as it should be: what the checks need at worst, and 50 ms for the verdict,
-    /// the word in the kernel's map and the way of the last SYN.
-    pub fn goal(self, effort: &Effort) -> Duration {
-        match self {
-            Self::Active => Duration::from_millis(self.health(effort).bound_ms() + 50),
-            Self::Passive => Duration::from_secs(1),
-        }
-    }
-
-    /// How the goal is made up.
-    pub const fn goal_in_words(self) -> &'static str {
-        match self {
-            Self::Active => "fall x interval + timeout + 50 ms",
-            Self::Passive => "a second",
+            Self::Dnat => Forwarding::Dnat,
+            Self::L2dsr => Forwarding::L2dsr,
         }
     }
 }
@@ -130,6 +111,10 @@ impl Checks {
 /// How much is measured, and of what.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
+    /// What finds the faults.
+    pub checks: Checks,
+    /// How packets reach the servers.
+    pub way: Way,
     /// Failures of each kind.
     pub kills: u32,
     /// Between two probes, in milliseconds.
@@ -143,6 +128,65 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// More would have to wait for those to the failed server, which end after [`crate::load::LATE`].
+    /// More would have to wait for those to the failed server, which end when their client's patience does.
     pub const MOST_PER_SECOND: u32 = 500;
+
+    /// The faults that are made. Packets show no sign of a process that is stopped, nor of a wrong answer; and of one that was
+    /// killed only where its RST passes the balancer: such faults are left to the turns of the checks.
+    pub const fn faults(&self) -> &'static [Fault] {
+        match (self.checks, self.way) {
+            (Checks::Active, _) => &Fault::ALL,
+            (Checks::Passive, Way::Dnat) => &[Fault::PowerCut, Fault::Killed, Fault::Firewall],
+            (Checks::Passive, Way::L2dsr) => &[Fault::PowerCut, Fault::Firewall],
+        }
+    }
+
+    /// What the service is checked by.
+    pub fn health(&self) -> Health {
+        let health = Health {
+            interval_ms: self.interval_ms,
+            timeout_ms: self.timeout_ms,
+            fall: self.fall,
+            jitter_ms: 0,
+            ..Health::LAB
+        };
+        match self.checks {
+            Checks::Active => Health {
+                extra: "passive = false",
+                ..health
+            },
+            Checks::Passive => Health {
+                rise: 1,
+                extra: "passive = true",
+                ..health
+            },
+        }
+    }
+
+    /// The longest failover time that is as it should be: what the checks need at worst, and 50 ms for the verdict,
+    /// the word in the kernel's map and the way of the last SYN; with passive ones a second after the first sign.
+    pub fn goal(&self) -> Duration {
+        match (self.checks, self.way) {
+            (Checks::Active, _) => Duration::from_millis(self.health().bound_ms() + 50),
+            (Checks::Passive, Way::Dnat) => Duration::from_secs(1),
+            (Checks::Passive, Way::L2dsr) => Duration::from_secs(2),
+        }
+    }
+
+    /// How the goal is made up.
+    pub const fn goal_in_words(&self) -> &'static str {
+        match (self.checks, self.way) {
+            (Checks::Active, _) => "fall x interval + timeout + 50 ms",
+            (Checks::Passive, Way::Dnat) => "a second",
+            (Checks::Passive, Way::L2dsr) => "a second until SYNs come again, and a second",
+        }
+    }
+
+    /// How long clients wait: with passive checks until their SYNs have come again, which is a sign.
+    pub const fn patience(&self) -> Duration {
+        match self.checks {
+            Checks::Active => LATE,
+            Checks::Passive => Duration::from_secs(5),
+        }
+    }
 }

@@ -14,7 +14,6 @@ use super::departures::Departure;
 use super::loads::Loads;
 use super::passive;
 use super::probing::Probing;
-use super::record;
 use super::reload::{Asked, Reloads};
 use super::report::Reports;
 use super::saver::{self, PATIENCE, Saver, Waiter};
@@ -213,7 +212,7 @@ impl<'a> Owner<'a> {
                     }
                     self.take(burst)?;
                 }
-                Some(look) = queues.looks.recv() => self.look_at_handshakes(&look)?,
+                Some(look) = queues.looks.recv() => self.look_at_handshakes(look)?,
                 Some(request) = queues.requests.recv() => self.answer(request)?,
                 Some((_, report)) = queues.reports.recv() => self.reported(&report)?,
                 // Last: whatever happened meanwhile comes first.
@@ -330,11 +329,7 @@ impl<'a> Owner<'a> {
                 },
                 // Done by now: see `must_save`.
                 Effect::Persist => {}
-                Effect::Record(record) => {
-                    record::log(&record);
-                    self.hooks
-                        .tell(&record, self.parts.reconciler.state().config());
-                }
+                Effect::Record(record) => self.tell(&record),
             }
         }
     }

@@ -1,131 +1,210 @@
 //! Reads how the handshakes of backends go, and tells the state whom packets make suspects of: see [`crate::passive`].
 //!
-//! A task reads the counters, on a thread of its own since there may be many, and hands each look to the owner. It rests for at least
-//! nineteen times as long as a look takes.
+//! A task reads the counters and judges them, on a thread of its own since there may be many, and hands no more than suspects to the
+//! owner. It rests for at least nineteen times the processor time that this takes: waits for a CPU, of which a busy machine has many, make looks
+//! no rarer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::owner::Owner;
 use crate::dataplane::bpf::Reader;
-use crate::event::Event;
+use crate::event::{Event, Record};
+use crate::health::nanos;
 use crate::health::runner::now_ns;
-use crate::model::{BackendKey, Config};
-use crate::passive::{Counts, EVERY, Watch};
+use crate::model::{BackendKey, Config, Name};
+use crate::passive::rarity::Rarity;
+use crate::passive::{EVERY, Evidence, Pool, Watch};
 
-/// A look at all backends that are watched.
+/// Who is to be watched.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// These and no others.
+    Watch {
+        pools: BTreeMap<Name, Pool>,
+        names: BTreeMap<u32, BackendKey>,
+        away: BTreeSet<u32>,
+    },
+    /// One of them serves from now on, or does not.
+    Serves(u32, bool),
+}
+
+/// What a look has found.
 #[derive(Debug)]
 pub(super) struct Look {
     /// When.
     at: u64,
-    /// By BackendId.
-    counts: BTreeMap<u32, Counts>,
+    /// Processor time.
+    took: Duration,
+    suspects: Vec<(BackendKey, Evidence)>,
 }
 
-/// What the owner knows of suspects.
+/// What the owner knows of those that are watched.
 #[derive(Debug)]
 pub(super) struct Suspects {
-    watch: Watch,
-    /// Of this configuration.
+    /// They are those of this configuration.
     of: Option<Arc<Config>>,
-    names: BTreeMap<u32, BackendKey>,
-    ids: watch::Sender<Arc<Vec<u32>>>,
+    orders: mpsc::UnboundedSender<Order>,
 }
 
 impl Suspects {
-    /// Nobody is watched; and what tells [`watch`] whom to read.
-    pub(super) fn new() -> (Self, watch::Receiver<Arc<Vec<u32>>>) {
-        let (ids, looking) = watch::channel(Arc::default());
-        let suspects = Self {
-            watch: Watch::default(),
-            of: None,
-            names: BTreeMap::new(),
-            ids,
-        };
-        (suspects, looking)
+    /// Nobody is watched; and what tells [`watch`] whom to watch.
+    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Order>) {
+        let (orders, wanted) = mpsc::unbounded_channel();
+        (Self { of: None, orders }, wanted)
+    }
+
+    fn order(&self, order: Order) {
+        // A task that has ended is noticed elsewhere.
+        let _ended = self.orders.send(order);
     }
 }
 
-/// Reads until it is cancelled, or nobody listens.
+/// What is known of all who are watched.
+#[derive(Debug, Default)]
+struct Known {
+    watch: Watch,
+    names: BTreeMap<u32, BackendKey>,
+}
+
+impl Known {
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Watch { pools, names, away } => {
+                self.watch.set_pools(pools, away);
+                self.names = names;
+            }
+            Order::Serves(id, serves) => self.watch.set_serving(id, serves),
+        }
+    }
+
+    fn look(&mut self, reader: &Reader) -> Look {
+        let began = worked();
+        let counts = reader.all_handshakes(self.watch.members());
+        let at = now_ns();
+        let found = self.watch.look(at, &counts).into_iter();
+        let suspects = found.filter_map(|(_, id, why)| Some((self.names.get(&id)?.clone(), why)));
+        let suspects = suspects.collect();
+        Look {
+            at,
+            took: worked().saturating_sub(began),
+            suspects,
+        }
+    }
+}
+
+/// Processor time of this thread. The clock exists on every Linux.
+fn worked() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Reads and judges until it is cancelled, or nobody listens.
 pub(super) async fn watch(
     reader: Reader,
-    mut ids: watch::Receiver<Arc<Vec<u32>>>,
+    mut orders: mpsc::UnboundedReceiver<Order>,
     looks: mpsc::Sender<Look>,
     cancel: CancellationToken,
 ) {
-    let reading = async {
+    let watching = async {
+        let mut known = Known::default();
+        let mut rarity = Rarity::default();
         let mut next = Instant::now();
+        let mut last: Option<u64> = None;
         loop {
-            let wanted = Arc::clone(&ids.borrow_and_update());
-            if wanted.is_empty() {
-                // With the owner goes whom to read.
-                if ids.changed().await.is_err() {
-                    break;
+            if known.watch.members().is_empty() {
+                last = None;
+                match orders.recv().await {
+                    Some(order) => known.obey(order),
+                    // With the owner goes whom to watch.
+                    None => break,
                 }
                 continue;
             }
             tokio::time::sleep_until(next).await;
             let began = Instant::now();
+            while let Ok(order) = orders.try_recv() {
+                known.obey(order);
+            }
             let reader = reader.clone();
-            let read = tokio::task::spawn_blocking(move || Look {
-                counts: reader.all_handshakes(&wanted),
-                at: now_ns(),
+            let looking = tokio::task::spawn_blocking(move || {
+                let look = known.look(&reader);
+                (known, look)
             });
-            let Ok(look) = read.await else {
+            let Ok((back, look)) = looking.await else {
                 break;
             };
-            let rest = began.elapsed().saturating_mul(19);
+            known = back;
+            let took = look.took;
+            let rest = took.saturating_mul(19);
             let rest = rest.max(Duration::from_nanos(EVERY).saturating_sub(began.elapsed()));
             next = Instant::now().checked_add(rest).unwrap_or(began);
-            if looks.send(look).await.is_err() {
+            let window = known.watch.shortest_window();
+            if let (Some(last), Some(window)) = (last.replace(look.at), window)
+                && rarity.note(look.at.saturating_sub(last), window)
+            {
+                say_rare(known.watch.members().len(), took, rest, window);
+            }
+            if !look.suspects.is_empty() && looks.send(look).await.is_err() {
                 break;
             }
         }
     };
-    cancel.run_until_cancelled(reading).await;
+    cancel.run_until_cancelled(watching).await;
     // Else its end would be taken for a fault.
     cancel.cancelled().await;
+}
+
+fn say_rare(backends: usize, took: Duration, rest: Duration, window: u64) {
+    let (took, apart) = (nanos(took), nanos(rest.saturating_add(took)));
+    let [took, apart, window] = [took, apart, window].map(|time| time / 1_000_000);
+    tracing::warn!(
+        "a look at the handshakes of {backends} backends takes {took} ms, so looks are {apart} ms apart, and two of them do not fit \
+         into a passive-window of {window} ms: passive checks look back on two looks in its place, and find later who fails; a longer \
+         passive-window says the same, passive = false for some services makes looks cheaper"
+    );
 }
 
 impl Owner<'_> {
     /// Watches the backends of the configuration in force.
     pub(super) fn watch_backends(&mut self) {
         let config = self.config();
-        let suspects = &mut self.suspects;
-        if suspects
-            .of
-            .as_ref()
-            .is_some_and(|of| Arc::ptr_eq(of, &config))
-        {
+        let of = &self.suspects.of;
+        if of.as_ref().is_some_and(|of| Arc::ptr_eq(of, &config)) {
             return;
         }
-        let (pools, names) = self.parts.reconciler.state().watched();
-        suspects.watch.set_pools(pools);
-        suspects
-            .ids
-            .send_replace(Arc::new(suspects.watch.members()));
-        suspects.names = names;
-        suspects.of = Some(config);
+        let state = self.parts.reconciler.state();
+        let (pools, names) = state.watched();
+        let away = names.iter().filter(|(_, key)| !state.serves(key));
+        let away = away.map(|(id, _)| *id).collect();
+        self.suspects.order(Order::Watch { pools, names, away });
+        self.suspects.of = Some(config);
     }
 
-    /// Handshakes have been counted.
-    pub(super) fn look_at_handshakes(&mut self, look: &Look) -> anyhow::Result<()> {
-        let found = self.suspects.watch.look(look.at, &look.counts);
+    /// Those that are watched may serve no more, or again.
+    pub(super) fn note_serving(&self, record: &Record) {
+        let (Record::Health { backend, .. } | Record::Admin { backend, .. }) = record else {
+            return;
+        };
         let state = self.parts.reconciler.state();
-        let events = found.into_iter().filter_map(|(_, id, evidence)| {
-            let backend = self.suspects.names.get(&id)?.clone();
-            let told = state.may_suspect(look.at, &backend);
-            told.then_some((look.at, Event::Suspected { backend, evidence }))
-        });
-        let events: Vec<(u64, Event)> = events.collect();
-        match events.is_empty() {
-            true => Ok(()),
-            false => self.take(events),
+        if let Some(id) = state.watched_id(backend) {
+            let serves = state.serves(backend);
+            self.suspects.order(Order::Serves(id, serves));
+        }
+    }
+
+    /// Packets have made suspects.
+    pub(super) fn look_at_handshakes(&mut self, look: Look) -> anyhow::Result<()> {
+        let Look { at, suspects, .. } = look;
+        let state = self.parts.reconciler.state();
+        match suspects.iter().any(|(key, _)| state.may_rise(at, key)) {
+            true => self.take(vec![(at, Event::Suspected { suspects })]),
+            false => Ok(()),
         }
     }
 }

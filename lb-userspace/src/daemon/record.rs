@@ -1,10 +1,21 @@
-//! What happened, as lines of the log.
+//! What happened, as lines of the log; and who else is told.
 
+use super::owner::Owner;
 use crate::event::Record;
 use crate::model::Health;
 
+impl Owner<'_> {
+    /// The log, the hooks, and those who watch packets.
+    pub(super) fn tell(&mut self, record: &Record) {
+        self.note_serving(record);
+        log(record);
+        self.hooks
+            .tell(record, self.parts.reconciler.state().config());
+    }
+}
+
 /// Logs a record: fields as in metrics and JSON.
-pub(super) fn log(record: &Record) {
+fn log(record: &Record) {
     match record {
         Record::Health {
             backend,

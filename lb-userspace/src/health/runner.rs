@@ -136,7 +136,7 @@ impl Runner {
         self.targets.send_replace(targets);
     }
 
-    /// Targets that are to be probed at once, apart from their turns. (Who asks asks seldom: of one suspect at most once a second.)
+    /// Targets that are to be probed at once, apart from their turns. (Who asks asks seldom: of one suspect a few times at first, then at most once a second.)
     pub fn hurry(&self, backends: Vec<BackendKey>) {
         for backend in backends {
             // A runner that has ended is noticed elsewhere.

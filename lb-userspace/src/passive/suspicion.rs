@@ -3,7 +3,7 @@
 //! A suspect is checked at once, and so is another backend of the service, the witness. The suspect goes only if its check is bad and
 //! the witness's, begun at the same time, is good: what ails the checker ails both. A suspect that stays is left in peace for a
 //! second, then for two, and so on up to a minute: evidence alone, which anybody can make, makes few checks. Checks that say nothing
-//! clear nobody: after a second they may be made again.
+//! clear nobody: they may be made again after a tenth of a second, then after two, and so on up to a second.
 
 use super::Evidence;
 use crate::health::Evidence as Heard;
@@ -13,6 +13,9 @@ const SECOND: u64 = 1_000_000_000;
 
 /// The first time for which a backend that was checked is left in peace, and the longest.
 const PEACE: std::ops::RangeInclusive<u64> = SECOND..=60 * SECOND;
+
+/// The first time after which checks that said nothing may be made again, and the longest.
+const PAUSE: std::ops::RangeInclusive<u64> = SECOND / 10..=SECOND;
 
 /// Checks that do not end so long are not waited for.
 const PATIENCE: u64 = 120 * SECOND;
@@ -28,6 +31,8 @@ pub struct Suspicion {
     /// It is left in peace until then, and for so long, if it was not guilty.
     until: u64,
     peace: u64,
+    /// For so long after checks that said nothing.
+    pause: u64,
     /// What the last one came to.
     last: Option<Looked>,
 }
@@ -63,6 +68,8 @@ pub enum Finding {
     Bad {
         /// When the suspect's began, nanoseconds since boot.
         started: u64,
+        /// When the first of both did.
+        since: u64,
         /// Its words.
         words: String,
     },
@@ -87,6 +94,7 @@ impl Suspicion {
         // After a long peace it begins anew.
         if now.saturating_sub(self.until) > *PEACE.end() {
             self.peace = 0;
+            self.pause = 0;
         }
         self.trial = Some(Trial {
             since: now,
@@ -136,7 +144,12 @@ impl Suspicion {
         let ((started, words), measure) = (trial.bad.clone()?, trial.measure.clone()?);
         let why = match measure {
             Ok(at) if started.abs_diff(at) <= TOGETHER => {
-                return self.end(Finding::Bad { started, words });
+                let since = started.min(at);
+                return self.end(Finding::Bad {
+                    started,
+                    since,
+                    words,
+                });
             }
             Ok(_) => "was made at another time".to_owned(),
             Err(words) => format!("failed as well: {words}"),
@@ -156,6 +169,7 @@ impl Suspicion {
             .peace
             .saturating_mul(2)
             .clamp(*PEACE.start(), *PEACE.end());
+        self.pause = 0;
         self.until = now.saturating_add(self.peace);
         let words = self.note(now, evidence, said);
         let seconds = self.peace / SECOND;
@@ -164,7 +178,11 @@ impl Suspicion {
 
     /// The checks say nothing: `said` by them. Gives the words for people.
     pub fn unclear(&mut self, now: u64, evidence: &Evidence, said: &str) -> String {
-        self.until = now.saturating_add(SECOND);
+        self.pause = self
+            .pause
+            .saturating_mul(2)
+            .clamp(*PAUSE.start(), *PAUSE.end());
+        self.until = now.saturating_add(self.pause);
         let words = self.note(now, evidence, said);
         format!("{words}; that says nothing of it")
     }
@@ -172,6 +190,7 @@ impl Suspicion {
     /// The checks have taken it out.
     pub fn confirmed(&mut self, now: u64, evidence: &Evidence, said: &str) {
         self.peace = 0;
+        self.pause = 0;
         self.note(now, evidence, said);
     }
 
@@ -234,9 +253,20 @@ mod tests {
         suspicion
     }
 
+    /// When the trial of a test begins, and the first check with it.
+    const SINCE: u64 = 5 * SECOND;
+
     fn guilty(started: u64) -> Option<(Evidence, Finding)> {
         let words = "connect: refused".to_owned();
-        Some((WHY, Finding::Bad { started, words }))
+        let since = SINCE;
+        Some((
+            WHY,
+            Finding::Bad {
+                started,
+                since,
+                words,
+            },
+        ))
     }
 
     #[test]
@@ -285,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_bad_check_takes_out_only_with_a_good_one_of_the_witness_of_the_same_time() {
-        let (witness, start) = (key("web/b"), 5 * SECOND);
+        let (witness, start) = (key("web/b"), SINCE);
         // In either order.
         let mut suspicion = suspected(start);
         assert_eq!(suspicion.heard(&at(start, true), &bad()), None);
@@ -335,16 +365,24 @@ mod tests {
     #[test]
     fn what_says_nothing_clears_nobody() {
         let mut suspicion = Suspicion::default();
-        for n in 1..6 {
-            let now = n * SECOND;
+        let (mut now, mut pauses) = (SECOND, Vec::new());
+        for n in 1..8 {
             assert!(suspicion.rise(now, WHY, key("web/b")), "{n}");
             let void = Heard::Void("no descriptor".to_owned());
             let found = suspicion.heard(&at(now, true), &void);
             assert!(matches!(found, Some((WHY, Finding::Unclear(_)))));
             suspicion.unclear(now, &WHY, "void: no descriptor");
-            assert!(!suspicion.may_rise(now + SECOND - 1));
+            let pause = (1..).find(|ms| suspicion.may_rise(now + ms * SECOND / 1000));
+            pauses.extend(pause);
+            now += SECOND;
         }
-        suspicion.cleared(6 * SECOND, &WHY, "good");
-        assert!(suspicion.may_rise(7 * SECOND));
+        assert_eq!(pauses, [100, 200, 400, 800, 1000, 1000, 1000]);
+        suspicion.cleared(now, &WHY, "good");
+        assert!(!suspicion.may_rise(now + SECOND - 1) && suspicion.may_rise(now + SECOND));
+        assert!(suspicion.rise(now + SECOND, WHY, key("web/b")));
+        let void = Heard::Void("no descriptor".to_owned());
+        assert!(suspicion.heard(&at(now + SECOND, true), &void).is_some());
+        suspicion.unclear(now + SECOND, &WHY, "void: no descriptor");
+        assert!(suspicion.may_rise(now + SECOND + SECOND / 10));
     }
 }

@@ -1,6 +1,6 @@
 //! Suspects that packets make of backends: who is watched, and what a check that was made at once means ([`crate::passive`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{State, record};
@@ -9,6 +9,10 @@ use crate::health::Evidence as Heard;
 use crate::model::{AdminState, BackendKey, Check, Health, Name, ProbeResult, Tier};
 use crate::passive::suspicion::{self, Finding};
 use crate::passive::{Evidence, Pool};
+
+/// Backends that are gone through for the suspects of one look, at most: for each it is all of its service. The others are
+/// suspects still at the next look.
+const VISITS: usize = 5_000;
 
 impl State {
     /// The backends whose packets are looked at, by service, and their names by BackendId.
@@ -35,20 +39,26 @@ impl State {
         (pools, names)
     }
 
-    /// A suspicion of this backend would be followed up now: by a check that could take it out.
-    pub fn may_suspect(&self, now: u64, key: &BackendKey) -> bool {
+    /// The BackendId of one of them.
+    pub fn watched_id(&self, key: &BackendKey) -> Option<u32> {
+        let service = self.config.services.get(&key.service)?;
+        service.health.passive?;
+        Some(self.ids.backend(key)?.id)
+    }
+
+    /// It gets new flows as far as health and people are concerned: who does not is no measure for others.
+    pub fn serves(&self, key: &BackendKey) -> bool {
+        self.health(key) == Health::Up && self.admin(key) == Some(AdminState::Enabled)
+    }
+
+    /// It could be a suspect now. Quick: of the service nothing is asked.
+    pub fn may_rise(&self, now: u64, key: &BackendKey) -> bool {
         let service = self.config.services.get(&key.service);
         let is_checked = service.is_some_and(|service| {
             service.health.passive.is_some() && service.health.check != Check::None
         });
-        is_checked
-            && self.is_up(key)
-            && self
-                .backends
-                .get(key)
-                .is_some_and(|known| known.suspicion.may_rise(now))
-            && self.can_spare(key)
-            && self.witness(key).is_some()
+        let known = self.backends.get(key);
+        is_checked && self.is_up(key) && known.is_some_and(|known| known.suspicion.may_rise(now))
     }
 
     /// It serves, and no verdict that would end that is held back.
@@ -61,23 +71,34 @@ impl State {
     pub(super) fn suspected(
         &mut self,
         now: u64,
-        key: &BackendKey,
-        evidence: Evidence,
+        suspects: &[(BackendKey, Evidence)],
         effects: &mut Vec<Effect>,
     ) {
-        if !self.may_suspect(now, key) {
-            return;
-        }
-        if let Some(witness) = self.witness(key)
-            && let Some(known) = self.backends.get_mut(key)
-            && known.suspicion.rise(now, evidence, witness.clone())
-        {
-            effects.push(Effect::ProbeNow(vec![key.clone(), witness]));
+        let named: BTreeSet<&BackendKey> = suspects.iter().map(|(key, _)| key).collect();
+        let mut visits = VISITS;
+        for (key, evidence) in suspects {
+            if visits == 0 {
+                break;
+            }
+            if !self.may_rise(now, key) {
+                continue;
+            }
+            let service = self.config.services.get(&key.service);
+            visits = visits.saturating_sub(service.map_or(0, |service| service.backends.len()));
+            // A check is worth while only if it could take the suspect out.
+            if self.can_spare(key)
+                && let Some(witness) = self.witness(key, &named)
+                && let Some(known) = self.backends.get_mut(key)
+                && known.suspicion.rise(now, *evidence, witness.clone())
+            {
+                effects.push(Effect::ProbeNow(vec![key.clone(), witness]));
+            }
         }
     }
 
     /// Another backend of the same service that is probed at the same time: if that probe is good, it is not the prober that fails.
-    fn witness(&self, key: &BackendKey) -> Option<BackendKey> {
+    /// Of those that are suspects themselves it is one only if there is no other.
+    fn witness(&self, key: &BackendKey, named: &BTreeSet<&BackendKey>) -> Option<BackendKey> {
         let (service, suspect) = self.config.backend(key)?;
         let others = service.keyed_backends().filter(|(other, backend)| {
             let known = self.backends.get(other);
@@ -85,7 +106,10 @@ impl State {
                 && self.is_up(other)
                 && known.is_some_and(|known| known.suspicion.waiting().is_none())
         });
-        let after = |(other, _): &(BackendKey, _)| (other.backend < key.backend, other.clone());
+        let after = |(other, _): &(BackendKey, _)| {
+            let is_before = other.backend < key.backend;
+            (named.contains(other), is_before, other.clone())
+        };
         others.min_by_key(after).map(|(other, _)| other)
     }
 
@@ -157,11 +181,16 @@ impl State {
                 let words = format!("{words}; too few others are up to take it out for that");
                 suspicion.cleared(now, evidence, &words)
             }
-            Finding::Bad { started, words } => {
+            Finding::Bad {
+                started,
+                since,
+                words,
+            } => {
                 known
                     .tracker
                     .confirm(suspicion::words(evidence, &words), now);
                 let (raw, heard) = (known.tracker.health(), Heard::Bad(words.clone()));
+                self.velocity.vouch(key, since);
                 let decisions = self.velocity.observe(key, &heard, started, raw, now);
                 self.decided(now, decisions, effects);
                 let is_held = self.health(key) == Health::Up;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use lb_tests::failoverbench::{Effort, run, table};
+use lb_tests::failoverbench::{Checks, Effort, Way, run, table};
 
 /// How long a server that fails still gets new flows: power cut, process killed, process stopped, firewall, wrong answer.
 ///
@@ -13,15 +13,22 @@ use lb_tests::failoverbench::{Effort, run, table};
 #[derive(Parser)]
 #[command(name = "cargo xtask bench-failover", version)]
 struct Arguments {
-    /// Failures of each of the five kinds.
+    /// Have passive checks find the faults of which packets show a sign, and only those: in dnat power cut, process killed and
+    /// firewall; in l2dsr, where RSTs do not pass the balancer, not the killed process.
+    #[arg(long)]
+    passive: bool,
+    /// How packets reach the servers.
+    #[arg(long, value_enum, default_value_t = Way::Dnat)]
+    forwarding: Way,
+    /// Failures of each kind.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     kills: u32,
-    /// Milliseconds between two probes.
-    #[arg(long, value_name = "MS", default_value_t = 200, value_parser = clap::value_parser!(u64).range(10..=60_000))]
-    interval: u64,
-    /// Milliseconds that a probe may take; at most the interval.
-    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..=60_000))]
-    timeout: u64,
+    /// Milliseconds between two probes [default: 200, with --passive 10000].
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    interval: Option<u64>,
+    /// Milliseconds that a probe may take; at most the interval [default: 100, with --passive 300].
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    timeout: Option<u64>,
     /// Bad probes in a row until a server is down.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=10))]
     fall: u32,
@@ -44,16 +51,22 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    let (checks, interval_ms, timeout_ms) = match arguments.passive {
+        false => (Checks::Active, 200, 100),
+        true => (Checks::Passive, 10_000, 300),
+    };
+    let interval_ms = arguments.interval.unwrap_or(interval_ms);
+    let timeout_ms = arguments.timeout.unwrap_or(timeout_ms);
     ensure!(
-        arguments.timeout <= arguments.interval,
-        "--timeout {} is longer than --interval {}: give a shorter one",
-        arguments.timeout,
-        arguments.interval
+        timeout_ms <= interval_ms,
+        "--timeout {timeout_ms} is longer than --interval {interval_ms}: give a shorter one"
     );
     let effort = Effort {
+        checks,
+        way: arguments.forwarding,
         kills: arguments.kills,
-        interval_ms: arguments.interval,
-        timeout_ms: arguments.timeout,
+        interval_ms,
+        timeout_ms,
         fall: arguments.fall,
         per_second: arguments.per_second,
     };

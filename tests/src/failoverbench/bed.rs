@@ -31,19 +31,22 @@ pub struct Bed {
     servers: Vec<Server>,
     stalls: Stalls,
     target: SocketAddr,
-    per_second: u32,
+    effort: Effort,
     topology: Topology,
 }
 
 impl Bed {
     /// Builds the network; all servers are up.
-    pub fn build(checks: Checks, effort: &Effort) -> Result<Self> {
-        let topology = Topology::build(Shape::default())?;
+    pub fn build(effort: &Effort) -> Result<Self> {
+        let topology = Topology::build(Shape {
+            forwarding: effort.way.forwarding(),
+            ..Shape::default()
+        })?;
         let servers = Server::processes(&topology)?;
         let mut config = Config::lab(&topology);
         config.services.retain(|service| service.name == SERVICE);
         for service in &mut config.services {
-            service.health = checks.health(effort);
+            service.health = effort.health();
         }
         let target = config.service(SERVICE).target();
         Ok(Self {
@@ -51,14 +54,13 @@ impl Bed {
             servers,
             stalls: Stalls::watch(),
             target,
-            per_second: effort.per_second,
+            effort: *effort,
             topology,
         })
     }
 
     /// Has the victim fail under load, `phase` after the load has come to it, and mends it: it is up when this returns.
-    /// `undisturbed` is how long nobody asks the daemon anything, which would cost what is measured its CPU.
-    pub fn kill(&mut self, fault: Fault, phase: Duration, undisturbed: Duration) -> Result<Kill> {
+    pub fn kill(&mut self, fault: Fault, phase: Duration) -> Result<Kill> {
         let capture = Capture::start(
             self.topology.namespace("switch"),
             self.topology.shape().back_port(),
@@ -68,7 +70,7 @@ impl Bed {
             &self.topology,
             &[self.target],
             Request::Http("/"),
-            Bounds::rate(self.per_second),
+            self.bounds(),
         )?;
         wait_until("new flows come to the victim", || {
             new_flows(&capture).count() as u64 >= BEFORE_AND_AFTER
@@ -76,8 +78,10 @@ impl Bed {
         std::thread::sleep(phase);
         let moment = Instant::now();
         self.strike(fault)?;
-        std::thread::sleep(undisturbed.saturating_sub(moment.elapsed()));
-        self.wait_for("down")?;
+        // So long nobody asks the daemon anything, which would cost what is measured its CPU.
+        std::thread::sleep(self.effort.goal().saturating_sub(moment.elapsed()));
+        self.wait_for("down", PATIENCE)?;
+        self.check_reason()?;
         let begun = load.begun();
         wait_until("more flows are begun", || {
             load.begun() >= begun + 3 * BEFORE_AND_AFTER
@@ -102,8 +106,53 @@ impl Bed {
             late_ms: milliseconds(late),
         };
         self.mend(fault)?;
-        self.wait_for("up")?;
+        self.return_up()?;
         Ok(kill)
+    }
+
+    /// Enough clients that those who wait for the victim do not slow the others down.
+    fn bounds(&self) -> Bounds {
+        let bounds = Bounds::rate(self.effort.per_second);
+        Bounds {
+            patience: self.effort.patience(),
+            concurrency: match self.effort.checks {
+                Checks::Active => bounds.concurrency,
+                Checks::Passive => 2 * bounds.concurrency,
+            },
+            ..bounds
+        }
+    }
+
+    /// With passive checks it was they that found the fault: else something else would have been measured.
+    fn check_reason(&self) -> Result<()> {
+        let status = self.daemon.status()?;
+        let reason = &status.backend(&victim()).reason;
+        ensure!(
+            self.effort.checks == Checks::Active || reason.contains("checked at once"),
+            "the victim is down, though not for what packets showed: {reason}"
+        );
+        Ok(())
+    }
+
+    /// Waits until the victim is up. Where its turns are seldom, a check that differs by a millisecond is put in the
+    /// configuration: changed checks are made at once, and from then on the turns are as before.
+    fn return_up(&mut self) -> Result<()> {
+        if self.effort.checks == Checks::Active {
+            return self.wait_for("up", PATIENCE);
+        }
+        let begin = Instant::now();
+        loop {
+            let mut config = self.daemon.config().clone();
+            for service in &mut config.services {
+                let more = service.health.interval_ms == self.effort.interval_ms;
+                service.health.interval_ms = self.effort.interval_ms + u64::from(more);
+            }
+            self.daemon.reload(config)?;
+            let outcome = self.wait_for("up", Duration::from_secs(1));
+            if outcome.is_ok() || begin.elapsed() > PATIENCE {
+                return outcome;
+            }
+        }
     }
 
     /// Checks what must hold at the end: packets are conserved.
@@ -111,11 +160,11 @@ impl Bed {
         self.daemon.check_conservation()
     }
 
-    fn wait_for(&self, health: &str) -> Result<()> {
-        let key = format!("{SERVICE}/{}", VICTIM.0);
+    fn wait_for(&self, health: &str, patience: Duration) -> Result<()> {
+        let key = victim();
         let what = format!("{key} is {health}");
         self.daemon
-            .wait_until(&what, PATIENCE, |s| s.backend(&key).health == health)?;
+            .wait_until(&what, patience, |s| s.backend(&key).health == health)?;
         Ok(())
     }
 
@@ -153,6 +202,11 @@ impl Bed {
             Fault::WrongAnswer => self.victim()?.set_health(&Health::default()),
         }
     }
+}
+
+/// The victim, as the daemon calls it.
+fn victim() -> String {
+    format!("{SERVICE}/{}", VICTIM.0)
 }
 
 /// The first packets of clients' connections to the victim, by time.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Checks, Effort, Fault};
+use super::{Checks, Effort, Fault, Way};
 use crate::bench::machine::Machine;
 
 /// One failure.
@@ -27,17 +27,6 @@ pub struct Row {
     pub kills: Vec<Kill>,
 }
 
-/// All failures that were found in one way.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Column {
-    /// The way.
-    pub checks: Checks,
-    /// The longest failover time that is as it should be, in milliseconds.
-    pub goal_ms: f64,
-    /// By kind.
-    pub rows: Vec<Row>,
-}
-
 /// A run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Results {
@@ -55,8 +44,16 @@ pub struct Results {
     pub fall: u32,
     /// New connections per second, over all servers.
     pub per_second: u32,
-    /// By what finds the fault.
-    pub columns: Vec<Column>,
+    /// What finds the faults.
+    pub checks: Checks,
+    /// How packets reach the servers.
+    pub way: Way,
+    /// The longest failover time that is as it should be, in milliseconds.
+    pub goal_ms: f64,
+    /// How that is made up.
+    pub goal_in_words: String,
+    /// By kind.
+    pub rows: Vec<Row>,
 }
 
 /// Of some failover times, in milliseconds.
@@ -94,13 +91,22 @@ impl Row {
     }
 }
 
-impl Column {
+impl Results {
     /// Nothing measured yet.
-    pub fn empty(checks: Checks, effort: &Effort) -> Self {
+    pub fn empty(effort: &Effort, machine: Machine, cpus: usize, load_before: f64) -> Self {
         Self {
-            checks,
-            goal_ms: checks.goal(effort).as_secs_f64() * 1e3,
-            rows: Vec::from_iter(checks.faults().iter().map(|fault| Row {
+            machine,
+            cpus,
+            load_before,
+            interval_ms: effort.interval_ms,
+            timeout_ms: effort.timeout_ms,
+            fall: effort.fall,
+            per_second: effort.per_second,
+            checks: effort.checks,
+            way: effort.way,
+            goal_ms: effort.goal().as_secs_f64() * 1e3,
+            goal_in_words: effort.goal_in_words().to_owned(),
+            rows: Vec::from_iter(effort.faults().iter().map(|fault| Row {
                 fault: *fault,
                 kills: vec![],
             })),

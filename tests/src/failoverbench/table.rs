@@ -1,7 +1,8 @@
 //! A run as a table and a histogram for people.
 
 use super::histogram::{self, BINS};
-use super::results::{Column, Figures, Kill, Results};
+use super::results::{Figures, Kill, Results};
+use super::{Checks, Fault};
 
 /// The whole text.
 pub fn render(results: &Results) -> String {
@@ -10,32 +11,32 @@ pub fn render(results: &Results) -> String {
         timeout_ms,
         fall,
         per_second,
+        way,
         ..
     } = results;
-    let mut text = format!(
+    let way = way.name();
+    format!(
         "Linux {}, {}, {} CPUs; load average of the minute before: {:.2}\n\
-         3 servers, {per_second} new connections per second; HTTP probes: interval {interval_ms} ms, \
+         3 servers ({way}), {per_second} new connections per second; HTTP probes: interval {interval_ms} ms, \
          timeout {timeout_ms} ms, fall {fall}\n\
-         ms from the fault to the last new flow to the failed server; flows: new ones that it got meanwhile\n",
-        results.machine.kernel, results.machine.cpu, results.cpus, results.load_before
-    );
-    for column in &results.columns {
-        text.push('\n');
-        text.push_str(&table(column));
-        text.push('\n');
-        text.push_str(&plot(column));
-        text.push('\n');
-        text.push_str(&remarks(column));
-    }
-    text
+         ms from the fault to the last new flow to the failed server; flows: new ones that it got meanwhile\n\n\
+         {}\n{}\n{}",
+        results.machine.kernel,
+        results.machine.cpu,
+        results.cpus,
+        results.load_before,
+        table(results),
+        plot(results),
+        remarks(results)
+    )
 }
 
-fn table(column: &Column) -> String {
+fn table(results: &Results) -> String {
     let mut text = format!(
         "{}, goal {:.0} ms ({})\n{:<16}{:>6}{:>9}{:>9}{:>9}{:>14}  goal\n",
-        column.checks.name(),
-        column.goal_ms,
-        column.checks.goal_in_words(),
+        results.checks.name(),
+        results.goal_ms,
+        results.goal_in_words,
         "",
         "kills",
         "median",
@@ -43,11 +44,11 @@ fn table(column: &Column) -> String {
         "worst",
         "flows, median"
     );
-    for row in &column.rows {
-        text.push_str(&line(row.fault.name(), &row.kills, column.goal_ms));
+    for row in &results.rows {
+        text.push_str(&line(row.fault.name(), &row.kills, results.goal_ms));
     }
-    let all: Vec<Kill> = column.kills().copied().collect();
-    text.push_str(&line("all", &all, column.goal_ms));
+    let all: Vec<Kill> = results.kills().copied().collect();
+    text.push_str(&line("all", &all, results.goal_ms));
     text
 }
 
@@ -72,9 +73,9 @@ fn line(name: &str, kills: &[Kill], goal: f64) -> String {
     )
 }
 
-fn plot(column: &Column) -> String {
-    let goal = column.goal_ms;
-    let rows: Vec<_> = column
+fn plot(results: &Results) -> String {
+    let goal = results.goal_ms;
+    let rows: Vec<_> = results
         .rows
         .iter()
         .map(|row| (row.fault.name(), histogram::count(&row.times(), goal)))
@@ -100,11 +101,25 @@ fn plot(column: &Column) -> String {
     text
 }
 
-fn remarks(column: &Column) -> String {
-    let late = column.kills().map(|kill| kill.late_ms).fold(0.0, f64::max);
-    let failed: u64 = column.kills().map(|kill| kill.failed_later).sum();
+fn remarks(results: &Results) -> String {
+    let late = results.kills().map(|kill| kill.late_ms).fold(0.0, f64::max);
+    let failed: u64 = results.kills().map(|kill| kill.failed_later).sum();
+    let made = |fault: &&Fault| results.rows.iter().any(|row| row.fault == **fault);
+    let unseen: Vec<&str> = Fault::ALL
+        .iter()
+        .filter(|fault| !made(fault))
+        .map(|fault| fault.name())
+        .collect();
+    let unseen = match results.checks {
+        Checks::Active => String::new(),
+        Checks::Passive => format!(
+            "no packet shows these in {}, they are left to the turns of the checks: {}\n",
+            results.way.name(),
+            unseen.join(", ")
+        ),
+    };
     format!(
         "connections begun after the failover time that failed: {failed}\n\
-         the longest that a thread of this machine had to wait meanwhile: {late:.0} ms\n"
+         the longest that a thread of this machine had to wait meanwhile: {late:.0} ms\n{unseen}"
     )
 }

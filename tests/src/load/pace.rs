@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::{Report, Request, short};
+use super::{LATE, Report, Request, short};
 use crate::topology::Topology;
 
 /// How much load.
@@ -22,6 +22,8 @@ pub struct Bounds {
     pub time: Duration,
     /// New ones in a second; `None`: as fast as they are answered.
     pub per_second: Option<u32>,
+    /// How long one may take. Clients that wait longer than a second send a lost SYN again.
+    pub patience: Duration,
 }
 
 impl Bounds {
@@ -32,11 +34,12 @@ impl Bounds {
             count,
             time: Duration::from_secs(60),
             per_second: None,
+            patience: LATE,
         }
     }
 
     /// Connections at a rate until stopped, for at most two minutes. Enough workers that a dead
-    /// backend, whose connections take [`super::LATE`] to fail, does not slow the others down.
+    /// backend, whose connections take [`LATE`] to fail, does not slow the others down.
     pub fn rate(per_second: u32) -> Self {
         let concurrency = usize::try_from(per_second).unwrap_or(64).clamp(4, 200);
         let time = Duration::from_secs(120);
@@ -45,6 +48,7 @@ impl Bounds {
             count: u64::MAX,
             time,
             per_second: Some(per_second),
+            patience: LATE,
         }
     }
 }
@@ -156,7 +160,7 @@ impl Shared {
                 return;
             }
             let target = self.targets[(ticket % self.targets.len() as u64) as usize];
-            let result = short::connect(target, &self.request, ticket);
+            let result = short::connect(target, &self.request, ticket, self.bounds.patience);
             let mut report = report.lock().expect("a worker's report");
             match result {
                 Ok(sample) => report.answered.push(sample),

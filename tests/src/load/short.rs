@@ -4,37 +4,39 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::{Failure, LATE, Request, Sample, backend_number};
+use super::{Failure, Request, Sample, backend_number};
 use crate::server::{MESSAGE_BYTES, NAME_BYTES, signature};
 
 pub(super) fn connect(
     target: SocketAddr,
     request: &Request,
     number: u64,
+    patience: Duration,
 ) -> Result<Sample, Failure> {
     let started = Instant::now();
     let mut local = None;
-    let result = TcpStream::connect_timeout(&target, LATE)
+    let result = TcpStream::connect_timeout(&target, patience)
         .map_err(|e| format!("connect: {e}"))
         .and_then(|mut stream| {
             local = stream.local_addr().ok();
             match request {
-                Request::Echo => echo(&mut stream, started, number),
-                Request::Http(path) => http(&mut stream, started, path),
+                Request::Echo => echo(&mut stream, started + patience, number),
+                Request::Http(path) => http(&mut stream, started + patience, path),
             }
         });
-    finish(started, local, result)
+    finish(started, local, patience, result)
 }
 
 /// Turns a result into a sample or a failure; late is a failure.
 pub(super) fn finish(
     started: Instant,
     local: Option<SocketAddr>,
+    patience: Duration,
     result: Result<u8, String>,
 ) -> Result<Sample, Failure> {
     let took = started.elapsed();
     match result {
-        Ok(backend) if took <= LATE => Ok(Sample {
+        Ok(backend) if took <= patience => Ok(Sample {
             started,
             took,
             backend,
@@ -66,13 +68,13 @@ pub(super) fn message(number: u64) -> [u8; MESSAGE_BYTES] {
 }
 
 /// Sends a message and compares the answer; the number of the backend.
-pub(super) fn echo(stream: &mut TcpStream, started: Instant, number: u64) -> Result<u8, String> {
+pub(super) fn echo(stream: &mut TcpStream, until: Instant, number: u64) -> Result<u8, String> {
     let sent = message(number);
     stream.write_all(&sent).map_err(|e| format!("send: {e}"))?;
     let mut answer = [0; MESSAGE_BYTES];
     let mut have = 0;
     while have < answer.len() {
-        have += read(stream, started, &mut answer[have..])?;
+        have += read(stream, until, &mut answer[have..])?;
     }
     if answer[NAME_BYTES..] != sent[NAME_BYTES..] {
         return Err("the answer differs from the message".to_owned());
@@ -80,7 +82,7 @@ pub(super) fn echo(stream: &mut TcpStream, started: Instant, number: u64) -> Res
     Ok(backend_number(signature(&answer)))
 }
 
-fn http(stream: &mut TcpStream, started: Instant, path: &str) -> Result<u8, String> {
+fn http(stream: &mut TcpStream, until: Instant, path: &str) -> Result<u8, String> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: lab\r\nconnection: close\r\n\r\n");
     stream
         .write_all(request.as_bytes())
@@ -98,7 +100,7 @@ fn http(stream: &mut TcpStream, started: Instant, path: &str) -> Result<u8, Stri
         if have == answer.len() {
             return Err("the answer is longer than 4096 bytes".to_owned());
         }
-        have += read(stream, started, &mut answer[have..])?;
+        have += read(stream, until, &mut answer[have..])?;
     }
 }
 
@@ -133,9 +135,9 @@ fn status_and_name(head: &str, body: &str) -> Result<u8, String> {
 }
 
 /// At least one byte, within the time that is left.
-fn read(stream: &mut TcpStream, started: Instant, to: &mut [u8]) -> Result<usize, String> {
-    let left = LATE
-        .saturating_sub(started.elapsed())
+fn read(stream: &mut TcpStream, until: Instant, to: &mut [u8]) -> Result<usize, String> {
+    let left = until
+        .saturating_duration_since(Instant::now())
         .max(Duration::from_millis(1));
     stream
         .set_read_timeout(Some(left))
@@ -143,9 +145,7 @@ fn read(stream: &mut TcpStream, started: Instant, to: &mut [u8]) -> Result<usize
     match stream.read(to) {
         Ok(0) => Err("closed before the answer was complete".to_owned()),
         Ok(length) => Ok(length),
-        Err(e) if e.kind() == ErrorKind::WouldBlock => {
-            Err(format!("no answer within {} ms", LATE.as_millis()))
-        }
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Err("no answer in time".to_owned()),
         Err(e) => Err(format!("receive: {e}")),
     }
 }

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use super::bed::Bed;
 use super::bulk;
 use super::run::Effort;
-use crate::load::{Bounds, Report, Request, Storm};
+use crate::load::{Bounds, LATE, Report, Request, Storm};
 use crate::server::ECHO_PORT;
 
 /// Connections that carry bulk data at once.
@@ -36,6 +36,7 @@ pub fn connections(bed: &Bed, effort: &Effort) -> Result<Loaded> {
             count: u64::MAX,
             time: effort.time,
             per_second: None,
+            patience: LATE,
         };
         let targets = bed.targets(ECHO_PORT);
         let begin = Instant::now();
@@ -67,6 +68,7 @@ fn with_light_client(
         // It is stopped with the load.
         time: effort.time.saturating_mul(4) + Duration::from_secs(10),
         per_second: Some(effort.light_per_second),
+        patience: LATE,
     };
     let targets = bed.targets(ECHO_PORT);
     let light = Storm::start(bed.topology(), &targets, Request::Echo, bounds)?;

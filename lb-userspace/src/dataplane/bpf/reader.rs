@@ -94,8 +94,8 @@ impl Reader {
         self.sum(handshake_line(per_cpu, id))
     }
 
-    /// The same of many, over the CPUs that packets come to.
-    pub fn all_handshakes(&self, ids: &[u32]) -> BTreeMap<u32, Counts> {
+    /// The same of many, in their order, over the CPUs that packets come to. Those that there is no line for are left out.
+    pub fn all_handshakes(&self, ids: &[u32]) -> Vec<(u32, Counts)> {
         let cpus = self.busy_cpus();
         let geometry = self.geometry();
         let per_cpu = lines_per_cpu(geometry.backends, geometry.services);

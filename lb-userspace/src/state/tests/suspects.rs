@@ -31,16 +31,21 @@ fn passive(text: &str, change: impl FnOnce(&mut Service)) -> Arc<Config> {
 impl Sim {
     /// Evidence against a backend: whom it has checked.
     fn suspect(&mut self, backend: &str) -> Vec<BackendKey> {
+        self.suspect_all(&[backend]).pop().unwrap_or_default()
+    }
+
+    /// The same of several at once.
+    fn suspect_all(&mut self, backends: &[&str]) -> Vec<Vec<BackendKey>> {
         self.effects.clear();
+        let suspects = backends.iter().map(|backend| (key(backend), WHY));
         self.event(Event::Suspected {
-            backend: key(backend),
-            evidence: WHY,
+            suspects: suspects.collect(),
         });
-        let checked = self.effects.iter().find_map(|effect| match effect {
+        let checked = self.effects.iter().filter_map(|effect| match effect {
             Effect::ProbeNow(whom) => Some(whom.clone()),
             _ => None,
         });
-        checked.unwrap_or_default()
+        checked.collect()
     }
 
     /// An extra check that began `ago` ends now.
@@ -119,11 +124,10 @@ fn what_fails_with_the_witness_or_says_nothing_takes_nobody_out_and_is_in_no_row
         (void(), bad()),
     ] {
         let mut sim = running(passive(THREE, |_| ()));
-        // Never more than a second apart, and far more often than `fall`.
+        // Far more often than `fall`.
         for n in 0..10 {
             assert_eq!(sim.suspect("web/a").len(), 2, "{n}: {own:?} {theirs:?}");
             sim.both(("web/a", own.clone()), ("web/b", theirs.clone()));
-            assert!(sim.suspect("web/a").is_empty(), "{n}: {own:?} {theirs:?}");
             sim.pass(1);
         }
         for backend in ["web/a", "web/b", "web/c"] {
@@ -191,6 +195,47 @@ fn a_verdict_that_the_velocity_limit_holds_is_not_sought_again_and_again() {
     assert!(!sim.state.backends[&key("web/a")].suspicion.may_rise(0));
     sim.pass(60);
     assert_eq!(sim.suspect("web/a").len(), 2);
+}
+
+#[test]
+fn those_that_are_suspects_together_have_one_that_is_none_as_their_witness() {
+    let four = "web 192.0.2.1:80 a=10.0.0.1:80 b=10.0.0.2:80 c=10.0.0.3:80 d=10.0.0.4:80";
+    let config = passive(four, |web| {
+        web.failover.panic_threshold = 25;
+        web.health.timeout = Duration::from_secs(1);
+    });
+    let mut sim = running(config);
+    let checked = sim.suspect_all(&["web/b", "web/c", "web/d"]);
+    let with_a = |name| vec![key(name), key("web/a")];
+    assert_eq!(checked, ["web/b", "web/c", "web/d"].map(with_a));
+    sim.extra("web/a", good(), 0);
+    // All begun together, and ended one after another.
+    for (backend, ago) in [("web/b", 1), ("web/c", 2), ("web/d", 3)] {
+        sim.extra(backend, bad(), ago * SECOND / 10);
+        assert_eq!(sim.is(backend), Health::Down, "{backend}");
+    }
+    // Where all are suspects, one of them has to do.
+    let mut sim = running(passive(THREE, |_| ()));
+    let checked = sim.suspect_all(&["web/a", "web/b", "web/c"]);
+    assert_eq!(
+        checked,
+        [[key("web/a"), key("web/b")], [key("web/b"), key("web/c")]]
+    );
+}
+
+#[test]
+fn who_is_down_or_leaves_does_not_serve() {
+    let mut sim = running(passive(THREE, |_| ()));
+    assert!(sim.state.serves(&key("web/a")) && sim.state.watched_id(&key("web/a")).is_some());
+    sim.probe("web/a", false, 3);
+    sim.admin("web/b", AdminState::Draining, None);
+    let serving = ["web/a", "web/b", "web/c"].map(|name| sim.state.serves(&key(name)));
+    assert_eq!(serving, [false, false, true]);
+    sim.probe("web/a", true, 2);
+    sim.admin("web/b", AdminState::Enabled, None);
+    assert!(sim.state.serves(&key("web/a")) && sim.state.serves(&key("web/b")));
+    let others = running(passive(THREE, |web| web.health.passive = None));
+    assert_eq!(others.state.watched_id(&key("web/a")), None);
 }
 
 #[test]

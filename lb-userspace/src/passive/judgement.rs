@@ -1,0 +1,321 @@
+//! Whom the counts of a pool make suspects: [`Looks`]. Part of `passive`; pure.
+//!
+//! A share of bad signs is large or it is not. Whose share is large, and twice that of all others together, stands out. Of
+//! backends that die together none may: so those with a large share are compared with the *well* ones, too, which are no others than
+//! those whose share is not large. A fault of the network or of clients that makes most handshakes fail leaves some of
+//! the small ones well by chance; the well ones count by themselves only if they have many handshakes and next to none of them is bad.
+
+use std::collections::VecDeque;
+
+use lb_common::counter::Handshake;
+
+use super::{Counts, Evidence, Pool, Sign};
+use crate::health::nanos;
+
+/// How long an answer may take, nanoseconds.
+const GRACE: u64 = 100_000_000;
+
+/// After so long the first SYN without an answer comes again, nanoseconds (RFC 6298 section 2.1).
+const AGAIN: u64 = 1_000_000_000;
+
+/// A backend is no suspect unless its share of bad signs is so many times that of the others.
+const TIMES: u64 = 2;
+
+/// The well ones are a measure of their own with so many times the handshakes that one must have, ...
+const WELL_TIMES: u64 = 4;
+
+/// ... and fewer bad ones than one of so many.
+const WELL_ONE_OF: u64 = 20;
+
+/// So many looks are looked back on at least, however far apart they are: signs need two.
+const LEAST_BACK: usize = 2;
+
+/// So many are remembered at least: what was begun before those may come again only now.
+const LEAST_KEPT: usize = 6;
+
+/// When, and what was counted of each member since ever.
+type Look = (u64, Vec<Counts>);
+
+/// Looks at the members of a pool.
+#[derive(Debug)]
+pub(super) struct Looks {
+    /// Oldest first.
+    looks: VecDeque<Look>,
+    /// Since when each member has been looked at without a gap.
+    since: Vec<Option<u64>>,
+}
+
+/// A pair of bad handshakes and all that could have been bad.
+type Share = (u64, u64);
+
+/// Of each sign.
+type Shares = [(Sign, Share); 3];
+
+impl Looks {
+    /// Of so many members.
+    pub(super) fn new(members: usize) -> Self {
+        Self {
+            looks: VecDeque::new(),
+            since: vec![None; members],
+        }
+    }
+
+    /// The same of other members: those that are new have not been looked at.
+    pub(super) fn of(self, before: &[u32], after: &[u32]) -> Self {
+        if before == after {
+            return self;
+        }
+        let mut places: Vec<(u32, usize)> = before.iter().copied().zip(0..).collect();
+        places.sort_unstable();
+        let places: Vec<Option<usize>> = after
+            .iter()
+            .map(|id| {
+                let at = places.binary_search_by_key(id, |(id, _)| *id).ok()?;
+                places.get(at).map(|(_, place)| *place)
+            })
+            .collect();
+        let looks = self.looks.into_iter().map(|(at, counts)| {
+            let counts = places
+                .iter()
+                .map(|place| counts.get((*place)?).copied())
+                .map(Option::unwrap_or_default);
+            (at, counts.collect())
+        });
+        let since = places
+            .iter()
+            .map(|place| self.since.get((*place)?).copied().flatten());
+        Self {
+            looks: looks.collect(),
+            since: since.collect(),
+        }
+    }
+
+    /// How many are remembered.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.looks.len()
+    }
+
+    /// One more, of each member; `None`: it is not there, or not to be judged.
+    pub(super) fn add(
+        &mut self,
+        now: u64,
+        counted: impl Iterator<Item = Option<Counts>>,
+        pool: &Pool,
+    ) {
+        let memory = pool.memory();
+        // One more than fits in, to look back on all of it.
+        while self.looks.len() >= LEAST_KEPT
+            && self
+                .looks
+                .get(1)
+                .is_some_and(|(at, _)| at.saturating_add(memory) < now)
+        {
+            self.looks.pop_front();
+        }
+        let mut all = Vec::with_capacity(self.since.len());
+        for (since, counts) in self.since.iter_mut().zip(counted) {
+            match counts {
+                Some(_) => *since = since.or(Some(now)),
+                None => *since = None,
+            }
+            all.push(counts.unwrap_or_default());
+        }
+        self.looks.push_back((now, all));
+    }
+
+    /// Who stands out, by place in the pool, with the youngest evidence.
+    pub(super) fn suspects(&self, now: u64, pool: &Pool) -> Vec<(u32, Evidence)> {
+        let window = nanos(pool.policy.window);
+        let mut found: Vec<Option<Evidence>> = vec![None; self.since.len()];
+        let mut shares = Vec::with_capacity(self.since.len());
+        // From the youngest time on that may say something: who failed just now has not been bad before.
+        for back in 1..self.looks.len() {
+            let Some(span) = self.span(now, back, pool.sees_answers) else {
+                break;
+            };
+            if back > LEAST_BACK && span.at.saturating_add(window) < now {
+                break;
+            }
+            shares.clear();
+            shares.extend((0..self.since.len()).map(|member| self.shares(&span, member)));
+            for which in 0..3 {
+                pool.judge(&shares, which, |member, sign, (bad, of)| {
+                    if let Some(found) = found.get_mut(member) {
+                        let over = now.saturating_sub(span.at);
+                        found.get_or_insert(Evidence {
+                            sign,
+                            bad,
+                            of,
+                            over,
+                        });
+                    }
+                });
+            }
+        }
+        let found = pool.members.iter().zip(found);
+        found.filter_map(|(id, why)| Some((*id, why?))).collect()
+    }
+
+    /// The time since so many looks ago; `None`: there was none.
+    fn span(&self, now: u64, back: usize, sees_answers: bool) -> Option<Span<'_>> {
+        let first = self.looks.len().checked_sub(back.checked_add(1)?)?;
+        let (at, then) = self.looks.get(first)?;
+        let (_, last) = self.looks.back()?;
+        let began = match sees_answers {
+            // What began just now may still be answered.
+            true => {
+                let old = self.until(now.saturating_sub(GRACE));
+                let old = old.filter(|(later, _)| later > at);
+                Began::Here(old.map_or(then, |(_, old)| old))
+            }
+            // Those that began a while ago come again now.
+            false => Began::Earlier(
+                at.checked_sub(AGAIN)
+                    .and_then(|time| self.until(time))
+                    .zip(now.checked_sub(AGAIN).and_then(|time| self.until(time))),
+            ),
+        };
+        Some(Span {
+            at: *at,
+            then,
+            last,
+            began,
+        })
+    }
+
+    /// The last look by a time.
+    fn until(&self, time: u64) -> Option<&Look> {
+        self.looks.iter().rev().find(|(at, _)| *at <= time)
+    }
+
+    /// What a member shows over a span; `None`: it was not looked at then.
+    fn shares(&self, span: &Span<'_>, member: usize) -> Option<Shares> {
+        let known = (*self.since.get(member)?)?;
+        if known > span.at {
+            return None;
+        }
+        let count = |counts: &[Counts], which: Handshake| {
+            let counts = counts.get(member);
+            counts
+                .and_then(|c| c.get(which as usize).copied())
+                .unwrap_or(0)
+        };
+        let since = |which| count(span.last, which).wrapping_sub(count(span.then, which));
+        let begun = since(Handshake::Begun);
+        let refused = (since(Handshake::Refused).min(begun), begun);
+        let unreachable = (since(Handshake::Unreachable).min(begun), begun);
+        Some(match span.began {
+            Began::Here(old) => {
+                let old = count(old, Handshake::Begun);
+                let old = old.wrapping_sub(count(span.then, Handshake::Begun));
+                let heard = since(Handshake::Answered);
+                [
+                    (Sign::Unanswered, (old.saturating_sub(heard), old)),
+                    (Sign::Refused, refused),
+                    (Sign::Unreachable, unreachable),
+                ]
+            }
+            Began::Earlier(both) => {
+                let both = both.filter(|((at, _), _)| known <= *at);
+                let again = both.map_or((0, 0), |((_, from), (_, to))| {
+                    let begun = count(to, Handshake::Begun);
+                    let begun = begun.wrapping_sub(count(from, Handshake::Begun));
+                    (since(Handshake::Resent).min(begun), begun)
+                });
+                [
+                    (Sign::Resent, again),
+                    (Sign::Refused, (0, 0)),
+                    (Sign::Unreachable, unreachable),
+                ]
+            }
+        })
+    }
+}
+
+/// A time that is looked back on.
+struct Span<'a> {
+    at: u64,
+    then: &'a [Counts],
+    last: &'a [Counts],
+    began: Began<'a>,
+}
+
+/// Where handshakes began that show a sign by now.
+#[derive(Clone, Copy)]
+enum Began<'a> {
+    /// Within the span, until this look.
+    Here(&'a [Counts]),
+    /// From one look to another; `None`: too long ago.
+    Earlier(Option<(&'a Look, &'a Look)>),
+}
+
+impl Pool {
+    /// How long a look is remembered, nanoseconds.
+    fn memory(&self) -> u64 {
+        let window = nanos(self.policy.window);
+        match self.sees_answers {
+            true => window,
+            false => window.saturating_add(AGAIN),
+        }
+    }
+
+    /// Names those that stand out by one of the signs.
+    fn judge(
+        &self,
+        shares: &[Option<Shares>],
+        which: usize,
+        mut name: impl FnMut(usize, Sign, Share),
+    ) {
+        let of_sign = shares
+            .iter()
+            .map(|shares| shares.and_then(|shares| shares.get(which).copied()));
+        let (mut all, mut well) = ((0, 0), (0, 0));
+        for (_, share) in of_sign.clone().flatten() {
+            all = plus(all, share);
+            if self.is_known(share) && !self.is_large(share) {
+                well = plus(well, share);
+            }
+        }
+        let well = Some(well).filter(|well| self.is_enough(*well));
+        for (member, shown) in of_sign.enumerate() {
+            let Some((sign, share)) = shown.filter(|(_, share)| self.is_large(*share)) else {
+                continue;
+            };
+            let others = (all.0.saturating_sub(share.0), all.1.saturating_sub(share.1));
+            // Of others with fewer handshakes nothing is known.
+            if !self.is_known(others)
+                || exceeds(share, others)
+                || well.is_some_and(|well| exceeds(share, well))
+            {
+                name(member, sign, share);
+            }
+        }
+    }
+
+    /// There are so many handshakes that they say something.
+    fn is_known(&self, (_, of): Share) -> bool {
+        of >= u64::from(self.policy.least)
+    }
+
+    fn is_large(&self, (bad, of): Share) -> bool {
+        bad > 0
+            && self.is_known((bad, of))
+            && bad.saturating_mul(100) >= of.saturating_mul(u64::from(self.policy.percent))
+    }
+
+    /// The well ones are so many, and so well, that they are a measure by themselves.
+    fn is_enough(&self, (bad, of): Share) -> bool {
+        of >= u64::from(self.policy.least).saturating_mul(WELL_TIMES)
+            && bad.saturating_mul(WELL_ONE_OF) < of
+    }
+}
+
+/// A share is [`TIMES`] the other one.
+fn exceeds((bad, of): Share, (others_bad, others): Share) -> bool {
+    bad.saturating_mul(others) >= others_bad.saturating_mul(of).saturating_mul(TIMES)
+}
+
+fn plus((bad, of): Share, (more_bad, more): Share) -> Share {
+    (bad.saturating_add(more_bad), of.saturating_add(more))
+}
