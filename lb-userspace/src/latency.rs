@@ -8,8 +8,6 @@
 //! that by small steps, on a grid of the clock. So of several balancers that see the same backends none chases the others: when
 //! the load moved, and the times with it, each has gone a little of the way and looks again.
 
-use std::cmp::Ordering;
-
 use crate::tiers::{MOST, WHOLE};
 
 /// Each new time counts for one part in so many of the mean.
@@ -21,9 +19,11 @@ const FLOOR: u64 = 1_000_000;
 /// The least part.
 const LEAST: u32 = WHOLE / 5;
 
-/// The largest change of a part at a time, ...
+/// The largest change of a part at a time: to more, ...
+const STEP_UP: u32 = WHOLE / 40;
+/// ... to less, ...
 const STEP: u32 = WHOLE / 20;
-/// ... and where the part is further from what is right than this, unless the last one led the other way.
+/// ... and to less where the part is further from what is right than this. Who comes back slowly does not swing.
 const FAR: u32 = WHOLE / 4;
 const FAR_STEP: u32 = WHOLE / 10;
 
@@ -39,8 +39,6 @@ pub struct Pace {
     answers: u64,
     /// The part of [`WHOLE`] of its weight that it gets.
     part: u32,
-    /// Where the last step led: `Greater`: to more.
-    heading: Ordering,
 }
 
 impl Default for Pace {
@@ -49,7 +47,6 @@ impl Default for Pace {
             checks: 0,
             answers: 0,
             part: WHOLE,
-            heading: Ordering::Equal,
         }
     }
 }
@@ -97,16 +94,9 @@ impl Pace {
         if distance < DEAD_BAND.min(wanted / 10) {
             return false;
         }
-        let heading = wanted.cmp(&self.part);
-        let turned = self.heading == heading.reverse();
-        let step = if distance > FAR && !turned {
-            FAR_STEP
-        } else {
-            STEP
-        };
-        self.heading = heading;
-        let low = self.part.saturating_sub(step);
-        self.part = wanted.clamp(low, self.part.saturating_add(step));
+        let down = if distance > FAR { FAR_STEP } else { STEP };
+        let low = self.part.saturating_sub(down);
+        self.part = wanted.clamp(low, self.part.saturating_add(STEP_UP));
         true
     }
 }
