@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::full_size::{End, Trial};
 use super::hearing::Hearing;
 use super::peer::Peer;
-use super::refusals::Refusal;
+use super::refusals::{Refusal, Sure};
 use super::runner::{Tools, check};
 use super::tcp::deadline;
 use super::verdict::{bad, void, warned};
@@ -150,17 +150,18 @@ async fn with_others(
                 }
                 seen => seen,
             };
-            // From now on the small one goes alone, and has all the time.
-            let remember = || tools.refusals.remember(&target.backend, Instant::now());
+            // Then the small one goes alone, and has all the time.
+            let now = Instant::now();
+            let remember = |sure| tools.refusals.remember(&target.backend, now, sure);
             match seen {
                 None => {
-                    remember();
+                    remember(Sure::Yes);
                     bad(&told(&words, own, path))
                 }
                 Some(ProbeVerdict::Bad(words)) => bad(&told(&words, own, path)),
                 Some(verdict @ ProbeVerdict::Void(_)) => verdict,
                 Some(verdict) => {
-                    remember();
+                    remember(Sure::Perhaps);
                     refused(verdict)
                 }
             }
