@@ -29,12 +29,14 @@ pub mod icmp;
 mod limited;
 pub mod peer;
 mod real_path;
+mod refusals;
 pub mod runner;
 mod segments;
 mod streak;
 pub mod tcp;
 pub mod tls;
 pub mod udp;
+mod unacked;
 pub mod verdict;
 
 use std::collections::VecDeque;

@@ -2,7 +2,7 @@
 //! end of the check says of it. Pure.
 
 use std::io;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 
 use crate::model::{Family, FullSize, TCP_HEADER, ip_header};
 
@@ -37,10 +37,10 @@ pub(super) enum End {
     Unsent,
     /// It was, and nothing tells that it has arrived.
     Silent,
-    /// It has arrived.
-    Arrived,
-    /// It has arrived, but the answer may be about the bytes that fill it.
-    Doubted,
+    /// It has arrived, and there was no answer.
+    Unanswered,
+    /// It has arrived, and the target has answered or closed: if that is bad, it may be for the bytes that fill it.
+    Answered,
 }
 
 /// One check with packets of full size.
@@ -54,6 +54,10 @@ pub struct Trial {
     /// The largest packet, as the check sends it, and the data in it, in bytes.
     packet: AtomicU32,
     data: AtomicU32,
+    /// The other end's kernel had not acknowledged it when something came from there last, or at the end.
+    missing: AtomicBool,
+    /// The largest packet that may leave, as routers say by now, in bytes.
+    learned: AtomicU32,
     end: AtomicU8,
 }
 
@@ -66,6 +70,8 @@ impl Trial {
             growth: if by_tunnel { size.growth } else { 0 },
             packet: AtomicU32::new(0),
             data: AtomicU32::new(0),
+            missing: AtomicBool::new(false),
+            learned: AtomicU32::new(u32::MAX),
             end: AtomicU8::new(End::Unsent as u8),
         }
     }
@@ -136,37 +142,51 @@ impl Trial {
         self.put(End::Silent);
     }
 
-    /// The answer has this status.
-    pub(super) fn answered(&self, status: u16, expected: bool) {
-        self.put(match status {
-            _ if expected => End::Arrived,
-            // The server has waited for the rest (RFC 9110 section 15.5.9).
-            408 => End::Silent,
-            // What servers and what stands before them say of requests that are too long or too odd for them.
-            400 | 403 | 406 | 413 | 414 | 431 => End::Doubted,
-            _ => End::Arrived,
-        });
+    /// Whether a full packet is not acknowledged.
+    pub(super) fn looked(&self, missing: bool) {
+        self.missing.store(missing, Relaxed);
     }
 
-    /// The answer is about what was sent, as it seems.
-    pub(super) fn doubt(&self) {
-        self.put(End::Doubted);
+    fn is_missing(&self) -> bool {
+        self.missing.load(Relaxed)
     }
 
-    /// The connection broke, with this error of the kernel's if any: by the target, for what it had read.
-    pub(super) fn broke(&self, error: Option<&io::Error>) {
-        let by_target = match error.and_then(io::Error::raw_os_error) {
-            None | Some(libc::ECONNRESET | libc::EPIPE) => true,
-            Some(_) => false,
-        };
-        if by_target && self.end() == End::Silent {
-            self.put(End::Doubted);
+    /// There is an answer. It tells of a packet that is missing if the server did not want to wait for it (408 of
+    /// RFC 9110 section 15.5.9).
+    pub(super) fn answered(&self) {
+        if !self.is_missing() {
+            self.put(End::Answered);
         }
     }
 
-    /// Its packet has left, and what came of that is not sure.
-    pub(super) fn may_be_lost(&self) -> bool {
-        matches!(self.end(), End::Silent | End::Doubted)
+    /// The connection broke, with this error of the kernel's if any. After a reset nobody knows what has arrived, and
+    /// only those send one in time who do not like what they see.
+    pub(super) fn broke(&self, error: Option<&io::Error>) {
+        let by_target = match error.and_then(io::Error::raw_os_error) {
+            Some(libc::ECONNRESET | libc::EPIPE) => true,
+            Some(_) => false,
+            None => !self.is_missing(),
+        };
+        if by_target && self.end() == End::Silent {
+            self.put(End::Answered);
+        }
+    }
+
+    /// The connection is no more.
+    pub(super) fn ended(&self) {
+        if self.end() == End::Silent && !self.is_missing() {
+            self.put(End::Unanswered);
+        }
+    }
+
+    /// The largest packet that may leave now, in bytes.
+    pub(super) fn learned(&self, mtu: u32) {
+        self.learned.store(mtu, Relaxed);
+    }
+
+    /// A check with a small packet tells what the end of this one is worth.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.end(), End::Silent | End::Answered)
     }
 
     fn put(&self, end: End) {
@@ -177,15 +197,16 @@ impl Trial {
         match self.end.load(Relaxed) {
             0 => End::Unsent,
             1 => End::Silent,
-            2 => End::Arrived,
-            _ => End::Doubted,
+            2 => End::Unanswered,
+            _ => End::Answered,
         }
     }
 
     /// True if routers say by now that the packets of this check do not fit, so that clients are told too.
     pub(super) fn is_known_too_large(&self, path: Option<u32>) -> bool {
-        let sent = self.packet.load(Relaxed).saturating_add(self.growth);
-        path.is_some_and(|path| path < sent)
+        let packet = self.packet.load(Relaxed);
+        let sent = packet.saturating_add(self.growth);
+        path.is_some_and(|path| path < sent) || self.learned.load(Relaxed) < packet
     }
 
     /// The words of a check that failed where the same one with small packets is good.

@@ -8,7 +8,6 @@ use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, TE, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
 
-use super::full_size::Trial;
 use super::http2::{self, Call, Limit};
 use super::peer::Peer;
 use super::tcp::deadline;
@@ -75,11 +74,7 @@ fn question(service: &str) -> Option<Bytes> {
 
 async fn judge(response: Response<RecvStream>, limit: Limit<'_>) -> ProbeVerdict {
     let (head, mut body) = response.into_parts();
-    let answered = |trial: &Trial| {
-        trial.answered(head.status.as_u16(), head.status == StatusCode::OK);
-        told_too_much(&head.headers, trial);
-    };
-    limit.trial.inspect(|trial| answered(trial));
+    limit.trial.inspect(|trial| trial.answered());
     if head.status != StatusCode::OK {
         return bad(&format!("status {}, expected 200", head.status.as_u16()));
     }
@@ -88,18 +83,8 @@ async fn judge(response: Response<RecvStream>, limit: Limit<'_>) -> ProbeVerdict
         return status(&head.headers).unwrap_or_else(|| bad("answer has no message"));
     }
     match read(&mut body, limit).await {
-        Ok((message, trailers)) => {
-            limit.trial.inspect(|trial| told_too_much(&trailers, trial));
-            status(&trailers).unwrap_or_else(|| serving(&message))
-        }
+        Ok((message, trailers)) => status(&trailers).unwrap_or_else(|| serving(&message)),
         Err(verdict) => verdict,
-    }
-}
-
-/// RESOURCE_EXHAUSTED is what servers say of metadata that is too long for them.
-fn told_too_much(trailers: &HeaderMap, trial: &Trial) {
-    if trailers.get("grpc-status").is_some_and(|code| code == "8") {
-        trial.doubt();
     }
 }
 

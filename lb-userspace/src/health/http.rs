@@ -204,7 +204,7 @@ async fn exchange<B: Content>(
     };
     let status = response.status();
     let is_expected = expected(status.as_u16(), &check.expect_status);
-    trial.inspect(|trial| trial.answered(status.as_u16(), is_expected));
+    trial.inspect(|trial| trial.answered());
     if !is_expected {
         return bad(&unexpected(status, &check.expect_status));
     }

@@ -69,9 +69,7 @@ pub async fn probe(
         let (head, body) = response.into_parts();
         let status = head.status.as_u16();
         let is_expected = expected(status, &check.expect_status);
-        limit
-            .trial
-            .inspect(|trial| trial.answered(status, is_expected));
+        limit.trial.inspect(|trial| trial.answered());
         if !is_expected {
             return bad(&unexpected(head.status, &check.expect_status));
         }

@@ -11,10 +11,10 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nix::sys::socket::{getsockopt, sockopt};
+use rustix::net::sockopt::{ip_mtu, ipv6_mtu};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use super::full_size::Trial;
 use super::peer::Peer;
@@ -46,11 +46,29 @@ pub async fn probe(peer: impl Into<Peer>, timeout: Duration) -> ProbeVerdict {
     let data = match trial.as_deref().map(|trial| fill(&socket, target, trial)) {
         None => 0,
         Some(Ok(data)) => data,
-        Some(Err(error)) => return failed("socket", &error),
+        Some(Err(error)) => return void(&format!("socket: its MTU: {error}")),
     };
     let request = request(target, token, data);
     trial.as_ref().inspect(|trial| trial.asks());
-    if let Err(error) = socket.send(&request).await {
+    let verdict = exchange(&socket, target, &request, token, (deadline, timeout)).await;
+    // What a router has said meanwhile ("too big") is known to the kernel.
+    if let Some(trial) = trial.filter(|_| matches!(verdict, ProbeVerdict::Bad(_)))
+        && let Ok(mtu) = mtu(&socket, target)
+    {
+        trial.learned(mtu);
+    }
+    verdict
+}
+
+/// Asks, and waits for the answer.
+async fn exchange(
+    socket: &UdpSocket,
+    target: IpAddr,
+    request: &[u8],
+    token: [u8; 16],
+    (deadline, timeout): (Instant, Duration),
+) -> ProbeVerdict {
+    if let Err(error) = socket.send(request).await {
         return failed("send", &error);
     }
     let mut message = [0; BYTES];
@@ -92,8 +110,16 @@ fn connected(socket: Socket, target: IpAddr) -> io::Result<UdpSocket> {
 
 /// How many bytes the request has to bring along. They leave in one packet (ip(7), `IP_MTU_DISCOVER`), since no more than what fits is sent.
 fn fill(socket: &UdpSocket, target: IpAddr, trial: &Trial) -> io::Result<usize> {
-    let mtu = getsockopt(socket, sockopt::IpMtu)?;
-    Ok(trial.fill_echo(family(target), u32::try_from(mtu).unwrap_or(0)))
+    Ok(trial.fill_echo(family(target), mtu(socket, target)?))
+}
+
+/// The largest packet that may leave for the target, in bytes. A raw socket answers for its own family alone.
+fn mtu(socket: &UdpSocket, target: IpAddr) -> io::Result<u32> {
+    let mtu = match target {
+        IpAddr::V4(_) => ip_mtu(socket),
+        IpAddr::V6(_) => ipv6_mtu(socket),
+    };
+    Ok(mtu?)
 }
 
 /// Unlike any other probe's, and not to be guessed.

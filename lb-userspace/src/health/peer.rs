@@ -17,7 +17,7 @@ use crate::model::family;
 const PORTS: std::ops::RangeInclusive<u16> = 32_768..=60_999;
 /// Ports that are tried: others may be somebody else's.
 const TRIES: usize = 64;
-/// The largest segment of a connection by a tunnel that is not about sizes: its packets are longer on the way than the socket knows.
+/// The largest segment of a connection whose packets are to be small: so is the tunnel's around them.
 const SEGMENT: u32 = 1200;
 
 /// The port that is given next.
@@ -30,8 +30,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The mark of its packets (SO_MARK, socket(7)): as whom they go.
     pub mark: Option<u32>,
-    /// They go by a tunnel.
-    pub tunnel: bool,
+    /// They are to be small, both ways, however much there is to say.
+    pub small: bool,
     /// Packets of full size are to reach it.
     pub trial: Option<Arc<Trial>>,
 }
@@ -41,7 +41,7 @@ impl From<SocketAddr> for Peer {
         Self {
             address,
             mark: None,
-            tunnel: false,
+            small: false,
             trial: None,
         }
     }
@@ -69,8 +69,9 @@ impl Peer {
         self.prepare(socket)?;
         if let Some(trial) = &self.trial {
             let most = trial.segment(family(self.address.ip()));
+            // This limits the segments of both ends, and no system call tells them apart.
             setsockopt(socket, sockopt::TcpMaxSeg, &most)?;
-        } else if self.tunnel {
+        } else if self.small {
             setsockopt(socket, sockopt::TcpMaxSeg, &SEGMENT)?;
         }
         if self.mark.is_none() {

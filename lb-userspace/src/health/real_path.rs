@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::full_size::{End, Trial};
 use super::hearing::Hearing;
 use super::peer::Peer;
+use super::refusals::{Refusal, Sure};
 use super::runner::{Tools, check};
 use super::tcp::deadline;
 use super::verdict::{bad, void, warned};
@@ -57,20 +58,36 @@ async fn with_others(
     hearing: &mut Hearing,
 ) -> ProbeVerdict {
     let own = Peer::from(SocketAddr::new(target.address, target.port));
+    let by_tunnel = path.is_some_and(|path| path.path.is_tunnel());
     let small = Peer {
         mark: path.map(|path| path.mark),
-        tunnel: path.is_some_and(|path| path.path.is_tunnel()),
+        small: by_tunnel || target.full_size.is_some(),
         ..own.clone()
     };
-    let trial = target.full_size.map(|size| {
+    let refusal = match target.full_size {
+        None => Refusal::Never,
+        Some(_) => tools.refusals.of(&target.backend, Instant::now()),
+    };
+    let on_trial = target.full_size.filter(|_| refusal != Refusal::Lately);
+    let trial = on_trial.map(|size| {
         let known = tools.path_to(size.backend);
-        Arc::new(Trial::new(size, known, small.tunnel))
+        Arc::new(Trial::new(size, known, by_tunnel))
     });
     let full = Peer {
         trial: trial.clone(),
         ..small.clone()
     };
     let end = deadline(target.timeout);
+    let judged = |verdict| match refusal {
+        Refusal::Lately => refused(verdict),
+        Refusal::Never => verdict,
+        Refusal::Before => {
+            if is_good(&verdict) {
+                tools.refusals.forget(&target.backend);
+            }
+            verdict
+        }
+    };
     // Not a moment longer than the first one.
     let left = || {
         let left = end.saturating_duration_since(Instant::now());
@@ -80,10 +97,14 @@ async fn with_others(
     let mut small_hearing = Hearing::to(target.agent);
     let (words, others) = {
         let mut first = pin!(check(target, full, tools, target.timeout, hearing));
-        let half = target.timeout.checked_div(2).unwrap_or_default();
-        let early = match timeout(half, &mut first).await {
+        let wait = match refusal {
+            // It will do so again, and both are to fit into the time.
+            Refusal::Before => Duration::ZERO,
+            Refusal::Never | Refusal::Lately => target.timeout.checked_div(2).unwrap_or_default(),
+        };
+        let early = match timeout(wait, &mut first).await {
             Ok(ProbeVerdict::Bad(words)) => Some(words),
-            Ok(verdict) => return verdict,
+            Ok(verdict) => return judged(verdict),
             Err(_) => None,
         };
         let others = Others {
@@ -91,7 +112,7 @@ async fn with_others(
             tools,
             small: trial
                 .as_ref()
-                .filter(|trial| trial.may_be_lost())
+                .filter(|trial| refusal == Refusal::Before || trial.is_open())
                 .map(|_| &small),
             own: path.map(|_| &own),
         };
@@ -103,37 +124,67 @@ async fn with_others(
                 biased;
                 verdict = &mut first => match verdict {
                     ProbeVerdict::Bad(words) => (words, others.await),
-                    verdict => return verdict,
+                    verdict => return judged(verdict),
                 },
                 seen = &mut others => match first.await {
                     ProbeVerdict::Bad(words) => (words, seen),
-                    verdict => return verdict,
+                    verdict => return judged(verdict),
                 },
             },
         }
     };
     let Seen { small: seen, own } = others;
-    match (trial.as_ref().map(|trial| (trial, trial.end())), seen) {
-        (Some((_, End::Doubted)), Some(verdict)) => {
+    let own = own.as_ref();
+    let Some(trial) = trial else {
+        return bad(&told(&words, own, path));
+    };
+    match (trial.end(), seen) {
+        (End::Answered, seen) => {
             *hearing = small_hearing;
-            verdict
+            let seen = match seen {
+                None if !left().is_zero() => {
+                    *hearing = Hearing::to(target.agent);
+                    // What the answer is worth must be known, however many others are made.
+                    let check = check(target, small, tools, target.timeout, hearing);
+                    timeout(left(), Box::pin(check)).await.ok()
+                }
+                seen => seen,
+            };
+            // Then the small one goes alone, and has all the time.
+            let now = Instant::now();
+            let remember = |sure| tools.refusals.remember(&target.backend, now, sure);
+            match seen {
+                None => {
+                    remember(Sure::Yes);
+                    bad(&told(&words, own, path))
+                }
+                Some(ProbeVerdict::Bad(words)) => bad(&told(&words, own, path)),
+                Some(verdict @ ProbeVerdict::Void(_)) => verdict,
+                Some(verdict) => {
+                    remember(Sure::Perhaps);
+                    refused(verdict)
+                }
+            }
         }
-        // What the answer is worth must be known, however many others are made.
-        (Some((_, End::Doubted)), None) if !left().is_zero() => {
-            *hearing = Hearing::to(target.agent);
-            Box::pin(check(target, small, tools, left(), hearing)).await
-        }
-        (Some((trial, End::Silent)), Some(verdict)) if is_good(&verdict) => {
-            let known = target
-                .full_size
-                .and_then(|size| tools.path_to(size.backend));
+        (End::Silent, Some(verdict)) if is_good(&verdict) => {
+            let known = on_trial.and_then(|size| tools.path_to(size.backend));
             if trial.is_known_too_large(known) {
                 *hearing = small_hearing;
                 return verdict;
             }
             bad(&trial.told(&words))
         }
-        _ => bad(&told(&words, own.as_ref(), path)),
+        _ => bad(&told(&words, own, path)),
+    }
+}
+
+/// What a check with a small request says where the server refuses a large one.
+fn refused(verdict: ProbeVerdict) -> ProbeVerdict {
+    match verdict {
+        ProbeVerdict::Good => warned(
+            "it answers short requests, but not long ones: large packets are not tested (let it take longer headers, or set full-size = false)",
+        ),
+        verdict => verdict,
     }
 }
 
@@ -175,7 +226,9 @@ impl Others<'_> {
         left: Duration,
         hearing: &mut Hearing,
     ) -> Option<ProbeVerdict> {
-        let check = check(self.target, peer?.clone(), self.tools, left, hearing);
+        // One that has no time to end says nothing.
+        let most = self.target.timeout;
+        let check = check(self.target, peer?.clone(), self.tools, most, hearing);
         timeout(left, check).await.ok()
     }
 }

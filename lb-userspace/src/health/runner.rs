@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::hearing::Hearing;
 use super::peer::Peer;
+use super::refusals::Refusals;
 use super::tls::Clients;
 use super::{dns, exec, grpc, http, http2, https, icmp, real_path, tcp, tls, udp};
 use crate::event::Event;
@@ -62,6 +63,8 @@ pub struct Tools {
     pub(super) second_checks: Semaphore,
     /// Why checks cannot go to a VIP at present; `None`: they can.
     pub(super) no_real_path: watch::Sender<Option<String>>,
+    /// Whose servers refuse requests that fill a packet.
+    pub(super) refusals: Refusals,
     /// What the data plane has learned of paths; none knows nothing.
     pub(super) paths: OnceLock<Paths>,
 }
@@ -90,6 +93,7 @@ impl Default for Tools {
             commands: Semaphore::new(COMMANDS),
             second_checks: Semaphore::new(SECOND_CHECKS),
             no_real_path: watch::Sender::default(),
+            refusals: Refusals::default(),
             paths: OnceLock::new(),
         }
     }

@@ -6,6 +6,7 @@
 //! HTTP probe, which talks to the application, closes in order.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt};
@@ -93,7 +94,7 @@ fn cut(stream: TcpStream, target: &Peer) -> std::io::Result<Segments> {
         mtu: u32::try_from(mtu).unwrap_or(0),
         mss: getsockopt(&stream, sockopt::TcpMaxSeg)?,
     });
-    Ok(Segments::new(stream, Some(trial.data().max(1))))
+    Ok(Segments::new(stream, Some(Arc::clone(trial))))
 }
 
 fn open(target: &Peer, closing: Closing) -> std::io::Result<TcpSocket> {

@@ -44,7 +44,11 @@ pub(super) const AYA: [Entry; 12] = [
 ];
 
 /// Files that may hold `unsafe`.
-pub(super) const UNSAFE: [Entry; 22] = [
+pub(super) const UNSAFE: [Entry; 23] = [
+    entry(
+        "lb-userspace/src/health/unacked.rs",
+        "what a socket has sent and is not acknowledged: no crate asks",
+    ),
     entry(
         "lb-userspace/src/health/exec/child.rs",
         "what a child does between fork and exec",

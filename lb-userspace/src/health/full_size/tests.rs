@@ -123,44 +123,48 @@ fn padding_fills_the_segment_in_lines_that_servers_take() {
 }
 
 #[test]
-fn an_answer_about_the_bytes_themselves_is_no_sign_of_a_wrong_mtu() {
-    let ended = |how: &dyn Fn(&Trial)| {
+fn what_is_not_acknowledged_is_lost_and_what_is_answered_has_arrived() {
+    let ended = |missing: bool, how: &dyn Fn(&Trial)| {
         let trial = trial(1500, 0, None, false);
         trial.asks();
         assert_eq!(trial.end(), End::Silent);
+        trial.looked(missing);
         how(&trial);
+        trial.ended();
         trial.end()
     };
-    for (status, expected, end) in [
-        (200, true, End::Arrived),
-        (503, false, End::Arrived),
-        (404, false, End::Arrived),
-        (431, false, End::Doubted),
-        (400, false, End::Doubted),
-        (400, true, End::Arrived),
-        (408, false, End::Silent),
-    ] {
-        assert_eq!(ended(&|t| t.answered(status, expected)), end, "{status}");
-    }
+    // Nothing came.
+    assert_eq!(ended(true, &|_| {}), End::Silent);
+    assert_eq!(ended(false, &|_| {}), End::Unanswered);
+    // An answer, whatever it says; a server may also answer that it does not wait any longer.
+    assert_eq!(ended(true, &Trial::answered), End::Silent);
+    assert_eq!(ended(false, &Trial::answered), End::Answered);
+    // An orderly end, or words of no protocol.
+    assert_eq!(ended(true, &|trial| trial.broke(None)), End::Silent);
+    assert_eq!(ended(false, &|trial| trial.broke(None)), End::Answered);
     let error = io::Error::from_raw_os_error;
-    for (number, end) in [
-        (libc::ECONNRESET, End::Doubted),
-        (libc::EPIPE, End::Doubted),
-        (libc::EHOSTUNREACH, End::Silent),
-        (libc::ETIMEDOUT, End::Silent),
-    ] {
-        assert_eq!(ended(&|t| t.broke(Some(&error(number)))), end, "{number}");
+    for missing in [false, true] {
+        for number in [libc::ECONNRESET, libc::EPIPE] {
+            let end = ended(missing, &|trial| trial.broke(Some(&error(number))));
+            assert_eq!(end, End::Answered, "{number}");
+        }
     }
-    assert_eq!(ended(&|t| t.broke(None)), End::Doubted);
-    // What breaks in the middle of an answer is no more about the request than the answer.
-    let late = ended(&|t| {
-        t.answered(200, true);
-        t.broke(None);
+    for number in [libc::EHOSTUNREACH, libc::ETIMEDOUT] {
+        let end = ended(true, &|trial| trial.broke(Some(&error(number))));
+        assert_eq!(end, End::Silent, "{number}");
+    }
+    // What breaks later leaves the answer one.
+    let late = ended(false, &|trial| {
+        trial.answered();
+        trial.looked(true);
+        trial.broke(None);
     });
-    assert_eq!(late, End::Arrived);
+    assert_eq!(late, End::Answered);
     let unsent = trial(1500, 0, None, false);
     unsent.broke(None);
+    unsent.ended();
     assert_eq!(unsent.end(), End::Unsent);
+    assert!(!unsent.is_open());
 }
 
 #[test]
@@ -170,6 +174,11 @@ fn what_routers_said_meanwhile_is_no_fault() {
     assert!(trial.is_known_too_large(Some(1499)));
     assert!(!trial.is_known_too_large(Some(1500)));
     assert!(!trial.is_known_too_large(None));
+    // What they say of packets without a tunnel, the socket knows.
+    trial.learned(1480);
+    assert!(!trial.is_known_too_large(None));
+    trial.learned(1479);
+    assert!(trial.is_known_too_large(None));
 }
 
 #[test]

@@ -16,6 +16,34 @@ async fn host_that_answers_is_good_in_both_families() {
     }
 }
 
+/// Whether ping sockets are allowed or not: a raw one knows the MTU too.
+#[tokio::test]
+async fn a_large_request_is_answered_in_both_families() {
+    let size = crate::model::FullSize {
+        most: 1500,
+        growth: 0,
+        backend: 1,
+    };
+    for address in [V4, V6] {
+        let trial = std::sync::Arc::new(Trial::new(size, None, false));
+        let peer = Peer {
+            trial: Some(trial),
+            ..address.into()
+        };
+        let verdict = probe(peer, Duration::from_secs(2)).await;
+        assert_eq!(verdict, ProbeVerdict::Good, "{address}");
+        let (domain, protocol) = match address {
+            IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
+            IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
+        };
+        // Only who may open one gets one.
+        if let Ok(raw) = Socket::new(domain, Type::RAW.nonblocking(), Some(protocol)) {
+            let raw = connected(raw, address).unwrap();
+            assert!(mtu(&raw, address).unwrap() >= 1500, "{address}");
+        }
+    }
+}
+
 /// The loopback device answers for all of 127/8 and for ::1 only.
 #[tokio::test]
 async fn many_at_once_do_not_take_each_others_answers() {
