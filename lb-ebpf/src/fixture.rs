@@ -46,6 +46,7 @@ pub mod packet;
 pub mod path;
 pub mod policies;
 pub mod quic;
+pub mod quoted_pieces;
 pub mod ranges;
 pub mod refused;
 mod reopening;
@@ -403,6 +404,7 @@ pub fn all() -> Vec<Fixture> {
         policies::all(),
         fragments::all(),
         other_pieces::all(),
+        quoted_pieces::all(),
         quic::all(),
         ranges::all(),
         accepting::all(),

@@ -3,8 +3,8 @@
 //! An error quotes the packet that it is about. One that comes to a VIP quotes what the VIP "sent" and
 //! goes to the backend that did; one that comes from a backend's side quotes what the
 //! client sent, as translated, and goes to the client with the quote translated back (RFC 5508
-//! section 4.2). Quotes with IPv4 options or IPv6 extension headers do not count; those of protocols without ports
-//! have port 0 at both ends.
+//! section 4.2). Quotes with IPv4 options or IPv6 extension headers do not count, but for a fragment header; those of
+//! protocols without ports have port 0 at both ends. A later piece of any other says of no flow that it is about it.
 
 use lb_common::{Address, DropReason, Family, Protocol, counter::Handshake};
 use network_types::{
@@ -16,7 +16,7 @@ use crate::{
     checksum::{Delta, Sum},
     forward::{self, End},
     frame::Frame,
-    parse::{self, Packet},
+    parse::{self, FRAGMENT_HEADER, Packet},
     pipeline::opaque,
     verdict::{Account, Outcome, PackedOutcome, Verdict},
     wire::{
@@ -54,6 +54,10 @@ pub struct Quote {
     pub protocol: u8,
     /// Its ports.
     pub ports: Ports,
+    /// Where what it carries begins, in the frame.
+    pub l4: usize,
+    /// It is a later piece of a datagram.
+    pub later: bool,
 }
 
 /// Reads the type; `None` when the packet ends before its ICMP header does.
@@ -117,26 +121,15 @@ pub(crate) const fn quoted_l4(packet: &Packet) -> usize {
     })
 }
 
-/// Reads the quote of an error.
+/// What a quoted packet carries: protocol, where that begins, and whether it is a later piece of a datagram.
 #[inline(always)]
-pub fn quote<F: Frame>(frame: &F, packet: &Packet) -> Option<Quote> {
-    if !packet.holds(quoted_l4(packet), size_of::<Ports>()) {
-        return None;
-    }
-    let ports = *frame.header::<Ports>(quoted_l4(packet))?;
-    let quote = match packet.family {
+fn carried<F: Frame>(frame: &F, packet: &Packet) -> Option<(u8, usize, bool)> {
+    let l4 = quoted_l4(packet);
+    match packet.family {
         Family::V4 => {
             let ip = frame.header::<Ipv4Hdr>(quoted_l3(packet))?;
-            // Later fragments have no ports.
-            if ip.vihl != 0x45 || u16::from_be_bytes(ip.frags) & 0x1fff != 0 {
-                return None;
-            }
-            Quote {
-                source: v4(ip.src_addr),
-                destination: v4(ip.dst_addr),
-                protocol: ip.proto,
-                ports,
-            }
+            let later = u16::from_be_bytes(ip.frags) & 0x1fff != 0;
+            (ip.vihl == 0x45).then_some((ip.proto, l4, later))
         }
         Family::V6 => {
             let ip = frame.header::<Ipv6Hdr>(quoted_l3(packet))?;
@@ -144,34 +137,56 @@ pub fn quote<F: Frame>(frame: &F, packet: &Packet) -> Option<Quote> {
             if first >> 4 != 6 {
                 return None;
             }
-            Quote {
-                source: Address::v6(ip.src_addr),
-                destination: Address::v6(ip.dst_addr),
-                protocol: ip.next_hdr,
-                ports,
+            if ip.next_hdr != protocol::FRAGMENT {
+                return Some((ip.next_hdr, l4, false));
             }
+            if !packet.holds(l4, FRAGMENT_HEADER) {
+                return None;
+            }
+            let [next, _, high, low] = *frame.header::<[u8; 4]>(l4)?;
+            let later = u16::from_be_bytes([high, low]) >> 3 != 0;
+            Some((next, l4.wrapping_add(FRAGMENT_HEADER), later))
         }
-    };
+    }
+}
+
+/// Reads the quote of an error.
+#[inline(always)]
+pub fn quote<F: Frame>(frame: &F, packet: &Packet) -> Option<Quote> {
+    let (protocol, l4, later) = carried(frame, packet)?;
     let nobodys = match packet.family {
-        Family::V4 => quote.protocol == protocol::ICMP,
+        Family::V4 => protocol == protocol::ICMP,
         // Extension headers (RFC 8200 section 4, RFC 4302, RFC 6275), behind which the protocol would stand.
-        Family::V6 => matches!(
-            quote.protocol,
-            protocol::ICMPV6 | 0 | 43 | 44 | 51 | 60 | 135
-        ),
+        Family::V6 => matches!(protocol, protocol::ICMPV6 | 0 | 43 | 44 | 51 | 60 | 135),
     };
-    if nobodys {
+    // The ports are the first piece's.
+    if nobodys || later && Protocol::has_ports(protocol) || !packet.holds(l4, size_of::<Ports>()) {
         return None;
     }
-    Some(match Protocol::has_ports(quote.protocol) {
-        true => quote,
-        false => Quote {
-            ports: Ports {
-                source: [0, 0],
-                destination: [0, 0],
-            },
-            ..quote
+    let ports = match Protocol::has_ports(protocol) {
+        true => *frame.header::<Ports>(l4)?,
+        false => Ports {
+            source: [0, 0],
+            destination: [0, 0],
         },
+    };
+    let (source, destination) = match packet.family {
+        Family::V4 => {
+            let ip = frame.header::<Ipv4Hdr>(quoted_l3(packet))?;
+            (v4(ip.src_addr), v4(ip.dst_addr))
+        }
+        Family::V6 => {
+            let ip = frame.header::<Ipv6Hdr>(quoted_l3(packet))?;
+            (Address::v6(ip.src_addr), Address::v6(ip.dst_addr))
+        }
+    };
+    Some(Quote {
+        source,
+        destination,
+        protocol,
+        ports,
+        l4,
+        later,
     })
 }
 
@@ -253,9 +268,9 @@ pub fn translate<F: Frame>(
         ip.check = inner.apply(old);
         covered = covered.swap2(old, ip.check);
     }
-    let port = forward::put_port(frame, quoted_l4(packet), t.quoted, t.port)?;
+    let port = forward::put_port(frame, quote.l4, t.quoted, t.port)?;
     covered = covered.plus(port);
-    let check_at = quoted_l4(packet).wrapping_add(match quote.protocol {
+    let check_at = quote.l4.wrapping_add(match quote.protocol {
         protocol::TCP => TCP_CHECK,
         _ => UDP_CHECK,
     });

@@ -267,7 +267,7 @@ pub fn piece<F: Frame>(frame: &F, packet: &Packet) -> Option<Piece> {
 }
 
 /// Bytes of an IPv6 fragment header (RFC 8200 section 4.5).
-const FRAGMENT_HEADER: usize = 8;
+pub(crate) const FRAGMENT_HEADER: usize = 8;
 
 /// Reads an IP header of one family.
 #[inline(always)]

@@ -117,7 +117,9 @@ fn learn<F: Frame, T: Tables, const V4: bool>(
 ) -> Option<PathError> {
     packet.check_ip(frame).ok()?;
     let quote = icmp::quote(frame, packet)?;
-    if quote.source.words() != packet.destination.words() {
+    // Only routers of IPv4 make pieces of what we send into tunnels, and of those the first says what is inside.
+    let odd = quote.later || quote.l4 != icmp::quoted_l4(packet);
+    if odd || quote.source.words() != packet.destination.words() {
         return None;
     }
     let said = said::read::<F, V4>(frame, packet)?;

@@ -70,11 +70,13 @@ pub enum Shape {
     OwnPiece,
     /// A backend's piece to an address of ours that went to its client.
     OwnPieceBack,
+    /// An ICMP error about a piece.
+    PieceError,
 }
 
 impl Shape {
     /// Each of them, by number.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::StrangeTags,
         Self::OneTag,
         Self::TwoTags,
@@ -105,6 +107,7 @@ impl Shape {
         Self::LearnedPath,
         Self::OwnPiece,
         Self::OwnPieceBack,
+        Self::PieceError,
     ];
 }
 
@@ -249,6 +252,7 @@ fn others(note: &mut impl FnMut(Shape, bool), opinion: &Opinion) {
     note(Shape::LearnedPath, met.learned);
     note(Shape::OwnPiece, met.own_piece == Some(Side::Backend));
     note(Shape::OwnPieceBack, met.own_piece == Some(Side::Client));
+    note(Shape::PieceError, sent == Sent::Relayed && met.quoted_piece);
     note(Shape::OtherTunnel, tunnelled && of == 4);
     note(Shape::OtherError, sent == Sent::Relayed && of == 4);
     if of == 3 {

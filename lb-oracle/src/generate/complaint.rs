@@ -64,7 +64,7 @@ pub(super) fn complaint(choices: &mut Choices<'_>, world: &World, mtu: u32) -> P
         mtu - 1,
     ]);
     let mut message = error(choices, about);
-    if let Body::Error { rest, kind, .. } = &mut message
+    if let Body::Error { rest, kind, .. } | Body::Icmp { rest, kind, .. } = &mut message
         && matches!(kind, [3, 4] | [2, 0])
     {
         *rest = fits.to_be_bytes();

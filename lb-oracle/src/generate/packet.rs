@@ -294,9 +294,16 @@ pub(super) fn error(choices: &mut Choices<'_>, about: Packet) -> Body {
         1 => choices.below(40),
         _ => 20 + choices.below(40),
     };
+    let rest = [0, 0, choices.byte(), choices.byte()];
+    if choices.one_in(6) {
+        let header = if about.source.is_ipv4() { 20 } else { 48 };
+        let mut data = piece(choices, about.bytes()).split_off(14);
+        data.truncate(header + keep);
+        return Body::Icmp { kind, rest, data };
+    }
     Body::Error {
         kind,
-        rest: [0, 0, choices.byte(), choices.byte()],
+        rest,
         about: Box::new(about),
         keep,
     }

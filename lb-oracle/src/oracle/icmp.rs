@@ -21,37 +21,58 @@ pub(super) struct Quote {
     pub(super) source: SocketAddr,
     pub(super) destination: SocketAddr,
     pub(super) protocol: u8,
+    /// Where in the frame that begins what it carries.
+    pub(super) carried_at: usize,
+    /// It is a piece of a datagram.
+    is_piece: bool,
 }
 
-/// Reads the quote of an error: of any protocol but ICMP, with the ports where it has such, and behind no extension header.
+/// Reads the quote of an error: of any protocol but ICMP, with the ports where it has such. Behind an IPv6 header there is
+/// nothing else, or a fragment header; of a later piece the ports are elsewhere.
 fn quote(frame: &[u8], ip: &Ip) -> Option<Quote> {
     let at = ip.transport() + 8;
-    let header = ip.bytes(frame, at, ip.header() + 4)?;
-    let (addresses, protocol) = match ip.is_v4() {
+    let header = ip.bytes(frame, at, ip.header())?;
+    let mut carried_at = at + ip.header();
+    let (addresses, mut protocol, mut offset) = match ip.is_v4() {
         true => {
             let offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
-            if header[0] != 0x45 || offset != 0 {
+            if header[0] != 0x45 {
                 return None;
             }
-            (&header[12..20], header[9])
+            (&header[12..20], header[9], offset)
         }
-        false if header[0] >> 4 == 6 => (&header[8..40], header[6]),
+        false if header[0] >> 4 == 6 => (&header[8..40], header[6], 0),
         false => return None,
     };
+    if !ip.is_v4() && protocol == 44 {
+        let fragment = ip.bytes(frame, carried_at, 8)?;
+        protocol = fragment[0];
+        offset = u16::from_be_bytes([fragment[2], fragment[3]]) / 8;
+        carried_at += 8;
+    }
+    if offset != 0 && has_ports(protocol) {
+        return None;
+    }
+    let is_piece = match ip.is_v4() {
+        true => header[6] & 0x20 != 0 || offset != 0,
+        false => header[6] == 44,
+    };
+    let carried = ip.bytes(frame, carried_at, 4)?;
     let (source, destination) = addresses.split_at(addresses.len() / 2);
     let port = |at: usize| match has_ports(protocol) {
-        true => u16::from_be_bytes([header[at], header[at + 1]]),
+        true => u16::from_be_bytes([carried[at], carried[at + 1]]),
         false => 0,
     };
-    let ports = ip.header();
     let nobodys = match ip.is_v4() {
         true => protocol == 1,
         false => matches!(protocol, 58 | 0 | 43 | 44 | 51 | 60 | 135),
     };
     (!nobodys).then(|| Quote {
-        source: (ip_address(source), port(ports)).into(),
-        destination: (ip_address(destination), port(ports + 2)).into(),
+        source: (ip_address(source), port(0)).into(),
+        destination: (ip_address(destination), port(2)).into(),
         protocol,
+        carried_at,
+        is_piece,
     })
 }
 
@@ -110,6 +131,7 @@ impl Oracle {
         let about = quote(frame, ip)
             .filter(|quote| quote.source.ip() == ip.destination)
             .ok_or_else(nobody)?;
+        self.met.quoted_piece = about.is_piece;
         let target = &Target::new(about.source, about.protocol);
         let service = self.maps.service_at(target).ok_or_else(nobody)?;
         self.meet(target, service);

@@ -43,6 +43,8 @@ pub struct Met {
     pub own_piece: Option<Side>,
     /// The backend that it was to be translated to has sent it.
     pub to_itself: bool,
+    /// An error quotes a piece of a datagram.
+    pub quoted_piece: bool,
 }
 
 /// What must become of a packet.
@@ -74,6 +76,7 @@ impl Opinion {
             learned: false,
             own_piece: None,
             to_itself: false,
+            quoted_piece: false,
         },
     };
 

@@ -46,7 +46,7 @@ pub(super) fn translated(frame: &[u8], ip: &Ip, about: &Quote, to: &Relayed<'_>)
 /// Changes one end of the quoted packet.
 fn requote(out: &mut [u8], ip: &Ip, about: &Quote, end: End, address: SocketAddr) {
     let header = ip.transport() + 8;
-    let segment = header + ip.header();
+    let segment = about.carried_at;
 
     // The quoted IP header.
     let at = address_at(ip, header, end);
