@@ -4,7 +4,7 @@
 //! for the linker: no nightly toolchain and no cargo-fuzz.
 
 use std::{
-    env, fs,
+    env, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -12,6 +12,7 @@ use anyhow::Context;
 
 use crate::{
     shell::{self, cargo},
+    test::show,
     workspace::Workspace,
 };
 
@@ -74,17 +75,57 @@ pub(crate) fn run(workspace: &Workspace, seconds: u32) -> anyhow::Result<()> {
     command
         .arg(&folders.found)
         .arg(&folders.corpus)
-        .arg(LONGEST)
         .arg(format!("-max_total_time={seconds}"))
-        .arg(prefix(&folders.failed))
-        .args(["-print_final_stats=1", "-verbosity=0"]);
-    shell::run(&mut command).with_context(|| {
-        format!(
-            "an input in {} fails; to run it again: {} FILE",
-            folders.failed.display(),
-            fuzzer.display()
-        )
-    })
+        .args(common(&folders));
+    shell::run(&mut command).with_context(|| to_repeat(&folders, &fuzzer))
+}
+
+/// Builds the fuzzer and runs it on the committed corpus and on so many inputs that it makes of that: fails also if it ran fewer.
+pub(crate) fn run_some(workspace: &Workspace, inputs: u64) -> anyhow::Result<()> {
+    let fuzzer = build(workspace)?;
+    let folders = Folders::make(workspace)?;
+    let committed = fs::read_dir(&folders.corpus)
+        .with_context(|| format!("list {}", folders.corpus.display()))?
+        .count();
+    let asked = committed as u64 + inputs;
+    let mut command = shell::command(&fuzzer);
+    command
+        .arg(&folders.corpus)
+        .arg(format!("-runs={asked}"))
+        .args(common(&folders));
+    let mut ran = None;
+    let status = show(&mut command, &mut io::stdout(), |line| {
+        ran = executed(line).or(ran);
+    })?;
+    anyhow::ensure!(status.success(), to_repeat(&folders, &fuzzer));
+    anyhow::ensure!(
+        ran >= Some(asked),
+        "the fuzzer ran {ran:?} inputs, not {asked}: {committed} are committed, and it should have made the others"
+    );
+    Ok(())
+}
+
+/// The number of inputs that were run, if a line of the fuzzer's statistics says it.
+fn executed(line: &str) -> Option<u64> {
+    let number = line.strip_prefix("stat::number_of_executed_units:")?;
+    number.trim().parse().ok()
+}
+
+fn common(folders: &Folders) -> [String; 4] {
+    [
+        LONGEST.to_owned(),
+        prefix(&folders.failed),
+        "-print_final_stats=1".to_owned(),
+        "-verbosity=0".to_owned(),
+    ]
+}
+
+fn to_repeat(folders: &Folders, fuzzer: &Path) -> String {
+    format!(
+        "an input in {} fails; to run it again: {} FILE",
+        folders.failed.display(),
+        fuzzer.display()
+    )
 }
 
 /// Makes the committed corpus anew: of it and of what was found here, few inputs that reach each edge of the code that any of
@@ -157,6 +198,13 @@ fn build(workspace: &Workspace) -> anyhow::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_number_of_inputs_is_read() {
+        let line = "stat::number_of_executed_units: 21345";
+        assert_eq!(executed(line), Some(21_345));
+        assert_eq!(executed("stat::average_exec_per_sec:     4269"), None);
+    }
 
     #[test]
     fn an_input_is_a_line_and_back() {
