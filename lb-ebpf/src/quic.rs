@@ -4,7 +4,8 @@
 //! in it (RFC 9287).
 //!
 //! A client makes up the connection id of its first packets. One of those may name a backend by chance, and then that one is
-//! as good as any. Whoever lies chooses among the backends of the service, no more.
+//! as good as any that takes new flows; of one that takes none, only the flow's entry says that a handshake is its own. Whoever
+//! lies chooses among the backends of the service, no more.
 
 use lb_common::{
     EndpointKind, ServiceEntry,
@@ -28,7 +29,8 @@ pub(crate) const NOBODY: u32 = u32::MAX;
 /// In the first byte: the header is a long one.
 const LONG: u8 = 0x80;
 
-/// The BackendId that a datagram to a service names, if it may keep flows, or [`NOBODY`]. Counts which of both.
+/// The BackendId that a datagram to a service names, if it may keep flows (with a long header: if it may take new ones), or
+/// [`NOBODY`]. Counts which of both.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(crate) fn backend<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
@@ -116,12 +118,16 @@ fn named<F: Frame, T: Tables>(
     if id == NOWHERE {
         return NOBODY;
     }
-    match service::backend(cx.tables, id) {
-        Some(backend)
-            if backend.entry.service == index && backend.state.permissions().may_keep() =>
-        {
-            id
-        }
-        _ => NOBODY,
+    let Some(backend) = service::backend(cx.tables, id) else {
+        return NOBODY;
+    };
+    let permissions = backend.state.permissions();
+    let may = match is_long(frame, packet) {
+        true => permissions.may_take_new(),
+        false => permissions.may_keep(),
+    };
+    match backend.entry.service == index && may {
+        true => id,
+        false => NOBODY,
     }
 }

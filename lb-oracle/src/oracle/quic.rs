@@ -54,7 +54,9 @@ impl Oracle {
         let datagram = read(payload, lengths);
         let id = datagram
             .server
-            .and_then(|server_id| self.maps.named(service, server_id));
+            .and_then(|server_id| self.maps.named(service, server_id))
+            // The client may have made it up.
+            .filter(|id| !datagram.long || self.maps.backends[*id].permissions.may_take_new());
         match id {
             Some(_) => self.ledger.more(More::ByServerId),
             None if datagram.long => {}
