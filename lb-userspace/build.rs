@@ -3,7 +3,7 @@
 //! The objects need a second compiler, the source of `core` and bpf-linker. If this build script
 //! built them, nobody could run `cargo test` without all of that. So `cargo xtask` builds them
 //! and names the data plane in `FAIRLEAD_BPF_OBJECT`, with the others beside it; this script copies them to
-//! `$OUT_DIR/fairlead.bpf.o`, `$OUT_DIR/decap.bpf.o` and `$OUT_DIR/probe.bpf.o` and sets the cfg `bpf_object`. Without that variable the
+//! `$OUT_DIR/{fairlead,decap,probe,losses}.bpf.o` and sets the cfg `bpf_object`. Without that variable the
 //! files are empty and the cfg is not set: `cargo test` works on the default members with stable Rust alone,
 //! without root and BPF tools. The price: such a binary has no data plane. It must say so instead of failing in an
 //! odd way: "this fairlead was built without its data plane: build it with `cargo xtask build`".
@@ -15,9 +15,10 @@ use std::{env, error::Error, fs, path::Path, path::PathBuf};
 const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
 
 /// Files beside the data plane's, and what they are embedded as.
-const OTHERS: [(&str, &str); 2] = [
+const OTHERS: [(&str, &str); 3] = [
     ("fairlead-decap-bpf", "decap.bpf.o"),
     ("fairlead-probe-bpf", "probe.bpf.o"),
+    ("fairlead-losses-bpf", "losses.bpf.o"),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

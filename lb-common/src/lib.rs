@@ -36,6 +36,7 @@ pub mod fragment;
 pub mod hash;
 pub mod header;
 pub mod limits;
+pub mod losses;
 pub mod nat;
 pub mod probe;
 pub mod quic;

@@ -34,6 +34,7 @@ mod departures;
 mod durable;
 mod interfaces;
 mod loads;
+mod losses;
 mod owner;
 mod passive;
 mod probing;

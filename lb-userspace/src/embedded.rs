@@ -18,6 +18,10 @@ static PROBE_BYTES: &Aligned<[u8]> = &Aligned {
     bytes: *include_bytes!(concat!(env!("OUT_DIR"), "/probe.bpf.o")),
 };
 
+static LOSSES_BYTES: &Aligned<[u8]> = &Aligned {
+    bytes: *include_bytes!(concat!(env!("OUT_DIR"), "/losses.bpf.o")),
+};
+
 /// The ELF file of the data plane.
 pub static OBJECT: &[u8] = &DATA_PLANE.bytes;
 
@@ -26,3 +30,6 @@ pub static DECAPSULATOR: &[u8] = &DECAPSULATOR_BYTES.bytes;
 
 /// The ELF file of the program for checks.
 pub static PROBE: &[u8] = &PROBE_BYTES.bytes;
+
+/// The ELF file of the programs that count what is lost behind the data plane.
+pub static LOSSES: &[u8] = &LOSSES_BYTES.bytes;

@@ -97,6 +97,7 @@ pub fn openmetrics(status: &Status, timings: &Timings) -> Result<String, std::fm
     };
     data_plane(&mut page, status);
     daemon(&mut page, status);
+    losses(&mut page, status);
     hooks::write(&mut page, status);
     services(&mut page, status);
     backends::write(&mut page, status);
@@ -295,6 +296,29 @@ fn daemon(page: &mut Page<'_>, status: &Status) {
             let labels = vec![("interface", a.interface.clone()), ("mode", a.mode.clone())];
             (Labels(labels), i64::from(a.state == "attached"))
         }),
+    );
+}
+
+fn losses(page: &mut Page<'_>, status: &Status) {
+    page.counter(
+        "interface_lost_packets",
+        "Packets transmitted or redirected that the kernel or a driver lost, by interface and how, since the daemon began",
+        status.losses.lost.iter().map(|lost| {
+            let labels = vec![
+                ("interface", lost.interface.clone()),
+                ("how", lost.how.clone()),
+            ];
+            (Labels(labels), lost.packets)
+        }),
+    );
+    page.gauge(
+        "interface_losses_counted",
+        "1 when somebody counts what the kernel or a driver loses",
+        [(
+            Labels(Vec::new()),
+            i64::from(status.losses.trouble.is_none()),
+        )]
+        .into_iter(),
     );
 }
 

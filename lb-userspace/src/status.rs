@@ -30,6 +30,9 @@ pub struct Status {
     pub checker_suspect: bool,
     /// Interfaces.
     pub attachments: Vec<Attachment>,
+    /// What is lost behind the data plane.
+    #[serde(default)]
+    pub losses: Losses,
     /// How it stands with the state directory.
     #[serde(default)]
     pub storage: Storage,
@@ -89,6 +92,26 @@ pub struct Hook {
     pub waiting: u64,
     /// Why the last attempt failed; `null`: it did not.
     pub trouble: Option<String>,
+}
+
+/// What the kernel and its drivers lost of what the data plane sent (transmitted or redirected), since this daemon began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Losses {
+    /// By interface and kind; each kind is there for each attached interface.
+    pub lost: Vec<Lost>,
+    /// Why nobody counts; `null`: somebody does.
+    pub trouble: Option<String>,
+}
+
+/// Packets that were lost at an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The interface.
+    pub interface: String,
+    /// A [`lb_common::losses::Loss`] label.
+    pub how: String,
+    /// How many.
+    pub packets: u64,
 }
 
 /// Counters of the data plane; rx = pass + tx + redirect + sum of drops.

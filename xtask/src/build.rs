@@ -51,6 +51,8 @@ const DATA_PLANE: &str = "fairlead-bpf";
 pub(crate) const DECAPSULATOR: &str = "fairlead-decap-bpf";
 /// The file of the program for checks, beside it too.
 pub(crate) const PROBE: &str = "fairlead-probe-bpf";
+/// The file of the programs that count what is lost behind the data plane, beside it too.
+pub(crate) const LOSSES: &str = "fairlead-losses-bpf";
 /// The file of the benchmark's driver and floors.
 const BENCH_PROGRAMS: &str = "fairlead-bench-bpf";
 
@@ -63,7 +65,7 @@ pub(crate) fn run(
     compiler: &BpfCompiler,
     release: bool,
 ) -> anyhow::Result<Built> {
-    let [bpf_object, _, _, bench_object] = bpf_objects(workspace, compiler)?;
+    let [bpf_object, .., bench_object] = bpf_objects(workspace, compiler)?;
     let mut command = cargo(workspace);
     command.args(["build", "-p", "lb-userspace", "-p", "lb-tests", "--bins"]);
     if release {
@@ -93,7 +95,7 @@ pub(crate) fn run(
 }
 
 /// Builds the data plane, the decapsulator, the program for checks and the benchmark's programs for the kernel and returns where they are.
-fn bpf_objects(workspace: &Workspace, compiler: &BpfCompiler) -> anyhow::Result<[PathBuf; 4]> {
+fn bpf_objects(workspace: &Workspace, compiler: &BpfCompiler) -> anyhow::Result<[PathBuf; 5]> {
     let target = workspace.target.join("bpf");
     let flags = bpf_flags(env::consts::ARCH)?;
     let mut command = cargo(workspace);
@@ -115,6 +117,8 @@ fn bpf_objects(workspace: &Workspace, compiler: &BpfCompiler) -> anyhow::Result<
             DECAPSULATOR,
             "--bin",
             PROBE,
+            "--bin",
+            LOSSES,
             "--bin",
             BENCH_PROGRAMS,
             "--profile",
@@ -143,7 +147,8 @@ fn bpf_objects(workspace: &Workspace, compiler: &BpfCompiler) -> anyhow::Result<
         .with_context(|| format!("build the BPF object with {}", compiler.rustc.display()))?;
 
     let folder = target.join(BPF_TARGET).join("bpf");
-    let objects = [DATA_PLANE, DECAPSULATOR, PROBE, BENCH_PROGRAMS].map(|name| folder.join(name));
+    let objects =
+        [DATA_PLANE, DECAPSULATOR, PROBE, LOSSES, BENCH_PROGRAMS].map(|name| folder.join(name));
     for object in &objects {
         anyhow::ensure!(
             object.is_file(),

@@ -87,7 +87,7 @@ pub(crate) fn run_some(workspace: &Workspace, inputs: u64) -> anyhow::Result<()>
     let committed = fs::read_dir(&folders.corpus)
         .with_context(|| format!("list {}", folders.corpus.display()))?
         .count();
-    let asked = committed as u64 + inputs;
+    let asked = inputs.saturating_add(committed as u64);
     let mut command = shell::command(&fuzzer);
     command
         .arg(&folders.corpus)

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use lb_common::losses::Loss;
+
 use super::columns::{self, Cell, shorten};
 use crate::model::{AdminState, Health, endpoint};
 use crate::status::{Backend, Hook, Service, Status};
@@ -81,6 +83,7 @@ fn headline(status: &Status, width: usize) -> Vec<String> {
                 .map(|trouble| format!("{}: {trouble}", a.interface)),
         );
     }
+    lines.extend(losses(status));
     if status.checker_suspect {
         let text = "all probes fail at once: the checker is suspected, health is held as it was";
         lines.push(text.to_owned());
@@ -94,6 +97,31 @@ fn headline(status: &Status, width: usize) -> Vec<String> {
     }
     if let Some(error) = &status.config_error {
         lines.push(format!("the configuration file is not what runs: {error}"));
+    }
+    lines
+}
+
+/// What is lost behind the data plane: nothing is no line.
+fn losses(status: &Status) -> Vec<String> {
+    let mut lines = Vec::new();
+    for loss in Loss::ALL {
+        let at: Vec<String> = status
+            .losses
+            .lost
+            .iter()
+            .filter(|lost| lost.how == loss.label() && lost.packets > 0)
+            .map(|lost| format!("{} at {}", lost.packets, lost.interface))
+            .collect();
+        if !at.is_empty() {
+            let (what, at) = (loss.label(), at.join(", "));
+            lines.push(format!(
+                "LOST behind the program ({what}): {at}: {}",
+                loss.help()
+            ));
+        }
+    }
+    if let Some(why) = &status.losses.trouble {
+        lines.push(format!("nobody counts what drivers lose: {why}"));
     }
     lines
 }

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::answers::Answers;
 use super::departures::Departure;
 use super::loads::Loads;
+use super::losses::Losses;
 use super::passive;
 use super::probing::Probing;
 use super::reload::{Asked, Reloads};
@@ -96,6 +97,8 @@ pub(super) struct Owner<'a> {
     pub(super) attachments: Vec<status::Attachment>,
     /// What checks need in the kernel.
     pub(super) probing: Probing,
+    /// Who counts what is lost behind the data plane.
+    pub(super) losses: Losses,
     /// Interfaces that are to be left.
     pub(super) departures: Vec<Departure>,
     pub(super) hooks: Hooks,
@@ -129,6 +132,7 @@ impl<'a> Owner<'a> {
             numbers: 0,
             attachments,
             probing: Probing::default(),
+            losses: Losses::default(),
             departures: Vec::new(),
             hooks,
             suspects,
@@ -180,6 +184,7 @@ impl<'a> Owner<'a> {
         self.show_life(now_ns())?;
         let claims = self.beginning.take().unwrap_or_default();
         self.attach_all();
+        self.losses.keep();
         self.carry_out(claims);
         // When an earlier one runs in place of the file, it is kept already.
         if self.parts.config_error.is_none() {
@@ -267,6 +272,7 @@ impl<'a> Owner<'a> {
         if self.beats.is_multiple_of(PIN_BEATS) {
             self.keep_pins();
             self.keep_probing();
+            self.losses.keep();
         }
         Ok(())
     }

@@ -126,6 +126,7 @@ impl Owner<'_> {
             config_error: self.parts.config_error.clone(),
             owner_epoch,
             attachments: self.attachments.clone(),
+            losses: self.losses.told(&self.attachments),
             flow_capacity,
             nat_flows: self.sweeper.nat_flows(),
             nat_capacity,

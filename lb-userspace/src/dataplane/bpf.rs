@@ -5,7 +5,7 @@
 //! Files below: `place` (where pins live), `pins` (what stands there), `lock`, `host` (privileges, kernel), `geometry` (sizes and their
 //! check), `sys` and `mapped` (the unsafe parts), `maps`, `program`, `links` and `netdev`
 //! (attachment), `apply` and `actual` (the seam [`Dataplane`](super::Dataplane)), `reader`
-//! (counters, flow table), `debug_log`. Apart from all this: `decap`, the program of a backend, and `probe`, that of checks.
+//! (counters, flow table), `debug_log`. Apart from all this: `decap`, the program of a backend, `probe`, that of checks, and `losses`, those at tracepoints.
 
 mod actual;
 mod apply;
@@ -18,6 +18,7 @@ mod host;
 mod links;
 mod loads;
 mod lock;
+pub mod losses;
 mod mapped;
 mod maps;
 mod nat;

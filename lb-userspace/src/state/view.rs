@@ -10,8 +10,8 @@ use super::State;
 use crate::health::{Evidence, Seen};
 use crate::model::{BackendKey, Forwarding, Name, ProbeResult, ProbeVerdict, Protocol};
 use crate::status::{
-    Attachment, Backend, Counters, DataPlane, Drain, Handshakes, Hook, Service, Status, Storage,
-    Traffic,
+    Attachment, Backend, Counters, DataPlane, Drain, Handshakes, Hook, Losses, Service, Status,
+    Storage, Traffic,
 };
 use crate::{ids, model};
 
@@ -32,6 +32,8 @@ pub struct Surroundings {
     pub owner_epoch: u64,
     /// Interfaces.
     pub attachments: Vec<Attachment>,
+    /// What is lost behind the data plane.
+    pub losses: Losses,
     /// Entries that the flow table has room for.
     pub flow_capacity: u64,
     /// Flows of `fullnat` at the last walk through their table.
@@ -58,6 +60,7 @@ impl State {
             owner_epoch: around.owner_epoch,
             checker_suspect: self.velocity.checker_suspect(),
             attachments: around.attachments,
+            losses: around.losses,
             storage: around.storage,
             hooks: around.hooks,
             data_plane: DataPlane {

@@ -1,13 +1,16 @@
 //! Links and interfaces of the balancer that fail, vanish and return.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use lb_common::losses::Loss;
 use lb_tests::capture::Capture;
 use lb_tests::law::Excused;
+use lb_tests::server::Server;
 use lb_tests::topology::{FAMILIES, Family, backend_mac, client};
 use nix::net::if_::InterfaceFlags;
 
@@ -214,4 +217,60 @@ fn attached_after(lb: &lb_tests::topology::Namespace, device: &str) -> Duration 
         }
     }
     panic!("{device} got no XDP program within 10 s");
+}
+
+/// Packets that got lost behind the program, by interface and how; all kinds are told of both interfaces.
+fn lost(stage: &Stage) -> BTreeMap<(String, String), u64> {
+    let losses = stage.daemon.status().unwrap().losses;
+    assert_eq!(losses.trouble, None);
+    let lost = losses.lost.into_iter();
+    let lost: BTreeMap<_, _> = lost
+        .map(|lost| ((lost.interface, lost.how), lost.packets))
+        .collect();
+    assert_eq!(lost.len(), 2 * Loss::ALL.len(), "{lost:?}");
+    lost
+}
+
+#[test]
+fn l8_packets_that_an_interface_does_not_take_are_counted_and_said() {
+    let mut stage = Stage::alone_with(SHAPES[0], Server::threads, |mut config| {
+        for service in &mut config.services {
+            service.health.kind = "none";
+            service.health.port = None;
+        }
+        config
+    });
+    stage.storm(&ECHO, 500).assert_clean(500);
+    let none = lost(&stage);
+    assert!(none.values().all(|packets| *packets == 0), "{none:?}");
+    let said = |stage: &Stage| {
+        let output = stage.daemon.cli(&["status"]).unwrap();
+        output.stdout
+    };
+    assert!(!said(&stage).contains("LOST"), "{}", said(&stage));
+
+    // A veth takes redirected packets only where its other end works with XDP; since Linux 6.3 the kernel knows before it tries.
+    let before = stage.daemon.counters_at_rest().unwrap();
+    stage.topology.free_port(stage.topology.shape().back_port());
+    let ticks = Ticks::start(&stage);
+    let total = |stage: &Stage| lost(stage).values().sum::<u64>();
+    let many = || total(&stage) > 500;
+    wait_until("packets are lost", Duration::from_secs(10), many);
+    drop(ticks);
+    let after = stage.daemon.counters_at_rest().unwrap();
+    let packets = total(&stage);
+    assert_eq!(packets, after.redirect - before.redirect);
+    let at =
+        |interface: &str, how: Loss| lost(&stage)[&(interface.to_owned(), how.label().to_owned())];
+    let ways = [("eth0", Loss::Redirect), ("eth1", Loss::Transmit)];
+    let (interface, how) = ways
+        .into_iter()
+        .find(|(interface, how)| at(interface, *how) == packets)
+        .unwrap_or_else(|| panic!("{:?}", lost(&stage)));
+    let line = format!(
+        "LOST behind the program ({}): {packets} at {interface}: the ",
+        how.label()
+    );
+    assert!(said(&stage).contains(&line), "{}", said(&stage));
+    stage.daemon.check_conservation().unwrap();
 }

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use lb_common::{
     DropReason,
     counter::{Handshake, PathError},
+    losses::Loss,
 };
 use lb_tests::daemon::{Config, Daemon};
 use lb_tests::topology::Topology;
@@ -26,6 +27,7 @@ const BUCKETS: usize = 14;
 enum Each {
     Balancer,
     Interface,
+    InterfaceAndLoss,
     Reason,
     PathError,
     Hook,
@@ -43,6 +45,11 @@ const FAMILIES: &[(&str, Each)] = &[
     ("fairlead_config_stale", Each::Balancer),
     ("fairlead_checker_suspect", Each::Balancer),
     ("fairlead_interface_attached", Each::Interface),
+    (
+        "fairlead_interface_lost_packets_total",
+        Each::InterfaceAndLoss,
+    ),
+    ("fairlead_interface_losses_counted", Each::Balancer),
     ("fairlead_received_packets_total", Each::Balancer),
     ("fairlead_passed_packets_total", Each::Balancer),
     ("fairlead_transmitted_packets_total", Each::Balancer),
@@ -154,6 +161,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
     let count = |each| match each {
         Each::Balancer => 1,
         Each::Interface => interfaces,
+        Each::InterfaceAndLoss => interfaces * Loss::ALL.len(),
         Each::Reason => reasons,
         Each::PathError => PathError::ALL.len(),
         Each::Hook => 1,
@@ -179,7 +187,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
     assert_eq!(found, expected);
     let series: usize = found.values().sum();
     let formula =
-        79 + interfaces + reasons + services * (26 + reasons) + 19 * backends + agents + 4;
+        80 + 5 * interfaces + reasons + services * (26 + reasons) + 19 * backends + agents + 4;
     assert_eq!(series, formula, "the formula in README.md");
     let quiet = page.iter().filter(|(name, _)| {
         let counts =

@@ -28,6 +28,28 @@ pub struct Status {
     pub services: Vec<Service>,
     /// Interfaces.
     pub attachments: Vec<Attachment>,
+    /// What was lost behind the program.
+    pub losses: Losses,
+}
+
+/// What the kernel and its drivers lost of what the program sent.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Losses {
+    /// By interface and how.
+    pub lost: Vec<Lost>,
+    /// Why nobody counts.
+    pub trouble: Option<String>,
+}
+
+/// Packets that were lost at an interface.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Lost {
+    /// The interface.
+    pub interface: String,
+    /// In which way.
+    pub how: String,
+    /// How many.
+    pub packets: u64,
 }
 
 /// An interface with the program.

@@ -10,7 +10,7 @@ use anyhow::Context;
 
 use super::{cpio::Archive, modules::Modules};
 use crate::{
-    build::{Built, DECAPSULATOR, PROBE},
+    build::{Built, DECAPSULATOR, LOSSES, PROBE},
     shell::{command, output, run, which},
     workspace::Workspace,
 };
@@ -87,7 +87,8 @@ pub(super) fn build(
     }
     let decapsulator = built.bpf_object.with_file_name(DECAPSULATOR);
     let probe = built.bpf_object.with_file_name(PROBE);
-    for object in [&built.bpf_object, &decapsulator, &probe] {
+    let losses = built.bpf_object.with_file_name(LOSSES);
+    for object in [&built.bpf_object, &decapsulator, &probe, &losses] {
         archive.file(&text(object)?, &read(object)?)?;
     }
     for (path, content) in ACCOUNTS {

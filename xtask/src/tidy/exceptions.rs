@@ -13,7 +13,7 @@ const fn entry(path: &'static str, why: &'static str) -> Entry {
 }
 
 /// Files that may name aya.
-pub(super) const AYA: [Entry; 12] = [
+pub(super) const AYA: [Entry; 13] = [
     entry(
         "lb-userspace/src/dataplane/bpf.rs",
         "the one Dataplane over BPF",
@@ -35,6 +35,10 @@ pub(super) const AYA: [Entry; 12] = [
         "lb-ebpf/src/probe/main.rs",
         "the kernel binding of the program for checks",
     ),
+    entry(
+        "lb-ebpf/src/losses/main.rs",
+        "programs at the kernel's tracepoints",
+    ),
     entry("lb-ebpf/src/bench/", "the benchmark's own programs"),
     entry(
         "tests/",
@@ -44,7 +48,7 @@ pub(super) const AYA: [Entry; 12] = [
 ];
 
 /// Files that may hold `unsafe`.
-pub(super) const UNSAFE: [Entry; 23] = [
+pub(super) const UNSAFE: [Entry; 24] = [
     entry(
         "lb-userspace/src/health/unacked.rs",
         "what a socket has sent and is not acknowledged: no crate asks",
@@ -98,6 +102,10 @@ pub(super) const UNSAFE: [Entry; 23] = [
     entry(
         "lb-ebpf/src/probe/main.rs",
         "the packet in a socket buffer, and the licence section",
+    ),
+    entry(
+        "lb-ebpf/src/losses/main.rs",
+        "the kernel's devices, and the licence section",
     ),
     entry(
         "lb-ebpf/src/main.rs",
