@@ -130,6 +130,8 @@ pub struct State {
     /// The claims that were told last.
     claims: BTreeSet<(String, IpAddr)>,
     velocity: Velocity,
+    /// The suspect at which the last look at them had to stop.
+    looked_up_to: Option<BackendKey>,
     routes: BTreeMap<IpAddr, Route>,
     /// How many ways leave by each interface; none with 0.
     leaving: BTreeMap<u32, usize>,

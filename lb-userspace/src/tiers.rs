@@ -161,6 +161,13 @@ pub fn decide(candidates: &[Candidate], rules: Rules, before: Before<'_>) -> Dec
     }
 }
 
+/// True if so many percent of all that are enabled, by weight, and at least one, are healthy.
+pub fn can_do_with(candidates: &[Candidate], percent: u8) -> bool {
+    let healthy = |c: &&Candidate| matches!(c.standing, Standing::Ready | Standing::Full);
+    candidates.iter().any(|c| numbered(c) && healthy(&c))
+        && matches!(panic(candidates, percent, true), Panic::No)
+}
+
 fn numbered(candidate: &Candidate) -> bool {
     candidate.tier != Tier::Sorry
 }

@@ -18,8 +18,11 @@ const GRACE: u64 = 100_000_000;
 /// After so long the first SYN without an answer comes again, nanoseconds (RFC 6298 section 2.1).
 const AGAIN: u64 = 1_000_000_000;
 
-/// A backend is no suspect unless its share of bad signs is so many times that of the others.
-const TIMES: u64 = 2;
+/// A backend is no suspect unless its share of bad signs is so many times that of the others, ...
+const TIMES: f64 = 2.0;
+
+/// ... and so many standard deviations apart from it.
+const DEVIATIONS: f64 = 3.0;
 
 /// The well ones are a measure of their own with so many times the handshakes that one must have, ...
 const WELL_TIMES: u64 = 4;
@@ -311,9 +314,15 @@ impl Pool {
     }
 }
 
-/// A share is [`TIMES`] the other one.
+/// A share is [`TIMES`] the other one, and chance does not explain it: the two differ by [`DEVIATIONS`] standard deviations of what
+/// equal ones would (the chi-squared test of two shares).
 fn exceeds((bad, of): Share, (others_bad, others): Share) -> bool {
-    bad.saturating_mul(others) >= others_bad.saturating_mul(of).saturating_mul(TIMES)
+    let [bad, of, others_bad, others] = [bad, of, others_bad, others].map(|count| count as f64);
+    let (found, expected) = (bad * others, others_bad * of);
+    let (all_bad, all) = (bad + others_bad, of + others);
+    found >= expected * TIMES
+        && (found - expected).powi(2) * all
+            >= DEVIATIONS.powi(2) * of * others * all_bad * (all - all_bad)
 }
 
 fn plus((bad, of): Share, (more_bad, more): Share) -> Share {

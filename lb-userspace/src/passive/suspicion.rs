@@ -35,6 +35,8 @@ pub struct Suspicion {
     pause: u64,
     /// What the last one came to.
     last: Option<Looked>,
+    /// The witness of the last one, if its check was not good either.
+    failed: Option<BackendKey>,
 }
 
 /// What is known of two checks.
@@ -152,11 +154,24 @@ impl Suspicion {
                 });
             }
             Ok(_) => "was made at another time".to_owned(),
-            Err(words) => format!("failed as well: {words}"),
+            Err(words) => {
+                self.failed = Some(trial.witness.clone());
+                format!("failed as well: {words}")
+            }
         };
         let who = &trial.witness.backend;
         let words = format!("{words}; that of {who}, as a measure, {why}");
         self.end(Finding::Unclear(words))
+    }
+
+    /// The checks that are waited for will not be made: of other targets nothing is known.
+    pub fn abandon(&mut self) {
+        self.trial = None;
+    }
+
+    /// True of a witness whose check failed the last time: another one may tell more.
+    pub fn doubts(&self, who: &BackendKey) -> bool {
+        self.failed.as_ref() == Some(who)
     }
 
     fn end(&mut self, finding: Finding) -> Option<(Evidence, Finding)> {
@@ -170,6 +185,7 @@ impl Suspicion {
             .saturating_mul(2)
             .clamp(*PEACE.start(), *PEACE.end());
         self.pause = 0;
+        self.failed = None;
         self.until = now.saturating_add(self.peace);
         let words = self.note(now, evidence, said);
         let seconds = self.peace / SECOND;
@@ -191,6 +207,7 @@ impl Suspicion {
     pub fn confirmed(&mut self, now: u64, evidence: &Evidence, said: &str) {
         self.peace = 0;
         self.pause = 0;
+        self.failed = None;
         self.note(now, evidence, said);
     }
 

@@ -242,10 +242,9 @@ fn those_that_do_not_serve_are_no_suspects_and_no_measure() {
     assert_eq!(looks.until_found(&[WELL, gone], 20), None);
 }
 
-/// Handshakes of which half fail, whoever they go to: in small numbers some backend is well by chance. What its being well makes
-/// suspects of is next to nothing beside those that stand out by chance anyway.
+/// Handshakes of which half fail, whoever they go to: in small numbers some backend is well by chance, and another ill.
 #[test]
-fn a_fault_of_the_network_leaves_none_so_well_that_the_others_are_suspects() {
+fn a_fault_of_the_network_makes_next_to_nobody_a_suspect() {
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut chance = |percent: u64| {
         random ^= random << 13;
@@ -261,8 +260,7 @@ fn a_fault_of_the_network_leaves_none_so_well_that_the_others_are_suspects() {
         (20, 4, 30),
     ] {
         let mut looks = Looks::new(true, members);
-        let (mut named, mut alone, mut judged) = (0_usize, 0_usize, 0_usize);
-        let mut history = Vec::new();
+        let (mut named, mut judged) = (0_usize, 0_usize);
         for _ in 0..200 {
             let new: Vec<Counts> = (0..members)
                 .map(|_| {
@@ -271,18 +269,12 @@ fn a_fault_of_the_network_leaves_none_so_well_that_the_others_are_suspects() {
                 })
                 .collect();
             named += looks.add(&new).len();
-            history.push(new);
-            let last = &history[history.len().saturating_sub(8)..];
-            alone += model(last, true, false).len();
             judged += members as usize;
         }
         println!(
-            "{members} members, {each} handshakes a look, {percent} % refused: {named} named, {alone} of them beside all others, of {judged}"
+            "{members} members, {each} handshakes a look, {percent} % refused: {named} named of {judged}"
         );
-        assert!(
-            (named - alone) * 100 <= judged,
-            "{named} - {alone} of {judged}"
-        );
+        assert!(named * 12 <= judged, "{named} of {judged}");
     }
 }
 
@@ -357,7 +349,7 @@ const AGO: u64 = 100_000_000_000;
 
 /// The same judgement from all that ever happened: the counts of each look of each member, newest last. Without
 /// `measures`, the well ones are no measure of their own.
-fn model(history: &[Vec<Counts>], sees_answers: bool, measures: bool) -> Vec<(u32, Evidence)> {
+fn model(history: &[Vec<Counts>], sees_answers: bool) -> Vec<(u32, Evidence)> {
     let looks = history.len();
     let at = |which: Handshake| which as usize;
     let members = history[0].len();
@@ -406,9 +398,15 @@ fn model(history: &[Vec<Counts>], sees_answers: bool, measures: bool) -> Vec<(u3
                 let well = (0..members).map(|one| (shares(one)[n].1, shares(one)[n].2));
                 let well = well.filter(|one| one.1 >= 3 && !is_large(*one));
                 let (poor, rich) = well.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-                let is_measured =
-                    measures && rich >= 12 && poor * 20 < rich && bad * rich >= 2 * poor * of;
-                let alone = all < 3 || bad * all >= 2 * theirs * of || is_measured;
+                // Shares of two that differ by three standard deviations, squared.
+                let exceeds = |(theirs, all): (u64, u64)| {
+                    let apart = (bad * all).saturating_sub(theirs * of);
+                    let (total, worst) = (of + all, bad + theirs);
+                    bad * all >= 2 * theirs * of
+                        && apart * apart * total >= 9 * of * all * worst * (total - worst)
+                };
+                let is_measured = rich >= 12 && poor * 20 < rich && exceeds((poor, rich));
+                let alone = all < 3 || exceeds((theirs, all)) || is_measured;
                 if is_large((bad, of)) && alone {
                     let over = back as u64 * EVERY;
                     found.push((
@@ -444,7 +442,7 @@ proptest! {
         let mut looks = Looks::new(sees_answers, history[0].len() as u32);
         for n in 1..=history.len() {
             let found = looks.add(&history[n - 1]);
-            prop_assert_eq!(found, model(&history[..n], sees_answers, true), "look {}", n);
+            prop_assert_eq!(found, model(&history[..n], sees_answers), "look {}", n);
         }
     }
 }

@@ -51,6 +51,11 @@ impl State {
             (interfaces(&before), interfaces(&config)),
         ] {
             if old != new {
+                if matches!(new, Effect::Probe(_)) {
+                    // Checks of targets that changed are not made.
+                    let all = self.backends.values_mut();
+                    all.for_each(|known| known.suspicion.abandon());
+                }
                 effects.push(new);
             }
         }

@@ -31,7 +31,12 @@ pub(super) fn device(link: &Link, links: &BTreeMap<u32, Link>) -> Option<Device>
     let room = room
         .saturating_add(ONE_TAG)
         .saturating_sub(tags.max(ONE_TAG));
-    let device = Device::plain(link.ifindex, link.mtu.min(room), link.mac);
+    // What belongs to a bond leaves by it, as the bond (`fail_over_mac` gives each its own address otherwise).
+    let mac = match link.bond {
+        Some(bond) => links.get(&bond).map_or(link.mac, |bond| bond.mac),
+        None => link.mac,
+    };
+    let device = Device::plain(link.ifindex, link.mtu.min(room), mac);
     Some(device.through(port.ifindex, port.tags))
 }
 

@@ -112,6 +112,7 @@ impl State {
             live_vips: BTreeSet::new(),
             claims: BTreeSet::new(),
             velocity: Velocity::new(limit),
+            looked_up_to: None,
             routes: BTreeMap::new(),
             leaving: BTreeMap::new(),
             links: BTreeMap::new(),

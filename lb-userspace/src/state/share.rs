@@ -22,7 +22,7 @@ pub(super) struct Share {
 /// A backend of a service, as last looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seat {
-    name: Name,
+    pub(super) name: Name,
     pub(super) candidate: Candidate,
     /// Since when it might take flows; nanoseconds since boot.
     pub(super) since: Option<u64>,

@@ -6,13 +6,17 @@ use std::sync::Arc;
 use super::{State, record};
 use crate::event::{Effect, Record};
 use crate::health::Evidence as Heard;
-use crate::model::{AdminState, BackendKey, Check, Health, Name, ProbeResult, Tier};
+use crate::model::{AdminState, Backend, BackendKey, Check, Health, Name, ProbeResult};
 use crate::passive::suspicion::{self, Finding};
 use crate::passive::{Evidence, Pool};
+use crate::tiers::{self, Candidate, Standing};
 
 /// Backends that are gone through for the suspects of one look, at most: for each it is all of its service. The others are
 /// suspects still at the next look.
 const VISITS: usize = 5_000;
+
+/// Percent of a pool that packets and one check each leave it, where there is no `panic-threshold`.
+const SPARED: u8 = 50;
 
 impl State {
     /// The backends whose packets are looked at, by service, and their names by BackendId.
@@ -76,15 +80,23 @@ impl State {
     ) {
         let named: BTreeSet<&BackendKey> = suspects.iter().map(|(key, _)| key).collect();
         let mut visits = VISITS;
-        for (key, evidence) in suspects {
-            if visits == 0 {
-                break;
-            }
+        // Where the last look had to stop: those of one service must not take the turn of all others for ever.
+        let after = self.looked_up_to.take();
+        let mut sorted: Vec<_> = suspects.iter().collect();
+        sorted.sort_unstable_by_key(|(key, _)| (Some(key) <= after.as_ref(), key));
+        for (key, evidence) in sorted {
             if !self.may_rise(now, key) {
                 continue;
             }
+            if visits == 0 {
+                break;
+            }
+            self.looked_up_to = Some(key.clone());
             let service = self.config.services.get(&key.service);
             visits = visits.saturating_sub(service.map_or(0, |service| service.backends.len()));
+            if visits > 0 {
+                self.looked_up_to = None;
+            }
             // A check is worth while only if it could take the suspect out.
             if self.can_spare(key)
                 && let Some(witness) = self.witness(key, &named)
@@ -106,30 +118,55 @@ impl State {
                 && self.is_up(other)
                 && known.is_some_and(|known| known.suspicion.waiting().is_none())
         });
-        let after = |(other, _): &(BackendKey, _)| {
+        let suspicion = self.backends.get(key).map(|known| &known.suspicion);
+        let after = |(other, backend): &(BackendKey, &Backend)| {
+            let failed = suspicion.is_some_and(|suspicion| suspicion.doubts(other));
+            // Of who gets no new flows nobody would see that it is ill.
+            let takes_new = self.weight(other) > 0 && self.way(backend.address).resolved.is_ok();
             let is_before = other.backend < key.backend;
-            (named.contains(other), is_before, other.clone())
+            (
+                named.contains(other),
+                failed,
+                !takes_new,
+                is_before,
+                other.clone(),
+            )
         };
         others.min_by_key(after).map(|(other, _)| other)
     }
 
-    /// Without this backend there are still enough for the service: `panic-threshold`.
+    /// Without this backend there are still enough for the service.
     fn can_spare(&self, key: &BackendKey) -> bool {
         let Some(service) = self.config.services.get(&key.service) else {
             return false;
         };
-        let (mut all, mut left) = (0_u64, 0_u64);
-        for (other, backend) in service.keyed_backends() {
-            let counts =
-                backend.tier != Tier::Sorry && self.admin(&other) == Some(AdminState::Enabled);
-            let weight = if counts { u64::from(backend.weight) } else { 0 };
-            all = all.saturating_add(weight);
-            if other != *key && self.health(&other) == Health::Up {
-                left = left.saturating_add(weight);
+        let Some(share) = self.shares.get(&key.service) else {
+            return false;
+        };
+        let candidates = share.seats.iter().map(|seat| {
+            // A verdict that is held back is one all the same.
+            let other = BackendKey {
+                service: key.service.clone(),
+                backend: seat.name.clone(),
+            };
+            let ill = seat.name == key.backend
+                || matches!(seat.candidate.standing, Standing::Ready | Standing::Full)
+                    && !self.is_up(&other);
+            Candidate {
+                standing: if ill {
+                    Standing::Down
+                } else {
+                    seat.candidate.standing
+                },
+                ..seat.candidate
             }
-        }
-        let threshold = u64::from(service.failover.panic_threshold);
-        left > 0 && left.saturating_mul(100) >= all.saturating_mul(threshold)
+        });
+        let candidates: Vec<Candidate> = candidates.collect();
+        let least = match service.failover.panic_threshold {
+            0 => SPARED,
+            threshold => threshold,
+        };
+        tiers::can_do_with(&candidates, least)
     }
 
     /// A check has ended: of a suspect, or of a witness to others.

@@ -126,8 +126,18 @@ fn what_fails_with_the_witness_or_says_nothing_takes_nobody_out_and_is_in_no_row
         let mut sim = running(passive(THREE, |_| ()));
         // Far more often than `fall`.
         for n in 0..10 {
-            assert_eq!(sim.suspect("web/a").len(), 2, "{n}: {own:?} {theirs:?}");
-            sim.both(("web/a", own.clone()), ("web/b", theirs.clone()));
+            let checked = sim.suspect("web/a");
+            assert_eq!(checked.len(), 2, "{n}: {own:?} {theirs:?}");
+            let witness = format!("web/{}", checked[1].backend);
+            // One that has failed gives way to another.
+            let fails = own != void();
+            let expected = if fails && n % 2 == 1 {
+                "web/c"
+            } else {
+                "web/b"
+            };
+            assert_eq!(witness, expected, "{n}: {own:?} {theirs:?}");
+            sim.both(("web/a", own.clone()), (&witness, theirs.clone()));
             sim.pass(1);
         }
         for backend in ["web/a", "web/b", "web/c"] {
@@ -179,6 +189,8 @@ fn a_verdict_that_the_velocity_limit_holds_is_not_sought_again_and_again() {
         config.daemon.velocity_percent,
         config.daemon.velocity_window,
     ) = (34, Duration::from_secs(3600));
+    let web = config.services.get_mut(&name("web")).unwrap();
+    web.failover.panic_threshold = 10;
     let mut sim = running(Arc::new(config));
     sim.probe("web/c", false, 3);
     assert_eq!(sim.is("web/c"), Health::Down);
@@ -278,4 +290,53 @@ fn a_suspicion_ends_with_what_it_was_about() {
     sim.event(Event::Config(passive(THREE, |web| web.udp_idle *= 2)));
     sim.both(("web/a", bad()), ("web/b", good()));
     assert_eq!(sim.is("web/a"), Health::Down);
+}
+
+/// A pool that has no `panic-threshold` is left half of its backends, of those that get flows.
+#[test]
+fn half_of_a_pool_stays_whatever_packets_say() {
+    const FOUR: &str = "web 192.0.2.1:80 a=10.0.0.1:80 b=10.0.0.2:80 c=10.0.0.3:80 d=10.0.0.4:80";
+    let mut sim = running(passive(FOUR, |_| ()));
+    for (suspect, witness) in [("web/a", "web/b"), ("web/b", "web/c")] {
+        assert_eq!(sim.suspect(suspect), [key(suspect), key(witness)]);
+        sim.both((suspect, bad()), (witness, good()));
+        assert_eq!(sim.is(suspect), Health::Down);
+    }
+    assert_eq!(sim.suspect("web/c"), []);
+    // Of those that are up, one without a way is none that could be spared.
+    let mut sim = running(passive(FOUR, |web| web.failover.panic_threshold = 50));
+    assert_eq!(sim.suspect("web/a").len(), 2);
+    sim.pass(200);
+    for lost in ["10.0.0.2", "10.0.0.3"] {
+        sim.event(Event::Route {
+            address: ip(lost),
+            route: crate::model::Route::Unresolved("gone".to_owned()),
+        });
+    }
+    assert_eq!(sim.suspect("web/a"), []);
+}
+
+/// Suspects of a large service that cannot be spared do not keep those of another from being looked at.
+#[test]
+fn those_of_a_large_pool_do_not_take_all_turns() {
+    let many: Vec<String> = (0..200)
+        .map(|n| format!("b{n}=10.1.{}.{}:80", n / 200, n % 200 + 1))
+        .collect();
+    let text = format!(
+        "many 192.0.2.9:80 {}\nweb 192.0.2.1:80 a=10.0.0.1:80 b=10.0.0.2:80 c=10.0.0.3:80",
+        many.join(" ")
+    );
+    let mut config = (*passive(&text, |_| ())).clone();
+    let large = config.services.get_mut(&name("many")).unwrap();
+    large.health.passive = Some(Passive::default());
+    // Nobody can be spared.
+    large.failover.panic_threshold = 100;
+    let mut sim = running(Arc::new(config));
+    let names: Vec<String> = (0..40)
+        .map(|n| format!("many/b{n}"))
+        .chain(["web/a".to_owned()])
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let checked: Vec<_> = (0..4).flat_map(|_| sim.suspect_all(&names)).collect();
+    assert_eq!(checked, [[key("web/a"), key("web/b")]]);
 }
