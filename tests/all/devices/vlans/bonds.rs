@@ -13,6 +13,7 @@ use crate::stage::{ECHO, Turn, UDP, figure, wait_until};
 use quiet::Quiet;
 use talk::Talk;
 
+mod modes;
 mod quiet;
 mod talk;
 
