@@ -26,8 +26,40 @@ pub const MORE_LINE: u32 = 6;
 pub const MORE_LIMITER_LINE: u32 = 7;
 /// The line of [`PathError`].
 pub const PATH_LINE: u32 = 8;
+/// First of the lines that are no counters: for each of [`SENDERS`] groups of senders' networks, by hash, a word of what was done for
+/// it ([`sender_word`]).
+pub const SENDER_LINE: u32 = 9;
+/// So many groups.
+pub const SENDERS: u32 = 256;
+/// A group gets at most one of so many of what a limit allows.
+pub const SENDER_SHARE: u32 = 8;
+/// The third line of counters of the whole: [`Rest`].
+pub const REST_LINE: u32 = SENDER_LINE + SENDERS / 8;
 /// First line of backends.
-pub const BACKEND_LINE: u32 = 9;
+pub const BACKEND_LINE: u32 = REST_LINE + 1;
+
+/// What was done for a group of senders: a second ([`Limiter`]) above a count of 32 bits.
+#[inline(always)]
+pub const fn sender_word(second: u32, count: u32) -> u64 {
+    (second as u64) << 32 | count as u64
+}
+
+/// The count of a word as of a second.
+#[inline(always)]
+pub const fn sender_count(word: u64, second: u32) -> u32 {
+    match word >> 32 == second as u64 {
+        true => word as u32,
+        false => 0,
+    }
+}
+
+/// True for lines of bookkeeping: [`LIMITER_LINE`], [`MORE_LIMITER_LINE`] and those from [`SENDER_LINE`] on.
+pub const fn is_bookkeeping(line: u32) -> bool {
+    matches!(
+        line,
+        LIMITER_LINE | MORE_LIMITER_LINE | SENDER_LINE..REST_LINE
+    )
+}
 
 /// Not a counter, in the lines of a service behind its reasons: one more than the slot of the service's ring whose turn was the last one
 /// on this CPU ([`crate::Pick::Turn`]); 0: nobody had one.
@@ -78,6 +110,14 @@ pub enum More {
     NoServerId = 6,
     /// Clients that lost their backend before their time, as there was no room for all ([`crate::affinity`]).
     AffinityEvicted = 7,
+}
+
+/// Positions in line [`REST_LINE`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// SYNs of services with a client option that went on without it: there was no room.
+    OptionLeftOut = 0,
 }
 
 /// Positions in line [`PATH_LINE`]: ICMP errors to a source of tunnels, about a packet in a tunnel (among `Pass`).

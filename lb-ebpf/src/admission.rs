@@ -3,8 +3,9 @@
 
 use lb_common::{
     Address, Control, Epoch, Family, Nanos,
-    counter::{self, Limiter},
+    counter::{self, Limiter, SENDER_LINE, SENDER_SHARE, SENDERS, sender_count, sender_word},
     flow::{EPOCH_SHIFT, EPOCHS},
+    hash::FlowTuple,
 };
 
 use crate::{parse::Packet, tables::Tables};
@@ -52,6 +53,48 @@ pub enum Limited {
     Reset,
     /// ICMP errors about packets in tunnels: as many again as are relayed.
     Path,
+}
+
+/// The network of a sender, which is taken for one: 24 bits of an IPv4 address, 56 of an IPv6 one.
+#[inline(always)]
+fn network(sender: Address) -> Address {
+    let [high, low] = sender.words();
+    Address::from_words(match sender.is_v4() {
+        true => [high, low & !0xff_u64.to_be()],
+        false => [high & !0xff_u64.to_be(), 0],
+    })
+}
+
+/// As [`admits`], of something that anybody makes us do: no network of senders gets more than its share, one of [`SENDER_SHARE`], of a
+/// CPU's allowance, so that none takes it away from all others. Networks are told apart by a secret hash.
+#[inline(always)]
+pub fn admits_from<T: Tables>(
+    tables: &T,
+    control: &Control,
+    what: Limited,
+    second: u32,
+    sender: Address,
+) -> bool {
+    let group = tables.hash_flow(&FlowTuple {
+        client: network(sender),
+        vip: Address::from_words([0, 0]),
+        client_port: [what as u8, 0],
+        vip_port: [0, 0],
+        protocol: 0,
+    }) as u32
+        & (SENDERS - 1);
+    let (line, at) = (SENDER_LINE.wrapping_add(group >> 3), group & 7);
+    let Some(line) = tables.counters(control.lines_per_cpu, line) else {
+        return false;
+    };
+    let done = sender_count(line.word(at), second);
+    if done >= control.icmp_errors_per_second.div_ceil(SENDER_SHARE)
+        || !admits(tables, control, what, second)
+    {
+        return false;
+    }
+    tables.set(line, at, sender_word(second, done.wrapping_add(1)));
+    true
 }
 
 /// The second that limits count by: 2^30 nanoseconds.

@@ -116,6 +116,12 @@ fn admits<T: Tables>(cx: &Context<'_, T>, what: Limited) -> bool {
     admission::admits(cx.tables, cx.control, what, admission::second(cx.now))
 }
 
+#[inline(always)]
+fn admits_from<T: Tables>(cx: &Context<'_, T>, what: Limited, packet: &Packet) -> bool {
+    let second = admission::second(cx.now);
+    admission::admits_from(cx.tables, cx.control, what, second, packet.source)
+}
+
 /// What a message to a VIP must be before anything is done about it.
 #[inline(always)]
 fn check_to_vip<F: Frame>(frame: &F, packet: &Packet) -> Result<(), DropReason> {
@@ -266,7 +272,7 @@ fn relay_to_backend<F: Frame, T: Tables>(
     backend: Backend<'_>,
 ) -> Result<Outcome, DropReason> {
     let quote = &icmp::quote(frame, packet).ok_or(DropReason::Truncated)?;
-    if !admits(cx, Limited::IcmpError) {
+    if !admits_from(cx, Limited::IcmpError, packet) {
         return Err(DropReason::IcmpLimited);
     }
     let exit = forward::to_backend(frame, cx.tables, backend)?;
@@ -407,9 +413,12 @@ pub(crate) fn too_big<F: Frame, T: Tables, const V4: bool>(
     mtu: u32,
     service: u32,
 ) -> PackedOutcome {
-    let told = match admits(cx, Limited::TooBig) {
-        true => icmp::too_big::<F, V4>(frame, mtu),
-        false => Err(DropReason::PacketTooBig),
+    let frame = opaque(frame);
+    let told = match parse::ip::<F, V4>(frame) {
+        Some(packet) if admits_from(cx, Limited::TooBig, &packet) => {
+            icmp::too_big::<F, V4>(frame, mtu)
+        }
+        _ => Err(DropReason::PacketTooBig),
     };
     match told {
         Ok(verdict) => Outcome::of(verdict, Account::TooBig, service).into(),

@@ -247,6 +247,5 @@ fn is_counted(number: usize, expected: &CounterLine, line: CounterLine) -> bool 
 
 /// Lines of bookkeeping that are not counters.
 fn is_limiter(line: usize) -> bool {
-    use lb_common::counter::{LIMITER_LINE, MORE_LIMITER_LINE};
-    [LIMITER_LINE as usize, MORE_LIMITER_LINE as usize].contains(&line)
+    lb_common::counter::is_bookkeeping(line as u32)
 }

@@ -363,7 +363,8 @@ impl Oracle {
     /// A packet that does not fit through its tunnel; `fits`: bytes that would.
     fn too_big(&mut self, arrived: &Arrived<'_>, service: usize, fits: u32) -> Answer {
         let refused = Refusal::DropOf(service, DropReason::PacketTooBig);
-        if !self.limits.admit(Limit::TooBig, arrived.at) {
+        let group = self.maps.group_of(Limit::TooBig, arrived.ip.source);
+        if !self.limits.admit_from(Limit::TooBig, group, arrived.at) {
             return Err(refused);
         }
         let told = answer::too_big(arrived.frame, &arrived.ip, fits).ok_or(refused)?;

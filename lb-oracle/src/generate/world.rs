@@ -71,7 +71,7 @@ pub(super) fn world(choices: &mut Choices<'_>) -> World {
     let mut world = World {
         echo_per_second: *choices.of(&[100, 1, 0]),
         new_flows_per_second: *choices.of(&[None, None, Some(3), Some(0)]),
-        icmp_errors_per_second: *choices.of(&[None, None, Some(1), Some(0)]),
+        icmp_errors_per_second: *choices.of(&[None, None, Some(1), Some(0), Some(9), Some(40)]),
         resets_per_second: *choices.of(&[None, Some(1), Some(0)]),
         ..World::default()
     };

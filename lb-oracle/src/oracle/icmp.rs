@@ -171,7 +171,8 @@ impl Oracle {
         ours: Option<SocketAddr>,
     ) -> Result<Opinion, DropReason> {
         let Arrived { frame, ip, .. } = arrived;
-        if !self.limits.admit(Limit::IcmpError, arrived.at) {
+        let group = self.maps.group_of(Limit::IcmpError, ip.source);
+        if !self.limits.admit_from(Limit::IcmpError, group, arrived.at) {
             return Err(DropReason::IcmpLimited);
         }
         let backend = self.maps.backends[id];

@@ -1,5 +1,6 @@
 //! What the maps hold, as plain values.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::{
@@ -255,6 +256,31 @@ impl Maps {
         })
     }
 
+    /// Which of 256 groups of networks a sender is in, for what is limited so.
+    pub(super) fn group_of(&self, limit: Limit, sender: IpAddr) -> u64 {
+        let kind = match limit {
+            Limit::IcmpError => 2,
+            Limit::TooBig => 3,
+            _ => panic!("senders have no share of {limit:?}"),
+        };
+        let network = match sender {
+            IpAddr::V4(a) => Address::v4([a.octets()[0], a.octets()[1], a.octets()[2], 0]),
+            IpAddr::V6(a) => {
+                let mut octets = [0; 16];
+                octets[..7].copy_from_slice(&a.octets()[..7]);
+                Address::v6(octets)
+            }
+        };
+        let hash = self.hash_of(&FlowTuple {
+            client: network,
+            vip: Address::v6([0; 16]),
+            client_port: [kind, 0],
+            vip_port: [0, 0],
+            protocol: 0,
+        });
+        hash.0 % 256
+    }
+
     /// The hash that a flow is scheduled by: its own, or that of the fields that its service keeps together.
     pub(super) fn group(&self, service: usize, tuple: &Tuple) -> FlowHash {
         let Scheduling {
@@ -348,6 +374,8 @@ pub(super) enum Limit {
 pub(super) struct Limits {
     most: [u64; 6],
     spent: [(u64, u64); 6],
+    /// What networks of senders have had: by their group.
+    senders: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Limits {
@@ -363,7 +391,26 @@ impl Limits {
                 any(world.icmp_errors_per_second),
             ],
             spent: [(0, 0); 6],
+            senders: BTreeMap::new(),
         }
+    }
+
+    /// The same where a network of senders has a share of an eighth. `group`: of 256, by hash.
+    pub(super) fn admit_from(&mut self, limit: Limit, group: u64, at: Nanos) -> bool {
+        let (second, count) = self.senders.entry(group).or_default();
+        if *second != at >> 30 {
+            (*second, *count) = (at >> 30, 0);
+        }
+        if *count >= self.most[limit as usize].div_ceil(8) {
+            return false;
+        }
+        if !self.admit(limit, at) {
+            return false;
+        }
+        if let Some((_, count)) = self.senders.get_mut(&group) {
+            *count += 1;
+        }
+        true
     }
 
     /// Takes one, if there is one left. A second is 2^30 ns.

@@ -9,7 +9,7 @@ use bytemuck::Pod;
 use lb_common::{
     BackendEntry, Control, Epoch, FlowWord, Header, Nanos, Tunnel,
     backend::{DEVICES, device_slot},
-    counter::{LIMITER_LINE, Limiter, MORE_LIMITER_LINE},
+    counter::{LIMITER_LINE, Limiter, MORE_LIMITER_LINE, REST_LINE, SENDER_LINE, sender_word},
     fragment, timing,
 };
 use lb_ebpf::{
@@ -158,6 +158,15 @@ pub(super) fn write(
         *window = window
             .wrapping_sub(at >> SECOND)
             .wrapping_add(now >> SECOND);
+    }
+    let senders = mine
+        .get_mut(SENDER_LINE as usize..REST_LINE as usize)
+        .context("no lines for senders")?;
+    for word in senders.iter_mut().flatten().filter(|word| **word != 0) {
+        let second = (*word >> 32)
+            .wrapping_sub(at >> SECOND)
+            .wrapping_add(now >> SECOND);
+        *word = sender_word(second as u32, *word as u32);
     }
     let all: Vec<Line> = (0..cpus)
         .flat_map(|number| match number == cpu {
