@@ -231,6 +231,11 @@ fn data_plane(page: &mut Page<'_>, status: &Status) {
         d.affinity_evicted,
     );
     page.one(
+        "client_options_left_out",
+        "SYNs that went to their backend without the client option of their service, as they had no room for it",
+        d.options_left_out,
+    );
+    page.one(
         "evicted_flows",
         "Unproven flow entries evicted for new flows",
         d.evicted,

@@ -154,6 +154,9 @@ pub struct DataPlane {
     /// Clients that lost their backend before their `affinity-timeout`, as there was no room for all.
     #[serde(default)]
     pub affinity_evicted: u64,
+    /// SYNs that should have said who their client is (`client-option`), and had no room for it.
+    #[serde(default)]
+    pub options_left_out: u64,
     /// Entries evicted for new flows.
     pub evicted: u64,
     /// Live entries of the flow table at the last sweep.
@@ -351,6 +354,8 @@ pub struct Counters {
     pub handshakes: BTreeMap<u32, lb_common::CounterLine>,
     /// The second global line, by [`lb_common::counter::More`].
     pub more: lb_common::CounterLine,
+    /// By [`lb_common::counter::Rest`].
+    pub rest: lb_common::CounterLine,
     /// The line of [`lb_common::counter::PathError`].
     pub path_errors: lb_common::CounterLine,
     /// The largest packet that fits the path to a backend, by BackendId, where routers said so.

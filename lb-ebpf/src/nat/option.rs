@@ -3,7 +3,10 @@
 //! Kind, length, port, address, as other balancers do it ("TOA"). Only the SYN has it: it is never near the MTU, the option shifts no
 //! sequence number, and a SYN that is lost comes again and gets it again. It stands before the options that are there.
 
-use lb_common::DropReason;
+use lb_common::{
+    DropReason,
+    counter::{REST_LINE, Rest},
+};
 
 use super::{DONE, sealed};
 use crate::{
@@ -104,11 +107,13 @@ fn put<F: Frame, T: Tables, const V4: bool>(
     let words = offset >> 4;
     let has_room = words.wrapping_add(growth as u8 >> 2) <= LONGEST
         && packet.size().wrapping_add(u32::from(growth)) <= exit.mtu;
-    if has_room {
-        match V4 {
+    let told = has_room
+        && match V4 {
             true => into_v4(frame, &packet, kind),
             false => into_v6(frame, &packet, kind),
         };
+    if !told && let Some(line) = cx.tables.counters(cx.control.lines_per_cpu, REST_LINE) {
+        cx.tables.add(line, Rest::OptionLeftOut as u32, 1);
     }
     DONE
 }

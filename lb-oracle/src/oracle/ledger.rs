@@ -3,7 +3,8 @@
 use lb_common::{
     DropReason,
     counter::{
-        CounterLine, Global, Handshake, More, PATH_LINE, PathError, PerBackend, TURN, lines_per_cpu,
+        CounterLine, Global, Handshake, More, PATH_LINE, PathError, PerBackend, Rest, TURN,
+        lines_per_cpu,
     },
 };
 use lb_ebpf::fixture::{Counter, world::GEOMETRY};
@@ -95,6 +96,10 @@ impl Ledger {
     /// A complaint about a packet in a tunnel.
     pub(super) fn path(&mut self, which: PathError) {
         self.add(Counter(PATH_LINE, which as u32), 1);
+    }
+
+    pub(super) fn rest(&mut self, which: Rest) {
+        self.add(Counter::rest(which), 1);
     }
 
     pub(super) fn more(&mut self, which: More) {

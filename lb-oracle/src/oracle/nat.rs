@@ -5,7 +5,11 @@
 
 use std::{collections::HashMap, net::SocketAddr};
 
-use lb_common::{Address, DropReason, Family, counter::PerBackend, hash::FlowTuple};
+use lb_common::{
+    Address, DropReason, Family,
+    counter::{PerBackend, Rest},
+    hash::FlowTuple,
+};
 use lb_ebpf::fixture::world::{Change, NAT_PORTS, nat_addresses};
 
 use super::{
@@ -200,6 +204,9 @@ impl Oracle {
             Meaning::Opens => option::told(frame, ip, kind, mtu),
             _ => None,
         };
+        if kind != 0 && meaning == Meaning::Opens && told.is_none() {
+            self.ledger.rest(Rest::OptionLeftOut);
+        }
         if ip.size() > mtu {
             return self.too_big(arrived, service, mtu);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
 
-use lb_common::counter::{Global, Handshake, More, PathError, PerBackend};
+use lb_common::counter::{Global, Handshake, More, PathError, PerBackend, Rest};
 use lb_common::{DropReason, timing};
 
 use super::State;
@@ -108,6 +108,7 @@ impl State {
             by_server_id: at(&counters.more, More::ByServerId as usize),
             no_server_id: at(&counters.more, More::NoServerId as usize),
             affinity_evicted: at(&counters.more, More::AffinityEvicted as usize),
+            options_left_out: at(&counters.rest, Rest::OptionLeftOut as usize),
             evicted: global(Global::Evicted),
             flows: self.flows.values().fold(0, |sum, n| sum.saturating_add(*n)),
             ..DataPlane::default()

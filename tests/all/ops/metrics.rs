@@ -50,6 +50,7 @@ const FAMILIES: &[(&str, Each)] = &[
         Each::InterfaceAndLoss,
     ),
     ("fairlead_interface_losses_counted", Each::Balancer),
+    ("fairlead_client_options_left_out_total", Each::Balancer),
     ("fairlead_received_packets_total", Each::Balancer),
     ("fairlead_passed_packets_total", Each::Balancer),
     ("fairlead_transmitted_packets_total", Each::Balancer),
@@ -187,7 +188,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
     assert_eq!(found, expected);
     let series: usize = found.values().sum();
     let formula =
-        80 + 5 * interfaces + reasons + services * (26 + reasons) + 19 * backends + agents + 4;
+        81 + 5 * interfaces + reasons + services * (26 + reasons) + 19 * backends + agents + 4;
     assert_eq!(series, formula, "the formula in README.md");
     let quiet = page.iter().filter(|(name, _)| {
         let counts =

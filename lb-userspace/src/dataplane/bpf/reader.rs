@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use lb_common::counter::{
     BACKEND_LINE, DROP_LINE, DROP_LINES, GLOBAL_LINE, Global, MORE_LINE, PATH_LINE, PerBackend,
-    TURN, Totals, handshake_line, lines_per_cpu, service_line,
+    REST_LINE, TURN, Totals, handshake_line, lines_per_cpu, service_line,
 };
 use lb_common::flow::{IDLE_AFTER, WAYS};
 use lb_common::{BackendEntry, CounterLine, Epoch, FlowRank, FlowWord, Nanos, Tunnel, timing};
@@ -172,6 +172,7 @@ impl Reader {
         Counters {
             totals: self.totals(),
             more: self.sum(MORE_LINE),
+            rest: self.sum(REST_LINE),
             path_errors: self.sum(PATH_LINE),
             paths: self.paths(&ids, now),
             backends: ids.iter().map(|id| (*id, self.backend(*id))).collect(),
