@@ -24,6 +24,7 @@ mod policies;
 mod quic;
 mod ranges;
 mod real_path;
+mod relayed_errors;
 mod restart;
 mod schedulers;
 mod traffic;

@@ -133,6 +133,14 @@ fn nothing_is_excused_beyond_what_was_allowed() {
     assert!(reading.check(&plane, early(1)).is_err());
     assert!(reading.check(&plane, early(2)).is_ok());
     assert!(reading.check(&plane, early(3)).is_err());
+
+    let (mut reading, plane) = good();
+    reading.ports.received += 2;
+    reading.hosts.received += 2;
+    let adopted = |adopted| Excused { adopted, ..nothing };
+    assert!(reading.check(&plane, adopted(1)).is_err());
+    assert!(reading.check(&plane, adopted(2)).is_ok());
+    assert!(reading.check(&plane, adopted(3)).is_err());
 }
 
 /// Both families, each shape, both ways: what the counters say is what was sent.

@@ -61,6 +61,9 @@ pub struct Excused {
     /// Packets, of the traffic or others, that the driver counted before it had the program: a veth
     /// begins to count a moment earlier (drivers/net/veth.c, `veth_enable_xdp`).
     pub early: u64,
+    /// Packets that came to the balancer as a router's and left it as the traffic's, which are its ICMP errors that `fullnat`
+    /// sends on from what stands for clients: just so many.
+    pub adopted: u64,
 }
 
 /// What kept the law from holding.
@@ -152,8 +155,8 @@ impl Reading {
         let lost = plane.dropped() + self.driver_drops().values().sum::<u64>();
         let perhaps = excused.kept + self.driver_drops_of_any().values().sum::<u64>();
         let mut balance = |place: &str, flow: Flow, perhaps: u64| {
-            let out = flow.received + lost;
-            if flow.sent < out || flow.sent > out + perhaps {
+            let (sent, out) = (flow.sent + excused.adopted, flow.received + lost);
+            if sent < out || sent > out + perhaps {
                 wrong.push(format!(
                     "{place}: {flow:?} with {lost} dropped, and up to {perhaps} more"
                 ));

@@ -3,8 +3,10 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
+use lb_tests::server::Server;
 use lb_tests::topology::Forwarding;
 
+use super::encapsulation::{GUE, HEADER, MIXED, MIXED_HEADER};
 use crate::stage::{FULLNAT, SHAPES, Stage, UDP};
 
 /// Largest datagram that the network takes in one piece is below 1,500 bytes.
@@ -12,8 +14,18 @@ const SIZES: [usize; 4] = [1_600, 8_000, 30_000, 60_000];
 
 #[test]
 fn datagrams_in_pieces_are_answered_whole_in_both_directions() {
-    for shape in SHAPES.into_iter().chain(FULLNAT) {
-        let stage = Stage::new(shape);
+    let plain = SHAPES.into_iter().chain(FULLNAT).map(|shape| (shape, None));
+    let tunnels = [
+        (SHAPES[4], Some(GUE)),
+        (SHAPES[5], Some(HEADER)),
+        (SHAPES[4], Some(MIXED)),
+        (SHAPES[5], Some(MIXED_HEADER)),
+    ];
+    for (shape, way) in plain.chain(tunnels) {
+        let stage = Stage::with(shape, Server::threads, |config| match way {
+            Some(way) => way.change(config),
+            None => config,
+        });
         for service in UDP {
             let target = stage.daemon.config().service(service).target();
             let socket = stage.topology.run_in("client", || {
@@ -45,12 +57,13 @@ fn datagrams_in_pieces_are_answered_whole_in_both_directions() {
                     }
                     let got = got.unwrap_or_else(|error| {
                         let plane = stage.daemon.status().unwrap().data_plane;
-                        panic!("{shape:?} {service} {size} bytes: {error}; {plane:?}")
+                        panic!("{shape:?} {way:?} {service} {size} bytes: {error}; {plane:?}")
                     });
-                    assert_eq!(got, size, "{shape:?} {service}");
+                    assert_eq!(got, size, "{shape:?} {way:?} {service}");
                     // The server writes its name over the beginning.
                     let same = |n: usize| heard[n] == said[n];
-                    assert!((64..size).all(same), "{shape:?} {service} {size} bytes");
+                    let all = (64..size).all(same);
+                    assert!(all, "{shape:?} {way:?} {service} {size} bytes");
                 }
             }
         }

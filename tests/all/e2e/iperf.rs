@@ -6,6 +6,7 @@ use std::time::Duration;
 use lb_tests::daemon::{Config, Health, Service};
 use lb_tests::topology::{Process, Shape, Topology};
 
+use super::encapsulation::GUE;
 use crate::stage::{FULLNAT, SHAPES, Stage, figure, wait_until};
 
 const PORT: u16 = 5201;
@@ -80,7 +81,7 @@ fn transfer(stage: &Stage, target: std::net::SocketAddr, more: &[&str]) -> (u64,
 }
 
 #[track_caller]
-fn check(shape: Shape) {
+fn check(shape: Shape, change: impl FnOnce(Config) -> Config) {
     let mut running = vec![];
     let stage = Stage::alone_with(
         shape,
@@ -88,7 +89,7 @@ fn check(shape: Shape) {
             running = servers(topology);
             Ok(vec![])
         },
-        iperf,
+        |config| iperf(change(config)),
     );
     let names = ["echo4", "echo6"];
     for target in stage.targets(&names) {
@@ -125,20 +126,25 @@ fn check(shape: Shape) {
 
 #[test]
 fn many_connections_of_iperf_meet_one_server_over_dnat() {
-    check(SHAPES[0]);
+    check(SHAPES[0], |config| config);
 }
 
 #[test]
 fn many_connections_of_iperf_meet_one_server_over_l2dsr() {
-    check(SHAPES[3]);
+    check(SHAPES[3], |config| config);
 }
 
 #[test]
 fn many_connections_of_iperf_meet_one_server_over_ipip() {
-    check(SHAPES[4]);
+    check(SHAPES[4], |config| config);
+}
+
+#[test]
+fn many_connections_of_iperf_meet_one_server_over_gue() {
+    check(SHAPES[4], |config| GUE.change(config));
 }
 
 #[test]
 fn many_connections_of_iperf_meet_one_server_over_fullnat() {
-    check(FULLNAT[0]);
+    check(FULLNAT[0], |config| config);
 }

@@ -2,222 +2,26 @@
 //! client moves. And datagrams that are scheduled one by one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use lb_tests::daemon::{Config, Protocol, Service, Traffic};
 use lb_tests::server::{ECHO_PORT, NAME_BYTES, Server};
 use lb_tests::topology::{FAMILIES, Family, Forwarding, Shape, Topology, vip};
-use quinn::rustls::RootCertStore;
-use quinn::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use quinn::{
-    ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
-    RecvStream, SendStream, ServerConfig, TokioRuntime, TransportConfig,
+
+use super::encapsulation::{GUE, Way};
+use crate::stage::{FULLNAT, SHAPES, Stage, figure};
+
+mod ends;
+
+use ends::{
+    CONFIG_ID, Client, Identity, NAMED_PORT, PLAIN_PORT, serve, server_id, socket, unspecified,
 };
-use socket2::{Domain, Socket, Type};
 
-use crate::stage::{SHAPES, Stage, figure};
-
-/// Of the services that read server ids ...
-const NAMED_PORT: u16 = 4433;
-/// ... and of those that do not, at the same servers.
-const PLAIN_PORT: u16 = 4434;
-/// Under which connection ids name their server.
-const CONFIG_ID: u8 = 2;
 /// Each from a socket of its own: that all of them reach the same server by chance after they moved happens once in
 /// 3^20.
 const CONNECTIONS: usize = 20;
-/// Of a message, which comes back with the server's name at its beginning.
-const MESSAGE: usize = 16_384;
-/// For clients whose server does not hear them any more.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-/// Of backend `b<n>`.
-fn server_id(n: u8) -> [u8; 2] {
-    [0x5e, n]
-}
-
-/// Config id and length, server id, eight bytes of nobody's concern.
-struct Named(u8);
-
-impl ConnectionIdGenerator for Named {
-    fn generate_cid(&mut self) -> ConnectionId {
-        let nonce = RandomState::new().build_hasher().finish();
-        let first = CONFIG_ID << 5 | (self.cid_len() - 1) as u8;
-        let bytes = [&[first][..], &server_id(self.0), &nonce.to_be_bytes()].concat();
-        ConnectionId::new(&bytes)
-    }
-
-    fn cid_len(&self) -> usize {
-        11
-    }
-
-    fn cid_lifetime(&self) -> Option<Duration> {
-        None
-    }
-}
-
-/// What both ends know.
-struct Identity {
-    certificate: CertificateDer<'static>,
-    key: PrivatePkcs8KeyDer<'static>,
-}
-
-impl Identity {
-    fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(["quic.test".to_owned()]).unwrap();
-        Self {
-            certificate: made.cert.der().clone(),
-            key: made.signing_key.serialize_der().into(),
-        }
-    }
-
-    fn server(&self) -> ServerConfig {
-        let chain = vec![self.certificate.clone()];
-        ServerConfig::with_single_cert(chain, self.key.clone_key().into()).unwrap()
-    }
-
-    fn client(&self) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone()).unwrap();
-        let mut config = ClientConfig::with_root_certificates(Arc::new(roots)).unwrap();
-        let mut transport = TransportConfig::default();
-        transport.max_idle_timeout(Some(PATIENCE.try_into().unwrap()));
-        config.transport_config(Arc::new(transport));
-        config
-    }
-}
-
-/// A socket of one family in a namespace.
-fn socket(topology: &Topology, host: &str, at: SocketAddr) -> UdpSocket {
-    let socket = topology.run_in(host, || {
-        let socket = Socket::new(Domain::for_address(at), Type::DGRAM, None)?;
-        if at.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.bind(&at.into())?;
-        std::io::Result::Ok(socket)
-    });
-    socket.unwrap().into()
-}
-
-fn unspecified(family: Family, port: u16) -> SocketAddr {
-    match family {
-        Family::V4 => ([0; 4], port).into(),
-        Family::V6 => ([0_u16; 8], port).into(),
-    }
-}
-
-/// One for each backend, family and port, until its runtime ends.
-fn serve(topology: &Topology, identity: &Identity) {
-    for n in 1..=topology.shape().backends {
-        for family in FAMILIES {
-            for port in [NAMED_PORT, PLAIN_PORT] {
-                let mut config = EndpointConfig::default();
-                config.cid_generator(move || Box::new(Named(n)));
-                let at = unspecified(family, port);
-                let socket = socket(topology, &format!("b{n}"), at);
-                let endpoint = Endpoint::new(
-                    config,
-                    Some(identity.server()),
-                    socket,
-                    Arc::new(TokioRuntime),
-                );
-                tokio::spawn(accept(endpoint.unwrap(), n));
-            }
-        }
-    }
-}
-
-async fn accept(endpoint: Endpoint, n: u8) {
-    while let Some(incoming) = endpoint.accept().await {
-        tokio::spawn(async move {
-            // A client that goes is no concern of the server's.
-            let Ok(connection) = incoming.await else {
-                return;
-            };
-            while let Ok((send, receive)) = connection.accept_bi().await {
-                tokio::spawn(echo(send, receive, n));
-            }
-        });
-    }
-}
-
-async fn echo(mut send: SendStream, mut receive: RecvStream, n: u8) -> Result<()> {
-    let mut message = vec![0; MESSAGE];
-    loop {
-        receive.read_exact(&mut message).await?;
-        message[0] = n;
-        send.write_all(&message).await?;
-    }
-}
-
-/// A client with one connection and one stream, in which a transfer goes on.
-struct Client {
-    endpoint: Endpoint,
-    _connection: Connection,
-    send: SendStream,
-    receive: RecvStream,
-    said: u8,
-}
-
-impl Client {
-    async fn connect(topology: &Topology, identity: &Identity, target: SocketAddr) -> Result<Self> {
-        let family = if target.is_ipv4() {
-            Family::V4
-        } else {
-            Family::V6
-        };
-        let socket = socket(topology, "client", unspecified(family, 0));
-        let config = EndpointConfig::default();
-        let endpoint = Endpoint::new(config, None, socket, Arc::new(TokioRuntime))?;
-        let connection = endpoint
-            .connect_with(identity.client(), target, "quic.test")?
-            .await?;
-        let (send, receive) = connection.open_bi().await?;
-        Ok(Self {
-            endpoint,
-            _connection: connection,
-            send,
-            receive,
-            said: 0,
-        })
-    }
-
-    fn message(&mut self) -> Vec<u8> {
-        self.said = self.said.wrapping_add(1);
-        vec![self.said; MESSAGE]
-    }
-
-    /// Who answers a message.
-    async fn ask(&mut self) -> Result<u8> {
-        let said = self.message();
-        self.send.write_all(&said).await?;
-        self.heard(&said).await
-    }
-
-    async fn heard(&mut self, said: &[u8]) -> Result<u8> {
-        let mut heard = vec![0; MESSAGE];
-        self.receive.read_exact(&mut heard).await?;
-        ensure!(heard[1..] == said[1..], "another message came back");
-        Ok(heard[0])
-    }
-
-    /// Who answers a message in whose middle the client moves to another address and port.
-    async fn move_while_asking(&mut self, topology: &Topology, to: IpAddr) -> Result<u8> {
-        let said = self.message();
-        self.send.write_all(&said[..MESSAGE / 2]).await?;
-        let before = self.endpoint.local_addr()?;
-        let new = socket(topology, "client", (to, 0).into());
-        ensure!(before.port() != new.local_addr()?.port());
-        self.endpoint.rebind(new)?;
-        self.send.write_all(&said[MESSAGE / 2..]).await?;
-        self.heard(&said).await
-    }
-}
 
 /// An address that the client has besides its own.
 fn second_address(family: Family) -> IpAddr {
@@ -253,9 +57,14 @@ fn with_quic(topology: &Topology, mut config: Config) -> Config {
     config
 }
 
-fn stage(shape: Shape) -> Stage {
-    let topology = |config: Config, topology: &Topology| with_quic(topology, config);
-    Stage::with_topology(shape, Server::threads, topology)
+fn stage(shape: Shape, way: Option<Way>) -> Stage {
+    Stage::with_topology(shape, Server::threads, |config, topology| {
+        let config = with_quic(topology, config);
+        match way {
+            Some(way) => way.change(config),
+            None => config,
+        }
+    })
 }
 
 async fn connected(stage: &Stage, identity: &Identity, service: &str) -> Vec<(u8, Client)> {
@@ -280,9 +89,18 @@ async fn all_move(stage: &Stage, clients: &mut [(u8, Client)], to: IpAddr) -> Ve
 
 #[test]
 fn transfer_goes_on_at_its_server_while_the_client_moves_and_without_server_ids_it_does_not() {
-    for shape in [SHAPES[0], SHAPES[3], SHAPES[4]] {
-        let stage = stage(shape);
-        give_second_addresses(&stage.topology);
+    let ways = [
+        (SHAPES[0], None),
+        (SHAPES[3], None),
+        (SHAPES[4], None),
+        (SHAPES[4], Some(GUE)),
+        (FULLNAT[0], None),
+    ];
+    for (shape, way) in ways {
+        let stage = stage(shape, way);
+        if shape.forwarding != Forwarding::Fullnat {
+            give_second_addresses(&stage.topology);
+        }
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(both_ways(&stage));
         // Sockets close, and who still sends is told so.
@@ -308,7 +126,13 @@ async fn both_ways(stage: &Stage) {
     serve(&stage.topology, &identity);
     for (family, digit) in [(Family::V4, 4), (Family::V6, 6)] {
         let shape = stage.topology.shape();
-        let [own, second] = [lb_tests::topology::client(family), second_address(family)];
+        let own = lb_tests::topology::client(family);
+        let second = match shape.forwarding {
+            // The law knows packets at both sides of the balancer by the client's own address. To a server, another port of
+            // the client is another NAT port, as another address is.
+            Forwarding::Fullnat => own,
+            _ => second_address(family),
+        };
         let mut clients = connected_to_all(stage, &identity, &format!("named{digit}")).await;
         let servers: Vec<Option<u8>> = clients.iter().map(|(n, _)| Some(*n)).collect();
         let before = stage.daemon.status().unwrap().data_plane;
@@ -332,6 +156,13 @@ async fn both_ways(stage: &Stage) {
         let after = stage.daemon.status().unwrap().data_plane;
         assert!(after.by_server_id > before.by_server_id + 2 * CONNECTIONS as u64);
         assert_eq!(after.no_server_id, 0, "{after:?}");
+        if shape.forwarding == Forwarding::Fullnat {
+            // Both moves have taken a port for each connection, beside the one that it began with.
+            let taken = before.nat_flows + 2 * CONNECTIONS as u64;
+            stage.wait("ports are taken", |status| {
+                status.data_plane.nat_flows >= taken
+            });
+        }
         drop(clients);
 
         let mut clients = connected(stage, &identity, &format!("plain{digit}")).await;

@@ -105,6 +105,8 @@ pub struct DataPlane {
     pub untracked: u64,
     /// ICMP errors about packets in tunnels, by what came of them.
     pub path_errors: BTreeMap<String, u64>,
+    /// ICMP errors sent on to the backend or client whose packet they quote.
+    pub icmp_relayed: u64,
     /// Resets sent to clients.
     #[serde(default)]
     pub resets: u64,

@@ -4,7 +4,7 @@ use lb_tests::topology::Topology;
 
 use super::super::ip;
 use super::{CLIENTS, EVERYTHING, is_front, rehang, stack};
-use crate::e2e::examples::{Devices, check_over};
+use crate::e2e::examples::{Devices, WITH_DEVICES, served};
 
 const SERVERS: &[&str] = &["type vlan id 200"];
 
@@ -14,9 +14,11 @@ fn in_vlans(topology: &Topology) -> Devices {
     rehang(topology, "client", "eth0", &clients, EVERYTHING);
     let front = stack(topology, "lb", "eth0", CLIENTS);
     rehang(topology, "lb", "eth0", &front, is_front);
-    for host in ["b1", "lb"] {
-        let servers = stack(topology, host, "eth0", SERVERS);
-        rehang(topology, host, "eth0", &servers, EVERYTHING);
+    for host in topology.shape().hosts() {
+        if host != "client" {
+            let servers = stack(topology, &host, "eth0", SERVERS);
+            rehang(topology, &host, "eth0", &servers, EVERYTHING);
+        }
     }
     Devices {
         balancer: "eth0.200",
@@ -37,14 +39,12 @@ fn by_a_bond(topology: &Topology) -> Devices {
     }
 }
 
-#[test]
-fn clients_and_servers_in_vlans_of_one_card_serve_as_the_example_says() {
-    let text = include_str!("../../../../examples/vlan.toml");
-    check_over(text, 2, in_vlans);
+served! {
+    a_bond_serves_as_the_example_says: "bond.toml", 1, by_a_bond;
+    clients_and_servers_in_vlans_of_one_card_serve_as_the_example_says: "vlan.toml", 2, in_vlans;
 }
 
 #[test]
-fn a_bond_serves_as_the_example_says() {
-    let text = include_str!("../../../../examples/bond.toml");
-    check_over(text, 1, by_a_bond);
+fn every_example_for_devices_has_a_test() {
+    assert_eq!(SERVED, WITH_DEVICES);
 }
