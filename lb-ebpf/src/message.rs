@@ -1,9 +1,10 @@
 //! The path of an ICMP message: echo requests to a VIP are answered, errors are relayed to the backend or
 //! client whose packet they quote, and everything else is the kernel's. Part of `pipeline`.
 
+mod answer;
+
 use lb_common::{
-    Address, BackendEntry, DropReason, EndpointKey, Forwarding, MidStream, ServiceEntry,
-    hash::FlowTuple,
+    Address, BackendEntry, DropReason, EndpointKey, Forwarding, ServiceEntry, hash::FlowTuple,
 };
 
 use crate::{
@@ -15,12 +16,14 @@ use crate::{
     parse::{self, Packet},
     pipeline::{self, Context, opaque},
     reply::{self, Heard, NO_FLOW, Owner},
-    reset, schedule,
+    schedule,
     service::{self, Backend},
     tables::{PackedKey, Tables},
     tunnel,
     verdict::{Account, Action, Outcome, PackedOutcome, Parcel, Refusal, Verdict},
 };
+
+pub(crate) use answer::{mid_stream, tell, too_big};
 
 /// Handles a message of one family. Each way on is a call, so that each has its own share of BPF's 512
 /// bytes of stack.
@@ -389,69 +392,4 @@ fn relay_to_client<F: Frame, T: Tables>(
     };
     icmp::translate(frame, packet, quote, &translation)?;
     forward::send(frame, exit)
-}
-
-/// Tells a packet's sender if the outcome is [`PackedOutcome::too_big`].
-#[inline(always)]
-pub(crate) fn tell<F: Frame, T: Tables, const V4: bool>(
-    frame: &mut F,
-    cx: &Context<'_, T>,
-    outcome: PackedOutcome,
-) -> PackedOutcome {
-    match outcome.what_fits() {
-        Some((mtu, service)) => too_big::<F, T, V4>(frame, cx, mtu, service),
-        None => outcome,
-    }
-}
-
-/// Tells the sender of a packet that it does not fit on the way to its backend or client (RFC 1191, RFC 8201); `mtu`
-/// is what would. Forged or not, an answer is shorter than what it answers.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-pub(crate) fn too_big<F: Frame, T: Tables, const V4: bool>(
-    frame: &mut F,
-    cx: &Context<'_, T>,
-    mtu: u32,
-    service: u32,
-) -> PackedOutcome {
-    let frame = opaque(frame);
-    let told = match parse::ip::<F, V4>(frame) {
-        Some(packet) if admits_from(cx, Limited::TooBig, &packet) => {
-            icmp::too_big::<F, V4>(frame, mtu)
-        }
-        _ => Err(DropReason::PacketTooBig),
-    };
-    match told {
-        Ok(verdict) => Outcome::of(verdict, Account::TooBig, service).into(),
-        Err(reason) => Outcome::service_drop(reason, service).into(),
-    }
-}
-
-/// A segment of no known flow to a service where only a SYN begins one, or of a flow whose backend has left and resets
-/// its flows: dropped, or answered with a reset. `reason`: which of the two.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-pub(crate) fn mid_stream<F: Frame, T: Tables, const V4: bool>(
-    frame: &mut F,
-    cx: &Context<'_, T>,
-    service: u32,
-    reason: u32,
-) -> PackedOutcome {
-    let frame = opaque(frame);
-    let left = reason == DropReason::BackendLeft as u32;
-    let resets = left
-        || service::by_index(cx.tables, service)
-            .is_ok_and(|service| service.entry.mid_stream == MidStream::Reset as u8);
-    let asked = match resets {
-        true => parse::ip::<F, V4>(frame).and_then(|packet| reset::to_segment(frame, &packet)),
-        false => None,
-    };
-    // What is not answered uses up nothing of what may be.
-    let told = match asked {
-        Some(asked) if admits(cx, Limited::Reset) => reset::answer::<F, V4>(frame, &asked),
-        _ if left => Err(DropReason::BackendLeft),
-        _ => Err(DropReason::MidStream),
-    };
-    match told {
-        Ok(verdict) => Outcome::of(verdict, Account::Reset, service).into(),
-        Err(reason) => Outcome::service_drop(reason, service).into(),
-    }
 }
