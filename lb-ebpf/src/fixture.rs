@@ -419,20 +419,32 @@ pub type Outcome = Vec<Observed>;
 
 /// Runs one step against maps that stand as the steps before left them.
 pub fn run_step(tables: &mut MemTables, step: &Step, ends: &Ends) -> Observed {
+    run_step_in(tables, step, ends, None).0
+}
+
+/// The same with so much room in front of the frame, and whether it was asked for more.
+pub fn run_step_in(
+    tables: &mut MemTables,
+    step: &Step,
+    ends: &Ends,
+    room: Option<u16>,
+) -> (Observed, bool) {
     for change in &step.before {
         change.apply(tables, ends);
     }
     let before = mem::words(&tables.counters);
-    let mut frame = MemFrame {
-        bytes: ends.coming(step.ingress, &step.packet),
-        ifindex: ends.port(step.ingress),
-    };
+    let mut frame = MemFrame::new(
+        ends.coming(step.ingress, &step.packet),
+        ends.port(step.ingress),
+    );
+    frame.room = room.unwrap_or(frame.room);
     let verdict = mem::process(&mut frame, tables, step.at);
-    Observed {
+    let observed = Observed {
         verdict,
         output: frame.bytes,
         counters: changes(&before, &mem::words(&tables.counters)),
-    }
+    };
+    (observed, frame.denied)
 }
 
 /// Runs a fixture on the host.

@@ -48,6 +48,25 @@ pub struct MemFrame {
     pub bytes: Vec<u8>,
     /// The interface it came in by.
     pub ifindex: u32,
+    /// Bytes that it may grow by in front.
+    pub room: u16,
+    /// It could not grow by so much.
+    pub denied: bool,
+}
+
+/// What drivers leave in front of a frame (`XDP_PACKET_HEADROOM`), in bytes.
+const ROOM: u16 = 256;
+
+impl MemFrame {
+    /// A frame as it comes in by an interface.
+    pub const fn new(bytes: Vec<u8>, ifindex: u32) -> Self {
+        Self {
+            bytes,
+            ifindex,
+            room: ROOM,
+            denied: false,
+        }
+    }
 }
 
 impl Frame for MemFrame {
@@ -68,6 +87,11 @@ impl Frame for MemFrame {
     }
 
     fn grow_head(&mut self, bytes: u16) -> bool {
+        let Some(room) = self.room.checked_sub(bytes) else {
+            self.denied = true;
+            return false;
+        };
+        self.room = room;
         self.bytes
             .splice(0..0, core::iter::repeat_n(0, usize::from(bytes)));
         true
@@ -86,6 +110,7 @@ impl Frame for MemFrame {
         let long_enough = self.bytes.len() >= bytes.saturating_add(L3);
         if long_enough {
             self.bytes.drain(..bytes);
+            self.room = self.room.saturating_add(bytes as u16);
         }
         long_enough
     }

@@ -209,10 +209,7 @@ mod tests {
         let fixture = fixtures.iter().find(|f| forwarded(&f.steps[0])).unwrap();
         let step = fixture.steps[0].clone();
         let ends = Ends::HOST;
-        let mut frame = MemFrame {
-            bytes: step.packet.clone(),
-            ifindex: ends.ifindex(step.ingress),
-        };
+        let mut frame = MemFrame::new(step.packet.clone(), ends.ifindex(step.ingress));
         frame.bytes.splice(12..12, words.iter().copied());
         let tables = fixture.world.tables(&ends);
         let verdict = mem::process(&mut frame, &tables, step.at);

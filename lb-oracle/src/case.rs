@@ -131,10 +131,7 @@ pub fn run(case: &Case) -> Result<Tally, Difference> {
             oracle.change(change);
         }
         for (packet, arrival) in scene.packets.iter().enumerate() {
-            let mut frame = MemFrame {
-                bytes: arrival.frame.clone(),
-                ifindex: ends.port(arrival.ingress),
-            };
+            let mut frame = MemFrame::new(arrival.frame.clone(), ends.port(arrival.ingress));
             let verdict = mem::process(&mut frame, &tables, scene.at);
             let opinion = oracle.process(&arrival.frame, &frame.bytes, arrival.ingress, scene.at);
             let left = (verdict, &frame.bytes[..]);

@@ -129,10 +129,7 @@ pub fn rules() -> MemRules {
 
 /// What the library makes of a frame, and the frame afterwards.
 pub fn run_host(rules: &MemRules, packet: &[u8]) -> (Fate, Vec<u8>) {
-    let mut frame = MemFrame {
-        bytes: packet.to_vec(),
-        ifindex: 1,
-    };
+    let mut frame = MemFrame::new(packet.to_vec(), 1);
     (process(&mut frame, rules), frame.bytes)
 }
 

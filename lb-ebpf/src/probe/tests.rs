@@ -136,10 +136,7 @@ fn paths(v4: bool) -> Vec<ProbePath> {
 }
 
 fn frame(bytes: &[u8]) -> MemFrame {
-    MemFrame {
-        bytes: bytes.to_vec(),
-        ifindex: 1,
-    }
+    MemFrame::new(bytes.to_vec(), 1)
 }
 
 #[test]

@@ -402,10 +402,8 @@ proptest! {
         if mend && packet.len() >= 14 + 60 && packet[12..14] == [8, 0] {
             packet = with_ip_sum(packet);
         }
-        let mut frame = MemFrame {
-            bytes: packet.clone(),
-            ifindex: ends.ifindex(if behind { Side::Backend } else { step.ingress }),
-        };
+        let side = if behind { Side::Backend } else { step.ingress };
+        let mut frame = MemFrame::new(packet.clone(), ends.ifindex(side));
         let at = START + (later << lb_common::flow::EPOCH_SHIFT) / 4;
         let verdict = mem::process(&mut frame, &tables, at);
         prop_assert!(mem::conserves(&tables.totals()), "{:?}", tables.totals());
@@ -424,7 +422,7 @@ proptest! {
         let mut packet = bytes;
         let ether_type = [[8, 0], [0x86, 0xdd], [0, 0]][ether_type];
         packet.iter_mut().skip(12).zip(ether_type).for_each(|(byte, to)| *byte = to);
-        let mut frame = MemFrame { bytes: packet.clone(), ifindex: Ends::HOST.client };
+        let mut frame = MemFrame::new(packet.clone(), Ends::HOST.client);
         let verdict = mem::process(&mut frame, &tables, START);
         prop_assert_eq!(verdict, Verdict::PASS);
         prop_assert_eq!(frame.bytes, packet);

@@ -32,10 +32,7 @@ fn world() -> World {
 /// The backend that a packet of a flow goes to.
 fn send(tables: &MemTables, flow: u16, flags: &'static str, at: u64) -> Option<u32> {
     let packet = PLAIN.l2dsr().request(flow, flags, b"");
-    let mut frame = MemFrame {
-        bytes: packet.bytes(),
-        ifindex: Ends::HOST.client,
-    };
+    let mut frame = MemFrame::new(packet.bytes(), Ends::HOST.client);
     let verdict = mem::process(&mut frame, tables, at);
     let to = (verdict.action == Action::Redirect).then(|| u32::from(frame.bytes[5]));
     assert!(to.is_some(), "{verdict:?}");
@@ -156,7 +153,7 @@ proptest! {
             let flags = ["S", "A", "FA", "R"][flags];
             let at = START + (epoch << EPOCH_SHIFT);
             let packet = PLAIN.l2dsr().request(3000 + flow, flags, b"");
-            let mut frame = MemFrame { bytes: packet.bytes(), ifindex: Ends::HOST.client };
+            let mut frame = MemFrame::new(packet.bytes(), Ends::HOST.client);
             let verdict = mem::process(&mut frame, &tables, at);
             // All eight attempts may fall on the closed one: then the flow is refused, always.
             let backend = (verdict.action == Action::Redirect).then(|| frame.bytes[5]);
@@ -201,10 +198,10 @@ fn half_full_the_table_has_room_for_every_flow() {
         let [a, b, c, d] = number.to_be_bytes();
         let mut bytes = crate::fixture::packet::patched(template.clone(), 26, &[10, a, b, c]);
         bytes = crate::fixture::packet::patched(bytes, 34, &[200, d]);
-        let mut frame = MemFrame {
-            bytes: crate::fixture::packet::with_ip_sum(bytes),
-            ifindex: Ends::HOST.client,
-        };
+        let mut frame = MemFrame::new(
+            crate::fixture::packet::with_ip_sum(bytes),
+            Ends::HOST.client,
+        );
         mem::process(&mut frame, &tables, START);
         let sent = number + 1;
         if sent == places / 2 || sent == places * 3 / 4 {

@@ -89,10 +89,7 @@ proptest! {
         let kind = which.get(&KINDS).outer_ttl(ttls.1);
         let request = Packet { ttl: ttls.0, class, ..kind.request(port, "PA", &data) };
         let tables = kind.world(1, &[0]).tables(&Ends::HOST);
-        let mut frame = MemFrame {
-            bytes: request.bytes(),
-            ifindex: Ends::HOST.ifindex(Side::Client),
-        };
+        let mut frame = MemFrame::new(request.bytes(), Ends::HOST.ifindex(Side::Client));
         let verdict = mem::process(&mut frame, &tables, START);
         prop_assert!(matches!(verdict.action, Action::Tx | Action::Redirect), "{verdict:?}");
         prop_assert_eq!(frame.bytes.len(), request.bytes().len() + kind.growth());

@@ -24,10 +24,7 @@ fn each_sent(mut look: impl FnMut(&[u8], &Opinion)) {
                 oracle.change(change);
             }
             for arrival in &scene.packets {
-                let mut frame = MemFrame {
-                    bytes: arrival.frame.clone(),
-                    ifindex: ends.port(arrival.ingress),
-                };
+                let mut frame = MemFrame::new(arrival.frame.clone(), ends.port(arrival.ingress));
                 mem::process(&mut frame, &tables, scene.at);
                 let (before, side) = (&arrival.frame, arrival.ingress);
                 let opinion = oracle.process(before, &frame.bytes, side, scene.at);

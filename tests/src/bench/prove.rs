@@ -58,10 +58,7 @@ fn sample(case: &Case) -> Vec<u64> {
 
 /// What the library makes of a flow's packet now.
 fn on_host(rig: &Rig, packet: &[u8]) -> Result<(Verdict, Vec<u8>)> {
-    let mut frame = MemFrame {
-        bytes: packet.to_vec(),
-        ifindex: rig.ends().client,
-    };
+    let mut frame = MemFrame::new(packet.to_vec(), rig.ends().client);
     let verdict = mem::process(&mut frame, &rig.tables, Moment::now()?.nanos);
     Ok((verdict, frame.bytes))
 }

@@ -148,10 +148,7 @@ impl Cases {
     ) -> Result<Option<String>> {
         let ends = self.kernel.ends();
         let ifindex = ends.port(arrival.ingress);
-        let mut frame = MemFrame {
-            bytes: arrival.frame.clone(),
-            ifindex,
-        };
+        let mut frame = MemFrame::new(arrival.frame.clone(), ifindex);
         let verdict = mem::process(&mut frame, tables, at);
         let opinion = oracle.process(&arrival.frame, &frame.bytes, arrival.ingress, at);
         self.open_redirect(verdict)?;

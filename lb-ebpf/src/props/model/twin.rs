@@ -82,10 +82,7 @@ impl Twin {
             true => PLAIN.l2dsr().udp(),
             false => PLAIN.l2dsr(),
         };
-        let mut frame = MemFrame {
-            bytes: kind.request(flow.0, flags, b"").bytes(),
-            ifindex: Ends::HOST.client,
-        };
+        let mut frame = MemFrame::new(kind.request(flow.0, flags, b"").bytes(), Ends::HOST.client);
         let verdict = mem::process(&mut frame, &self.tables, self.at());
         match (verdict.action, verdict.reason()) {
             (Action::Redirect, _) => Fate::To(u32::from(frame.bytes[5])),
