@@ -49,6 +49,7 @@ fn topic(record: &Record) -> Option<Topic> {
         Record::ProbeVoid { .. }
         | Record::Route { .. }
         | Record::Link { .. }
+        | Record::Barred { .. }
         | Record::Adopted { .. }
         | Record::Config { .. } => None,
     }

@@ -37,7 +37,7 @@ pub use lb_common::{
     Spread, Tunnel,
 };
 pub use leaving::{DrainPolicy, OnDown};
-pub use link::{Link, Vlan};
+pub use link::{AttachMode, Link, Vlan};
 pub use passive::Passive;
 pub use ports::{Ports, PortsError};
 pub use prefix::{Prefix, PrefixError, family};

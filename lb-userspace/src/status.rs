@@ -56,7 +56,7 @@ pub struct Attachment {
     /// Interfaces of VLANs on it, whose packets are looked at, too.
     #[serde(default)]
     pub vlans: Vec<String>,
-    /// Why some of its packets may not be seen as they came; `null`: all is well.
+    /// Why some of its packets may not be seen as they came, or cannot be sent by it; `null`: all is well.
     #[serde(default)]
     pub trouble: Option<String>,
 }

@@ -1,6 +1,7 @@
 //! A state in a small world: what may each backend do after what happened?
 
 mod changes;
+mod egress;
 mod failover;
 mod members;
 mod orders;

@@ -235,7 +235,8 @@ impl State {
         })
     }
 
-    fn interface(&self, ifindex: u32) -> String {
+    /// Its name.
+    pub(super) fn interface(&self, ifindex: u32) -> String {
         match self.links.get(&ifindex) {
             Some(link) => link.name.clone(),
             None => format!("interface {ifindex}"),
