@@ -212,6 +212,13 @@ pub enum Record {
         /// Why, and the cure; `None`: they can.
         reason: Option<String>,
     },
+    /// On the way to a service's backends fits less than what its clients send, or enough again.
+    Narrow {
+        /// The service.
+        service: Name,
+        /// What follows, and the cure; `None`: it is over.
+        trouble: Option<String>,
+    },
     /// Something was taken over at start in another way than usual.
     Adopted {
         /// What, and why.

@@ -50,6 +50,7 @@ fn topic(record: &Record) -> Option<Topic> {
         | Record::Route { .. }
         | Record::Link { .. }
         | Record::Barred { .. }
+        | Record::Narrow { .. }
         | Record::Adopted { .. }
         | Record::Config { .. } => None,
     }

@@ -17,6 +17,7 @@ pub mod persistent;
 mod probe;
 mod reports;
 mod returns;
+mod room;
 pub mod share;
 mod suspects;
 #[cfg(test)]
@@ -151,6 +152,8 @@ pub struct State {
     barred: BTreeMap<u32, Bar>,
     /// One of these has changed since.
     egress_changed: bool,
+    /// Backends of IPv6 services to which too little fits, by service.
+    narrow: BTreeMap<Name, BTreeSet<Name>>,
     /// Interfaces packets may leave by; from `links` and `routes`.
     devices: BTreeMap<u32, Device>,
     /// Who stands at an address.
@@ -250,6 +253,7 @@ impl State {
             Event::Tick => self.tick(now, &mut effects),
         }
         self.look_at_egress(&mut effects);
+        self.look_at_room(&mut effects);
         self.lean(now);
         self.settle(now, &mut effects);
         Ok(effects)

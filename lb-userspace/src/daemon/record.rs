@@ -82,6 +82,14 @@ fn log(record: &Record) {
             interface,
             reason: None,
         } => tracing::info!(%interface, "packets can be sent this way again"),
+        Record::Narrow {
+            service,
+            trouble: Some(trouble),
+        } => tracing::warn!(%service, "{trouble}"),
+        Record::Narrow {
+            service,
+            trouble: None,
+        } => tracing::info!(%service, "clients' packets of all sizes fit again"),
         Record::Adopted { what } => tracing::warn!("adopted from the maps: {what}"),
         Record::Config {
             revision,

@@ -12,13 +12,27 @@ use std::net::IpAddr;
 use super::way::interface;
 use super::{State, record};
 use crate::event::{Effect, Record};
-use crate::model::{AttachMode, BackendKey, Link, ProbeResult, ProbeVerdict, link};
+use crate::model::{AttachMode, BackendKey, Link, ProbeResult, ProbeVerdict, Route, link};
 
 /// Why no packet can be sent by an interface, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Bar {
     pub(super) what: String,
     pub(super) cure: String,
+}
+
+impl Bar {
+    /// The interface that is to be configured is `port`. (The words of [`Route::Elsewhere`].)
+    fn unlisted(interface: &str, port: &str) -> Self {
+        Self {
+            what: nothing_runs(interface),
+            cure: format!("add {port} to `interfaces`"),
+        }
+    }
+}
+
+fn nothing_runs(interface: &str) -> String {
+    format!("packets would leave by {interface}, where no program is attached")
 }
 
 impl fmt::Display for Bar {
@@ -93,13 +107,12 @@ impl State {
                 ),
             });
         }
-        let cure = match self.config.daemon.interfaces.contains(name) {
-            true => format!("see in the log why {name} has none"),
-            false => format!("add {name} to `interfaces`"),
-        };
-        Some(Bar {
-            what: format!("packets would leave by {name}, where no program is attached"),
-            cure,
+        Some(match self.config.daemon.interfaces.contains(name) {
+            true => Bar {
+                what: nothing_runs(name),
+                cure: format!("see in the log why {name} has none"),
+            },
+            false => Bar::unlisted(name, name),
         })
     }
 
@@ -115,9 +128,11 @@ impl State {
     }
 
     /// Why packets to an address cannot be sent by the interface that they would leave by.
-    pub(super) fn bar_to(&self, address: IpAddr) -> Option<&Bar> {
-        let ifindex = self.routes.get(&address).and_then(interface)?;
-        self.barred.get(&ifindex)
+    pub(super) fn bar_to(&self, address: IpAddr) -> Option<Bar> {
+        match self.routes.get(&address)? {
+            Route::Elsewhere { interface, port } => Some(Bar::unlisted(interface, port)),
+            route => self.barred.get(&interface(route)?).cloned(),
+        }
     }
 
     /// What a check says: a good one of a backend that clients' packets cannot be sent to says nothing. (It is a packet of the network

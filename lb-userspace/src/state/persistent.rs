@@ -121,6 +121,7 @@ impl State {
             running: None,
             barred: BTreeMap::new(),
             egress_changed: false,
+            narrow: BTreeMap::new(),
             devices: BTreeMap::new(),
             at: BTreeMap::new(),
             flows: BTreeMap::new(),
@@ -147,6 +148,7 @@ impl State {
         super::persist(&mut effects);
         state.restore_vips(&persistent, actual);
         state.mark_all();
+        state.look_at_room(&mut effects);
         state.settle(now, &mut effects);
         effects.retain(|effect| !matches!(effect, Effect::Claim(_)));
         effects.extend(state.announcements());

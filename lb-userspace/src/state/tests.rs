@@ -8,6 +8,7 @@ mod orders;
 mod outage;
 mod reports;
 mod returns;
+mod room;
 mod suspects;
 mod why;
 

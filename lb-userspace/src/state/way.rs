@@ -40,11 +40,11 @@ impl State {
         let (ifindex, source, destination) = match self.routes.get(&address) {
             None => return nowhere("not looked up yet"),
             // The last hop keeps its index, so that the way back is one store.
-            Some(Route::Unresolved(reason)) => {
+            Some(route @ (Route::Unresolved(_) | Route::Elsewhere { .. })) => {
                 let last = self.hops.range(address).next();
                 return Way {
                     index: last.map_or(NOWHERE, |(_, index)| index),
-                    resolved: Err(reason.clone()),
+                    resolved: Err(route.to_string()),
                 };
             }
             Some(Route::Resolved {
@@ -323,7 +323,7 @@ impl State {
 pub(super) fn interface(route: &Route) -> Option<u32> {
     match route {
         Route::Resolved { ifindex, .. } => Some(*ifindex),
-        Route::Unresolved(_) => None,
+        Route::Unresolved(_) | Route::Elsewhere { .. } => None,
     }
 }
 

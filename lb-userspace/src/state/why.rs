@@ -89,7 +89,7 @@ impl State {
         }
         if let Err(reason) = self.way(backend.address).resolved {
             let (reason, cure) = match self.bar_to(backend.address) {
-                Some(bar) if reason == bar.to_string() => (bar.what.clone(), bar.cure.clone()),
+                Some(bar) if reason == bar.to_string() => (bar.what, bar.cure),
                 _ => {
                     let address = backend.address;
                     let cure = format!("{address}, or the router before it, has to answer");

@@ -93,6 +93,29 @@ fn an_interface_that_is_configured_and_runs_nothing_is_not_to_be_added() {
 }
 
 #[test]
+fn a_way_by_an_interface_that_is_not_configured_is_none_and_checks_say_why() {
+    let mut sim = running(config(WEB));
+    let route = Route::Elsewhere {
+        interface: "wan.9".to_owned(),
+        port: "wan".to_owned(),
+    };
+    sim.event(Event::Route {
+        address: ip("10.0.0.2"),
+        route: route.clone(),
+    });
+    sim.check(&[("web/a", ALL), ("web/b", NONE)]);
+    assert_eq!(reason(&sim), route.to_string());
+    let bar = sim.state.bar_to(ip("10.0.0.2")).unwrap();
+    assert_eq!(bar.to_string(), route.to_string());
+    sim.probe("web/b", true, 1);
+    let keys = [key("web/b")];
+    let why = sim.state.explain(sim.now, &keys, &Counters::default());
+    assert_eq!(why.backends[0].obstacles[0].cure, "add wan to `interfaces`");
+    let last = why.backends[0].backend.last_results.last().unwrap();
+    assert_eq!(last.verdict, ProbeVerdict::Void(route.to_string()));
+}
+
+#[test]
 fn of_vlans_and_bonds_it_counts_where_frames_leave() {
     let vlan = Link {
         vlan: Some(Vlan {
