@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    AdminState, BackendKey, Config, Health, Link, Name, ProbeResult, Route, Target,
+    AdminState, AttachMode, BackendKey, Config, Health, Link, Name, ProbeResult, Route, Target,
 };
 use crate::passive::Evidence;
 
@@ -54,6 +54,8 @@ pub enum Event {
     /// Interfaces that run the program, or soon will, besides the configured ones: the complete set. They
     /// are those that a reload adds or takes away while it does so.
     AlsoAttached(BTreeSet<String>),
+    /// The interfaces that run the program, by index, and how: the complete set.
+    Running(BTreeMap<u32, AttachMode>),
     /// A person changed an admin state at run time.
     Admin {
         /// Of this backend.
@@ -202,6 +204,20 @@ pub enum Record {
         name: String,
         /// What happened.
         what: String,
+    },
+    /// Packets cannot be sent by an interface that a way leaves by, or can be sent by it again.
+    Barred {
+        /// Its name.
+        interface: String,
+        /// Why, and the cure; `None`: they can.
+        reason: Option<String>,
+    },
+    /// On the way to a service's backends fits less than what its clients send, or enough again.
+    Narrow {
+        /// The service.
+        service: Name,
+        /// What follows, and the cure; `None`: it is over.
+        trouble: Option<String>,
     },
     /// Something was taken over at start in another way than usual.
     Adopted {

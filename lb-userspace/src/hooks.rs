@@ -49,6 +49,8 @@ fn topic(record: &Record) -> Option<Topic> {
         Record::ProbeVoid { .. }
         | Record::Route { .. }
         | Record::Link { .. }
+        | Record::Barred { .. }
+        | Record::Narrow { .. }
         | Record::Adopted { .. }
         | Record::Config { .. } => None,
     }

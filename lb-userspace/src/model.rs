@@ -37,7 +37,7 @@ pub use lb_common::{
     Spread, Tunnel,
 };
 pub use leaving::{DrainPolicy, OnDown};
-pub use link::{Link, Vlan};
+pub use link::{AttachMode, Link, Vlan};
 pub use passive::Passive;
 pub use ports::{Ports, PortsError};
 pub use prefix::{Prefix, PrefixError, family};
@@ -597,6 +597,13 @@ pub enum Route {
     },
     /// Not usable: the reason, for people.
     Unresolved(String),
+    /// It leaves by an interface that is not one of the configured ones.
+    Elsewhere {
+        /// Its name.
+        interface: String,
+        /// The name of that by which its frames leave: what is to be configured.
+        port: String,
+    },
 }
 
 /// For people: `02:00:00:00:00:01 by interface 3`, or why there is none.
@@ -612,6 +619,10 @@ impl std::fmt::Display for Route {
                 write!(f, "{mac} by interface {ifindex}")
             }
             Self::Unresolved(why) => f.write_str(why),
+            Self::Elsewhere { interface, port } => write!(
+                f,
+                "packets would leave by {interface}, where no program is attached: add {port} to `interfaces`"
+            ),
         }
     }
 }

@@ -430,9 +430,10 @@ impl Ways {
         };
         let carrier = find(port.ifindex).map_or(name, |carrier| &carrier.name);
         if !self.concerns(name) && !self.concerns(carrier) {
-            return no(format!(
-                "the route leaves by {name}, which is not in daemon.interfaces"
-            ));
+            return Verdict::Known(Route::Elsewhere {
+                interface: name.clone(),
+                port: carrier.clone(),
+            });
         }
         if !link.up {
             return no(format!("interface {name} is down or has no carrier"));

@@ -9,6 +9,7 @@ pub mod admin;
 pub mod changes;
 mod configure;
 mod devices;
+mod egress;
 mod members;
 pub mod outage;
 pub mod permission;
@@ -16,6 +17,7 @@ pub mod persistent;
 mod probe;
 mod reports;
 mod returns;
+mod room;
 pub mod share;
 mod suspects;
 #[cfg(test)]
@@ -38,12 +40,15 @@ use crate::health::Tracker;
 use crate::ids::hops::Hops;
 use crate::ids::{Exhausted, Ids, Sizes};
 use crate::latency::Pace;
-use crate::model::{AdminState, Backend, BackendKey, Config, Health, Link, Name, Route, Service};
+use crate::model::{
+    AdminState, AttachMode, Backend, BackendKey, Config, Health, Link, Name, Route, Service,
+};
 use crate::passive::suspicion::Suspicion;
 use crate::plan::endpoints::PlacementError;
 use crate::velocity::Velocity;
 use admin::{AdminError, Drain};
 use changes::Unsaved;
+use egress::Bar;
 use outage::Outage;
 use permission::{Facts, permissions};
 use share::{FailbackError, Share};
@@ -143,6 +148,14 @@ pub struct State {
     adopted: BTreeMap<u32, Device>,
     /// Interfaces that left a bond, and which.
     departed: BTreeMap<u32, u32>,
+    /// Interfaces that run the program, and how; `None`: nobody has looked yet.
+    running: Option<BTreeMap<u32, AttachMode>>,
+    /// Interfaces that ways leave by and that no packet can be sent by; from `running`, `links` and `leaving`.
+    barred: BTreeMap<u32, Bar>,
+    /// One of these has changed since.
+    egress_changed: bool,
+    /// Backends of IPv6 services to which too little fits, by service.
+    narrow: BTreeMap<Name, BTreeSet<Name>>,
     /// Interfaces packets may leave by; from `links` and `routes`.
     devices: BTreeMap<u32, Device>,
     /// Who stands at an address.
@@ -224,6 +237,7 @@ impl State {
                 self.also_attached = names;
                 self.refresh_devices();
             }
+            Event::Running(running) => self.runs_on(running),
             Event::Admin {
                 backend,
                 state,
@@ -240,6 +254,8 @@ impl State {
             Event::Answered { means } => self.timed_answers(now, &means),
             Event::Tick => self.tick(now, &mut effects),
         }
+        self.look_at_egress(&mut effects);
+        self.look_at_room(&mut effects);
         self.lean(now);
         self.settle(now, &mut effects);
         Ok(effects)

@@ -59,7 +59,7 @@ pub struct Attachment {
     /// Interfaces of VLANs on it, whose packets are looked at, too.
     #[serde(default)]
     pub vlans: Vec<String>,
-    /// Why some of its packets may not be seen as they came; `null`: all is well.
+    /// Why some of its packets may not be seen as they came, or cannot be sent by it; `null`: all is well.
     #[serde(default)]
     pub trouble: Option<String>,
 }
@@ -188,6 +188,9 @@ pub struct Service {
     /// their tunnels, if any) whose way is known; a client that sends a larger one is told. `null`: no way is known.
     #[serde(default)]
     pub largest_packet: Option<u32>,
+    /// Why packets of clients are lost on the way to its backends; `null`: nothing is known to be wrong.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// `maglev`.
     pub scheduler: String,
     /// Ring slots; 0: no backend may take new flows.

@@ -5,6 +5,7 @@ mod answers;
 mod change;
 mod checks;
 mod choices;
+mod egress;
 mod encapsulation;
 pub(crate) mod examples;
 mod failover;

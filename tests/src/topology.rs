@@ -26,7 +26,7 @@ mod spawn;
 mod steer;
 mod uplink;
 
-pub use build::Topology;
+pub use build::{PASS, Topology};
 pub(crate) use cleanup::unmount_below;
 pub use cleanup::{interrupted, remove_owned_by, sweep, take_over_interrupts};
 pub use fault::has_xdp;

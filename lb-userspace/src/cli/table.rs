@@ -163,8 +163,9 @@ fn service_line(s: &Service) -> String {
         Some(why) => format!("  NOT CLAIMED: {why}"),
         None => String::new(),
     };
-    let fits = match s.largest_packet {
-        Some(bytes) if bytes < USUAL_MTU => format!("  packets up to {bytes} bytes"),
+    let fits = match (&s.trouble, s.largest_packet) {
+        (Some(trouble), _) => format!("  TOO NARROW: {trouble}"),
+        (None, Some(bytes)) if bytes < USUAL_MTU => format!("  packets up to {bytes} bytes"),
         _ => String::new(),
     };
     format!(

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::dataplane::bpf::{
-    AttachMode, Attached, AttachedHow, AttachmentState, Bpf, BpfError, strips_tags,
-};
-use crate::model::XdpMode;
+use crate::dataplane::bpf::{Attached, AttachedHow, AttachmentState, Bpf, BpfError, strips_tags};
+use crate::model::{AttachMode, XdpMode};
 use crate::status;
 
 /// Attaches one again if it lost the program.
@@ -55,6 +53,8 @@ pub(super) fn report(
     before: &[status::Attachment],
 ) -> Vec<status::Attachment> {
     let mut attachments = look(bpf);
+    let native = attachments.iter().find(|a| a.mode == "native");
+    let native = native.map(|a| a.interface.clone());
     for attachment in &mut attachments {
         let interface = &attachment.interface;
         let vlans = vlans.remove(interface).unwrap_or_default();
@@ -62,16 +62,26 @@ pub(super) fn report(
         if attachment.ifindex != 0 && !(vlans.served.is_empty() && vlans.left.is_empty()) {
             attachment.trouble = trouble(attachment, &vlans);
         }
+        if attachment.trouble.is_none() && attachment.mode == "generic" {
+            attachment.trouble = native.as_deref().map(unlike);
+        }
         let known = before.iter().find(|known| known.interface == *interface);
         if known.and_then(|known| known.trouble.as_ref()) != attachment.trouble.as_ref() {
             match &attachment.trouble {
                 Some(trouble) => tracing::warn!(%interface, "{trouble}"),
-                None => tracing::info!(%interface, "nothing is wrong with its VLANs any more"),
+                None => tracing::info!(%interface, "nothing is wrong with it any more"),
             }
         }
         attachment.vlans = vlans.served;
     }
     attachments
+}
+
+/// What is said of an interface in generic mode where another is in native mode.
+fn unlike(native: &str) -> String {
+    format!(
+        "in generic mode while {native} is in native mode: what comes in by {native} cannot be sent by it, replies to its clients included (set xdp-mode = \"generic\", or have it take native mode)"
+    )
 }
 
 fn trouble(attachment: &status::Attachment, vlans: &Vlans) -> Option<String> {

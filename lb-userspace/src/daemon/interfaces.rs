@@ -116,6 +116,21 @@ impl Owner<'_> {
         }
         let bpf = self.parts.reconciler.dataplane();
         self.attachments = attach::report(bpf, vlans, &self.attachments);
+        self.attached = true;
+    }
+
+    /// Where the program runs, for the state, if that may have changed since it was told: a way by another interface may be none.
+    pub(super) fn runs_on(&mut self) -> Option<Event> {
+        if !std::mem::take(&mut self.attached) {
+            return None;
+        }
+        match self.parts.reconciler.dataplane().running() {
+            Ok(running) => Some(Event::Running(running)),
+            Err(error) => {
+                tracing::error!(%error, "look where the program runs; what was seen last counts");
+                None
+            }
+        }
     }
 
     /// Netlink told of an interface.

@@ -30,7 +30,7 @@ use crate::event::{Effect, Event};
 use crate::health::runner::{Runner, now_ns};
 use crate::hooks::runner::Hooks;
 use crate::metrics::Timings;
-use crate::model::{AdminState, Config, Name, ProbeVerdict, XdpMode};
+use crate::model::{AdminState, BackendKey, Config, Name, ProbeResult, ProbeVerdict, XdpMode};
 use crate::neigh::follower;
 use crate::reconcile::{ReconcileError, Reconciler, Written};
 use crate::state::StateError;
@@ -95,6 +95,8 @@ pub(super) struct Owner<'a> {
     pub(super) numbers: u32,
     /// Interfaces, as last looked at.
     pub(super) attachments: Vec<status::Attachment>,
+    /// They were looked at since the state was told where the program runs.
+    pub(super) attached: bool,
     /// What checks need in the kernel.
     pub(super) probing: Probing,
     /// Who counts what is lost behind the data plane.
@@ -131,6 +133,7 @@ impl<'a> Owner<'a> {
             new_ids: true,
             numbers: 0,
             attachments,
+            attached: false,
             probing: Probing::default(),
             losses: Losses::default(),
             departures: Vec::new(),
@@ -186,6 +189,7 @@ impl<'a> Owner<'a> {
         self.attach_all();
         self.losses.keep();
         self.carry_out(claims);
+        self.take(Vec::new())?;
         // When an earlier one runs in place of the file, it is kept already.
         if self.parts.config_error.is_none() {
             self.saver.keep_last_good(self.config());
@@ -282,7 +286,13 @@ impl<'a> Owner<'a> {
         for (_, event) in &events {
             self.look(event);
         }
-        let folded = self.parts.reconciler.fold(events);
+        // Before what netlink says of an interface: it may have been attached because of that.
+        let when = events.first().map_or_else(now_ns, |(when, _)| *when);
+        let running = self.runs_on().map(|event| (when, event));
+        let folded = self
+            .parts
+            .reconciler
+            .fold(running.into_iter().chain(events));
         for (_, error) in &folded.refused {
             tracing::error!("{error}");
         }
@@ -303,7 +313,7 @@ impl<'a> Owner<'a> {
     fn look(&mut self, event: &Event) {
         match event {
             Event::Link(link) => self.look_at_link(&link.name),
-            Event::Probe { backend, result } => match &result.verdict {
+            Event::Probe { backend, result } => match self.judged(backend, result) {
                 ProbeVerdict::Void(_) => self.parts.timings.void(backend.service.as_str()),
                 ProbeVerdict::Good | ProbeVerdict::Warned(_) | ProbeVerdict::Bad(_) => {
                     let took = Duration::from_nanos(result.ended.saturating_sub(result.started));
@@ -314,6 +324,15 @@ impl<'a> Owner<'a> {
             },
             _ => {}
         }
+    }
+
+    /// What a check says, as the state sees it.
+    fn judged(&self, backend: &BackendKey, result: &ProbeResult) -> ProbeVerdict {
+        self.parts
+            .reconciler
+            .state()
+            .judged(backend, result)
+            .verdict
     }
 
     /// Tells others what follows.

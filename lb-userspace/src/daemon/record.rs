@@ -74,6 +74,22 @@ fn log(record: &Record) {
             tracing::info!(%address, %route, "way to backend changed")
         }
         Record::Link { name, what } => tracing::info!(interface = %name, "{what}"),
+        Record::Barred {
+            interface,
+            reason: Some(reason),
+        } => tracing::error!(%interface, %reason, "no packet can be sent this way"),
+        Record::Barred {
+            interface,
+            reason: None,
+        } => tracing::info!(%interface, "packets can be sent this way again"),
+        Record::Narrow {
+            service,
+            trouble: Some(trouble),
+        } => tracing::warn!(%service, "{trouble}"),
+        Record::Narrow {
+            service,
+            trouble: None,
+        } => tracing::info!(%service, "clients' packets of all sizes fit again"),
         Record::Adopted { what } => tracing::warn!("adopted from the maps: {what}"),
         Record::Config {
             revision,

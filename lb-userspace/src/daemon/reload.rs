@@ -267,6 +267,8 @@ impl Owner<'_> {
                 return Ok(());
             }
         };
+        // New interfaces are known before the ways that leave by them.
+        self.take(Vec::new())?;
         let left = self.part_from(&config.daemon);
         let event = Event::Config(Arc::clone(&config));
         let folded = self.parts.reconciler.fold([(now_ns(), event)]);
@@ -282,7 +284,7 @@ impl Owner<'_> {
         self.write()?;
         self.carry_out(folded.effects);
         self.depart(left);
-        self.write()?;
+        self.take(Vec::new())?;
         if !self.written {
             let why = "it was accepted, but the maps could not be written: see the log; it is tried again";
             self.refuse(asked, why.to_owned());

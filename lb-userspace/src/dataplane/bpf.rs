@@ -31,6 +31,7 @@ mod reader;
 mod sys;
 mod trie;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,12 +46,11 @@ pub use host::{effective_capabilities, kernel_version, missing_capabilities};
 pub use links::{Attached, AttachedHow, Attachment, AttachmentState};
 pub use loads::Got;
 pub use nat::NatWalk;
-pub use netdev::AttachMode;
 pub use place::{Component, check_path};
 pub use program::{Program, ProgramOptions, link_asides};
 pub use reader::{FlowCounts, Reader, Sweep};
 
-use crate::model::{Limits, XdpMode};
+use crate::model::{AttachMode, Limits, XdpMode};
 use links::{Links, ModeChange};
 use lock::Lock;
 use maps::Maps;
@@ -325,6 +325,11 @@ impl Bpf {
     /// Interfaces that we were told to attach to, and how it stands with each.
     pub fn attachments(&self) -> Result<Vec<Attachment>, BpfError> {
         self.links.attachments()
+    }
+
+    /// The interfaces that run the program, by index, and how.
+    pub fn running(&self) -> Result<BTreeMap<u32, AttachMode>, BpfError> {
+        self.links.running(&self.directory)
     }
 
     /// Interfaces with a pinned link, whoever made it. Those that are not in the configuration are to

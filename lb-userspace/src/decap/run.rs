@@ -11,8 +11,9 @@ use serde::Serialize;
 use super::{Rules, missing};
 use crate::cli::Decap;
 use crate::dataplane::bpf::decap::{Shown, attach, detach, show};
-use crate::dataplane::bpf::{AttachMode, AttachedHow, AttachmentState};
+use crate::dataplane::bpf::{AttachedHow, AttachmentState};
 use crate::embedded;
+use crate::model::AttachMode;
 
 /// Runs it.
 pub fn run(args: &Decap) -> anyhow::Result<ExitCode> {

@@ -33,6 +33,25 @@ pub struct Vlan {
     pub tag: Tag,
 }
 
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachMode {
+    /// In the driver.
+    Native,
+    /// In the network stack.
+    Generic,
+}
+
+impl std::fmt::Display for AttachMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        })
+    }
+}
+
 /// The interface that frames of one leave the machine by, and the tags that they carry then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port {

@@ -117,7 +117,7 @@ impl Story {
                     } => {
                         format!("{address}: {ifindex} {}", destination[5])
                     }
-                    Route::Unresolved(why) => format!("{address}: {why}"),
+                    why => format!("{address}: {why}"),
                 },
                 Event::Link(l) => format!("{} {}", l.name, if l.up { "up" } else { "down" }),
                 Event::LinkGone { ifindex } => format!("link {ifindex} gone"),
@@ -349,7 +349,7 @@ fn deleted_and_renamed_links_are_gone() {
         Link("eth9", true),
         &[
             "eth9 up",
-            "10.0.0.1: the route leaves by eth9, which is not in daemon.interfaces",
+            "10.0.0.1: packets would leave by eth9, where no program is attached: add eth9 to `interfaces`",
         ],
     )]);
 }
@@ -359,7 +359,9 @@ fn ways_follow_the_interfaces_they_may_leave_by() {
     check_known(vec![
         (
             LeaveBy("eth9"),
-            &["10.0.0.1: the route leaves by eth0, which is not in daemon.interfaces"],
+            &[
+                "10.0.0.1: packets would leave by eth0, where no program is attached: add eth0 to `interfaces`",
+            ],
         ),
         (LeaveBy("eth0"), &["10.0.0.1: 7 1"]),
     ]);

@@ -119,6 +119,10 @@ impl State {
             also_attached: BTreeSet::new(),
             adopted: BTreeMap::new(),
             departed: BTreeMap::new(),
+            running: None,
+            barred: BTreeMap::new(),
+            egress_changed: false,
+            narrow: BTreeMap::new(),
             devices: BTreeMap::new(),
             at: BTreeMap::new(),
             flows: BTreeMap::new(),
@@ -145,6 +149,7 @@ impl State {
         super::persist(&mut effects);
         state.restore_vips(&persistent, actual);
         state.mark_all();
+        state.look_at_room(&mut effects);
         state.settle(now, &mut effects);
         effects.retain(|effect| !matches!(effect, Effect::Claim(_)));
         effects.extend(state.announcements());

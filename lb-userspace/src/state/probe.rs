@@ -14,6 +14,7 @@ impl State {
         result: &ProbeResult,
         effects: &mut Vec<Effect>,
     ) {
+        let result = &self.judged(key, result);
         // A result of a target that a reload has just removed is nobody's.
         let Some(backend) = self.backends.get_mut(key) else {
             return;

@@ -1,12 +1,14 @@
 //! A state in a small world: what may each backend do after what happened?
 
 mod changes;
+mod egress;
 mod failover;
 mod members;
 mod orders;
 mod outage;
 mod reports;
 mod returns;
+mod room;
 mod suspects;
 mod why;
 

@@ -6,7 +6,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use lb_common::counter::{Global, Handshake, More, PathError, PerBackend, Rest};
 use lb_common::{DropReason, timing};
 
-use super::State;
+use super::{State, room};
 use crate::health::{Evidence, Seen};
 use crate::model::{BackendKey, Forwarding, Name, ProbeResult, ProbeVerdict, Protocol};
 use crate::status::{
@@ -126,6 +126,7 @@ impl State {
         let index = self.ids().service(&service.name).map(|id| id.index);
         let none = [0; 32];
         let dropped = index.and_then(|index| counters.service_drops.get(&index));
+        let largest_packet = self.largest_packet(service, counters);
         let serves = backends.iter().any(|b| b.takes_new && b.weight > 0);
         Service {
             name: service.name.to_string(),
@@ -133,7 +134,8 @@ impl State {
             port: service.port,
             protocol: protocol(service).to_owned(),
             forwarding: forwarding(service).to_owned(),
-            largest_packet: self.largest_packet(service, counters),
+            largest_packet,
+            trouble: room::trouble(service, largest_packet),
             scheduler: service.scheduler.word().to_owned(),
             ring_size: if serves { ids::ring_size(service) } else { 0 },
             fail_open: self.failed_open(&service.name),
@@ -148,29 +150,6 @@ impl State {
             drops: drops(dropped.unwrap_or(&none)),
             backends,
         }
-    }
-
-    /// What fits on the way to all of a service's backends.
-    fn largest_packet(&self, service: &model::Service, counters: &Counters) -> Option<u32> {
-        let tunnelled = service.forwarding.is_tunnel();
-        service
-            .keyed_backends()
-            .flat_map(|(key, backend)| {
-                let numbers = self.ids().backend(&key);
-                let path = numbers.and_then(|numbers| counters.paths.get(&numbers.id));
-                let path = path.copied().unwrap_or(u32::MAX);
-                let growth = match tunnelled {
-                    true => service
-                        .tunnel(backend.address)
-                        .growth(model::family(backend.address)),
-                    false => 0,
-                };
-                let hops = self.next_hops(backend.address);
-                hops.into_iter().map(move |(_, hop)| (hop, path, growth))
-            })
-            .filter(|(hop, ..)| hop.resolved == 1)
-            .map(|(hop, path, growth)| hop.mtu.min(path).saturating_sub(growth))
-            .min()
     }
 
     pub(super) fn backend_status(
@@ -239,7 +218,8 @@ impl State {
         })
     }
 
-    fn interface(&self, ifindex: u32) -> String {
+    /// Its name.
+    pub(super) fn interface(&self, ifindex: u32) -> String {
         match self.links.get(&ifindex) {
             Some(link) => link.name.clone(),
             None => format!("interface {ifindex}"),

@@ -40,11 +40,11 @@ impl State {
         let (ifindex, source, destination) = match self.routes.get(&address) {
             None => return nowhere("not looked up yet"),
             // The last hop keeps its index, so that the way back is one store.
-            Some(Route::Unresolved(reason)) => {
+            Some(route @ (Route::Unresolved(_) | Route::Elsewhere { .. })) => {
                 let last = self.hops.range(address).next();
                 return Way {
                     index: last.map_or(NOWHERE, |(_, index)| index),
-                    resolved: Err(reason.clone()),
+                    resolved: Err(route.to_string()),
                 };
             }
             Some(Route::Resolved {
@@ -67,6 +67,9 @@ impl State {
             Some(link) => {
                 if let Err(why) = link::port(link, |ifindex| self.links.get(&ifindex)) {
                     return unusable(why);
+                }
+                if let Some(bar) = self.barred.get(&ifindex) {
+                    return unusable(bar.to_string());
                 }
             }
         }
@@ -126,6 +129,7 @@ impl State {
         let before = before.as_ref().and_then(interface);
         if before != after && self.passes(before, after) {
             self.refresh_devices();
+            self.egress_changed = true;
         }
         self.mark_address(address);
     }
@@ -153,6 +157,7 @@ impl State {
 
     /// Counts anew how many ways leave by each interface.
     pub(super) fn count_leaving(&mut self) {
+        self.egress_changed = true;
         self.leaving.clear();
         for ifindex in self.routes.values().filter_map(interface) {
             let ways = self.leaving.entry(ifindex).or_default();
@@ -166,6 +171,7 @@ impl State {
         if before.as_ref() == Some(&link) {
             return;
         }
+        self.egress_changed = true;
         let bond = match &before {
             Some(before) => before.bond,
             None => adopted.as_ref().and_then(members::bond_of),
@@ -199,6 +205,7 @@ impl State {
     pub(super) fn unlinked(&mut self, ifindex: u32, effects: &mut Vec<Effect>) {
         let adopted = self.adopted.remove(&ifindex).is_some();
         let link = self.links.remove(&ifindex);
+        self.egress_changed = true;
         self.forget_bond(ifindex);
         let bond = link.as_ref().and_then(|link| link.bond);
         self.changes_bond(ifindex, bond, None);
@@ -313,10 +320,10 @@ impl State {
 }
 
 /// The interface of a resolved route.
-fn interface(route: &Route) -> Option<u32> {
+pub(super) fn interface(route: &Route) -> Option<u32> {
     match route {
         Route::Resolved { ifindex, .. } => Some(*ifindex),
-        Route::Unresolved(_) => None,
+        Route::Unresolved(_) | Route::Elsewhere { .. } => None,
     }
 }
 

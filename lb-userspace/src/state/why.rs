@@ -88,13 +88,18 @@ impl State {
             add(Kind::NoWeight, "its weight is 0".into(), cure.into());
         }
         if let Err(reason) = self.way(backend.address).resolved {
+            let (reason, cure) = match self.bar_to(backend.address) {
+                Some(bar) if reason == bar.to_string() => (bar.what, bar.cure),
+                _ => {
+                    let address = backend.address;
+                    let cure = format!("{address}, or the router before it, has to answer");
+                    (reason, cure)
+                }
+            };
             add(
                 Kind::Unreachable,
                 format!("there is no way to it: {reason}"),
-                format!(
-                    "{}, or the router before it, has to answer",
-                    backend.address
-                ),
+                cure,
             );
         }
         let Some(known) = self.backends.get(key) else {

@@ -45,7 +45,10 @@ impl State {
         }
         match standing {
             Standing::Away => "a person took it out".to_owned(),
-            Standing::Lost => "there is no way to it".to_owned(),
+            Standing::Lost => match self.bar_to(backend.address) {
+                Some(bar) => format!("there is no way to it: {bar}"),
+                None => "there is no way to it".to_owned(),
+            },
             Standing::Down => "it is down".to_owned(),
             Standing::Unknown => "nothing is known of its health yet".to_owned(),
             Standing::Full => {

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lb_userspace::dataplane::bpf::{
-    AttachMode, AttachedHow, Attachment, AttachmentState, Bpf, BpfError, Settings,
+    AttachedHow, Attachment, AttachmentState, Bpf, BpfError, Settings,
 };
-use lb_userspace::model::XdpMode;
+use lb_userspace::model::{AttachMode, XdpMode};
 use nix::mount::{MsFlags, mount};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 

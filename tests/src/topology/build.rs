@@ -27,7 +27,7 @@ use super::{
 ///
 /// What an XDP program sends out of a veth arrives only if the other end has an XDP program too
 /// (drivers/net/veth.c, `veth_xdp_xmit`), so the switch ports that face the balancer get this one.
-pub(super) const PASS: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
+pub const PASS: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
 
 /// A running network. Dropping it removes it, with every process in it.
 pub struct Topology {

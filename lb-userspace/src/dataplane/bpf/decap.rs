@@ -12,12 +12,12 @@ use lb_common::decap::{AddressPrefix, Fate, TRUSTED_SOURCES, VIP_PREFIXES};
 
 use super::error::BpfError;
 use super::links::{self, Attached, Links, ModeChange};
-use super::netdev::{self, AttachMode};
+use super::netdev;
 use super::place::{self, Place, link_pin};
 use super::program::{Program, refused};
 use super::{AttachmentState, check_machine, sys};
 use crate::decap::Rules;
-use crate::model::XdpMode;
+use crate::model::{AttachMode, XdpMode};
 
 /// The name of the XDP program in the object.
 const PROGRAM: &str = "fairlead_decap";

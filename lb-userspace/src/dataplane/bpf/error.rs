@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::netdev::AttachMode;
+use crate::model::AttachMode;
 
 /// Why the data plane could not be loaded, adopted, attached or taken away.
 #[derive(Debug, thiserror::Error)]

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::error::BpfError;
-use super::netdev::{self, AttachMode};
+use super::netdev;
 use super::place::{interface_of, link_pin, list, unlink};
 use super::sys::{self, LinkInfo};
-use crate::model::XdpMode;
+use crate::model::{AttachMode, XdpMode};
 
 /// How an interface came to run the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -341,6 +341,29 @@ impl Links {
                 })
             })
             .collect()
+    }
+
+    /// The interfaces that run the program now, by index, whatever their names are now: those of held links and of pins that
+    /// others made.
+    pub(crate) fn running(&self, directory: &Path) -> Result<BTreeMap<u32, AttachMode>, BpfError> {
+        let mut running = BTreeMap::new();
+        let held = self.held.values().filter_map(|held| held.link.as_ref());
+        let mut on: Vec<u32> = held
+            .map(|link| Ok(sys::link_info(link.as_fd())?.ifindex))
+            .collect::<io::Result<_>>()
+            .map_err(BpfError::system("look at the links"))?;
+        for interface in pinned_interfaces(directory)? {
+            on.extend(pinned_link(directory, &interface)?.map(|(_, info)| info.ifindex));
+        }
+        // 0: its device is gone.
+        for ifindex in on.into_iter().filter(|ifindex| *ifindex != 0) {
+            if !running.contains_key(&ifindex)
+                && let Some(found) = netdev::xdp_state(ifindex)?
+            {
+                running.insert(ifindex, found.mode);
+            }
+        }
+        Ok(running)
     }
 
     /// Every link that is held, with the name of its pin.
