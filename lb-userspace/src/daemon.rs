@@ -35,6 +35,7 @@ mod durable;
 mod interfaces;
 mod loads;
 mod losses;
+mod orders;
 mod owner;
 mod passive;
 mod probing;
