@@ -129,7 +129,9 @@ impl Oracle {
         }
         let service = backend.service;
         let refuse = |reason| Refusal::DropOf(service, reason);
-        let to_backend = ip.source == tuple.client.ip() && ip.destination == tuple.vip.ip();
+        // An id that has been given to a backend of another service before its flows were gone: their VIP is that service's no more.
+        let vip = self.maps.services[service].vip.ip();
+        let to_backend = ip.source == tuple.client.ip() && ip.destination == vip;
         let to_client = ip.source == backend.address.ip() && ip.destination == flow.ours.ip();
         if !to_backend && !to_client {
             return Err(refuse(DropReason::Fragment));
@@ -150,7 +152,7 @@ impl Oracle {
                 _ => self.too_big(arrived, service, fits),
             };
         }
-        let vip = (self.maps.services[service].vip.ip(), tuple.vip.port()).into();
+        let vip = (vip, tuple.vip.port()).into();
         let (from, to) = match to_backend {
             true => (flow.ours, backend.address),
             false => (vip, tuple.client),
