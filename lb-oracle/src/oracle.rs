@@ -363,8 +363,14 @@ impl Oracle {
     /// A packet that does not fit through its tunnel; `fits`: bytes that would.
     fn too_big(&mut self, arrived: &Arrived<'_>, service: usize, fits: u32) -> Answer {
         let refused = Refusal::DropOf(service, DropReason::PacketTooBig);
-        let group = self.maps.group_of(Limit::TooBig, arrived.ip.source);
-        if !self.limits.admit_from(Limit::TooBig, group, arrived.at) {
+        let admitted = match self.maps.is_vip(arrived.ip.destination) {
+            true => {
+                let group = self.maps.group_of(Limit::TooBig, arrived.ip.source);
+                self.limits.admit_from(Limit::TooBig, group, arrived.at)
+            }
+            false => self.limits.admit(Limit::TooBig, arrived.at),
+        };
+        if !admitted {
             return Err(refused);
         }
         let told = answer::too_big(arrived.frame, &arrived.ip, fits).ok_or(refused)?;

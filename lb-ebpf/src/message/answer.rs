@@ -36,11 +36,16 @@ pub(crate) fn too_big<F: Frame, T: Tables, const V4: bool>(
     service: u32,
 ) -> PackedOutcome {
     let frame = opaque(frame);
-    let told = match parse::ip::<F, V4>(frame) {
-        Some(packet) if admits_from(cx, Limited::TooBig, &packet) => {
-            icmp::too_big::<F, V4>(frame, mtu)
+    // Backends, whose packets go to others than VIPs, do not share with one another.
+    let admitted = parse::ip::<F, V4>(frame).is_some_and(|packet| {
+        match service::is_vip(cx.tables, packet.destination) {
+            true => admits_from(cx, Limited::TooBig, &packet),
+            false => admits(cx, Limited::TooBig),
         }
-        _ => Err(DropReason::PacketTooBig),
+    });
+    let told = match admitted {
+        true => icmp::too_big::<F, V4>(frame, mtu),
+        false => Err(DropReason::PacketTooBig),
     };
     match told {
         Ok(verdict) => Outcome::of(verdict, Account::TooBig, service).into(),

@@ -218,7 +218,7 @@ codes! {
         "write them with as many bytes as the servers do, zeros included";
     SPREAD_CONFLICT = "FL0074", Error, "datagrams of this service cannot be scheduled one by one",
         "dnat finds the client of a reply by its flow, and a connection id names the backend of all its packets: both need what udp-spread \"datagram\" does without",
-        "use udp-spread \"flow\", or forwarding \"l2dsr\", \"ipip\" or \"gue\" without `quic-config-ids`";
+        "use udp-spread \"flow\", or forwarding \"l2dsr\", \"ipip\", \"gue\" or \"fullnat\" without `quic-config-ids`";
     SPREAD_TOGETHER = "FL0075", Error, "datagrams of this service cannot be both scheduled one by one and kept together",
         "`udp-spread` \"datagram\" sends each datagram of a client to another backend, and this sends all of them to one",
         "use udp-spread \"flow\", or scheduler \"maglev\" with all five fields and no `affinity-timeout`";

@@ -46,21 +46,29 @@ impl Losses {
     }
 
     /// What was lost so far, with each kind of loss at each attached interface.
-    pub(super) fn told(&self, attachments: &[status::Attachment]) -> Told {
+    /// `is_ours`: by an interface of this name packets come or leave; what others lose is theirs.
+    pub(super) fn told(
+        &self,
+        attachments: &[status::Attachment],
+        is_ours: impl Fn(&str) -> bool,
+    ) -> Told {
         let Some(programs) = &self.programs else {
             let failed = self.failed.as_ref().map(|(_, why)| why.clone());
             return Told {
-                lost: Vec::new(),
+                lost: all(Vec::new(), attachments),
                 trouble: Some(failed.unwrap_or_else(|| "the daemon has not begun yet".to_owned())),
             };
         };
         match programs.read() {
-            Ok(lost) => Told {
-                lost: all(lost, attachments),
-                trouble: None,
-            },
+            Ok(mut lost) => {
+                lost.retain(|lost| is_ours(&lost.interface));
+                Told {
+                    lost: all(lost, attachments),
+                    trouble: None,
+                }
+            }
             Err(error) => Told {
-                lost: Vec::new(),
+                lost: all(Vec::new(), attachments),
                 trouble: Some(error.to_string()),
             },
         }

@@ -126,7 +126,9 @@ impl Owner<'_> {
             config_error: self.parts.config_error.clone(),
             owner_epoch,
             attachments: self.attachments.clone(),
-            losses: self.losses.told(&self.attachments),
+            losses: self.losses.told(&self.attachments, |name| {
+                self.parts.reconciler.state().uses(name)
+            }),
             flow_capacity,
             nat_flows: self.sweeper.nat_flows(),
             nat_capacity,

@@ -299,22 +299,30 @@ async fn round(
     (id, result)
 }
 
-/// A check that is made for a suspicion, and decides by itself: a lost packet or two must not. Whoever keeps silent for half of the
-/// timeout is asked once more, by another connection, for the other half.
+/// A check that is made for a suspicion, and decides by itself: a lost packet or two must not. Whoever has said nothing by half of the
+/// timeout is asked once more, by another connection; what is good of both counts.
 async fn twice(target: &Target, tools: &Tools, hearing: &mut Hearing) -> ProbeVerdict {
-    let half = Target {
-        timeout: target.timeout.checked_div(2).unwrap_or_default(),
+    let half = target.timeout.checked_div(2).unwrap_or_default();
+    let mut first = Box::pin(probe(target, tools, hearing));
+    if let Ok(verdict) = tokio::time::timeout(half, &mut first).await {
+        return verdict;
+    }
+    let again = Target {
+        timeout: half,
         ..target.clone()
     };
-    let began = Instant::now();
-    match probe(&half, tools, hearing).await {
-        ProbeVerdict::Bad(_) if began.elapsed() >= half.timeout => {
-            match probe(&half, tools, hearing).await {
-                ProbeVerdict::Bad(words) => ProbeVerdict::Bad(format!("{words}, and before")),
-                second => second,
-            }
-        }
-        first => first,
+    let mut unheard = Hearing::to(target.agent);
+    let mut second = Box::pin(probe(&again, tools, &mut unheard));
+    let is_bad = |verdict: &ProbeVerdict| matches!(verdict, ProbeVerdict::Bad(_));
+    tokio::select! {
+        verdict = &mut first => match is_bad(&verdict) {
+            true => second.await,
+            false => verdict,
+        },
+        verdict = &mut second => match is_bad(&verdict) {
+            true => first.await,
+            false => verdict,
+        },
     }
 }
 

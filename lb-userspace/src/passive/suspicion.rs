@@ -5,6 +5,8 @@
 //! second, then for two, and so on up to a minute: evidence alone, which anybody can make, makes few checks. Checks that say nothing
 //! clear nobody: they may be made again after a tenth of a second, then after two, and so on up to a second.
 
+use std::collections::BTreeSet;
+
 use super::Evidence;
 use crate::health::Evidence as Heard;
 use crate::model::{BackendKey, ProbeResult};
@@ -35,8 +37,8 @@ pub struct Suspicion {
     pause: u64,
     /// What the last one came to.
     last: Option<Looked>,
-    /// The witness of the last one, if its check was not good either.
-    failed: Option<BackendKey>,
+    /// Witnesses whose checks were not good either, until it has come to something.
+    failed: BTreeSet<BackendKey>,
 }
 
 /// What is known of two checks.
@@ -155,7 +157,7 @@ impl Suspicion {
             }
             Ok(_) => "was made at another time".to_owned(),
             Err(words) => {
-                self.failed = Some(trial.witness.clone());
+                self.failed.insert(trial.witness.clone());
                 format!("failed as well: {words}")
             }
         };
@@ -169,9 +171,9 @@ impl Suspicion {
         self.trial = None;
     }
 
-    /// True of a witness whose check failed the last time: another one may tell more.
+    /// True of a witness whose check failed before: another one may tell more.
     pub fn doubts(&self, who: &BackendKey) -> bool {
-        self.failed.as_ref() == Some(who)
+        self.failed.contains(who)
     }
 
     fn end(&mut self, finding: Finding) -> Option<(Evidence, Finding)> {
@@ -185,7 +187,7 @@ impl Suspicion {
             .saturating_mul(2)
             .clamp(*PEACE.start(), *PEACE.end());
         self.pause = 0;
-        self.failed = None;
+        self.failed.clear();
         self.until = now.saturating_add(self.peace);
         let words = self.note(now, evidence, said);
         let seconds = self.peace / SECOND;
@@ -207,7 +209,7 @@ impl Suspicion {
     pub fn confirmed(&mut self, now: u64, evidence: &Evidence, said: &str) {
         self.peace = 0;
         self.pause = 0;
-        self.failed = None;
+        self.failed.clear();
         self.note(now, evidence, said);
     }
 

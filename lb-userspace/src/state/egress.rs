@@ -1,9 +1,11 @@
 //! By which interfaces packets can be sent.
 //!
-//! A program in native mode hands a frame for another interface to the driver there (`ndo_xdp_xmit`), and most drivers take none
+//! A program in native mode hands a frame for another interface to the driver there (`ndo_xdp_xmit`), and many drivers take none
 //! unless a program runs there in native mode, too: the frame is lost, and no counter of ours says so. A program in generic mode sends through the
 //! network stack, which every interface takes. So while the program runs somewhere in native mode, a way that leaves by an interface
-//! where it does not is no way. Until somebody has looked where it runs, all of them can be used: a restart cuts nothing.
+//! where none runs, ours or another's, is no way. One that leaves by an interface in generic mode may be right or not, as frames come in by
+//! one of either kind: that is told (`attach.rs`), and cuts nothing. Until somebody has looked where programs run, all ways can be used: nor
+//! does a restart cut anything.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -87,25 +89,15 @@ impl State {
         if running.keys().any(|on| self.adopted.contains_key(on)) {
             return None;
         }
-        let mut modes = running.iter();
-        let (native, _) = modes.find(|(_, mode)| **mode == AttachMode::Native)?;
+        if !running.values().any(|mode| *mode == AttachMode::Native) {
+            return None;
+        }
         let find = |ifindex| self.links.get(&ifindex);
         let port = link::port(find(ifindex)?, find).ok()?;
         let port = find(port.ifindex)?;
         let name = &port.name;
-        if self.runs_native(port, running) {
+        if self.has_program(port, running) {
             return None;
-        }
-        if running.contains_key(&port.ifindex) {
-            let native = self.interface(*native);
-            return Some(Bar {
-                what: format!(
-                    "packets would leave by {name}, which is in generic mode while {native} is in native mode"
-                ),
-                cure: format!(
-                    "set xdp-mode = \"generic\", or have {name} take native mode (the log says why it does not)"
-                ),
-            });
         }
         Some(match self.config.daemon.interfaces.contains(name) {
             true => Bar {
@@ -116,15 +108,14 @@ impl State {
         })
     }
 
-    /// The program runs there in native mode; of a bond, there or on all that belongs to it.
-    fn runs_native(&self, port: &Link, running: &BTreeMap<u32, AttachMode>) -> bool {
-        let native = |ifindex| running.get(&ifindex) == Some(&AttachMode::Native);
+    /// A program runs there; of a bond, there or on all that belongs to it.
+    fn has_program(&self, port: &Link, running: &BTreeMap<u32, AttachMode>) -> bool {
+        let runs = |ifindex: u32| running.contains_key(&ifindex);
         let members = self.links.values();
         let mut members = members
             .filter(|link| link.bond == Some(port.ifindex))
             .peekable();
-        native(port.ifindex)
-            || members.peek().is_some() && members.all(|member| native(member.ifindex))
+        runs(port.ifindex) || members.peek().is_some() && members.all(|member| runs(member.ifindex))
     }
 
     /// Why packets to an address cannot be sent by the interface that they would leave by.

@@ -54,8 +54,15 @@ impl State {
     /// routers say never makes it less than that.
     pub(super) fn look_at_room(&mut self, effects: &mut Vec<Effect>) {
         let config = std::sync::Arc::clone(&self.config);
-        self.narrow
-            .retain(|name, _| config.services.contains_key(name));
+        for (service, narrow) in &mut self.narrow {
+            let of = config.services.get(service);
+            narrow.retain(|name| of.is_some_and(|of| of.backends.contains_key(name)));
+            if narrow.is_empty() && of.is_some() {
+                let (service, trouble) = (service.clone(), None);
+                record(effects, Record::Narrow { service, trouble });
+            }
+        }
+        self.narrow.retain(|_, narrow| !narrow.is_empty());
         let at = self.dirty.hops.iter();
         let at = at.filter_map(|address| self.at.get(address)).flatten();
         let services = self.dirty.services.iter();
@@ -66,8 +73,11 @@ impl State {
             let Some((service, backend)) = config.backend(&key) else {
                 continue;
             };
-            let largest = self.largest_to(service, backend, None);
-            let trouble = trouble(service, largest);
+            // Of one whose way is lost nothing new is known.
+            let Some(largest) = self.largest_to(service, backend, None) else {
+                continue;
+            };
+            let trouble = trouble(service, Some(largest));
             let known = self.narrow.get_mut(&key.service);
             let was = known.as_ref().is_some_and(|known| !known.is_empty());
             match (&trouble, known) {

@@ -125,8 +125,8 @@ impl State {
             let takes_new = self.weight(other) > 0 && self.way(backend.address).resolved.is_ok();
             let is_before = other.backend < key.backend;
             (
-                named.contains(other),
                 failed,
+                named.contains(other),
                 !takes_new,
                 is_before,
                 other.clone(),

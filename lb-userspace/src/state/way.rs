@@ -254,6 +254,12 @@ impl State {
         }
     }
 
+    /// Packets come or leave by an interface of this name.
+    pub(crate) fn uses(&self, name: &str) -> bool {
+        let mut named = self.links.values().filter(|link| link.name == name);
+        named.any(|link| self.may_send_by(link))
+    }
+
     /// Packets may leave by this interface: packets come in by it, or a way leads there.
     fn may_send_by(&self, link: &Link) -> bool {
         self.leaving.contains_key(&link.ifindex) || self.is_attached(link)

@@ -344,7 +344,7 @@ impl Links {
     }
 
     /// The interfaces that run the program now, by index, whatever their names are now: those of held links and of pins that
-    /// others made.
+    /// others made; and those that should, but have somebody else's.
     pub(crate) fn running(&self, directory: &Path) -> Result<BTreeMap<u32, AttachMode>, BpfError> {
         let mut running = BTreeMap::new();
         let held = self.held.values().filter_map(|held| held.link.as_ref());
@@ -355,11 +355,12 @@ impl Links {
         for interface in pinned_interfaces(directory)? {
             on.extend(pinned_link(directory, &interface)?.map(|(_, info)| info.ifindex));
         }
-        // 0: its device is gone.
+        // Others' programs keep the driver ready as well.
+        let unheld = self.held.iter().filter(|(_, held)| held.link.is_none());
+        on.extend(unheld.filter_map(|(interface, _)| netdev::ifindex(interface)));
+        // 0: its device is gone. So may any other be by now.
         for ifindex in on.into_iter().filter(|ifindex| *ifindex != 0) {
-            if !running.contains_key(&ifindex)
-                && let Some(found) = netdev::xdp_state(ifindex)?
-            {
+            if let Ok(Some(found)) = netdev::xdp_state(ifindex) {
                 running.insert(ifindex, found.mode);
             }
         }

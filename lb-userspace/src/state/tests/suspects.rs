@@ -131,11 +131,7 @@ fn what_fails_with_the_witness_or_says_nothing_takes_nobody_out_and_is_in_no_row
             let witness = format!("web/{}", checked[1].backend);
             // One that has failed gives way to another.
             let fails = own != void();
-            let expected = if fails && n % 2 == 1 {
-                "web/c"
-            } else {
-                "web/b"
-            };
+            let expected = if fails && n == 1 { "web/c" } else { "web/b" };
             assert_eq!(witness, expected, "{n}: {own:?} {theirs:?}");
             sim.both(("web/a", own.clone()), (&witness, theirs.clone()));
             sim.pass(1);
