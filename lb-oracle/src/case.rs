@@ -34,7 +34,7 @@ pub const NAT_FLOWS: u32 = 512;
 pub struct Case {
     /// What the maps hold at first.
     pub world: World,
-    /// MTU of every next hop, in bytes.
+    /// MTU of every next hop at first, and of the clients' interface, in bytes.
     pub mtu: u32,
     /// What frames carry on each side.
     pub tagging: Tagging,

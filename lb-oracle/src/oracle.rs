@@ -87,7 +87,7 @@ impl Arrived<'_> {
 }
 
 impl Oracle {
-    /// About maps that hold this. `mtu`: of every next hop.
+    /// About maps that hold this. `mtu`: of every next hop, at first.
     pub fn new(world: &World, mtu: u32, tagging: Tagging) -> Self {
         let maps = Maps::new(world, mtu, tagging);
         let mut oracle = Self {

@@ -77,6 +77,8 @@ pub(super) struct Hop {
     pub(super) mac: Mac,
     side: Side,
     resolved: bool,
+    /// Bytes that fit on the way there.
+    mtu: u32,
 }
 
 impl Hop {
@@ -94,7 +96,8 @@ pub(super) struct Maps {
     pub(super) services: Vec<Service>,
     pub(super) backends: Vec<Backend>,
     pub(super) alive_until: Nanos,
-    pub(super) mtu: u32,
+    /// Of every next hop of which nothing else is said.
+    mtu: u32,
     /// CPUs that new flows spread over.
     pub(super) flow_cpus: u32,
     pub(super) links: Links,
@@ -142,6 +145,7 @@ impl Maps {
             mac: backend_mac(id),
             side: spec.side,
             resolved: true,
+            mtu,
         });
         Self {
             services: services.collect(),
@@ -171,6 +175,9 @@ impl Maps {
             }
             Change::Unresolved(hop) => self.hops[*hop as usize].resolved = false,
             Change::Neighbour(hop, mac) => self.hops[*hop as usize].mac = *mac,
+            Change::Mtu(hop, mtu) => self.hops[*hop as usize].mtu = *mtu,
+            // Where things stand in a map makes no difference.
+            Change::Republish => {}
             Change::NextHop(id, hop) => self.backends[*id as usize].next_hop = *hop as usize,
             Change::NoDevice(side) => self.links.lose(*side),
             Change::Sources(service, _, sources) => {
@@ -230,6 +237,11 @@ impl Maps {
             true => Ok(hop),
             false => Err(DropReason::NextHopUnresolved),
         }
+    }
+
+    /// Bytes that fit on the way to a next hop, whether a packet can go there or not.
+    pub(super) fn mtu(&self, index: usize) -> u32 {
+        self.hops.get(index).map_or(self.mtu, |hop| hop.mtu)
     }
 
     /// The longest prefix that holds the client says no.
