@@ -59,10 +59,12 @@ fn case(choices: &mut Choices<'_>) -> Case {
     });
     let mut scenes: Vec<Scene> = scenes.collect();
     around::change(choices, &world, &tagging, &mut scenes);
+    let room = around::room(choices);
     Case {
         world,
         mtu,
         tagging,
+        room,
         scenes,
     }
 }

@@ -1,9 +1,12 @@
-//! What is around packets: how large they may be on their ways, and where the control plane has written what they are looked up by.
+//! What is around packets: how large they may be on their ways, the room before their frames, and where the control plane has written what they are looked up by.
 //! Chosen after all else, so that the bytes of a fuzzer that chose a case before there was this choose it still.
 
-use lb_ebpf::fixture::{
-    tagging::Tagging,
-    world::{Change, World},
+use lb_ebpf::{
+    fixture::{
+        tagging::Tagging,
+        world::{Change, World},
+    },
+    mem::MemFrame,
 };
 
 use super::{Choices, packet};
@@ -33,6 +36,14 @@ pub(super) fn change(
         if choices.one_in(4) {
             scene.changes.push(Change::Republish);
         }
+    }
+}
+
+/// Bytes before each frame: mostly enough, or too few for some of what is put there, which is a multiple of four bytes.
+pub(super) fn room(choices: &mut Choices<'_>) -> u16 {
+    match choices.one_in(6) {
+        true => 4 * choices.below(16) as u16,
+        false => MemFrame::ROOM,
     }
 }
 

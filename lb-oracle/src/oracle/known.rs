@@ -98,6 +98,8 @@ pub(super) struct Maps {
     pub(super) alive_until: Nanos,
     /// Of every next hop of which nothing else is said.
     mtu: u32,
+    /// The endpoints have been written anew.
+    pub(super) republished: bool,
     /// CPUs that new flows spread over.
     pub(super) flow_cpus: u32,
     pub(super) links: Links,
@@ -152,6 +154,7 @@ impl Maps {
             backends: backends.collect(),
             alive_until: world.alive_until.unwrap_or(Control::ALWAYS_ALIVE),
             mtu,
+            republished: false,
             flow_cpus: 1,
             hops: hops.collect(),
             links: Links::new(tagging, mtu),
@@ -176,8 +179,8 @@ impl Maps {
             Change::Unresolved(hop) => self.hops[*hop as usize].resolved = false,
             Change::Neighbour(hop, mac) => self.hops[*hop as usize].mac = *mac,
             Change::Mtu(hop, mtu) => self.hops[*hop as usize].mtu = *mtu,
-            // Where things stand in a map makes no difference.
-            Change::Republish => {}
+            // Where they stand makes no difference.
+            Change::Republish => self.republished = true,
             Change::NextHop(id, hop) => self.backends[*id as usize].next_hop = *hop as usize,
             Change::NoDevice(side) => self.links.lose(*side),
             Change::Sources(service, _, sources) => {
