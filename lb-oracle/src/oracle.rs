@@ -30,7 +30,7 @@ use std::collections::HashMap;
 
 use lb_common::{
     Control, DropReason, FlowHash, Forwarding, MidStream, Nanos, Pick, Protocol, Spread,
-    counter::More, counter::PerBackend, flow::EPOCH_SHIFT,
+    counter::PerBackend, flow::EPOCH_SHIFT,
 };
 use lb_ebpf::{
     fixture::{
@@ -390,47 +390,6 @@ impl Oracle {
         let bytes = arrived.frame.len() as u64;
         self.ledger.backend(id, PerBackend::Bytes, bytes);
         Ok(Opinion::sent(fate, macs.on(output), Sent::Forwarded).to(&backend))
-    }
-
-    /// The frame grows in front.
-    fn grow(&mut self, arrived: &Arrived<'_>, bytes: usize) -> Result<(), DropReason> {
-        if bytes > arrived.room {
-            return Err(DropReason::NoHeadroom);
-        }
-        self.met.grown = bytes;
-        Ok(())
-    }
-
-    /// The frame in a tunnel to a backend.
-    fn encapsulated(
-        &mut self,
-        arrived: &Arrived<'_>,
-        backend: &known::Backend,
-        hash: FlowHash,
-    ) -> Result<Vec<u8>, DropReason> {
-        self.grow(arrived, tunnel::growth(backend))?;
-        Ok(tunnel::into(&self.maps, arrived, backend, hash))
-    }
-
-    /// A packet that does not fit through its tunnel; `fits`: bytes that would.
-    fn too_big(&mut self, arrived: &Arrived<'_>, service: usize, fits: u32) -> Answer {
-        let refused = Refusal::DropOf(service, DropReason::PacketTooBig);
-        let admitted = match self.maps.is_vip(arrived.ip.destination) {
-            true => {
-                let group = self.maps.group_of(Limit::TooBig, arrived.ip.source);
-                self.limits.admit_from(Limit::TooBig, group, arrived.at)
-            }
-            false => self.limits.admit(Limit::TooBig, arrived.at),
-        };
-        if !admitted {
-            return Err(refused);
-        }
-        let told = answer::too_big(arrived.frame, &arrived.ip, fits).ok_or(refused)?;
-        // An IP and an ICMP header before what is quoted.
-        self.grow(arrived, arrived.ip.header() + 8)
-            .map_err(|reason| Refusal::DropOf(service, reason))?;
-        self.ledger.more(More::TooBigSent);
-        Ok(Opinion::sent(Fate::Tx, told, Sent::Answered))
     }
 
     /// A reply in a flow.
