@@ -54,16 +54,16 @@ pub struct MemFrame {
     pub denied: bool,
 }
 
-/// What drivers leave in front of a frame (`XDP_PACKET_HEADROOM`), in bytes.
-const ROOM: u16 = 256;
-
 impl MemFrame {
+    /// What drivers leave in front of a frame (`XDP_PACKET_HEADROOM`), in bytes.
+    pub const ROOM: u16 = 256;
+
     /// A frame as it comes in by an interface.
     pub const fn new(bytes: Vec<u8>, ifindex: u32) -> Self {
         Self {
             bytes,
             ifindex,
-            room: ROOM,
+            room: Self::ROOM,
             denied: false,
         }
     }

@@ -34,10 +34,12 @@ pub const NAT_FLOWS: u32 = 512;
 pub struct Case {
     /// What the maps hold at first.
     pub world: World,
-    /// MTU of every next hop, in bytes.
+    /// MTU of every next hop at first, and of the clients' interface, in bytes.
     pub mtu: u32,
     /// What frames carry on each side.
     pub tagging: Tagging,
+    /// Bytes that a frame may grow by in front.
+    pub room: u16,
     /// What happens, in order.
     pub scenes: Vec<Scene>,
 }
@@ -123,7 +125,7 @@ impl Case {
 pub fn run(case: &Case) -> Result<Tally, Difference> {
     let ends = &Ends::HOST.tagged(case.tagging);
     let mut tables = case.tables(ends);
-    let mut oracle = Oracle::new(&case.world, case.mtu, case.tagging);
+    let mut oracle = Oracle::new(&case.world, case.mtu, case.tagging).with_room(case.room);
     let mut tally = Tally::default();
     for (number, scene) in case.scenes.iter().enumerate() {
         for change in &scene.changes {
@@ -132,6 +134,7 @@ pub fn run(case: &Case) -> Result<Tally, Difference> {
         }
         for (packet, arrival) in scene.packets.iter().enumerate() {
             let mut frame = MemFrame::new(arrival.frame.clone(), ends.port(arrival.ingress));
+            frame.room = case.room;
             let verdict = mem::process(&mut frame, &tables, scene.at);
             let opinion = oracle.process(&arrival.frame, &frame.bytes, arrival.ingress, scene.at);
             let left = (verdict, &frame.bytes[..]);

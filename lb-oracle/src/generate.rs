@@ -1,6 +1,7 @@
 //! Cases out of choices: every field of maps and packets may be anything, but most are what makes sense together,
 //! so that packets get far.
 
+mod around;
 mod choices;
 mod complaint;
 mod mutation;
@@ -56,11 +57,14 @@ fn case(choices: &mut Choices<'_>) -> Case {
             packets: arrivals.collect(),
         }
     });
-    let scenes = scenes.collect();
+    let mut scenes: Vec<Scene> = scenes.collect();
+    around::change(choices, &world, &tagging, &mut scenes);
+    let room = around::room(choices);
     Case {
         world,
         mtu,
         tagging,
+        room,
         scenes,
     }
 }

@@ -30,11 +30,14 @@ use std::collections::HashMap;
 
 use lb_common::{
     Control, DropReason, FlowHash, Forwarding, MidStream, Nanos, Pick, Protocol, Spread,
-    counter::More, counter::PerBackend, flow::EPOCH_SHIFT,
+    counter::PerBackend, flow::EPOCH_SHIFT,
 };
-use lb_ebpf::fixture::{
-    tagging::Tagging,
-    world::{Change, Side, World},
+use lb_ebpf::{
+    fixture::{
+        tagging::Tagging,
+        world::{Change, Side, World},
+    },
+    mem::MemFrame,
 };
 
 pub use ledger::Ledger;
@@ -56,6 +59,8 @@ pub struct Oracle {
     ledger: Ledger,
     /// Where first pieces of datagrams went, and in which second.
     datagrams: HashMap<piece::Datagram, (u64, piece::Followed)>,
+    /// Bytes that frames may grow by in front.
+    room: usize,
     /// What the packet that is looked at has met.
     met: Met,
 }
@@ -78,6 +83,8 @@ struct Arrived<'a> {
     ip: Ip,
     ingress: Link,
     at: Nanos,
+    /// Bytes that the frame may grow by in front.
+    room: usize,
 }
 
 impl Arrived<'_> {
@@ -87,7 +94,7 @@ impl Arrived<'_> {
 }
 
 impl Oracle {
-    /// About maps that hold this. `mtu`: of every next hop.
+    /// About maps that hold this. `mtu`: of every next hop, at first.
     pub fn new(world: &World, mtu: u32, tagging: Tagging) -> Self {
         let maps = Maps::new(world, mtu, tagging);
         let mut oracle = Self {
@@ -96,6 +103,7 @@ impl Oracle {
             limits: known::Limits::new(world),
             ledger: Ledger::new(),
             datagrams: HashMap::new(),
+            room: MemFrame::ROOM.into(),
             met: Met::default(),
             maps,
         };
@@ -104,6 +112,15 @@ impl Oracle {
             .iter()
             .for_each(|change| oracle.change(change));
         oracle
+    }
+
+    /// The same about frames that may grow by so many bytes in front.
+    #[must_use]
+    pub fn with_room(self, room: u16) -> Self {
+        Self {
+            room: room.into(),
+            ..self
+        }
     }
 
     /// The control plane changes the maps.
@@ -134,7 +151,10 @@ impl Oracle {
     /// has made of it: which address and port stands for a client is its choice, within rules. `side`: whose card it comes by.
     pub fn process(&mut self, frame: &[u8], left: &[u8], side: Side, at: Nanos) -> Opinion {
         self.ledger.received();
-        self.met = Met::default();
+        self.met = Met {
+            republished: self.maps.republished,
+            ..Met::default()
+        };
         // Group addresses are the kernel's.
         let is_ours = frame.len() >= packet::ETHERNET && frame[0] & 1 == 0;
         let came = is_ours
@@ -146,7 +166,9 @@ impl Oracle {
         };
         self.met.tags = came.tags.len();
         let (frame, left) = (link::without_tags(frame), link::without_tags(left));
-        let opinion = match self.route(&frame, &left, came.link, at) {
+        // Where tags stood there is room.
+        let room = self.room + came.bytes();
+        let opinion = match self.route((&frame, &left), came.link, at, room) {
             Ok(opinion) => opinion,
             Err(Refusal::Pass) => Opinion::PASS,
             Err(Refusal::Drop(reason)) => Opinion::dropped(reason),
@@ -157,10 +179,19 @@ impl Oracle {
         };
         self.ledger.ended(opinion.fate);
         let met = self.met;
-        self.maps.links.leave(&came, Opinion { met, ..opinion })
+        let room = room - met.grown;
+        self.maps
+            .links
+            .leave(&came, Opinion { met, ..opinion }, room)
     }
 
-    fn route(&mut self, frame: &[u8], left: &[u8], ingress: Link, at: Nanos) -> Answer {
+    fn route(
+        &mut self,
+        (frame, left): (&[u8], &[u8]),
+        ingress: Link,
+        at: Nanos,
+        room: usize,
+    ) -> Answer {
         // Whatever is not IP is the kernel's, too.
         let ip = packet::read(frame).ok_or(Refusal::Pass)?;
         self.met.protocol = Some(ip.protocol);
@@ -170,6 +201,7 @@ impl Oracle {
             ip,
             ingress,
             at,
+            room,
         };
         match () {
             () if ip.is_icmp() => self.icmp(&arrived),
@@ -337,7 +369,7 @@ impl Oracle {
         let output = match backend.forwarding {
             Some(Forwarding::L2dsr) => packet::aged(arrived.frame, &arrived.ip),
             Some(Forwarding::Ipip | Forwarding::Gue) => {
-                tunnel::into(&self.maps, arrived, &backend, hash)
+                self.encapsulated(arrived, &backend, hash).map_err(refuse)?
             }
             // It would be its own client, under its own address.
             Some(Forwarding::Dnat) if backend.address.ip() == tuple.client.ip() => {
@@ -358,24 +390,6 @@ impl Oracle {
         let bytes = arrived.frame.len() as u64;
         self.ledger.backend(id, PerBackend::Bytes, bytes);
         Ok(Opinion::sent(fate, macs.on(output), Sent::Forwarded).to(&backend))
-    }
-
-    /// A packet that does not fit through its tunnel; `fits`: bytes that would.
-    fn too_big(&mut self, arrived: &Arrived<'_>, service: usize, fits: u32) -> Answer {
-        let refused = Refusal::DropOf(service, DropReason::PacketTooBig);
-        let admitted = match self.maps.is_vip(arrived.ip.destination) {
-            true => {
-                let group = self.maps.group_of(Limit::TooBig, arrived.ip.source);
-                self.limits.admit_from(Limit::TooBig, group, arrived.at)
-            }
-            false => self.limits.admit(Limit::TooBig, arrived.at),
-        };
-        if !admitted {
-            return Err(refused);
-        }
-        let told = answer::too_big(arrived.frame, &arrived.ip, fits).ok_or(refused)?;
-        self.ledger.more(More::TooBigSent);
-        Ok(Opinion::sent(Fate::Tx, told, Sent::Answered))
     }
 
     /// A reply in a flow.

@@ -72,11 +72,19 @@ pub enum Shape {
     OwnPieceBack,
     /// An ICMP error about a piece.
     PieceError,
+    /// A packet of more than 1500 bytes that was sent on.
+    Large,
+    /// One whose sender was told what fits.
+    LargeTold,
+    /// A packet that was sent on by endpoints that were written anew.
+    Republished,
+    /// A packet that was to leave with tags for which there was no room.
+    NoRoomForTags,
 }
 
 impl Shape {
     /// Each of them, by number.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 35] = [
         Self::StrangeTags,
         Self::OneTag,
         Self::TwoTags,
@@ -108,6 +116,10 @@ impl Shape {
         Self::OwnPiece,
         Self::OwnPieceBack,
         Self::PieceError,
+        Self::Large,
+        Self::LargeTold,
+        Self::Republished,
+        Self::NoRoomForTags,
     ];
 }
 
@@ -115,7 +127,7 @@ impl Shape {
 pub type Drops = [u64; 32];
 
 /// How packets ended: passed, sent, redirected, dropped; and of those sent on, into tunnels or made anew.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
     /// All packets.
     pub packets: u64,
@@ -135,6 +147,22 @@ pub struct Tally {
     pub resized: u64,
     /// ICMP errors relayed, "packet too big" and resets sent, echo requests answered.
     pub messages: u64,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            packets: 0,
+            fates: [0; 4],
+            drops: [0; 32],
+            tagged_drops: [0; 32],
+            range_drops: [0; 32],
+            other_drops: [0; 32],
+            shapes: [0; Shape::ALL.len()],
+            resized: 0,
+            messages: 0,
+        }
+    }
 }
 
 impl Tally {
@@ -176,6 +204,7 @@ impl Tally {
         tags(&mut note, opinion, frame);
         ranges(&mut note, opinion);
         others(&mut note, opinion);
+        around(&mut note, opinion, frame);
     }
 }
 
@@ -262,6 +291,17 @@ fn others(note: &mut impl FnMut(Shape, bool), opinion: &Opinion) {
         note(Shape::SctpTooBig, sent == Sent::Answered);
         note(Shape::SctpTunnel, tunnelled);
     }
+}
+
+fn around(note: &mut impl FnMut(Shape, bool), opinion: &Opinion, frame: &[u8]) {
+    let (met, sent) = (opinion.met, opinion.sent);
+    // With an Ethernet header and two tags.
+    let large = frame.len() > 1500 + 14 + 8;
+    let on = matches!(sent, Sent::Forwarded | Sent::Exchanged | Sent::Returned);
+    note(Shape::Large, large && on);
+    note(Shape::LargeTold, large && sent == Sent::Answered);
+    note(Shape::Republished, met.republished && on);
+    note(Shape::NoRoomForTags, met.untagged);
 }
 
 impl fmt::Debug for Tally {

@@ -44,6 +44,9 @@ const PROGRAMS: [&str; 3] = [PROGRAM, "fairlead_tagged", "fairlead_aside"];
 pub const SHORTEST: usize = 14;
 /// Room for a packet that comes back.
 const LARGEST: usize = 4096;
+/// Bytes that a frame of `BPF_PROG_TEST_RUN` can grow by in front: `XDP_PACKET_HEADROOM` without what the kernel keeps for its
+/// `struct xdp_frame`.
+const ROOM: u16 = 256 - 40;
 /// How often a step is tried again because the kernel's epoch or second changed under it.
 const ATTEMPTS: u32 = 5;
 
@@ -361,6 +364,12 @@ impl Kernel {
         run(self.program()?, frame, ifindex, repeat)
     }
 
+    /// Runs the program once over a frame that may grow by `room` bytes in front, a multiple of four and at most [`ROOM`].
+    pub fn run_in(&self, frame: &[u8], ifindex: u32, room: u16) -> Result<(Action, Vec<u8>)> {
+        let (action, output, _) = run_behind(self.program()?, ROOM - room, frame, ifindex, 1)?;
+        Ok((action, output))
+    }
+
     /// From now on frames have tags, or none.
     pub fn tag(&mut self, tagging: Tagging) {
         self.ends = self.ends.tagged(tagging);
@@ -380,16 +389,30 @@ pub fn run(
     ifindex: u32,
     repeat: u32,
 ) -> Result<(Action, Vec<u8>, Duration)> {
+    run_behind(program, 0, frame, ifindex, repeat)
+}
+
+/// The same behind so many bytes of metadata, which take room away: the kernel moves them along with the frame's head.
+fn run_behind(
+    program: &Xdp,
+    metadata: u16,
+    frame: &[u8],
+    ifindex: u32,
+    repeat: u32,
+) -> Result<(Action, Vec<u8>, Duration)> {
     let mut output = vec![0; LARGEST];
-    let context = context(u32::try_from(frame.len())?, ifindex);
+    let metadata = usize::from(metadata);
+    let input = [&vec![0; metadata], frame].concat();
+    let context = context(metadata as u32, u32::try_from(input.len())?, ifindex);
     let result = program.test_run(TestRunOptions {
-        data_in: Some(frame),
+        data_in: Some(&input),
         data_out: Some(&mut output),
         ctx_in: Some(&context),
         repeat,
         ..TestRunOptions::default()
     })?;
     output.truncate(result.data_size_out as usize);
+    output.drain(..metadata.min(output.len()));
     // xdp_action in linux/bpf.h.
     let action = match result.return_value {
         1 => Action::Drop,
@@ -403,8 +426,8 @@ pub fn run(
 }
 
 /// `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-fn context(length: u32, ifindex: u32) -> [u8; 24] {
-    bytemuck::cast([0, length, 0, ifindex, 0, 0_u32])
+fn context(begin: u32, end: u32, ifindex: u32) -> [u8; 24] {
+    bytemuck::cast([begin, end, 0, ifindex, 0, 0_u32])
 }
 
 /// A reading of the clock that the program reads.

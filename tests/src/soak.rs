@@ -40,6 +40,8 @@ pub struct Report {
     pub cases: u64,
     /// What became of their packets.
     pub tally: Tally,
+    /// Cases that the compiled program was run for with less room before the frame than usual.
+    pub cramped: u64,
     /// How long it took.
     pub took: Duration,
     /// The first case that failed, as people read it.
@@ -79,6 +81,7 @@ struct Shared {
     began: Instant,
     next: AtomicU64,
     packets: AtomicU64,
+    cramped: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -104,6 +107,8 @@ impl Shared {
                 }
             }
         }
+        let cramped = kernel.map_or(0, |kernel| kernel.cramped);
+        self.cramped.fetch_add(cramped, Ordering::Relaxed);
         Ok((tally, None))
     }
 
@@ -131,6 +136,7 @@ pub fn run(soak: Soak, out: &mut (dyn std::io::Write + Send)) -> Result<Report> 
         began: Instant::now(),
         next: AtomicU64::new(soak.first),
         packets: AtomicU64::new(0),
+        cramped: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     };
     let threads = if soak.kernel { 1 } else { soak.threads.max(1) };
@@ -161,6 +167,7 @@ pub fn run(soak: Soak, out: &mut (dyn std::io::Write + Send)) -> Result<Report> 
     let mut report = Report {
         cases: shared.next.load(Ordering::Relaxed) - soak.first,
         tally: Tally::default(),
+        cramped: shared.cramped.load(Ordering::Relaxed),
         took: shared.began.elapsed(),
         failure: None,
     };
@@ -184,9 +191,10 @@ impl Report {
         } = self.tally;
         let mut text = format!(
             "{packets} packets in {} cases, {:.1} s: {pass} passed, {tx} sent, {redirect} redirected, {drop} dropped; \
-             {messages} answers and ICMP errors relayed, {resized} of another length\n",
+             {messages} answers and ICMP errors relayed, {resized} of another length; {} cases of the compiled program with less room before frames\n",
             self.cases,
-            self.took.as_secs_f64()
+            self.took.as_secs_f64(),
+            self.cramped
         );
         for reason in DropReason::ALL {
             let count = self.tally.drops.get(*reason as usize).unwrap_or(&0);

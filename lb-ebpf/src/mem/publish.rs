@@ -40,17 +40,52 @@ impl MemTables {
     ) -> Result<(), Unplaceable> {
         let aside = |e: &Endpoint| e.kind == EndpointKind::Aside;
         let (rules, prefixes) = arrange(rules, endpoints.iter().any(aside));
-        let endpoints = &[endpoints, &prefixes].concat();
+        let slots: Vec<EndpointSlot> = endpoints.iter().chain(&prefixes).map(slot).collect();
+        let flag = if rules.is_empty() { 0 } else { RANGES };
+        self.fill(&slots, &rules, 1 | flag)
+    }
+
+    /// Places what is live in the other generation, under another seed, and makes that the live one; nothing is left in the one that
+    /// was.
+    pub fn republish(&mut self) -> Result<(), Unplaceable> {
         let mask = self.control.endpoint_mask;
-        let (seed, slots) = (1..=4096_u64)
-            .map(|seed| {
-                if rules.is_empty() {
-                    seed
-                } else {
-                    seed | RANGES
-                }
+        let live = usize::from(self.control.generation());
+        let seed = *self.control.endpoint_seed.get(live).ok_or(Unplaceable)?;
+        let generation = self
+            .endpoints
+            .chunks_mut(mask.wrapping_add(1) as usize)
+            .nth(live)
+            .ok_or(Unplaceable)?;
+        let mut slots: Vec<(u32, EndpointSlot)> = (0..)
+            .zip(generation.iter())
+            .filter(|(_, slot)| slot.kind != 0)
+            .map(|(index, slot): (u32, _)| {
+                let distance = index.wrapping_sub(key(slot).home(seed, mask)) & mask;
+                (distance, *slot)
             })
-            .find_map(|seed| place(endpoints, seed, mask).map(|slots| (seed, slots)))
+            .collect();
+        generation.fill(EndpointSlot::zeroed());
+        // Of those under one key the order stays: the nearest to their home is the first.
+        slots.sort_by_key(|(distance, _)| *distance);
+        let slots: Vec<EndpointSlot> = slots.into_iter().map(|(_, slot)| slot).collect();
+        let elements = self.rules.iter_mut().skip(live).step_by(2);
+        let rules: Vec<Rule> = elements
+            .map(|rule| core::mem::replace(rule, Rule::zeroed()))
+            .collect();
+        self.fill(&slots, &rules, seed.wrapping_add(1))
+    }
+
+    /// Fills the generation that is not live, under the first seed from this one on that suits, and makes it the live one.
+    fn fill(
+        &mut self,
+        slots: &[EndpointSlot],
+        rules: &[Rule],
+        first: u64,
+    ) -> Result<(), Unplaceable> {
+        let mask = self.control.endpoint_mask;
+        let (seed, slots) = (0..4096_u64)
+            .map(|more| first.wrapping_add(more))
+            .find_map(|seed| place(slots, seed, mask).map(|slots| (seed, slots)))
             .ok_or(Unplaceable)?;
         let next = usize::from(self.control.generation() == 0);
         let generation = self
@@ -61,7 +96,7 @@ impl MemTables {
         generation.copy_from_slice(&slots);
         for (index, rule) in (0..).zip(rules) {
             let element = rule::element(index, next as u32) as usize;
-            *self.rules.get_mut(element).ok_or(Unplaceable)? = rule;
+            *self.rules.get_mut(element).ok_or(Unplaceable)? = *rule;
         }
         if let Some(place) = self.control.endpoint_seed.get_mut(next) {
             *place = seed;
@@ -120,21 +155,35 @@ fn arrange(rules: &[(Address, u8, Rule)], asked: bool) -> (Vec<Rule>, Vec<Endpoi
     (elements, prefixes)
 }
 
-fn place(endpoints: &[Endpoint], seed: u64, mask: u32) -> Option<Vec<EndpointSlot>> {
+/// The endpoint as it stands in the map.
+fn slot(endpoint: &Endpoint) -> EndpointSlot {
+    EndpointSlot {
+        address: endpoint.key.address.0,
+        port: endpoint.key.port,
+        protocol: endpoint.key.protocol,
+        kind: endpoint.kind as u8,
+        index: endpoint.index,
+        reserved: 0,
+    }
+}
+
+/// What it is found by.
+const fn key(slot: &EndpointSlot) -> EndpointKey {
+    EndpointKey {
+        address: Address(slot.address),
+        port: slot.port,
+        protocol: slot.protocol,
+    }
+}
+
+fn place(wanted: &[EndpointSlot], seed: u64, mask: u32) -> Option<Vec<EndpointSlot>> {
     let mut slots: Vec<EndpointSlot> = zeroed(mask.wrapping_add(1));
-    for endpoint in endpoints {
-        let home = endpoint.key.home(seed, mask);
+    for slot in wanted {
+        let home = key(slot).home(seed, mask);
         let index = (0..MAX_PROBES)
             .map(|distance| (home.wrapping_add(distance) & mask) as usize)
             .find(|index| slots.get(*index).is_some_and(|slot| slot.kind == 0))?;
-        *slots.get_mut(index)? = EndpointSlot {
-            address: endpoint.key.address.0,
-            port: endpoint.key.port,
-            protocol: endpoint.key.protocol,
-            kind: endpoint.kind as u8,
-            index: endpoint.index,
-            reserved: 0,
-        };
+        *slots.get_mut(index)? = *slot;
     }
     Some(slots)
 }

@@ -17,7 +17,7 @@ fn each_sent(mut look: impl FnMut(&[u8], &Opinion)) {
     for case in (0..CASES).map(generate::numbered) {
         let ends = Ends::HOST.tagged(case.tagging);
         let mut tables = case.tables(&ends);
-        let mut oracle = Oracle::new(&case.world, case.mtu, case.tagging);
+        let mut oracle = Oracle::new(&case.world, case.mtu, case.tagging).with_room(case.room);
         for scene in &case.scenes {
             for change in &scene.changes {
                 change.apply(&mut tables, &ends);
@@ -25,6 +25,7 @@ fn each_sent(mut look: impl FnMut(&[u8], &Opinion)) {
             }
             for arrival in &scene.packets {
                 let mut frame = MemFrame::new(arrival.frame.clone(), ends.port(arrival.ingress));
+                frame.room = case.room;
                 mem::process(&mut frame, &tables, scene.at);
                 let (before, side) = (&arrival.frame, arrival.ingress);
                 let opinion = oracle.process(before, &frame.bytes, side, scene.at);

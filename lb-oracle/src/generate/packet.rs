@@ -51,6 +51,24 @@ pub(super) fn arrival(
     Arrival { ingress, frame }
 }
 
+/// A client's frame with a packet that is about as large as this, with a tunnel's headers or without.
+pub(super) fn large(
+    choices: &mut Choices<'_>,
+    world: &World,
+    size: u32,
+    tagging: &Tagging,
+) -> Arrival {
+    let mut packet = request(choices, world, size);
+    if let Body::Tcp { data, .. } | Body::Udp { data } | Body::Other { data, .. } = &mut packet.body
+    {
+        let length = (size as usize + choices.below(20)).saturating_sub(20 + choices.below(110));
+        data.resize(length, choices.byte());
+    }
+    let ingress = Side::Client;
+    let frame = tags::tag(choices, tagging, ingress, packet.bytes());
+    Arrival { ingress, frame }
+}
+
 fn packet(choices: &mut Choices<'_>, world: &World, mtu: u32) -> (Side, Packet) {
     match choices.below(32) {
         0..=15 => (Side::Client, request(choices, world, mtu)),

@@ -85,6 +85,27 @@ pub(super) fn too_big(frame: &[u8], ip: &Ip, fits: u32) -> Option<Vec<u8>> {
 }
 
 impl Oracle {
+    /// A packet that does not fit through its tunnel; `fits`: bytes that would.
+    pub(super) fn too_big(&mut self, arrived: &Arrived<'_>, service: usize, fits: u32) -> Answer {
+        let refused = Refusal::DropOf(service, DropReason::PacketTooBig);
+        let admitted = match self.maps.is_vip(arrived.ip.destination) {
+            true => {
+                let group = self.maps.group_of(Limit::TooBig, arrived.ip.source);
+                self.limits.admit_from(Limit::TooBig, group, arrived.at)
+            }
+            false => self.limits.admit(Limit::TooBig, arrived.at),
+        };
+        if !admitted {
+            return Err(refused);
+        }
+        let told = too_big(arrived.frame, &arrived.ip, fits).ok_or(refused)?;
+        // An IP and an ICMP header before what is quoted.
+        self.grow(arrived, arrived.ip.header() + 8)
+            .map_err(|reason| Refusal::DropOf(service, reason))?;
+        self.ledger.more(More::TooBigSent);
+        Ok(Opinion::sent(Fate::Tx, told, Sent::Answered))
+    }
+
     /// A segment in the middle of nothing, or of a flow whose backend has left.
     pub(super) fn mid_stream(
         &mut self,

@@ -184,7 +184,7 @@ impl Oracle {
             Some(Forwarding::L2dsr) => aged(frame, ip),
             // An error has no flow of its own, so it shows no hash.
             Some(Forwarding::Ipip | Forwarding::Gue) => {
-                tunnel::into(&self.maps, arrived, &backend, lb_common::FlowHash(0))
+                self.encapsulated(arrived, &backend, lb_common::FlowHash(0))?
             }
             Some(Forwarding::Dnat) => relay::translated(
                 frame,

@@ -77,6 +77,8 @@ pub(super) struct Hop {
     pub(super) mac: Mac,
     side: Side,
     resolved: bool,
+    /// Bytes that fit on the way there.
+    mtu: u32,
 }
 
 impl Hop {
@@ -94,7 +96,10 @@ pub(super) struct Maps {
     pub(super) services: Vec<Service>,
     pub(super) backends: Vec<Backend>,
     pub(super) alive_until: Nanos,
-    pub(super) mtu: u32,
+    /// Of every next hop of which nothing else is said.
+    mtu: u32,
+    /// The endpoints have been written anew.
+    pub(super) republished: bool,
     /// CPUs that new flows spread over.
     pub(super) flow_cpus: u32,
     pub(super) links: Links,
@@ -142,12 +147,14 @@ impl Maps {
             mac: backend_mac(id),
             side: spec.side,
             resolved: true,
+            mtu,
         });
         Self {
             services: services.collect(),
             backends: backends.collect(),
             alive_until: world.alive_until.unwrap_or(Control::ALWAYS_ALIVE),
             mtu,
+            republished: false,
             flow_cpus: 1,
             hops: hops.collect(),
             links: Links::new(tagging, mtu),
@@ -171,6 +178,9 @@ impl Maps {
             }
             Change::Unresolved(hop) => self.hops[*hop as usize].resolved = false,
             Change::Neighbour(hop, mac) => self.hops[*hop as usize].mac = *mac,
+            Change::Mtu(hop, mtu) => self.hops[*hop as usize].mtu = *mtu,
+            // Where they stand makes no difference.
+            Change::Republish => self.republished = true,
             Change::NextHop(id, hop) => self.backends[*id as usize].next_hop = *hop as usize,
             Change::NoDevice(side) => self.links.lose(*side),
             Change::Sources(service, _, sources) => {
@@ -230,6 +240,11 @@ impl Maps {
             true => Ok(hop),
             false => Err(DropReason::NextHopUnresolved),
         }
+    }
+
+    /// Bytes that fit on the way to a next hop, whether a packet can go there or not.
+    pub(super) fn mtu(&self, index: usize) -> u32 {
+        self.hops.get(index).map_or(self.mtu, |hop| hop.mtu)
     }
 
     /// The longest prefix that holds the client says no.

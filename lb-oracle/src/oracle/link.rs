@@ -10,7 +10,7 @@ use lb_ebpf::{
 };
 
 use super::{
-    Opinion,
+    Met, Opinion,
     packet::{ETHERNET, Mac},
 };
 
@@ -59,6 +59,13 @@ pub(super) struct Came {
     pub(super) link: Link,
     /// As they stood in the frame, the first on the wire first.
     pub(super) tags: Vec<Tag>,
+}
+
+impl Came {
+    /// How long its tags are.
+    pub(super) const fn bytes(&self) -> usize {
+        self.tags.len() * TAG
+    }
 }
 
 /// All interfaces.
@@ -193,8 +200,8 @@ impl Links {
     }
 
     /// The same opinion with tags: those that the frame came with where it goes back or passes, those of the interface
-    /// that it leaves by, with the priority that it came with, otherwise. Two VLANs of one card are one cable.
-    pub(super) fn leave(&self, came: &Came, opinion: Opinion) -> Opinion {
+    /// that it leaves by, with the priority that it came with, otherwise. Two VLANs of one card are one cable. `room`: bytes before the frame; one that they have no room in is lost.
+    pub(super) fn leave(&self, came: &Came, opinion: Opinion, room: usize) -> Opinion {
         let Some(output) = &opinion.output else {
             return opinion;
         };
@@ -220,6 +227,16 @@ impl Links {
             }
             fate => (came.tags.clone(), fate),
         };
+        if tags.len() * TAG > room {
+            let met = Met {
+                untagged: true,
+                ..opinion.met
+            };
+            return Opinion {
+                met,
+                ..Opinion::dropped(DropReason::MapInconsistent)
+            };
+        }
         Opinion {
             output: Some(with(output, &tags)),
             fate,

@@ -20,7 +20,7 @@ impl Oracle {
             true => self.maps.links.mtu(arrived.ingress),
             false => u32::MAX,
         };
-        let far = tunnel::room(backend, self.maps.mtu, arrived.at);
+        let far = tunnel::room(backend, self.maps.mtu(backend.next_hop), arrived.at);
         let headers = if arrived.ip.is_v4() { 40 } else { 60 };
         let fits = near.min(far).min(mtu).saturating_sub(headers);
         let most = fits.max(536).min(wanted.into());

@@ -204,6 +204,8 @@ impl Oracle {
             Meaning::Opens => option::told(frame, ip, kind, mtu),
             _ => None,
         };
+        let longer = told.as_ref().map_or(0, |told| told.len() - frame.len());
+        let told = told.filter(|_| self.grow(arrived, longer).is_ok());
         if kind != 0 && meaning == Meaning::Opens && told.is_none() {
             self.ledger.rest(Rest::OptionLeftOut);
         }

@@ -45,6 +45,12 @@ pub struct Met {
     pub to_itself: bool,
     /// An error quotes a piece of a datagram.
     pub quoted_piece: bool,
+    /// Bytes that the frame has grown by in front, tags aside.
+    pub grown: usize,
+    /// There was no room for the tags that it was to leave with.
+    pub untagged: bool,
+    /// The endpoints have been written anew since the beginning.
+    pub republished: bool,
 }
 
 /// What must become of a packet.
@@ -77,6 +83,9 @@ impl Opinion {
             own_piece: None,
             to_itself: false,
             quoted_piece: false,
+            grown: 0,
+            untagged: false,
+            republished: false,
         },
     };
 

@@ -128,7 +128,7 @@ impl Oracle {
             false => fits.max(1280),
         };
         let known = backend.path.and_then(|path| path.fits(at));
-        if fits >= self.maps.mtu || known.is_some_and(|known| fits > known) {
+        if fits >= self.maps.mtu(backend.next_hop) || known.is_some_and(|known| fits > known) {
             return false;
         }
         let unit = at >> 36;

@@ -304,7 +304,8 @@ impl Oracle {
             Some(Forwarding::Ipip | Forwarding::Gue) => {
                 // Of most pieces the flow is not known: the datagram decides about the tunnel's source.
                 let datagram: FlowHash = self.maps.hash_of(&piece.datagram.tuple());
-                tunnel::into(&self.maps, arrived, &backend, datagram)
+                self.encapsulated(arrived, &backend, datagram)
+                    .map_err(refuse)?
             }
             // Has a way of its own.
             Some(Forwarding::Fullnat) | None => return Err(refuse(DropReason::MapInconsistent)),

@@ -1,15 +1,37 @@
 //! A packet in a packet: RFC 2003, RFC 2473, RFC 4213, and with UDP in between draft-ietf-intarea-gue-09. The outer source
 //! comes from the flow's hash.
 
-use lb_common::{Family, FlowHash, Forwarding, GueVariant, Nanos};
+use lb_common::{DropReason, Family, FlowHash, Forwarding, GueVariant, Nanos};
 use lb_ebpf::fixture::world::tunnel_source;
 
 use super::{
-    Arrived,
+    Arrived, Oracle,
     checksum::{sum, udp_field},
     known::{Backend, Maps},
     packet::{ETHERNET, Ip, aged, octets, pseudo_of, read, seal},
 };
+
+impl Oracle {
+    /// The frame grows in front.
+    pub(super) fn grow(&mut self, arrived: &Arrived<'_>, bytes: usize) -> Result<(), DropReason> {
+        if bytes > arrived.room {
+            return Err(DropReason::NoHeadroom);
+        }
+        self.met.grown = bytes;
+        Ok(())
+    }
+
+    /// The frame in a tunnel to a backend.
+    pub(super) fn encapsulated(
+        &mut self,
+        arrived: &Arrived<'_>,
+        backend: &Backend,
+        hash: FlowHash,
+    ) -> Result<Vec<u8>, DropReason> {
+        self.grow(arrived, growth(backend))?;
+        Ok(into(&self.maps, arrived, backend, hash))
+    }
+}
 
 /// Bytes that a packet to a backend grows by.
 pub(super) fn growth(backend: &Backend) -> usize {

@@ -41,7 +41,7 @@ impl Oracle {
             false if self.maps.links.has(hop.link()) => Fate::Redirect(hop.link()),
             false => return Err(DropReason::MapInconsistent),
         };
-        Ok((fate, macs, self.maps.mtu))
+        Ok((fate, macs, self.maps.mtu(backend.next_hop)))
     }
 
     /// The way to the client of a flow, and the MTU there.
