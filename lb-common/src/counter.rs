@@ -118,6 +118,9 @@ pub enum More {
 pub enum Rest {
     /// SYNs of services with a client option that went on without it: there was no room.
     OptionLeftOut = 0,
+    /// New flows to a server that has another of the same client's port, by another service, as nobody else could be found
+    /// ([`crate::ServiceEntry::SHARES`]).
+    Clashed = 1,
 }
 
 /// Positions in line [`PATH_LINE`]: ICMP errors to a source of tunnels, about a packet in a tunnel (among `Pass`).

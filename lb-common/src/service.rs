@@ -124,7 +124,7 @@ pub struct ServiceEntry {
     pub mid_stream: u8,
     /// A [`Spread`].
     pub spread: u8,
-    /// A [`crate::Pick`], how the backend of a new flow is picked, [`Self::CLAMPS`] and [`Self::TIMES`].
+    /// A [`crate::Pick`], how the backend of a new flow is picked, [`Self::CLAMPS`], [`Self::TIMES`] and [`Self::SHARES`].
     pub pick: u8,
     /// Bits of the client's address that count where `fields` are hashed, of 128; 0: all.
     pub client_bits: u8,
@@ -199,6 +199,9 @@ impl ServiceEntry {
     pub const CLAMPS: u8 = 0x80;
     /// In `pick`: how long its backends take to answer a SYN is measured, see [`crate::timing`].
     pub const TIMES: u8 = 0x40;
+    /// In `pick`: one of its servers stands behind another service as well, at the same address and port, and knows clients by their own
+    /// addresses there too (`dnat`): its new flows are kept apart from that one's.
+    pub const SHARES: u8 = 0x20;
 
     /// The same with a [`Reach::word`].
     #[must_use]
@@ -230,7 +233,7 @@ impl ServiceEntry {
     /// `pick` alone.
     #[inline(always)]
     pub const fn picks(&self) -> u8 {
-        self.pick & !(Self::CLAMPS | Self::TIMES)
+        self.pick & !(Self::CLAMPS | Self::TIMES | Self::SHARES)
     }
 
     /// The same with [`Self::TIMES`], or without.
@@ -239,6 +242,16 @@ impl ServiceEntry {
         let flag = if times { Self::TIMES } else { 0 };
         Self {
             pick: self.pick & !Self::TIMES | flag,
+            ..self
+        }
+    }
+
+    /// The same with [`Self::SHARES`], or without.
+    #[must_use]
+    pub const fn sharing(self, shares: bool) -> Self {
+        let flag = if shares { Self::SHARES } else { 0 };
+        Self {
+            pick: self.pick & !Self::SHARES | flag,
             ..self
         }
     }

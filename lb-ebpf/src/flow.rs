@@ -5,6 +5,8 @@
 //! each of its two sets; as the choice is a function of the flow, both name the same backend,
 //! and the one that is not found any more ages and goes.
 
+mod anew;
+mod apart;
 mod aside;
 mod choice;
 mod origin;
@@ -12,7 +14,7 @@ mod usual;
 
 use lb_common::{
     Control, DropReason, Epoch, FlowHash, FlowRank, FlowWord, MidStream, Pick, Spread,
-    flow::{FlowSets, IdleEpochs, WAYS},
+    flow::{FlowSets, WAYS},
     hash::FlowTuple,
 };
 
@@ -24,6 +26,9 @@ use crate::{
     tables::{CacheLine, Tables},
 };
 
+use anew::starts_anew;
+pub use apart::keep as keep_apart;
+pub(crate) use apart::note_client;
 pub use aside::adopt;
 pub use choice::holder;
 use choice::{choose, reach, settled};
@@ -114,7 +119,7 @@ pub struct Assignment<'t> {
 /// so that it travels in a register.
 ///
 /// Bits 0 to 31: set, or the number of the reason; 32 to 48: BackendId; 49 to 51: way; 52 to 55:
-/// origin plus one, 0 for a refusal.
+/// origin plus one, 0 for a refusal; 56: [`Self::MAY_CLASH`].
 #[derive(Clone, Copy)]
 pub struct Assigned(pub u64);
 
@@ -299,7 +304,8 @@ pub fn assign<T: Tables>(
         }
         Ok(seeker) => {
             let group = FlowHash(group);
-            assign_for(tables, &Seeker { group, ..seeker }).0
+            let assigned = assign_for(tables, &Seeker { group, ..seeker });
+            apart::doubted(&seeker, assigned).0
         }
         Err(reason) => Assigned::refused(reason).0,
     }
@@ -343,8 +349,12 @@ fn assign_for<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
         return replace(tables, seeker, &entry, Origin::New);
     }
     refresh(tables, &entry, seeker.epoch, seeker.arrival.is_closing());
+    let known = Assigned::to(backend.id, Origin::Known, entry.set, entry.way);
+    if apart::opens_another(seeker, entry.word) {
+        return known.doubted();
+    }
     origin::opening(tables, seeker, entry.word, backend.id);
-    Assigned::to(backend.id, Origin::Known, entry.set, entry.way)
+    known
 }
 
 /// What an entry's backend is to the flow.
@@ -376,25 +386,6 @@ fn owner<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>, word: FlowWord) -> O
         true => Owner::Resets,
         false => Owner::LosesFlows,
     }
-}
-
-/// True when a known flow whose backend may keep it is a new one all the same.
-///
-/// A SYN on a live mapping keeps it, or anyone could move flows by spoofing one; only where the
-/// backend takes no new flows and the old connection was seen to end is it a new connection. That end may be
-/// forged as well. So a proven flow must have been silent since, until the table itself takes it for
-/// finished and would let it go; any packet of a later epoch revives it before. Where the service says for how long silent
-/// flows are known, that counts for all backends.
-#[inline(always)]
-fn starts_anew(seeker: &Seeker<'_>, word: FlowWord, backend: Backend<'_>) -> bool {
-    let idle = IdleEpochs(seeker.service.entry.idle_epochs);
-    if seeker.arrival.is_opening() {
-        let has_ended = !backend.state.permissions().may_take_new()
-            && word.rank().is_closing()
-            && word.eviction(seeker.epoch) != 0;
-        return has_ended || idle.are_over(word, seeker.epoch, false);
-    }
-    seeker.arrival.is_datagram() && idle.are_over(word, seeker.epoch, true)
 }
 
 /// A new entry of a rank.

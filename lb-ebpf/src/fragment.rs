@@ -172,6 +172,7 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
         let second = admission::second(cx.now);
         let group = first::group::<F, T, V4>(frame, cx, service, hash);
         let assigned = cx.tables.assign_flow(service, hash, arrival, second, group);
+        let assigned = cx.tables.keep_apart(assigned, hash);
         if assigned >> 52 == 0 {
             return PackedOutcome::service_drop(assigned as u8, service);
         }

@@ -33,7 +33,7 @@ pub(crate) use way::{Way, go_aside, go_tagged, note_verdict, note_way, way_aside
 use kept::{find_affinity, find_fragment, learn_fragment, note_affinity};
 use mss::{after_option, largest_mss, lower_mss};
 use nat::{find_nat, note_nat, read_options};
-use reply::{find_candidate, outdate_flow, reply_owner};
+use reply::{find_candidate, flow_holder, keep_apart, outdate_flow, reply_owner};
 use sizes::{
     AFFINITY_SETS, BACKENDS, COUNTERS, ENDPOINTS, FLOW_SETS, NAT_FLOWS, NEXT_HOPS, RINGS, RULES,
     SERVICES, SOURCES,
@@ -206,13 +206,6 @@ const fn packed(address: [u64; 2], tail: u64) -> PackedKey {
     PackedKey { address, tail }
 }
 
-/// [`lb_ebpf::flow::holder`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn flow_holder(service: u32, hash: u64, group: u64) -> u32 {
-    lb_ebpf::flow::holder(&KernelTables, service, hash, group)
-}
-
 /// What map `source_ranges` says of an address; 0: nothing.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -296,6 +289,16 @@ impl Tables for KernelTables {
     fn reply_owner(&self, backend: PackedKey, client: [u64; 2]) -> u64 {
         let ([b0, b1], [c0, c1]) = (backend.address, client);
         unknown(reply_owner(b0, b1, backend.tail, c0, c1))
+    }
+
+    #[inline(always)]
+    fn keep_apart(&self, assigned: u64, hash: u64) -> u64 {
+        unknown(keep_apart(assigned, hash))
+    }
+
+    #[inline(always)]
+    fn notes(&self) -> Option<&CacheLine> {
+        way::notes()
     }
 
     #[inline(always)]

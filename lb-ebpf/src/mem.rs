@@ -1,9 +1,10 @@
-//! [`Frame`] and [`Tables`] in plain memory, for tests and for `fairlead explain`.
+//! [`Tables`] and [`crate::frame::Frame`] in plain memory, for tests and for `fairlead explain`.
 //!
 //! The data plane's own words (`flows`, `return_hops`, `counters`) are atomics, so a packet is
 //! processed through `&MemTables`; whatever the control plane writes is plain data behind `&mut`.
 //! One CPU; a map that a test makes too small answers `None`, as the kernel's does.
 
+mod frame;
 mod moved;
 mod publish;
 
@@ -24,14 +25,13 @@ use lb_common::{
 };
 
 use crate::{
-    frame::{Frame, Header as OnWire, view, view_mut},
     pipeline,
     service::Backend,
     tables::{CacheLine, Tables},
     verdict::Verdict,
-    wire::L3,
 };
 
+pub use frame::MemFrame;
 pub use moved::{moved_affinities, moved_fragments, moved_nat_flows};
 pub use publish::{Endpoint, Unplaceable};
 
@@ -39,87 +39,6 @@ pub use publish::{Endpoint, Unplaceable};
 pub fn process(frame: &mut MemFrame, tables: &MemTables, at: Nanos) -> Verdict {
     tables.clock.store(at, Ordering::Relaxed);
     pipeline::process(frame, tables, at)
-}
-
-/// A packet in a byte vector.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemFrame {
-    /// From the Ethernet header on.
-    pub bytes: Vec<u8>,
-    /// The interface it came in by.
-    pub ifindex: u32,
-    /// Bytes that it may grow by in front.
-    pub room: u16,
-    /// It could not grow by so much.
-    pub denied: bool,
-}
-
-impl MemFrame {
-    /// What drivers leave in front of a frame (`XDP_PACKET_HEADROOM`), in bytes.
-    pub const ROOM: u16 = 256;
-
-    /// A frame as it comes in by an interface.
-    pub const fn new(bytes: Vec<u8>, ifindex: u32) -> Self {
-        Self {
-            bytes,
-            ifindex,
-            room: Self::ROOM,
-            denied: false,
-        }
-    }
-}
-
-impl Frame for MemFrame {
-    fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn ingress_ifindex(&self) -> u32 {
-        self.ifindex
-    }
-
-    fn header<H: OnWire>(&self, offset: usize) -> Option<&H> {
-        view(&self.bytes, offset)
-    }
-
-    fn header_mut<H: OnWire>(&mut self, offset: usize) -> Option<&mut H> {
-        view_mut(&mut self.bytes, offset)
-    }
-
-    fn grow_head(&mut self, bytes: u16) -> bool {
-        let Some(room) = self.room.checked_sub(bytes) else {
-            self.denied = true;
-            return false;
-        };
-        self.room = room;
-        self.bytes
-            .splice(0..0, core::iter::repeat_n(0, usize::from(bytes)));
-        true
-    }
-
-    fn came_by(&mut self, ifindex: u32) {
-        self.ifindex = ifindex;
-    }
-
-    fn aside<R>(&mut self, call: impl FnOnce(&mut Self) -> R) -> R {
-        call(self)
-    }
-
-    fn shrink_head(&mut self, bytes: u16) -> bool {
-        let bytes = usize::from(bytes);
-        let long_enough = self.bytes.len() >= bytes.saturating_add(L3);
-        if long_enough {
-            self.bytes.drain(..bytes);
-            self.room = self.room.saturating_add(bytes as u16);
-        }
-        long_enough
-    }
-
-    fn truncate(&mut self, bytes: u16) -> bool {
-        let long_enough = self.bytes.len() >= usize::from(bytes);
-        self.bytes.truncate(usize::from(bytes));
-        long_enough
-    }
 }
 
 /// Sets in `affinities`: few, as hardly anybody asks for them.
@@ -182,6 +101,8 @@ pub struct MemTables {
     pub paths: Vec<CacheLine>,
     /// Map `counters`, of one CPU.
     pub counters: Vec<CacheLine>,
+    /// Map `notes`, of one CPU.
+    pub notes: CacheLine,
     /// True: the data plane writes nothing.
     pub read_only: bool,
     /// The time of the packet that [`process`] has got.
@@ -256,6 +177,7 @@ impl MemTables {
             paths: lines(geometry.backends),
             counters: lines(lines_per_cpu),
             read_only: false,
+            notes: CacheLine::new([0; 8]),
             clock: AtomicU64::new(0),
         }
     }
@@ -520,5 +442,9 @@ impl Tables for MemTables {
 
     fn counter(&self, index: u32) -> Option<&CacheLine> {
         self.counters.get(index as usize)
+    }
+
+    fn notes(&self) -> Option<&CacheLine> {
+        Some(&self.notes)
     }
 }

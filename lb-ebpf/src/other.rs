@@ -99,6 +99,8 @@ pub(crate) fn route<F: Frame, T: Tables, const V4: bool>(
         }
         backend => cx.tables.adopt_flow(service, hash, backend, second),
     };
+    // Before the question below, so that the verifier knows the answer from there on.
+    let assigned = cx.tables.keep_apart(assigned, hash);
     if Assigned(assigned).is_refused() {
         return match assigned {
             MID_STREAM | BACKEND_LEFT => {
@@ -272,7 +274,7 @@ pub(crate) fn hash<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Cont
     }
 }
 
-/// What the packet's flow is scheduled by, given its hash.
+/// What the packet's flow is scheduled by, given its hash. Notes whose packet it is.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn group<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
@@ -283,7 +285,7 @@ fn group<F: Frame, T: Tables, const V4: bool>(
     let frame = opaque(frame);
     let packet = parse::ip::<F, V4>(frame);
     match packet.and_then(|packet| flow(frame, &packet)) {
-        Some(tuple) => schedule::group(cx.tables, service, &tuple, hash),
+        Some(tuple) => schedule::group_of(cx, service, &tuple, hash),
         None => hash,
     }
 }

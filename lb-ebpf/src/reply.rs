@@ -57,6 +57,10 @@ impl Owner {
 const ANY_PORT: u64 = 1 << 24;
 /// In the same byte: the reply accepts a connection.
 const ACCEPTS: u64 = 1 << 25;
+/// In the same byte: flows of the service whose index stands from bit [`SERVICE`] on do not count.
+const OTHERS: u64 = 1 << 26;
+/// Place of a service's index in [`PackedKey::tail`].
+const SERVICE: u32 = 48;
 /// Place of the [`Epoch`] in the same byte.
 const EPOCH: u32 = 28;
 /// Place of a number above an [`Owner`] that says how little its flow may be the one: the least is the one to take. It is
@@ -105,6 +109,39 @@ pub fn find<T: Tables>(
         NO_FLOW => NO_FLOW,
         found => found & ((1 << STALENESS) - 1),
     }
+}
+
+/// The server has a flow with this client that goes on, by another service than the one with this index. The key's second port is the client's.
+#[inline(always)]
+pub fn is_taken<T: Tables>(
+    tables: &T,
+    backend: PackedKey,
+    client: [u64; 2],
+    (epoch, service): (Epoch, u32),
+) -> bool {
+    let Some(control) = tables.control() else {
+        return false;
+    };
+    let epoch = (epoch.0 as u64 & 15) << EPOCH;
+    let others = OTHERS | (service as u64) << SERVICE;
+    let backend = PackedKey {
+        tail: backend.tail | (epoch | others).to_le(),
+        ..backend
+    };
+    if goes_on(tables.reply_owner(backend, client)) {
+        return true;
+    }
+    let backend = PackedKey {
+        tail: backend.tail | ANY_PORT.to_le(),
+        ..backend
+    };
+    Live::of(control).has_ranges() && goes_on(tables.reply_owner(backend, client))
+}
+
+/// There is a flow, and it is not over.
+#[inline(always)]
+const fn goes_on(found: u64) -> bool {
+    found >> STALENESS < OVER
 }
 
 /// The flow to take first; of equals the one that was found first.
@@ -167,9 +204,24 @@ pub fn candidate<T: Tables>(tables: &T, backend: PackedKey, live: u64, distance:
     match tables.endpoint(probe.index(distance)) {
         None => END_OF_SEARCH,
         Some(slot) if slot.kind == 0 => END_OF_SEARCH,
-        Some(slot) if slot.kind == EndpointKind::Backend as u8 && slot.matches(&key) => slot.index,
+        Some(slot) if slot.kind == EndpointKind::Backend as u8 && slot.matches(&key) => {
+            match is_left_out(tables, backend.tail, slot.index) {
+                false => slot.index,
+                true => SOMEBODY_ELSE,
+            }
+        }
         Some(_) => SOMEBODY_ELSE,
     }
+}
+
+/// The backend belongs to the service whose flows do not count.
+#[inline(always)]
+fn is_left_out<T: Tables>(tables: &T, tail: u64, backend: u32) -> bool {
+    let tail = u64::from_le(tail);
+    tail & OTHERS != 0
+        && tables
+            .backend(backend)
+            .is_some_and(|entry| entry.service == (tail >> SERVICE) as u32)
 }
 
 /// The key of a backend that a reply may come from: its own, or, with [`ANY_PORT`], that of one that keeps the client's
@@ -226,8 +278,8 @@ fn flow_of<T: Tables>(
     };
     let rank = entry.word.rank();
     let idle = matches!(rank, FlowRank::Idle) as u64;
-    let accepts = u64::from_le(backend.tail) & ACCEPTS != 0;
-    let (over, unproven) = match (accepts, own.protocol == protocol::TCP) {
+    let ended_counts = u64::from_le(backend.tail) & (ACCEPTS | OTHERS) != 0;
+    let (over, unproven) = match (ended_counts, own.protocol == protocol::TCP) {
         (true, _) => (idle.wrapping_add(rank.is_over() as u64), 0),
         // What was accepted goes on after its FIN.
         (false, true) => (idle, unproven(rank)),

@@ -11,6 +11,8 @@ use lb_common::{
 };
 
 use crate::{
+    admission, flow,
+    pipeline::Context,
     service::{self, Service},
     tables::{CacheLine, Tables, load},
 };
@@ -72,6 +74,18 @@ pub fn group<T: Tables>(tables: &T, service: u32, tuple: &FlowTuple, hash: u64) 
         }
         _ => hash,
     }
+}
+
+/// [`group`] of a packet that looks for its backend, and notes whose it is, for [`crate::flow::keep_apart`].
+#[inline(always)]
+pub(crate) fn group_of<T: Tables>(
+    cx: &Context<'_, T>,
+    service: u32,
+    tuple: &FlowTuple,
+    hash: u64,
+) -> u64 {
+    flow::note_client(cx.tables, tuple, admission::second(cx.now));
+    group(cx.tables, service, tuple, hash)
 }
 
 /// The hash with the number of packets that this CPU has seen before, which makes it another for each packet.

@@ -4,8 +4,8 @@
 //! The order of the checks is the order of reasons: what is wrong with the packet before what is wrong with its flow.
 
 use lb_common::{
-    DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, MidStream, Nanos, Pick, Tunnel,
-    counter, hash::FlowTuple, sources::Access,
+    DropReason, EndpointKey, Epoch, Family, FlowHash, Forwarding, MidStream, Nanos, Pick,
+    ServiceEntry, Tunnel, counter, hash::FlowTuple, sources::Access,
 };
 
 use crate::{
@@ -323,7 +323,7 @@ fn assign<'t, T: Tables, C: Clock>(
     let found = service::by_index(tables, service)?;
     let seeker = Seeker::new(control, found, hash.0, arrival, second);
     let entry = found.entry;
-    if entry.pick != Pick::Flow as u8 && (entry.picks() != Pick::Flow as u8 || arrival.is_syn()) {
+    if entry.pick != Pick::Flow as u8 && goes_aside(entry, arrival) {
         return Err(Refusal::SCHEDULE);
     }
     if entry.sources != 0
@@ -345,6 +345,14 @@ fn assign<'t, T: Tables, C: Clock>(
         }
     }
     Ok(assigned)
+}
+
+/// A packet that may begin a flow, to a service about whose new flows there is more to say.
+#[inline(always)]
+fn goes_aside(entry: &ServiceEntry, arrival: Arrival) -> bool {
+    entry.picks() != Pick::Flow as u8
+        || arrival.is_syn()
+        || arrival.is_datagram() && entry.pick & ServiceEntry::SHARES != 0
 }
 
 /// Rewrites the packet for its backend.

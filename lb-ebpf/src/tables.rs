@@ -129,6 +129,18 @@ pub trait Tables {
     fn first_counter(&self, lines_per_cpu: u32) -> u32;
     /// Map `counters`, by index.
     fn counter(&self, index: u32) -> Option<&CacheLine>;
+    /// Map `notes`: a line of this CPU's own, for what one step notes of its packet for another.
+    fn notes(&self) -> Option<&CacheLine>;
+
+    /// Notes what a step needs of the packet, also in a read-only program.
+    #[inline(always)]
+    fn note(&self, words: [u64; 3]) {
+        if let Some(line) = self.notes() {
+            for (word, position) in words.into_iter().zip(0..) {
+                atomic::store(line.at(position), word);
+            }
+        }
+    }
 
     /// [`mss::largest`].
     #[inline(always)]
@@ -419,6 +431,15 @@ pub trait Tables {
         Self: Sized,
     {
         crate::reply::outdate(self, flow, tail);
+    }
+
+    /// [`crate::flow::keep_apart`].
+    #[inline(always)]
+    fn keep_apart(&self, assigned: u64, hash: u64) -> u64
+    where
+        Self: Sized,
+    {
+        crate::flow::keep_apart(self, assigned, hash)
     }
 
     /// [`crate::reply::owner`].

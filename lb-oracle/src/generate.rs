@@ -9,6 +9,7 @@ mod packet;
 mod reach;
 mod sctp;
 mod tags;
+mod twin;
 mod world;
 
 use lb_common::flow::EPOCH_SHIFT;
@@ -35,7 +36,7 @@ pub fn chosen(bytes: &[u8]) -> Case {
 }
 
 fn case(choices: &mut Choices<'_>) -> Case {
-    let world = world::world(choices);
+    let mut world = world::world(choices);
     let mtu = *choices.of(&[1500, 200, 120, 1280]);
     let tagging = tags::tagging(choices);
     let mut changes = world::Changes::of(&world);
@@ -60,6 +61,7 @@ fn case(choices: &mut Choices<'_>) -> Case {
     let mut scenes: Vec<Scene> = scenes.collect();
     around::change(choices, &world, &tagging, &mut scenes);
     let room = around::room(choices);
+    twin::add(choices, &mut world, &tagging, &mut scenes);
     Case {
         world,
         mtu,

@@ -4,6 +4,7 @@
 //! that wraps, and maps that contradict each other, but for what `DropReason::MapInconsistent` says about a packet.
 
 mod answer;
+mod assign;
 mod checksum;
 mod choice;
 mod flow;
@@ -29,8 +30,8 @@ mod whose;
 use std::collections::HashMap;
 
 use lb_common::{
-    Control, DropReason, FlowHash, Forwarding, MidStream, Nanos, Pick, Protocol, Spread,
-    counter::PerBackend, flow::EPOCH_SHIFT,
+    Control, DropReason, Forwarding, MidStream, Nanos, Pick, Protocol, counter::PerBackend,
+    flow::EPOCH_SHIFT,
 };
 use lb_ebpf::{
     fixture::{
@@ -45,7 +46,7 @@ pub use link::{Fate, Link};
 pub use opinion::{Met, Opinion, Sent};
 
 use flow::{Origin, Tuple};
-use known::{Limit, Maps};
+use known::Maps;
 use packet::{Ip, Meaning};
 use sound::{check, whole};
 use whose::{Target, has_ports};
@@ -319,10 +320,11 @@ impl Oracle {
         let is_tcp = tuple.protocol == Protocol::Tcp as u8;
         // New flows that are not scheduled by their hash go the long way, too.
         let rules = &self.maps.services[service];
-        let syn_is_asked =
-            (rules.mss != 0 || rules.times) && packet::is_syn(arrived.frame, &arrived.ip);
+        let syn_is_asked = (rules.mss != 0 || rules.times || rules.shares)
+            && packet::is_syn(arrived.frame, &arrived.ip);
+        let datagram_is_asked = rules.shares && !is_tcp;
         let long =
-            aside || syn_is_asked || self.maps.services[service].scheduling.pick != Pick::Flow;
+            aside || syn_is_asked || datagram_is_asked || rules.scheduling.pick != Pick::Flow;
         // It asks that of TCP only, and no service of UDP says anything else.
         let asked = !long || is_tcp;
         if origin == Origin::NotAdmitted && policy != MidStream::Schedule && asked {
@@ -417,43 +419,5 @@ impl Oracle {
         self.ledger.backend(id, PerBackend::ReplyBytes, bytes);
         self.answered(arrived, id);
         Ok(Opinion::sent(fate, macs.on(output), Sent::Returned))
-    }
-
-    fn assign(
-        &mut self,
-        arrived: &Arrived<'_>,
-        service: usize,
-        tuple: Tuple,
-        hash: FlowHash,
-        meaning: Meaning,
-    ) -> Result<(usize, Origin), DropReason> {
-        let seeker = flow::Seeker {
-            service,
-            tuple,
-            hash,
-            number: self.ledger.packets() - 1,
-            meaning,
-            epoch: arrived.epoch(),
-            second: arrived.at >> 30,
-        };
-        if self.maps.services[service].spread == Spread::Datagram {
-            // By its number among all packets, from 0 on.
-            return Ok((choice::choose_alone(&self.maps, &seeker)?, Origin::Alone));
-        }
-        let (limits, ledger) = (&mut self.limits, &self.ledger);
-        let assigned = self.flows.assign(&self.maps, ledger, &seeker, || {
-            limits.admit(Limit::NewFlow, arrived.at)
-        });
-        if let Some(slot) = self.flows.turn(service) {
-            self.ledger.turn(service, slot);
-        }
-        // Counted where every opening packet is TCP's.
-        let counts = self.maps.services[service].protocol == Protocol::Tcp as u8;
-        if let Ok((id, origin @ (Origin::Resent | Origin::Reopened))) = assigned
-            && counts
-        {
-            self.ledger.opened(id, origin);
-        }
-        assigned
     }
 }

@@ -80,11 +80,15 @@ pub enum Shape {
     Republished,
     /// A packet that was to leave with tags for which there was no room.
     NoRoomForTags,
+    /// A flow that was kept apart from another of its client's, behind another server.
+    KeptApart,
+    /// A flow that no server can tell from another of its client's.
+    Clashed,
 }
 
 impl Shape {
     /// Each of them, by number.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 37] = [
         Self::StrangeTags,
         Self::OneTag,
         Self::TwoTags,
@@ -120,6 +124,8 @@ impl Shape {
         Self::LargeTold,
         Self::Republished,
         Self::NoRoomForTags,
+        Self::KeptApart,
+        Self::Clashed,
     ];
 }
 
@@ -302,6 +308,8 @@ fn around(note: &mut impl FnMut(Shape, bool), opinion: &Opinion, frame: &[u8]) {
     note(Shape::LargeTold, large && sent == Sent::Answered);
     note(Shape::Republished, met.republished && on);
     note(Shape::NoRoomForTags, met.untagged);
+    note(Shape::KeptApart, met.kept_apart);
+    note(Shape::Clashed, met.clashed);
 }
 
 impl fmt::Debug for Tally {

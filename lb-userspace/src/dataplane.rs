@@ -176,6 +176,8 @@ pub struct ServiceImage {
     pub mss: u16,
     /// As `ServiceEntry::TIMES`.
     pub times: bool,
+    /// As `ServiceEntry::SHARES`.
+    pub shares: bool,
     /// `lb_common::Spread`.
     pub spread: u8,
     /// How its new flows are scheduled.

@@ -1,14 +1,13 @@
 //! What the maps should hold: [`State`] to [`Image`]. Pure.
 
+mod silence;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use lb_common::flow::{EPOCH_SHIFT, IDLE_AFTER, IdleEpochs};
 use lb_common::{
-    Address, BackendEntry, Control, EndpointKey, EndpointKind, Family, Load, NextHop, Protocol,
-    Rule,
+    Address, BackendEntry, Control, EndpointKey, EndpointKind, Family, Load, NextHop, Rule,
     endpoint::{MAX_TUNNELS, tunnel_key},
     nat, quic,
     sources::{Access, V4_BITS},
@@ -21,10 +20,12 @@ use crate::ids::{Ids, ServiceId, backend_port, port_of, reach_of, ring_size};
 use crate::maglev::{self, Member};
 use crate::model::{
     Backend, BackendKey, Config, DaemonConfig, Forwarding, Name, Prefix, Scheduler, Service,
-    Sources, TcpIdle, WhenDead,
+    Sources, WhenDead,
 };
 use crate::state::{Dirty, State, Word};
 use crate::turns;
+
+use silence::silence;
 
 /// Rings as last filled. A ring is filled again only when its members, weights or size changed.
 #[derive(Clone, Debug, Default)]
@@ -60,7 +61,7 @@ pub fn image(state: &State, rings: &mut Rings) -> Image {
             let ring = rings.of(state, service);
             image
                 .services
-                .insert(numbers.index, service_image(service, numbers, ring));
+                .insert(numbers.index, service_image(state, service, numbers, ring));
         }
     }
     for service in config.services.values() {
@@ -165,7 +166,7 @@ pub fn services(state: &State, dirty: &Dirty, rings: &mut Rings) -> BTreeMap<u32
             let service = state.config().services.get(name)?;
             let numbers = state.ids().service(name)?;
             let ring = rings.of(state, service);
-            Some((numbers.index, service_image(service, numbers, ring)))
+            Some((numbers.index, service_image(state, service, numbers, ring)))
         })
         .collect()
 }
@@ -338,7 +339,12 @@ impl Rings {
     }
 }
 
-fn service_image(service: &Service, numbers: &ServiceId, ring: Arc<[u32]>) -> ServiceImage {
+fn service_image(
+    state: &State,
+    service: &Service,
+    numbers: &ServiceId,
+    ring: Arc<[u32]>,
+) -> ServiceImage {
     ServiceImage {
         address: address(service.address.address()).0,
         port: port_of(service),
@@ -350,6 +356,7 @@ fn service_image(service: &Service, numbers: &ServiceId, ring: Arc<[u32]>) -> Se
         mid_stream: service.mid_stream as u8,
         mss: service.mss,
         times: service.times_handshakes(),
+        shares: state.shares_server(&service.name),
         spread: service.spread as u8,
         scheduling: service.scheduling(),
         quic: service.quic(),
@@ -386,28 +393,6 @@ fn ranges(sources: &Sources) -> Arc<[SourceRange]> {
     ranges.into()
 }
 
-/// Whole epochs that cover the time: at least one, at most what the flow table can tell.
-fn idle_epochs(idle: Duration) -> u8 {
-    let epochs = idle.as_nanos().div_ceil(1 << EPOCH_SHIFT);
-    u8::try_from(epochs).unwrap_or(u8::MAX).clamp(1, IDLE_AFTER)
-}
-
-/// After how much silence its flows begin anew.
-fn silence(service: &Service) -> IdleEpochs {
-    let TcpIdle {
-        handshake,
-        established,
-        closing,
-    } = service.tcp_idle;
-    let datagrams = match service.protocol {
-        Protocol::Tcp => 0,
-        Protocol::Udp | Protocol::Sctp | Protocol::Any => idle_epochs(service.udp_idle),
-    };
-    let [handshake, established, closing] =
-        [handshake, established, closing].map(|idle| idle.map_or(0, idle_epochs));
-    IdleEpochs::new(datagrams, handshake, established, closing)
-}
-
 /// The hop of backends whose way is unknown.
 const fn nowhere() -> NextHop {
     NextHop {
@@ -442,23 +427,6 @@ pub fn ip(address: Address) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn idle_time_is_rounded_up_to_epochs_of_17_seconds() {
-        let check = |seconds, epochs| {
-            assert_eq!(
-                idle_epochs(Duration::from_secs(seconds)),
-                epochs,
-                "{seconds} s"
-            );
-        };
-        check(0, 1);
-        check(17, 1);
-        check(18, 2);
-        check(60, 4);
-        check(137, 8);
-        check(100_000_000, 8);
-    }
 
     #[test]
     fn a_server_may_stand_in_any_number_of_services_of_fullnat_and_four_of_dnat() {

@@ -236,6 +236,11 @@ fn data_plane(page: &mut Page<'_>, status: &Status) {
         d.options_left_out,
     );
     page.one(
+        "clashed_flows",
+        "New flows to a server that has another from the same client's port through another VIP, as no other server could take them",
+        d.clashed_flows,
+    );
+    page.one(
         "evicted_flows",
         "Unproven flow entries evicted for new flows",
         d.evicted,

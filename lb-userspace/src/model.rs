@@ -14,6 +14,7 @@ mod ports;
 mod prefix;
 mod quic;
 mod scheduling;
+mod sharing;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -29,10 +29,9 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::backend::DEVICES;
-use lb_common::quic::Lengths;
-use lb_common::{Device, NextHop, Scheduling};
+use lb_common::{Device, NextHop};
 
-use crate::dataplane::{Actual, Image, MapOp, ServiceImage, SourceRange};
+use crate::dataplane::{Actual, Image, MapOp, ServiceImage};
 use crate::state::Word;
 use endpoints::PlacementError;
 pub use words::{plan_words, take_words};
@@ -316,22 +315,11 @@ fn change_service(
 }
 
 /// What a service says about its packets, besides who it is and its ring.
-fn rules(
-    service: &ServiceImage,
-) -> (
-    u16,
-    u8,
-    (u16, bool),
-    u8,
-    Scheduling,
-    Lengths,
-    &[SourceRange],
-) {
+fn rules(service: &ServiceImage) -> impl PartialEq {
     (
-        service.idle_epochs,
-        service.mid_stream,
-        (service.mss, service.times),
-        service.spread,
+        [service.idle_epochs, service.mss],
+        [service.mid_stream, service.spread],
+        [service.times, service.shares],
         service.scheduling,
         service.quic,
         &service.sources,

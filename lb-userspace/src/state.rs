@@ -158,6 +158,8 @@ pub struct State {
     narrow: BTreeMap<Name, BTreeSet<Name>>,
     /// Interfaces packets may leave by; from `links` and `routes`.
     devices: BTreeMap<u32, Device>,
+    /// Services one of whose servers stands behind another one too.
+    sharing: BTreeSet<Name>,
     /// Who stands at an address.
     at: BTreeMap<IpAddr, Vec<BackendKey>>,
     flows: BTreeMap<u32, u64>,

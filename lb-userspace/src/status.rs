@@ -157,6 +157,9 @@ pub struct DataPlane {
     /// SYNs that should have said who their client is (`client-option`), and had no room for it.
     #[serde(default)]
     pub options_left_out: u64,
+    /// New flows (`dnat`) to a server that has another from the same client's port through another VIP: no other server could take them.
+    #[serde(default)]
+    pub clashed_flows: u64,
     /// Entries evicted for new flows.
     pub evicted: u64,
     /// Live entries of the flow table at the last sweep.

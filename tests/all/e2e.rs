@@ -28,6 +28,7 @@ mod real_path;
 mod relayed_errors;
 mod restart;
 mod schedulers;
+mod shared_servers;
 mod traffic;
 mod tunnel;
 mod tunnel_path;

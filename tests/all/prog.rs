@@ -122,6 +122,7 @@ fn copy(tables: &MemTables) -> MemTables {
         affinities: lines(&tables.affinities),
         paths: lines(&tables.paths),
         counters: lines(&tables.counters),
+        notes: lb_ebpf::tables::CacheLine::new([0; 8]),
         read_only: tables.read_only,
         clock: 0.into(),
     }

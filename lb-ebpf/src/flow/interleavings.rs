@@ -150,6 +150,9 @@ impl Tables for Cpu {
     fn handshakes(&self, _: u32) -> Option<&CacheLine> {
         None
     }
+    fn notes(&self) -> Option<&CacheLine> {
+        None
+    }
     fn precise_now(&self) -> lb_common::Nanos {
         0
     }

@@ -108,7 +108,7 @@ pub(super) fn flow_hash<F: Frame, T: Tables, const V4: bool>(
     }
 }
 
-/// What a first piece's flow is scheduled by, given its hash.
+/// What a first piece's flow is scheduled by, given its hash. Notes whose it is.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(super) fn group<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
@@ -117,7 +117,7 @@ pub(super) fn group<F: Frame, T: Tables, const V4: bool>(
     hash: u64,
 ) -> u64 {
     match flow::<F, V4>(opaque(frame)) {
-        Some(tuple) => schedule::group(cx.tables, service, &tuple, hash),
+        Some(tuple) => schedule::group_of(cx, service, &tuple, hash),
         None => hash,
     }
 }

@@ -1,4 +1,4 @@
-//! Steps of the search for a reply's flow.
+//! Whose a reply is, who has a flow, and which server is to have it.
 
 use super::{KernelTables, packed};
 
@@ -30,4 +30,18 @@ pub(crate) extern "C" fn find_candidate(
 ) -> u32 {
     let key = packed([b0, b1], tail);
     lb_ebpf::reply::candidate(&KernelTables, key, live, distance)
+}
+
+/// [`lb_ebpf::flow::keep_apart`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn keep_apart(assigned: u64, hash: u64) -> u64 {
+    lb_ebpf::flow::keep_apart(&KernelTables, assigned, hash)
+}
+
+/// [`lb_ebpf::flow::holder`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn flow_holder(service: u32, hash: u64, group: u64) -> u32 {
+    lb_ebpf::flow::holder(&KernelTables, service, hash, group)
 }

@@ -6,6 +6,9 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::Tags;
+use lb_ebpf::tables::CacheLine;
+
+use super::values::Line;
 
 /// What one program tells the next about a packet.
 #[repr(C)]
@@ -38,6 +41,10 @@ static ASIDES: ProgramArray<2> = ProgramArray::new();
 /// What one program tells the next about the packet between them. Not pinned: a map of these alone.
 #[btf_map(name = "way")]
 static WAY: PerCpuArray<Way, 1> = PerCpuArray::new();
+
+/// What one step of a program tells another about the packet. Not pinned.
+#[btf_map(name = "notes")]
+static NOTES: PerCpuArray<Line, 1> = PerCpuArray::new();
 
 /// In `asides`: what goes on with packets that are not usual.
 const ASIDE: u32 = 0;
@@ -82,4 +89,14 @@ pub(crate) fn go_tagged(context: &XdpContext) {
 pub(crate) fn way_aside() -> Way {
     // SAFETY: as there.
     WAY.get_ptr(0).map_or(Way::default(), |way| unsafe { *way })
+}
+
+/// This CPU's line of `notes`.
+#[inline(always)]
+pub(super) fn notes() -> Option<&'static CacheLine> {
+    // SAFETY: a value of a map, which lives as long as the program, of the line's size and alignment (`values.rs`); it is words that
+    // any CPU could write at once.
+    NOTES
+        .get_ptr(0)
+        .map(|line| unsafe { &*line.cast::<CacheLine>() })
 }

@@ -271,7 +271,7 @@ fn known_as(choices: &mut Choices<'_>, world: &World, id: u32, client: SocketAdd
     ours
 }
 
-fn reply(choices: &mut Choices<'_>, world: &World) -> Packet {
+pub(super) fn reply(choices: &mut Choices<'_>, world: &World) -> Packet {
     let (source, protocol, id) = backend(choices, world);
     let client = client(choices, source.is_ipv4());
     let destination = known_as(choices, world, id, client);

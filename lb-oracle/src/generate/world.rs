@@ -29,9 +29,9 @@ use super::{
 /// A pool that runs out: with one port for each address.
 pub(super) const FEW_PORTS: (u16, u16) = (7000, 7000);
 /// Slots that a service has in `rings`.
-const RING: usize = 8;
+pub(super) const RING: usize = 8;
 /// Endpoints that may stand under one key.
-const SAME_KEY: usize = 3;
+pub(super) const SAME_KEY: usize = 3;
 
 /// One of a few addresses of a family: clients, VIPs, backends, routers.
 pub(super) fn address(v4: bool, net: u8, host: u8) -> IpAddr {
@@ -45,8 +45,8 @@ pub(super) fn address(v4: bool, net: u8, host: u8) -> IpAddr {
 const HOSTS: [u8; 5] = [0, 0, 0, 1, 2];
 const PORTS: [u16; 6] = [40_000, 40_000, 40_000, 40_001, 8080, 53];
 
-const VIPS: u8 = 0;
-const BACKENDS: u8 = 1;
+pub(super) const VIPS: u8 = 0;
+pub(super) const BACKENDS: u8 = 1;
 const CLIENTS: u8 = 2;
 /// Where nobody is that the maps know.
 pub(super) const ROUTERS: u8 = 3;
@@ -95,6 +95,7 @@ pub(super) fn world(choices: &mut Choices<'_>) -> World {
     world.changes.push(Change::NatPorts(ports));
     for index in 0..world.services.len() {
         world.services[index].ring = ring(choices, &world, index);
+        world.services[index].shares = shares(&world, index);
     }
     for _ in 0..choices.below(6) {
         preset(choices, &mut world);
@@ -178,6 +179,7 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
         scheduling: scheduling(choices, spread, vip.is_ipv4()),
         mss: *choices.of(&[0, 0, 0, 0, 536, 900, 1300, u16::MAX]),
         times: protocol != Protocol::Udp && choices.one_in(4),
+        shares: false,
         ring: Vec::new(),
         mid_stream: *choices.of(&[
             MidStream::Schedule,
@@ -190,6 +192,22 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
     for _ in 0..1 + choices.below(4) {
         backend(choices, world, index);
     }
+}
+
+/// One of its servers stands behind another service. In some worlds nobody has noted that.
+fn shares(world: &World, index: usize) -> bool {
+    let place = |backend: &BackendSpec| {
+        let service = &world.services[backend.service as usize];
+        let usual = service.forwarding == Forwarding::Dnat && service.quic == Lengths::NONE;
+        usual.then_some((backend.address, service.protocol))
+    };
+    let of = |ours: bool| {
+        let all = world.backends.iter();
+        all.filter(move |backend| (backend.service as usize == index) == ours)
+            .filter_map(place)
+    };
+    let noted = !world.services.len().is_multiple_of(3);
+    noted && of(true).any(|ours| of(false).any(|other| other == ours))
 }
 
 /// A backend of a service; none where too many have its address and port.

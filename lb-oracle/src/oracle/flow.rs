@@ -160,6 +160,66 @@ impl Flows {
         words
     }
 
+    /// The packet may begin a flow where there was none, or none that goes on.
+    pub(super) fn begins(&self, seeker: &Seeker) -> bool {
+        let over = |flow: &Flow| flow.idle || flow.has_ended(seeker.epoch);
+        match self.0.get(&seeker.tuple) {
+            Some(flow) => seeker.meaning == Meaning::Opens && over(flow),
+            None => false,
+        }
+    }
+
+    /// Finds a server for a flow that was given to one that has another flow of the client's port, by another service; `None`:
+    /// there is nobody.
+    pub(super) fn keep_apart(&mut self, maps: &Maps, seeker: &Seeker, id: usize) -> Option<usize> {
+        let others = (1..8).filter_map(|n| from_ring(maps, seeker.service, seeker.hash.nth(n)));
+        let reached = |id: &usize| maps.hop(maps.backends[*id].next_hop).is_ok();
+        let mut servers = [id].into_iter().chain(others.filter(reached));
+        let found = servers.find(|server| !self.has_another(maps, seeker, *server))?;
+        if found != id {
+            let flow = self.0.get_mut(&seeker.tuple).expect("it was entered");
+            *flow = Flow {
+                backend: found,
+                proof: 1,
+                closing: false,
+                idle: false,
+                last: seeker.epoch,
+                ..*flow
+            };
+        }
+        Some(found)
+    }
+
+    /// A server has a flow with this client that goes on, by another service.
+    fn has_another(&self, maps: &Maps, seeker: &Seeker, id: usize) -> bool {
+        let Tuple {
+            client,
+            vip,
+            protocol,
+        } = seeker.tuple;
+        let at = maps.backends[id].address;
+        let port = if at.port() == 0 {
+            vip.port()
+        } else {
+            at.port()
+        };
+        let server = SocketAddr::new(at.ip(), port);
+        maps.senders(server, protocol).any(|(other, sender)| {
+            let service = &maps.services[sender.service];
+            let tuple = service.front(port).map(|vip| Tuple {
+                client,
+                vip,
+                protocol,
+            });
+            let flow = tuple.and_then(|tuple| self.0.get(&tuple));
+            sender.service != seeker.service
+                && (service.protocol, service.forwarding) == (protocol, Some(Forwarding::Dnat))
+                && flow.is_some_and(|flow| {
+                    flow.backend == other && !matches!(flow.rank(), rank if rank.is_over())
+                })
+        })
+    }
+
     /// The backend of a packet's flow, known or chosen. `admit` takes one from the allowance of new flows.
     pub(super) fn assign(
         &mut self,

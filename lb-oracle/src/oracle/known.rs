@@ -33,6 +33,8 @@ pub(super) struct Service {
     pub(super) mss: u16,
     /// How long its backends take to answer SYNs is measured.
     pub(super) times: bool,
+    /// New flows are kept apart from those of other services to the same server.
+    pub(super) shares: bool,
     pub(super) spread: Spread,
     pub(super) scheduling: Scheduling,
     pub(super) quic: Lengths,
@@ -119,6 +121,7 @@ impl Maps {
             mid_stream: spec.mid_stream,
             mss: spec.mss,
             times: spec.times,
+            shares: spec.shares,
             spread: spec.spread,
             scheduling: spec.scheduling,
             quic: spec.quic,

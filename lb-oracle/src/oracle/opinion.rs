@@ -51,6 +51,10 @@ pub struct Met {
     pub untagged: bool,
     /// The endpoints have been written anew since the beginning.
     pub republished: bool,
+    /// Its flow went to another server, so that the one that it was given can tell it from another of the client's.
+    pub kept_apart: bool,
+    /// No server can.
+    pub clashed: bool,
 }
 
 /// What must become of a packet.
@@ -86,6 +90,8 @@ impl Opinion {
             grown: 0,
             untagged: false,
             republished: false,
+            kept_apart: false,
+            clashed: false,
         },
     };
 

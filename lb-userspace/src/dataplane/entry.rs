@@ -35,5 +35,6 @@ impl ServiceImage {
         .reaching(self.reach)
         .clamping(self.mss)
         .timing(self.times)
+        .sharing(self.shares)
     }
 }

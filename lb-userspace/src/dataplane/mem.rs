@@ -307,6 +307,7 @@ impl Mem {
             mid_stream: entry.mid_stream,
             mss: entry.mss,
             times: entry.pick & ServiceEntry::TIMES != 0,
+            shares: entry.pick & ServiceEntry::SHARES != 0,
             spread: entry.spread,
             scheduling,
             quic: entry.quic,

@@ -72,6 +72,11 @@ impl State {
         Ok(ids)
     }
 
+    /// One of a service's servers stands behind another service too.
+    pub fn shares_server(&self, service: &Name) -> bool {
+        self.sharing.contains(service)
+    }
+
     /// All that the I/O tasks must do for the present configuration.
     pub fn announcements(&self) -> Vec<Effect> {
         vec![
@@ -93,6 +98,7 @@ impl State {
         let config = Arc::clone(&self.config);
         self.backends.retain(|key, _| config.backend(key).is_some());
         self.draining.retain(|key| config.backend(key).is_some());
+        self.sharing = config.services_that_share();
         let unknown: Arc<str> = "no probe has ended yet".into();
         self.at.clear();
         self.limited.clear();

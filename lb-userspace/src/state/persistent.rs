@@ -124,6 +124,7 @@ impl State {
             egress_changed: false,
             narrow: BTreeMap::new(),
             devices: BTreeMap::new(),
+            sharing: BTreeSet::new(),
             at: BTreeMap::new(),
             flows: BTreeMap::new(),
             open: BTreeMap::new(),

@@ -109,6 +109,7 @@ impl State {
             no_server_id: at(&counters.more, More::NoServerId as usize),
             affinity_evicted: at(&counters.more, More::AffinityEvicted as usize),
             options_left_out: at(&counters.rest, Rest::OptionLeftOut as usize),
+            clashed_flows: at(&counters.rest, Rest::Clashed as usize),
             evicted: global(Global::Evicted),
             flows: self.flows.values().fold(0, |sum, n| sum.saturating_add(*n)),
             ..DataPlane::default()

@@ -67,6 +67,7 @@ pub fn service_image(index: u32, ring: Vec<u32>) -> ServiceImage {
         mid_stream: u8::try_from(index % 3).unwrap(),
         mss: u16::try_from(index % 2).unwrap() * 1400,
         times: index.is_multiple_of(5),
+        shares: index.is_multiple_of(7),
         spread: u8::try_from(index / 3 % 2).unwrap(),
         scheduling: match index % 3 {
             0 => Scheduling::USUAL,

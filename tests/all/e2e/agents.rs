@@ -1,5 +1,7 @@
 //! Agents: what servers say in the answers to checks moves their shares, within bounds.
 
+use std::ops::RangeInclusive;
+
 use lb_tests::server::{Health, Server};
 
 use crate::stage::{SHAPES, Stage};
@@ -22,6 +24,17 @@ fn share_of_b1(stage: &Stage) -> u64 {
     let backends = report.backends();
     assert_eq!(backends.len(), 3, "{backends:?}");
     backends[&1] * 1000 / CONNECTIONS as u64
+}
+
+/// Its share is one of these. A ring is written a little later than its weights are told, so that the first connections may still
+/// go by the one before.
+#[track_caller]
+fn check_share(stage: &Stage, of: RangeInclusive<u64>) {
+    let first = share_of_b1(stage);
+    if !of.contains(&first) {
+        let second = share_of_b1(stage);
+        assert!(of.contains(&second), "{first}, then {second}");
+    }
 }
 
 #[test]
@@ -51,8 +64,7 @@ fn servers_say_how_much_they_can_bear_and_a_liar_draws_no_more_than_its_bound() 
     );
     assert_eq!(status.backend("web6/b1").agent, None);
     // 25 of 225.
-    let share = share_of_b1(&stage);
-    assert!((80..=145).contains(&share), "{share}");
+    check_share(&stage, 80..=145);
     let why = stage
         .daemon
         .cli(&["why", "web4/b1"])
@@ -67,8 +79,7 @@ fn servers_say_how_much_they_can_bear_and_a_liar_draws_no_more_than_its_bound() 
     // A lie: 2 of 4, and no more.
     say(&stage, 0, "1000%");
     part(2000);
-    let share = share_of_b1(&stage);
-    assert!((450..=550).contains(&share), "{share}");
+    check_share(&stage, 450..=550);
     // What cannot be meant changes nothing.
     say(&stage, 0, "99999999999999999999%");
     stage.wait("it is ignored", |status| {
@@ -87,8 +98,7 @@ fn servers_say_how_much_they_can_bear_and_a_liar_draws_no_more_than_its_bound() 
             .iter()
             .all(|b| b.agent == Some(100) && b.share > 0)
     });
-    let share = share_of_b1(&stage);
-    assert!((280..=390).contains(&share), "{share}");
+    check_share(&stage, 280..=390);
     // Where response times count, a slow server gets less: not more than a few steps are waited for.
     let slow = Health {
         delay_ms: 50,

@@ -179,7 +179,7 @@ impl Files {
     fn make(topology: &Topology) -> Self {
         let files = Self(topology.directory().join("checks"));
         fs::create_dir(&files.0).unwrap();
-        let (ca, other) = (authority(), authority());
+        let [ca, other] = ["the right one", "another"].map(authority);
         files.write("ca.pem", &ca.pem());
         files.write("other-ca.pem", &other.pem());
         files.sign(&ca, "server", NAME);
@@ -210,8 +210,10 @@ impl Files {
     }
 }
 
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
+/// Two with one name would not do: OpenSSL tries the key of the other one, and nginx takes what is left of that for an error of its own.
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new([]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }

@@ -17,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 use crate::ops::text;
 use crate::stage::{ECHO, FULLNAT, Stage, UDP, WEB, wait_until};
 
-mod witness;
+pub(super) mod witness;
 
 use witness::{OPTION, WITNESS, Witness};
 
@@ -26,7 +26,7 @@ const SOON: Duration = Duration::from_secs(15);
 const REFUSED_AFTER: Duration = Duration::from_millis(700);
 
 /// Connects from a host's address and port.
-fn connect(
+pub(super) fn connect(
     topology: &Topology,
     host: &str,
     from: (IpAddr, u16),
@@ -44,7 +44,7 @@ fn connect(
 }
 
 #[track_caller]
-fn says(stream: &mut TcpStream, byte: u8) {
+pub(super) fn says(stream: &mut TcpStream, byte: u8) {
     stream.write_all(&[byte]).unwrap();
     let mut answer = [0];
     stream.read_exact(&mut answer).unwrap();

@@ -51,6 +51,7 @@ const FAMILIES: &[(&str, Each)] = &[
     ),
     ("fairlead_interface_losses_counted", Each::Balancer),
     ("fairlead_client_options_left_out_total", Each::Balancer),
+    ("fairlead_clashed_flows_total", Each::Balancer),
     ("fairlead_received_packets_total", Each::Balancer),
     ("fairlead_passed_packets_total", Each::Balancer),
     ("fairlead_transmitted_packets_total", Each::Balancer),
@@ -188,7 +189,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
     assert_eq!(found, expected);
     let series: usize = found.values().sum();
     let formula =
-        81 + 5 * interfaces + reasons + services * (26 + reasons) + 19 * backends + agents + 4;
+        82 + 5 * interfaces + reasons + services * (26 + reasons) + 19 * backends + agents + 4;
     assert_eq!(series, formula, "the formula in README.md");
     let quiet = page.iter().filter(|(name, _)| {
         let counts =

@@ -118,6 +118,8 @@ pub struct DataPlane {
     pub no_server_id: u64,
     /// Clients that lost their backend before their time.
     pub affinity_evicted: u64,
+    /// New flows to a server that has another from the same client's port.
+    pub clashed_flows: u64,
     /// Entries evicted for new flows.
     #[serde(default)]
     pub evicted: u64,

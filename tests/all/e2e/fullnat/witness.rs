@@ -11,20 +11,20 @@ use lb_tests::saved_syn;
 use lb_tests::topology::{FAMILIES, Topology, backend};
 
 /// Its port.
-pub(super) const WITNESS: u16 = 7100;
+pub(in crate::e2e) const WITNESS: u16 = 7100;
 /// Kind of the option by which SYNs say who their clients are.
-pub(super) const OPTION: u8 = 254;
+pub(in crate::e2e) const OPTION: u8 = 254;
 
 /// A server of one host that echoes bytes, closes on a `q`, and remembers who came.
-pub(super) struct Witness {
+pub(in crate::e2e) struct Witness {
     seen: Arc<Mutex<Vec<SocketAddr>>>,
     /// What SYNs said of their clients.
-    pub(super) told: Arc<Mutex<Vec<Option<SocketAddr>>>>,
+    pub(in crate::e2e) told: Arc<Mutex<Vec<Option<SocketAddr>>>>,
     stop: Arc<AtomicBool>,
 }
 
 impl Witness {
-    pub(super) fn start(topology: &Topology, host: &str) -> Self {
+    pub(in crate::e2e) fn start(topology: &Topology, host: &str) -> Self {
         let any: SocketAddr = (Ipv6Addr::UNSPECIFIED, WITNESS).into();
         let tcp = topology.run_in(host, || TcpListener::bind(any)).unwrap();
         let n = host[1..].parse().unwrap();
@@ -74,7 +74,7 @@ impl Witness {
     }
 
     /// Who came since the last time.
-    pub(super) fn seen(&self) -> Vec<SocketAddr> {
+    pub(in crate::e2e) fn seen(&self) -> Vec<SocketAddr> {
         std::mem::take(&mut self.seen.lock().unwrap())
     }
 }
