@@ -39,6 +39,7 @@ mod handshake;
 mod handshakes;
 pub mod idle;
 pub mod limits;
+pub mod loops;
 pub mod mss;
 pub mod odd;
 pub mod other_pieces;
@@ -399,6 +400,7 @@ pub fn all() -> Vec<Fixture> {
         idle::all(),
         shared::all(),
         limits::all(),
+        loops::all(),
         mss::all(),
         path::all(),
         policies::all(),
