@@ -378,8 +378,8 @@ fn is_later_piece<F: Frame>(frame: &F, at: usize) -> bool {
     }
 }
 
-/// "Congestion experienced" on the outer header goes to the inner one (RFC 6040 section 4.2). The other codes
-/// are equal, since the balancer copies them.
+/// What routers said of congestion on the outer header goes to the inner one (RFC 6040 section 4.2, figure 4): that they met it, or that they
+/// marked the packet as ECT(1), which was ECT(0). Of the other codes the inner one stays.
 #[inline(always)]
 fn note_congestion<F: Frame, const V4: bool>(
     frame: &mut F,
@@ -387,16 +387,18 @@ fn note_congestion<F: Frame, const V4: bool>(
     outer: u8,
     inner: u8,
 ) -> Result<(), Fate> {
+    const ECT_1: u8 = 1;
+    const ECT_0: u8 = 2;
     const EXPERIENCED: u8 = 3;
-    if outer & EXPERIENCED != EXPERIENCED || inner & EXPERIENCED == EXPERIENCED {
-        return Ok(());
-    }
-    if inner & EXPERIENCED == 0 {
-        return Err(Fate::Congestion);
-    }
+    let code = match (outer & EXPERIENCED, inner & EXPERIENCED) {
+        (EXPERIENCED, 0) => return Err(Fate::Congestion),
+        (EXPERIENCED, ECT_0 | ECT_1) => EXPERIENCED,
+        (ECT_1, ECT_0) => ECT_1,
+        _ => return Ok(()),
+    };
+    let marked = inner & !EXPERIENCED | code;
     if V4 {
         let ip = frame.header_mut::<Ipv4Hdr>(at).ok_or(Fate::Truncated)?;
-        let marked = inner | EXPERIENCED;
         ip.check = Delta::NONE
             .swap2([ip.vihl, inner], [ip.vihl, marked])
             .apply(ip.check);
@@ -405,7 +407,7 @@ fn note_congestion<F: Frame, const V4: bool>(
         let ip = frame.header_mut::<Ipv6Hdr>(at).ok_or(Fate::Truncated)?;
         let [first, second, third, fourth] = ip.vcf;
         // The class lies across both bytes.
-        ip.vcf = [first, second | EXPERIENCED << 4, third, fourth];
+        ip.vcf = [first, second ^ (inner ^ marked) << 4, third, fourth];
     }
     Ok(())
 }

@@ -282,18 +282,24 @@ fn sum(bytes: &[u8]) -> u32 {
 /// The packet inside with what routers said of congestion outside (RFC 6040 section 4.2).
 fn marked(frame: &[u8], outer: &Ip, ip: &Ip) -> Result<Vec<u8>, Fate> {
     let mut packet = frame[ip.at..].to_vec();
-    match (outer.class & 3, ip.class & 3) {
+    // From one bit to both, or from ECT(0) to ECT(1).
+    let (clear, set) = match (outer.class & 3, ip.class & 3) {
         (3, 0) => return Err(Fate::Congestion),
-        (3, 1 | 2) if ip.four => {
+        (3, 1 | 2) => (0, 3),
+        (1, 2) => (2, 1),
+        _ => (0, 0),
+    };
+    match ip.four {
+        _ if set == 0 => {}
+        true => {
             let before = sum(&packet[..20]);
-            packet[1] |= 3;
+            packet[1] = packet[1] & !clear | set;
             packet[10..12].fill(0);
             // It is as wrong as it was.
             let field = (before + 65_535 - sum(&packet[..20])) % 65_535;
             packet[10..12].copy_from_slice(&(field as u16).to_be_bytes());
         }
-        (3, 1 | 2) => packet[1] |= 0x30,
-        _ => {}
+        false => packet[1] = packet[1] & !(clear << 4) | set << 4,
     }
     Ok(packet)
 }

@@ -2,7 +2,7 @@
 //! decapsulator as it was, one hop older.
 #![expect(clippy::arithmetic_side_effects, reason = "test code")]
 
-use std::{net::IpAddr, sync::LazyLock};
+use std::{collections::BTreeSet, net::IpAddr, sync::LazyLock};
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use lb_common::{
@@ -110,5 +110,52 @@ proptest! {
         prop_assert_eq!(fate, Fate::Delivered);
         let inner = Packet { ttl: left, ..request }.bytes();
         prop_assert_eq!(&bytes[12..], &inner[12..]);
+    }
+}
+
+/// Flows, as many as make one of sixteen queues that gets 93 more or less than its share a matter of six standard deviations.
+const FLOWS: u16 = 4_096;
+
+/// A receiver's card spreads what it gets over queues by addresses, and ports where it knows them (RSS): by bits that differ evenly.
+#[test]
+fn flows_of_one_client_leave_by_outer_sources_that_spread_evenly() {
+    for kind in KINDS.iter() {
+        let tables = kind.world(1, &[0]).tables(&Ends::HOST);
+        let (mut queues, mut sources) = ([0_u32; 16], BTreeSet::new());
+        for port in 0..FLOWS {
+            let request = kind.request(1_024 + port, "PA", b"");
+            let mut frame = MemFrame::new(request.bytes(), Ends::HOST.ifindex(Side::Client));
+            mem::process(&mut frame, &tables, START);
+            let source: (Vec<u8>, u16) = match (kind.forwarding, outer(&frame.bytes).2) {
+                (Forwarding::Gue, Some((port, ..))) => (vec![], port),
+                _ => {
+                    let at = if kind.backend(0).is_ipv4() {
+                        26..30
+                    } else {
+                        22..38
+                    };
+                    let bytes = frame.bytes[at].to_vec();
+                    let last = bytes[bytes.len() - 1].into();
+                    (bytes, last)
+                }
+            };
+            queues[usize::from(source.1 & 15)] += 1;
+            sources.insert(source);
+        }
+        let share = u32::from(FLOWS) / 16;
+        assert!(
+            queues.iter().all(|queue| queue.abs_diff(share) < 93),
+            "{}: {queues:?}",
+            kind.label()
+        );
+        // As many as the prefix has; of ports, and of addresses of IPv6, as many as so many draws of them find.
+        let few = kind.forwarding == Forwarding::Ipip && kind.backend(0).is_ipv4();
+        let least = if few { 250 } else { 3_400 };
+        assert!(
+            sources.len() >= least,
+            "{}: {}",
+            kind.label(),
+            sources.len()
+        );
     }
 }

@@ -304,6 +304,9 @@ codes! {
     GUE_AMONG_PORTS = "FL0111", Warning, "some datagrams of a service look like tunnels",
         "gue is known by its UDP port, and that is one of the service's: backends drop what clients send to it as a tunnel within the tunnel",
         "give `gue-port` a number that no client uses, here and to `fairlead decap --gue-port` on the backends";
+    SHARED_PACKETS = "FL0112", Warning, "two services share packets, and neither lies within the other",
+        "the one that is more specific (a longer prefix, a protocol of its own, fewer ports) takes what both would",
+        "if that is not meant, give them ports, addresses or protocols that do not meet";
 }
 
 /// The code with this id, in any case.

@@ -49,6 +49,20 @@ impl Taken {
         )
     }
 
+    /// It is asked before the other one, and takes some packets that the other one would and some that it would not; and the other one takes
+    /// some that it does not.
+    fn crosses(&self, other: &Self) -> bool {
+        let has = |all: Protocol, one: Protocol| all == one || all == Protocol::Any;
+        let (wide, narrow) = (other.protocol, self.protocol);
+        let shares = other.prefix.covers(&self.prefix)
+            && self.ports.overlaps(other.ports)
+            && (has(wide, narrow) || has(narrow, wide));
+        let lies_within = other.ports.covers(self.ports) && has(wide, narrow);
+        let contains =
+            self.prefix == other.prefix && self.ports.covers(other.ports) && has(narrow, wide);
+        shares && self.rank() < other.rank() && !lies_within && !contains
+    }
+
     /// It takes packets of this protocol; `None` stands for all protocols without ports.
     fn takes(&self, protocol: Option<Protocol>) -> bool {
         match protocol {
@@ -72,6 +86,7 @@ pub(super) fn check(drafts: &[ServiceDraft], notes: &mut Notes<'_>) {
     if counts(&taken, notes) {
         overlaps(&taken, notes);
         covered(&taken, notes);
+        crossing(&taken, notes);
     }
 }
 
@@ -234,6 +249,35 @@ fn overlaps(taken: &[(&ServiceDraft, Taken)], notes: &mut Notes<'_>) {
         let key = format!("{}port", second.path);
         let note = Note::new(&codes::OVERLAP, &at.span, &key, message);
         notes.add(note.label(&before.span, "the other one"));
+    }
+}
+
+/// Services that share packets with a more or less specific one, and neither lies within the other: that may be meant, or not. One is told
+/// for each.
+fn crossing(taken: &[(&ServiceDraft, Taken)], notes: &mut Notes<'_>) {
+    let mut by_address: BTreeMap<IpAddr, Vec<(&ServiceDraft, Taken)>> = BTreeMap::new();
+    for (draft, taken) in taken {
+        let here = by_address.entry(taken.prefix.address()).or_default();
+        here.push((draft, *taken));
+    }
+    for (draft, own) in taken.iter().filter(|(_, taken)| taken.is_range()) {
+        let within = own.prefix.address()..=own.prefix.last();
+        let mut before = by_address.range(within).flat_map(|(_, all)| all);
+        let Some((first, other)) = before.find(|(_, other)| other.crosses(own)) else {
+            continue;
+        };
+        let message = format!(
+            "{} and {} share packets, and neither lies within the other: the first takes them",
+            shown(other),
+            shown(own)
+        );
+        let place = |draft: &ServiceDraft| {
+            let at = draft.port.as_ref().map(|at| at.span.clone());
+            at.unwrap_or_else(|| draft.span.clone())
+        };
+        let key = format!("{}port", draft.path);
+        let note = Note::new(&codes::SHARED_PACKETS, &place(draft), &key, message);
+        notes.add(note.label(&place(first), "the first"));
     }
 }
 

@@ -74,6 +74,11 @@ impl Ports {
             .saturating_add(1)
     }
 
+    /// True when it has all of the other one's.
+    pub const fn covers(self, other: Self) -> bool {
+        self.low <= other.low && other.high <= self.high
+    }
+
     /// True when a port is in both.
     pub const fn overlaps(self, other: Self) -> bool {
         self.low <= other.high && other.low <= self.high
