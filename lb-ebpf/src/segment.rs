@@ -335,7 +335,7 @@ fn assign<'t, T: Tables, C: Clock>(
         return Ok(new);
     }
     let assigned = tables.assign_flow(service, hash.0, arrival.0, second, hash.0);
-    let assigned = Assigned(assigned).assignment(tables)?;
+    let assigned = Assigned(assigned).without_doubt().assignment(tables)?;
     if entry.mid_stream != MidStream::Schedule as u8 {
         // Without an entry its next segment would come in the middle of nothing.
         match assigned.origin {

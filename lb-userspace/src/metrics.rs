@@ -237,7 +237,7 @@ fn data_plane(page: &mut Page<'_>, status: &Status) {
     );
     page.one(
         "clashed_flows",
-        "New flows to a server that has another from the same client's port through another VIP, as no other server could take them",
+        "New flows to a server that has another from the same client's port through another VIP, as no other server was found",
         d.clashed_flows,
     );
     page.one(

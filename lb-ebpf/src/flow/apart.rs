@@ -1,8 +1,9 @@
 //! Flows of one client's port to two services that one server stands behind (`dnat`): the server could not tell them apart, so the later one
 //! gets another server, where there is one.
 //!
-//! Only a packet that may begin a flow is looked at. A connection that goes on keeps its server, whatever a SYN says: who forges one
-//! to the other service gains nothing, as it is that one that goes elsewhere.
+//! Only a packet that may begin a flow is looked at. A connection that has lasted keeps its server, whatever a SYN says: who forges one
+//! to the other service gains nothing, as it is that one that goes elsewhere. One that was seen in fewer than three epochs can be made to
+//! look ended (see [`super::anew`]), and then be moved.
 
 use lb_common::{
     Address, EndpointKey, FlowHash, FlowRank, FlowWord, Protocol, ServiceEntry,
@@ -18,9 +19,9 @@ use crate::{
     verdict,
 };
 
-/// Servers that are asked before a flow goes to one that cannot tell it from another. Of two that the ring names alike, one in 128
-/// finds the same one each time.
-const TRIES: u32 = 8;
+/// Servers that are drawn before a flow goes to one that cannot tell it from another. Of two that the ring names alike, one in 2^31 flows
+/// finds the same one each time; of two that it names nine times to one, one in 26.
+const TRIES: u32 = 32;
 
 impl Assigned {
     /// Its server may have another flow of the client's port: [`keep`].
@@ -32,14 +33,19 @@ impl Assigned {
         Self(self.0 | Self::MAY_CLASH)
     }
 
-    /// The same of [`Origin::New`] with [`Origin::NewEvicting`].
+    /// The same without [`Self::MAY_CLASH`]: nobody looks on the short way, which packets of such services leave before, but for one that comes while
+    /// sharing begins.
     #[inline(always)]
-    const fn evicting(self) -> Self {
-        Self(self.0.wrapping_add(1 << 52))
+    pub(crate) const fn without_doubt(self) -> Self {
+        Self(self.0 & !Self::MAY_CLASH)
+    }
+
+    /// The same with another origin.
+    #[inline(always)]
+    const fn with_origin(self, origin: Origin) -> Self {
+        Self(self.0 & !(15 << 52) | (origin as u64).wrapping_add(1) << 52)
     }
 }
-
-const _: () = assert!(Origin::New as u8 + 1 == Origin::NewEvicting as u8);
 
 #[inline(always)]
 fn shares(seeker: &Seeker<'_>) -> bool {
@@ -50,7 +56,9 @@ fn shares(seeker: &Seeker<'_>) -> bool {
 #[inline(always)]
 pub(super) fn doubted(seeker: &Seeker<'_>, assigned: Assigned) -> Assigned {
     match assigned.origin() {
-        Some(Origin::New | Origin::NewEvicting) if shares(seeker) && seeker.arrival.may_begin() => {
+        Some(Origin::New | Origin::NewEvicting | Origin::Moved)
+            if shares(seeker) && seeker.arrival.may_begin() =>
+        {
             assigned.doubted()
         }
         _ => assigned,
@@ -88,7 +96,7 @@ pub fn keep<T: Tables>(tables: &T, assigned: u64, hash: u64) -> u64 {
     if assigned & Assigned::MAY_CLASH == 0 {
         return assigned;
     }
-    let assigned = Assigned(assigned & !Assigned::MAY_CLASH);
+    let mut assigned = Assigned(assigned).without_doubt();
     let first = assigned.backend();
     let Some(entry) = tables.backend(first) else {
         return assigned.0;
@@ -96,26 +104,36 @@ pub fn keep<T: Tables>(tables: &T, assigned: u64, hash: u64) -> u64 {
     let mut id = first;
     let mut round: u32 = 0;
     while round < TRIES {
-        if let Some(backend) = service::backend(tables, id)
+        // It has been asked.
+        let again = round != 0 && id == first;
+        round = round.wrapping_add(1);
+        if !again
+            && let Some(backend) = service::backend(tables, id)
             && !has_another(tables, backend)
         {
-            if id == first {
+            if id == assigned.backend() {
                 stays(tables, entry.service, assigned);
                 return assigned.0;
             }
             let second = tables.notes().map_or(0, |notes| noted(notes).2);
-            let moved = tables.adopt_flow(entry.service, hash, id, second);
-            match (Assigned(moved).origin(), assigned.origin()) {
-                // It cannot be reached.
-                (None, _) => {}
-                (Some(Origin::New), Some(Origin::NewEvicting)) => {
-                    return Assigned(moved).evicting().0;
-                }
-                _ => return moved,
+            let moved = Assigned(tables.adopt_flow(entry.service, hash, id, second));
+            // Else it cannot be reached.
+            if let Some(origin) = moved.origin() {
+                assigned = match (origin, assigned.origin()) {
+                    (Origin::New, Some(before @ (Origin::NewEvicting | Origin::Moved))) => {
+                        moved.with_origin(before)
+                    }
+                    _ => moved,
+                };
+                // It is asked once more: another CPU may have sent the other flow there meanwhile.
+                continue;
             }
         }
-        round = round.wrapping_add(1);
         id = tables.choose_backend(entry.service, FlowHash(hash).nth(u64::from(round)).0);
+    }
+    // The last one that was drawn has taken it.
+    if assigned.backend() != first {
+        return assigned.0;
     }
     if let Some(control) = tables.control()
         && let Some(line) = tables.counters(control.lines_per_cpu, REST_LINE)

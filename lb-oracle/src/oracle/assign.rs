@@ -44,7 +44,7 @@ impl Oracle {
         let counts = self.maps.services[service].protocol == Protocol::Tcp as u8;
         let assigned = assigned.map(|(id, origin)| {
             let begins = match origin {
-                Origin::New => meaning.may_begin(),
+                Origin::New | Origin::Moved => meaning.may_begin(),
                 Origin::Reopened => begins_again,
                 _ => false,
             };
@@ -71,7 +71,14 @@ impl Oracle {
             }
             Some(found) if found != id => {
                 self.met.kept_apart = true;
-                (found, Origin::New)
+                (
+                    found,
+                    if origin == Origin::Moved {
+                        origin
+                    } else {
+                        Origin::New
+                    },
+                )
             }
             Some(_) => (id, origin),
         }

@@ -172,7 +172,7 @@ impl Flows {
     /// Finds a server for a flow that was given to one that has another flow of the client's port, by another service; `None`:
     /// there is nobody.
     pub(super) fn keep_apart(&mut self, maps: &Maps, seeker: &Seeker, id: usize) -> Option<usize> {
-        let others = (1..8).filter_map(|n| from_ring(maps, seeker.service, seeker.hash.nth(n)));
+        let others = (1..32).filter_map(|n| from_ring(maps, seeker.service, seeker.hash.nth(n)));
         let reached = |id: &usize| maps.hop(maps.backends[*id].next_hop).is_ok();
         let mut servers = [id].into_iter().chain(others.filter(reached));
         let found = servers.find(|server| !self.has_another(maps, seeker, *server))?;

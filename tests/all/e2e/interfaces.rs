@@ -197,6 +197,10 @@ fn mode_changes_by_reload_and_the_gap_is_told() {
     // In a gap the kernel forwards a reply as it is, and a client that does not know it resets the connection: README.md tells.
     let failed: Vec<_> = long.stop().into_iter().filter_map(|c| c.failed).collect();
     let reset = |why: &str| why.contains("reset by peer");
+    let status = stage.daemon.status().unwrap();
+    let backends = status.services.iter().flat_map(|service| &service.backends);
+    let moved: u64 = backends.map(|backend| backend.traffic.moved_in).sum();
+    assert_eq!(moved, 0);
     assert!(
         failed.len() <= 3 && failed.iter().all(|(_, why)| reset(why)),
         "{failed:?}"
