@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
+use lb_tests::stalls::Stalls;
 use lb_tests::topology::{FAMILIES, Family, Topology, backend};
 use lb_userspace::event::Event;
 use lb_userspace::model::Route;
@@ -31,6 +32,8 @@ struct Lab {
     events: mpsc::Receiver<(u64, Event)>,
     handle: Handle,
     cancel: CancellationToken,
+    /// A machine with other work to do keeps everybody waiting.
+    stalls: Stalls,
 }
 
 /// The same, with a follower of the addresses.
@@ -48,6 +51,7 @@ fn with_follower(addresses: &[IpAddr], test: impl AsyncFnOnce(Lab) + Send) {
             events,
             handle,
             cancel,
+            stalls: Stalls::watch(),
         };
         test(lab).await;
     });
@@ -77,6 +81,7 @@ impl Lab {
         };
         let took = from.elapsed();
         println!("{what}: after {took:?}");
+        let bound = bound + self.stalls.worst_since(from);
         assert!(
             took <= bound,
             "{what}: took {took:?}, not {bound:?}; before it {seen:#?}"
