@@ -7,5 +7,6 @@ mod good;
 mod hook;
 mod hostile;
 mod limits;
+mod ranges;
 mod readme;
 mod shrink;
