@@ -175,6 +175,9 @@ pub struct Tracker {
     counts: Counts,
     last: VecDeque<Seen>,
     changed: Option<Change>,
+    /// When the probe began that packets made a suspect's last one: what began before it does not count as good.
+    #[serde(skip)]
+    condemned: u64,
 }
 
 impl Tracker {
@@ -187,6 +190,7 @@ impl Tracker {
             counts: Counts::default(),
             last: VecDeque::new(),
             changed: None,
+            condemned: 0,
         }
     }
 
@@ -197,8 +201,9 @@ impl Tracker {
     }
 
     /// A bad extra probe, which was observed, is enough to be down: packets made a suspect of the backend, and another one's
-    /// probe was good at the same time. `why`: for people. `None`: it is down.
-    pub fn confirm(&mut self, why: String, now_ns: u64) -> Option<Change> {
+    /// probe was good at the same time. `why`: for people; `started`: when that probe was, nanoseconds since boot. `None`: it is down.
+    pub fn confirm(&mut self, why: String, started: u64, now_ns: u64) -> Option<Change> {
+        self.condemned = started;
         (self.health() != Health::Down).then(|| {
             self.streak.condemn();
             self.turn(Health::Down, why, now_ns)
@@ -207,7 +212,12 @@ impl Tracker {
 
     /// Takes a result into account.
     pub fn observe(&mut self, result: &ProbeResult, now_ns: u64) -> Observation {
-        let evidence = self.streak.weigh(result);
+        let evidence = match self.streak.weigh(result) {
+            Evidence::Good if result.started < self.condemned => {
+                Evidence::Void("good, but begun before the check that took it out".to_owned())
+            }
+            evidence => evidence,
+        };
         let policy = self.streak.thresholds.damping;
         let may_rise = match &evidence {
             Evidence::Good => {

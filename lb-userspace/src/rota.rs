@@ -5,11 +5,12 @@
 //! targets that began together; after that each
 //! start is one interval after the one before, moved by up to the jitter; while results begin to differ from the
 //! verdict, the fast interval. A target has one probe
-//! at a time. One that is hurried ([`Rota::hurry`]) is probed at once, apart from its turns. Rounds that were missed (the
+//! at a time, and beside it one extra probe if it is hurried ([`Rota::hurry`]): at once and apart from its turns, as who is in doubt
+//! cannot wait for the timeout of a turn. Only commands, which may not bear to run twice at a time, wait for each other. Rounds that were missed (the
 //! prober was stopped) are not made up for: the target is spread anew.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use crate::health::{Streak, Thresholds, nanos};
 use crate::model::{BackendKey, Check, ProbeResult, Target};
@@ -40,14 +41,32 @@ struct Entry {
     streak: Streak,
     /// Probes that ended, up to `Target::opening`.
     made: u16,
-    /// When the next probe is due: what the queue says else is over.
+    /// When the next turn is due: what the queue says else is over.
     due: u64,
-    /// When the probe that is under way should have started.
+    /// When the turn that is under way should have started.
     probing: Option<u64>,
-    /// The next turn, while the probe that is due or under way is an extra one.
-    turn: Option<u64>,
-    /// An extra one is to follow at once.
+    /// An extra probe is wanted.
     hurried: bool,
+    /// One is under way.
+    extra: bool,
+}
+
+impl Entry {
+    /// The probe that is under way must end before another one starts.
+    fn is_busy(&self) -> bool {
+        let any = self.probing.is_some() || self.extra;
+        any && matches!(self.target.check, Check::Exec(_))
+    }
+
+    fn start(&self, id: TargetId, scheduled: u64, extra: bool) -> Due {
+        let target = self.target.clone();
+        Due {
+            id,
+            scheduled,
+            extra,
+            target,
+        }
+    }
 }
 
 /// The rota of all targets.
@@ -57,6 +76,8 @@ pub struct Rota {
     ids: BTreeMap<BackendKey, TargetId>,
     /// By time. What `entries` lacks is gone and skipped.
     queue: BinaryHeap<Reverse<(u64, TargetId)>>,
+    /// Extra probes that can start, and since when.
+    hurried: VecDeque<(u64, TargetId)>,
     next_id: TargetId,
     random: u64,
 }
@@ -68,6 +89,7 @@ impl Rota {
             entries: BTreeMap::new(),
             ids: BTreeMap::new(),
             queue: BinaryHeap::new(),
+            hurried: VecDeque::new(),
             next_id: 0,
             // Xorshift stays at 0 for ever.
             random: seed.max(1),
@@ -104,8 +126,8 @@ impl Rota {
                 made: 0,
                 due: now_ns,
                 probing: None,
-                turn: None,
                 hurried: false,
+                extra: false,
             };
             self.entries.insert(id, entry);
             self.queue.push(Reverse((now_ns, id)));
@@ -115,6 +137,16 @@ impl Rota {
 
     /// The next probe that is due, if one is.
     pub fn pop_due(&mut self, now_ns: u64) -> Option<Due> {
+        while let Some((scheduled, id)) = self.hurried.pop_front() {
+            if let Some(entry) = self.entries.get_mut(&id)
+                && !entry.is_busy()
+                && !entry.extra
+                && std::mem::take(&mut entry.hurried)
+            {
+                entry.extra = true;
+                return Some(entry.start(id, scheduled, true));
+            }
+        }
         loop {
             let Reverse((scheduled, _)) = *self.queue.peek()?;
             if scheduled > now_ns {
@@ -124,33 +156,23 @@ impl Rota {
             if let Some(entry) = self.entries.get_mut(&id)
                 && entry.due == scheduled
                 && entry.probing.is_none()
+                && !entry.is_busy()
             {
                 entry.probing = Some(scheduled);
-                let target = entry.target.clone();
-                return Some(Due {
-                    id,
-                    scheduled,
-                    extra: entry.turn.is_some(),
-                    target,
-                });
+                return Some(entry.start(id, scheduled, false));
             }
         }
     }
 
-    /// An extra probe of a target is to be made at once, or as soon as the probe that is due or under way has ended: that one
-    /// is its turn, or began too early. The turns stay as they are.
+    /// An extra probe of a target is to be made at once, or as soon as the extra one that is under way has ended, which began too
+    /// early. The turns stay as they are.
     pub fn hurry(&mut self, backend: &BackendKey, now_ns: u64) {
         let Some(id) = self.ids.get(backend) else {
             return;
         };
-        let Some(entry) = self.entries.get_mut(id) else {
-            return;
-        };
-        if entry.probing.is_some() || (entry.turn.is_none() && entry.due <= now_ns) {
+        if let Some(entry) = self.entries.get_mut(id) {
             entry.hurried = true;
-        } else if entry.turn.is_none() {
-            entry.turn = Some(std::mem::replace(&mut entry.due, now_ns));
-            self.queue.push(Reverse((now_ns, *id)));
+            self.hurried.push_back((now_ns, *id));
         }
     }
 
@@ -159,19 +181,25 @@ impl Rota {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        let Some(scheduled) = entry.probing.take() else {
-            return;
-        };
         let evidence = entry.streak.weigh(result);
         if let Some(verdict) = entry.streak.add(&evidence, result.extra) {
             entry.streak.settle(verdict);
         }
-        let at_once = std::mem::take(&mut entry.hurried);
-        if let Some(turn) = entry.turn.take() {
-            let turn = turn.max(now_ns);
-            self.plan(id, turn, at_once, now_ns);
+        if entry.hurried {
+            self.hurried.push_back((now_ns, id));
+        }
+        if result.extra {
+            entry.extra = false;
+            if entry.probing.is_none() && entry.due <= now_ns {
+                // A turn of a command has had to wait.
+                entry.due = now_ns;
+                self.queue.push(Reverse((entry.due, id)));
+            }
             return;
         }
+        let Some(scheduled) = entry.probing.take() else {
+            return;
+        };
         let interval = nanos(entry.target.interval);
         let jitter = nanos(entry.target.jitter);
         let fast = nanos(entry.target.fast_interval);
@@ -200,24 +228,16 @@ impl Rota {
             // A probe that took the whole interval is followed at once.
             false => planned.max(now_ns),
         };
-        self.plan(id, due, at_once, now_ns);
-    }
-
-    /// The next turn of a target, and an extra probe before it if one is wanted.
-    fn plan(&mut self, id: TargetId, turn: u64, extra: bool, now_ns: u64) {
-        let Some(entry) = self.entries.get_mut(&id) else {
-            return;
-        };
-        (entry.due, entry.turn) = match extra {
-            true => (now_ns, Some(turn)),
-            false => (turn, None),
-        };
-        self.queue.push(Reverse((entry.due, id)));
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.due = due;
+            self.queue.push(Reverse((due, id)));
+        }
     }
 
     /// When the next probe is due; `None`: nothing is planned.
     pub fn next_due(&self) -> Option<u64> {
-        self.queue.peek().map(|Reverse((due, _))| *due)
+        let hurried = self.hurried.front().map(|(since, _)| *since);
+        hurried.or_else(|| self.queue.peek().map(|Reverse((due, _))| *due))
     }
 
     /// Between half an interval and an interval after `base`.

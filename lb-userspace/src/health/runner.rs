@@ -184,7 +184,8 @@ struct Work {
     tools: Arc<Tools>,
     events: Events,
     probes: JoinSet<(TargetId, ProbeResult)>,
-    abandon: BTreeMap<TargetId, AbortHandle>,
+    /// Of turns and (true) of extra ones.
+    abandon: BTreeMap<(TargetId, bool), AbortHandle>,
 }
 
 impl Work {
@@ -222,29 +223,31 @@ impl Work {
 
     fn set_targets(&mut self, targets: Vec<Target>) {
         for id in self.rota.set_targets(targets, now_ns()) {
-            if let Some(probe) = self.abandon.remove(&id) {
-                probe.abort();
+            for extra in [false, true] {
+                if let Some(probe) = self.abandon.remove(&(id, extra)) {
+                    probe.abort();
+                }
             }
         }
     }
 
     fn start_due(&mut self) {
         while let Some(due) = self.rota.pop_due(now_ns()) {
-            let id = due.id;
+            let key = (due.id, due.extra);
             let probe = round(
                 due,
                 self.permits.clone(),
                 self.tools.clone(),
                 self.events.clone(),
             );
-            self.abandon.insert(id, self.probes.spawn(probe));
+            self.abandon.insert(key, self.probes.spawn(probe));
         }
     }
 
     /// Plans the next round. An error means that the probe was abandoned: nothing to plan.
     fn ended(&mut self, ended: Result<(TargetId, ProbeResult), JoinError>) {
         if let Ok((id, result)) = ended {
-            self.abandon.remove(&id);
+            self.abandon.remove(&(id, result.extra));
             self.rota.ended(id, &result, now_ns());
         }
     }

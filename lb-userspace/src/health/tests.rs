@@ -461,7 +461,7 @@ fn a_confirmed_suspicion_is_a_fall_and_the_return_takes_all_of_rise() {
     let mut tracker = Tracker::new(thresholds(2, 3));
     assert_eq!(play(&mut tracker, "gggg"), "?UUU");
     tracker.observe(&extra(4, 0, bad()), 5);
-    let change = tracker.confirm("why".to_owned(), 5).unwrap();
+    let change = tracker.confirm("why".to_owned(), 5, 5).unwrap();
     let Change {
         at,
         from,
@@ -473,6 +473,9 @@ fn a_confirmed_suspicion_is_a_fall_and_the_return_takes_all_of_rise() {
         (5, Health::Up, Health::Down, "why")
     );
     assert_eq!(tracker.changed(), Some(&change));
-    assert_eq!(tracker.confirm("why".to_owned(), 6), None);
+    assert_eq!(tracker.confirm("why".to_owned(), 6, 6), None);
+    // A turn that was under way when that check began, and was answered before the fault.
+    let seen = tracker.observe(&round(0, 0, 1, good()), 6);
+    assert!(matches!(seen.evidence, Evidence::Void(_)), "{seen:?}");
     assert_eq!(play(&mut tracker, "gbgg"), "DDDU");
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::*;
-use crate::model::ProbeVerdict;
+use crate::model::{ExecCheck, ProbeVerdict};
 
 const MS: u64 = 1_000_000;
 
@@ -251,52 +251,83 @@ fn a_hurried_target_is_probed_at_once_and_keeps_its_turns() {
     rota.hurry(&name, first + 300 * MS);
     let (at, extra, id) = next(&mut rota);
     assert_eq!((at, extra), (first + 300 * MS, true));
-    let bad = ProbeResult {
-        extra: true,
-        ..result(at, ProbeVerdict::Bad("refused".to_owned()))
-    };
-    rota.ended(id, &bad, at + MS);
+    rota.ended(id, &hurried(at), at + MS);
     let (at, extra, id) = next(&mut rota);
     assert_eq!((at, extra), (first + 1000 * MS, false));
     rota.ended(id, &good(at), at);
-    // One that ends when the next turn is over: that follows at once.
+    // Its turn comes although the extra one is still under way.
     rota.hurry(&name, first + 1900 * MS);
     let (at, extra, id) = next(&mut rota);
     assert_eq!((at, extra), (first + 1900 * MS, true));
-    rota.ended(id, &good(at), first + 2100 * MS);
-    let (at, extra, id) = next(&mut rota);
-    assert_eq!((at, extra), (first + 2100 * MS, false));
-    rota.ended(id, &good(at), at);
-    assert_eq!(next(&mut rota).0, first + 3100 * MS);
+    let (turn, extra, _) = next(&mut rota);
+    assert_eq!((turn, extra), (first + 2000 * MS, false));
+    rota.ended(id, &hurried(at), first + 2100 * MS);
+    rota.ended(id, &good(turn), first + 2200 * MS);
+    assert_eq!(next(&mut rota).0, first + 3000 * MS);
+}
+
+/// An extra one that is bad.
+fn hurried(at: u64) -> ProbeResult {
+    ProbeResult {
+        extra: true,
+        ..result(at, ProbeVerdict::Bad("refused".to_owned()))
+    }
 }
 
 #[test]
-fn a_target_hurried_while_its_probe_is_due_or_under_way_has_an_extra_one_afterwards() {
+fn an_extra_probe_waits_for_no_turn_but_for_the_one_before_it() {
     let name = target(1).backend;
     for under_way in [false, true] {
         let mut rota = Rota::new(1);
         rota.set_targets(vec![target(1)], 0);
-        if !under_way {
-            rota.hurry(&name, 5 * MS);
-        }
-        let (_, extra, id) = next(&mut rota);
-        assert!(!extra);
+        let mut started = Vec::new();
         if under_way {
-            rota.hurry(&name, 5 * MS);
+            started.push(next(&mut rota));
         }
-        assert_eq!(rota.pop_due(9 * MS), None);
-        rota.ended(id, &good(0), 10 * MS);
-        let (at, extra, id) = next(&mut rota);
-        assert_eq!((at, extra), (10 * MS, true));
-        // During an extra one, too.
+        rota.hurry(&name, 5 * MS);
+        while let Some(due) = rota.pop_due(5 * MS) {
+            started.push((due.scheduled, due.extra, due.id));
+        }
+        started.sort_unstable();
+        let id = started.first().unwrap().2;
+        assert_eq!(started, [(0, false, id), (5 * MS, true, id)]);
+        // Asked for again meanwhile: that one began too early.
         rota.hurry(&name, 11 * MS);
-        rota.ended(id, &good(at), 12 * MS);
-        let (at, extra, id) = next(&mut rota);
-        assert_eq!((at, extra), (12 * MS, true));
-        rota.ended(id, &good(at), 13 * MS);
+        assert_eq!(rota.pop_due(11 * MS), None);
+        rota.ended(id, &hurried(5 * MS), 12 * MS);
+        assert_eq!(next(&mut rota), (12 * MS, true, id));
+        rota.ended(id, &good(0), 13 * MS);
+        rota.ended(id, &hurried(12 * MS), 14 * MS);
         let (at, extra, _) = next(&mut rota);
         assert!((500 * MS..=1000 * MS).contains(&at) && !extra, "{at}");
+        assert_eq!(rota.pop_due(at), None);
     }
+}
+
+#[test]
+fn a_command_never_runs_twice_at_a_time() {
+    let mut steady = target(1);
+    steady.jitter = Duration::ZERO;
+    steady.check = Check::Exec(ExecCheck {
+        command: "/bin/true".into(),
+        arguments: Vec::new(),
+        user: None,
+    });
+    let name = steady.backend.clone();
+    let mut rota = Rota::new(1);
+    rota.set_targets(vec![steady], 0);
+    let (_, _, id) = next(&mut rota);
+    rota.hurry(&name, 5 * MS);
+    assert_eq!(rota.pop_due(9 * MS), None);
+    rota.ended(id, &good(0), 10 * MS);
+    let (at, extra, _) = next(&mut rota);
+    assert_eq!((at, extra), (10 * MS, true));
+    // The turn that is due meanwhile comes when it has ended, and the ones after that as if it had come then.
+    assert_eq!(rota.pop_due(1000 * MS), None);
+    rota.ended(id, &hurried(at), 1100 * MS);
+    assert_eq!(next(&mut rota), (1100 * MS, false, id));
+    rota.ended(id, &good(1100 * MS), 1100 * MS);
+    assert_eq!(next(&mut rota).0, 2100 * MS);
 }
 
 #[test]

@@ -225,7 +225,7 @@ impl State {
             } => {
                 known
                     .tracker
-                    .confirm(suspicion::words(evidence, &words), now);
+                    .confirm(suspicion::words(evidence, &words), started, now);
                 let (raw, heard) = (known.tracker.health(), Heard::Bad(words.clone()));
                 self.velocity.vouch(key, since);
                 let decisions = self.velocity.observe(key, &heard, started, raw, now);
