@@ -28,10 +28,10 @@ pub(super) fn policy(
         reader.without_effect(keys, why, "remove the key", notes);
         return None;
     }
-    let wanted = reader.boolean(KEY, notes).unwrap_or(false);
+    let wanted = reader.boolean(KEY, notes).unwrap_or(true);
     if !wanted {
         let help = "set `passive` to true, or remove the key";
-        let why = "`passive` is not true";
+        let why = "`passive` is false";
         reader.without_effect(&[LEAST, PERCENT, WINDOW], why, help, notes);
         return None;
     }

@@ -46,7 +46,7 @@ pub static HEALTH: Section = Section {
         key("damping-window", "a duration such as \"1m\"", "\"1m\""),
         key("damping-hold", "a duration such as \"10s\"", "\"10s\""),
         key("damping-hold-max", "a duration such as \"5m\"", "\"5m\""),
-        key("passive", "true or false", "false"),
+        key("passive", "true or false", "true"),
         key("passive-handshakes", "a number from 1 to 10000", "3"),
         key("passive-percent", "a number from 1 to 100", "50"),
         key(

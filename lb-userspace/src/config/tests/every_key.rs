@@ -92,7 +92,6 @@ const CONTEXTS: [&[Line]; 9] = [
     &[("service.health", "type", "\"exec\"")],
     &[
         ("service.health", "damping", "4"),
-        ("service.health", "passive", "true"),
         ("service.health", "agent-weight", "\"line\""),
     ],
     &[("hook", "url", "\"https://example.org/hook\"")],
