@@ -127,6 +127,17 @@ impl Sum {
     pub const fn check(self) -> [u8; 2] {
         (!fold(self.0)).to_ne_bytes()
     }
+
+    /// The same in the last two bytes of a word, which are zero.
+    #[inline(always)]
+    pub const fn put_last(self, word: [u8; 4]) -> [u8; 4] {
+        let check = !fold(self.0) as u32;
+        let check = match cfg!(target_endian = "little") {
+            true => check << 16,
+            false => check,
+        };
+        (u32::from_ne_bytes(word) | check).to_ne_bytes()
+    }
 }
 
 /// Folds a sum of fewer than 65,535 words of 32 bits to sixteen bits with end-around carry. With so few, the first

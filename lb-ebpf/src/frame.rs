@@ -71,6 +71,24 @@ pub fn opaque(number: usize) -> usize {
     same
 }
 
+/// A number that stays in memory: what few ways need, and would have to be carried, or copied from register to register, over all.
+pub struct Kept(core::cell::UnsafeCell<u32>);
+
+impl Kept {
+    /// Puts it there.
+    #[inline(always)]
+    pub const fn new(number: u32) -> Self {
+        Self(core::cell::UnsafeCell::new(number))
+    }
+
+    /// The number.
+    #[inline(always)]
+    pub fn get(&self) -> u32 {
+        // SAFETY: nothing writes to it once it is made, and the cell is valid as long as `self`.
+        unsafe { self.0.get().read_volatile() }
+    }
+}
+
 /// A header in a slice of bytes: what a frame in plain memory answers.
 pub fn view<H: Header>(bytes: &[u8], offset: usize) -> Option<&H> {
     let end = offset.checked_add(size_of::<H>())?;

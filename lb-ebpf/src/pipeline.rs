@@ -86,6 +86,9 @@ pub fn usual<F: Frame, T: Tables, C: Clock>(frame: &mut F, tables: &T, clock: C)
     };
     tables.add(lane.global, Global::Rx as u32, 1);
     let way = route(frame, &lane);
+    if way.word() == PackedOutcome::SENT.word() {
+        return Step::Done(Verdict::TX);
+    }
     match way.is_aside() {
         true => Step::Aside(way),
         false => Step::Done(lane.end_usual(way)),

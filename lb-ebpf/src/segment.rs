@@ -13,7 +13,7 @@ use crate::{
     flow::{self, Assigned, Assignment, Origin, Seeker},
     forward::{self, Exit},
     fragment,
-    frame::Frame,
+    frame::{Frame, Kept},
     icmp, message, nat, other,
     parse::{self, Arrival, Packet},
     pipeline::{self, Clock, Context, Lane},
@@ -21,7 +21,7 @@ use crate::{
     service::{self, Live, NOWHERE},
     tables::{Tables, load},
     tunnel,
-    verdict::{self, Aside, PackedOutcome, Parcel, Refusal, Sent},
+    verdict::{self, Action, Aside, PackedOutcome, Parcel, Refusal, Sent, Verdict},
     wire::{FrontV4, FrontV6, Ports, protocol},
 };
 
@@ -181,11 +181,15 @@ fn route<F: Frame, T: Tables, C: Clock, const V4: bool>(
     if service == NOWHERE {
         return from_others(lane, packet, ports, live);
     }
+    let kept = Kept::new(service);
     match to_backend::<F, T, C, V4>(frame, lane, packet, ports, service) {
         Ok(outcome) => outcome,
         Err(Refusal(DEAD)) if pipeline::passes_when_dead(lane.control) => PackedOutcome::PASS,
         Err(Refusal::SCHEDULE) => Aside::Schedule.into(),
-        Err(refusal) => Aside::Refused { refusal, service }.into(),
+        Err(refusal) => {
+            let service = kept.get();
+            Aside::Refused { refusal, service }.into()
+        }
     }
 }
 
@@ -251,6 +255,9 @@ fn to_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
         return Err(Refusal::UNSOUND);
     }
     let now = lane.now();
+    if now > load(&lane.control.alive_until) {
+        return Err(DropReason::ControlPlaneDead.into());
+    }
     let tuple = FlowTuple {
         client: packet.source,
         vip: packet.destination,
@@ -262,7 +269,45 @@ fn to_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
         true => tuple.hash_v4(&lane.control.multipliers),
         false => tuple.hash_v6(&lane.control.multipliers),
     };
-    let assignment = assign(lane, packet, service, hash, arrival, now)?;
+    let came = Came {
+        packet,
+        hash,
+        arrival,
+    };
+    // Twice, so that nothing of a known flow has to be kept, or asked, for what a new one needs.
+    if let Some(known) = flow::young(
+        lane.tables,
+        lane.control,
+        service,
+        hash,
+        arrival,
+        Epoch::at(now),
+    ) {
+        return to_its_backend::<F, T, C, V4>(frame, lane, &came, &known);
+    }
+    let new = assign(lane, packet, service, hash, arrival, now)?;
+    to_its_backend::<F, T, C, V4>(frame, lane, &came, &new)
+}
+
+/// A packet of a flow.
+struct Came<'p> {
+    packet: &'p Packet,
+    hash: FlowHash,
+    arrival: Arrival,
+}
+
+#[inline(always)]
+fn to_its_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
+    frame: &mut F,
+    lane: &Lane<'_, T, C>,
+    came: &Came<'_>,
+    assignment: &Assignment<'_>,
+) -> Result<PackedOutcome, Refusal> {
+    let Came {
+        packet,
+        hash,
+        arrival,
+    } = *came;
     let sent = Sent {
         backend: assignment.backend.id,
         origin: assignment.origin,
@@ -270,7 +315,7 @@ fn to_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
         bytes: lane.bytes as u64,
     };
     let exit = forward::to_backend(frame, lane.tables, assignment.backend)?;
-    match send::<F, T, C, V4>(frame, lane, packet, hash, &assignment, exit) {
+    match send::<F, T, C, V4>(frame, lane, packet, hash, assignment, exit) {
         Ok(()) => {}
         Err(Refusal::ASIDE) => {
             let parcel = Parcel::new(&sent, exit.verdict()).seal(hash.0);
@@ -293,11 +338,15 @@ fn to_backend<F: Frame, T: Tables, C: Clock, const V4: bool>(
             return Err(Refusal(word));
         }
     }
+    if matches!(exit.verdict().action, Action::Tx) {
+        verdict::count_sent(lane.tables, lane.global, lane.first, &sent, Verdict::TX);
+        return Ok(PackedOutcome::SENT);
+    }
     verdict::count_sent(lane.tables, lane.global, lane.first, &sent, exit.verdict());
     Ok(PackedOutcome::counted(exit.verdict()))
 }
 
-/// The flow's backend.
+/// The backend of a flow that [`flow::young`] does not name.
 #[inline(always)]
 fn assign<'t, T: Tables, C: Clock>(
     lane: &Lane<'t, T, C>,
@@ -307,14 +356,7 @@ fn assign<'t, T: Tables, C: Clock>(
     arrival: Arrival,
     now: Nanos,
 ) -> Result<Assignment<'t>, Refusal> {
-    let epoch = Epoch::at(now);
     let (tables, control) = (lane.tables, lane.control);
-    if now > load(&control.alive_until) {
-        return Err(DropReason::ControlPlaneDead.into());
-    }
-    if let Some(known) = flow::young(tables, control, service, hash, arrival, epoch) {
-        return Ok(known);
-    }
     // Two services would answer each other for ever.
     if arrival.is_datagram() && service::is_vip(tables, packet.source) {
         return Err(DropReason::MartianSource.into());

@@ -96,18 +96,23 @@ pub fn encapsulate<F: Frame, const V4: bool>(
     macs: MacWords,
 ) -> Result<(), DropReason> {
     let family = if V4 { Family::V4 } else { Family::V6 };
+    let growth = growth(family) as u16;
+    // First: what the header says need not be kept over the call then.
+    if !frame.grow_head(growth) {
+        return Err(DropReason::NoHeadroom);
+    }
     let head = Head {
         class: packet.class,
         ttl: TTL,
         protocol: protocol_of(family),
         payload: packet.size(),
-        growth: growth(family) as u16,
+        growth,
         shown: hash.shown(&control.multipliers),
         macs,
     };
     match V4 {
-        true => ipv4(frame, &head, addresses_v4(control, backend, head.shown)),
-        false => ipv6(frame, &head, addresses_v6(control, backend, head.shown)),
+        true => write_v4(frame, &head, addresses_v4(control, backend, head.shown)),
+        false => write_v6(frame, &head, addresses_v6(control, backend, head.shown)),
     }
 }
 
@@ -256,54 +261,61 @@ fn addresses_v6(control: &Control, backend: Backend<'_>, shown: u64) -> [[u8; 8]
 }
 
 #[inline(always)]
-fn ipv4<F: Frame>(
+fn ipv4<F: Frame>(frame: &mut F, head: &Head, addresses: [[u8; 4]; 2]) -> Result<(), DropReason> {
+    match frame.grow_head(head.growth) {
+        true => write_v4(frame, head, addresses),
+        false => Err(DropReason::NoHeadroom),
+    }
+}
+
+/// Into the room that is there. Whole words, since a field is a shift and a store of its own else.
+#[inline(always)]
+fn write_v4<F: Frame>(
     frame: &mut F,
     head: &Head,
     [source, destination]: [[u8; 4]; 2],
 ) -> Result<(), DropReason> {
-    let length = head.payload.wrapping_add(Ipv4Hdr::LEN as u32);
-    let [high, low] = (length as u16).to_be_bytes();
-    let [flags, offset] = DONT_FRAGMENT;
-    let first = [0x45, head.class, high, low];
+    let length = head.payload.wrapping_add(Ipv4Hdr::LEN as u32) & 0xffff;
+    let first = 0x4500_0000 | u32::from(head.class) << 16 | length;
+    let (first, [flags, offset]) = (first.to_be_bytes(), DONT_FRAGMENT);
     let second = [0, 0, flags, offset];
     let third = [head.ttl, head.protocol, 0, 0];
-    let [c, d] = Sum::NONE
-        .words(&[first, second, third, source, destination])
-        .check();
-    if !frame.grow_head(head.growth) {
-        return Err(DropReason::NoHeadroom);
-    }
+    let sum = Sum::NONE.words(&[first, second, third, source, destination]);
     let outer = frame
         .header_mut::<OuterV4>(0)
         .ok_or(DropReason::Truncated)?;
     outer.macs = head.macs;
     outer.ether_type = ETHERTYPE_IPV4;
-    outer.ip = [
-        first,
-        second,
-        [head.ttl, head.protocol, c, d],
-        source,
-        destination,
-    ];
+    outer.ip = [first, second, sum.put_last(third), source, destination];
     Ok(())
 }
 
 #[inline(always)]
 fn ipv6<F: Frame>(frame: &mut F, head: &Head, addresses: [[u8; 8]; 4]) -> Result<(), DropReason> {
+    match frame.grow_head(head.growth) {
+        true => write_v6(frame, head, addresses),
+        false => Err(DropReason::NoHeadroom),
+    }
+}
+
+/// As [`write_v4`].
+#[inline(always)]
+fn write_v6<F: Frame>(
+    frame: &mut F,
+    head: &Head,
+    addresses: [[u8; 8]; 4],
+) -> Result<(), DropReason> {
     // RFC 6438 section 3: the flow label carries the flow's entropy for routers that balance.
     let label = (head.shown >> 44) as u32;
     let first = 6 << 28 | u32::from(head.class) << 20 | label;
-    let [high, low] = (head.payload as u16).to_be_bytes();
-    if !frame.grow_head(head.growth) {
-        return Err(DropReason::NoHeadroom);
-    }
+    let second = head.payload << 16 | u32::from(head.protocol) << 8 | u32::from(head.ttl);
     let outer = frame
         .header_mut::<OuterV6>(0)
         .ok_or(DropReason::Truncated)?;
     outer.macs = head.macs;
     outer.ether_type = ETHERTYPE_IPV6;
     outer.first = first.to_be_bytes();
-    outer.second = [high, low, head.protocol, head.ttl];
+    outer.second = second.to_be_bytes();
     outer.addresses = addresses;
     Ok(())
 }

@@ -191,6 +191,9 @@ impl PackedOutcome {
     /// No outcome yet: the packet is too big. Bits 0 to 31: service; 32 to 60: what fits.
     const TOO_BIG: u64 = 1 << 61;
 
+    /// Sent back out of the same interface to a backend, and counted: the usual end.
+    pub const SENT: Self = Self::counted(Verdict::TX);
+
     /// From [`Self::word`].
     #[inline(always)]
     pub const fn of(word: u64) -> Self {
@@ -423,7 +426,9 @@ pub fn count_sent<T: Tables>(
         (line, PerBackend::Packets as u32, 1),
         (line, PerBackend::Bytes as u32, sent.bytes),
     ]);
-    count_origin(tables, global, first, line, sent);
+    if !matches!(sent.origin, Origin::Known) {
+        count_origin(tables, global, first, line, sent);
+    }
 }
 
 /// Counts how a packet's flow came to its backend, whatever becomes of the packet. `line`: the backend's.

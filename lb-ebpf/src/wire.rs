@@ -68,8 +68,15 @@ pub struct Ethernet {
     pub ether_type: [u8; 2],
 }
 
-/// The two addresses of an Ethernet header as three words: few, wide loads and stores.
-pub type MacWords = [[u8; 4]; 3];
+/// The two addresses of an Ethernet header as two words: few, wide loads and stores.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct MacWords {
+    /// The receiver, and the sender's first two bytes.
+    low: [u8; 8],
+    /// The rest of the sender.
+    high: [u8; 4],
+}
 
 /// The front of a frame with VLAN tags (IEEE 802.1Q section 9.3).
 #[repr(C)]
@@ -101,26 +108,24 @@ impl Mac {
     /// The sender in an Ethernet header.
     #[inline(always)]
     pub fn source(words: &MacWords) -> Self {
-        let [_, b, c] = *words;
-        Self(u64::from(u32::from_le_bytes(b)) >> 16 | u64::from(u32::from_le_bytes(c)) << 16)
+        let MacWords { low, high } = *words;
+        Self(u64::from_le_bytes(low) >> 48 | u64::from(u32::from_le_bytes(high)) << 16)
     }
 
     /// The receiver in an Ethernet header.
     #[inline(always)]
     pub fn destination(words: &MacWords) -> Self {
-        let [a, b, _] = *words;
-        Self::low(u64::from(u32::from_le_bytes(a)) | u64::from(u32::from_le_bytes(b)) << 32)
+        Self::low(u64::from_le_bytes(words.low))
     }
 
     /// Both addresses of an Ethernet header.
     #[inline(always)]
     pub const fn words(destination: Self, source: Self) -> MacWords {
         let (d, s) = (destination.0, source.0);
-        [
-            (d as u32).to_le_bytes(),
-            ((d >> 32) as u32 | (s as u32) << 16).to_le_bytes(),
-            ((s >> 16) as u32).to_le_bytes(),
-        ]
+        MacWords {
+            low: (d | s << 48).to_le_bytes(),
+            high: ((s >> 16) as u32).to_le_bytes(),
+        }
     }
 }
 

@@ -52,13 +52,13 @@ pub fn young<'t, T: Tables>(
     })
 }
 
-/// The first word of a set with this tag, be it live or not, and its way.
+/// The first word of a set with this tag, be it live or not, without the tag; and its way.
 #[inline(always)]
 fn first_match(line: &CacheLine, tag: u64) -> Option<(FlowWord, u32)> {
     let mut way = 0;
     while way < WAYS as u32 {
-        let word = FlowWord(line.word(way));
-        if word.tag() == tag {
+        let word = FlowWord(line.word(way) ^ tag << 24);
+        if word.tag() == 0 {
             return Some((word, way));
         }
         way = way.wrapping_add(1);
