@@ -85,14 +85,7 @@ pub fn usual<F: Frame, T: Tables, C: Clock>(frame: &mut F, tables: &T, clock: C)
         return Step::Done(Verdict::drop(DropReason::MapInconsistent));
     };
     tables.add(lane.global, Global::Rx as u32, 1);
-    let way = route(frame, &lane);
-    if way.word() == PackedOutcome::SENT.word() {
-        return Step::Done(Verdict::TX);
-    }
-    match way.is_aside() {
-        true => Step::Aside(way),
-        false => Step::Done(lane.end_usual(way)),
-    }
+    lane.step(route(frame, &lane))
 }
 
 /// The same of a frame that [`usual`] left as [`Aside::Tagged`], once [`vlan::enter`] has taken its tags off.
@@ -101,11 +94,7 @@ pub fn untagged<F: Frame, T: Tables, C: Clock>(frame: &mut F, tables: &T, clock:
     let Some(lane) = Lane::begin(frame, tables, clock) else {
         return Step::Done(Verdict::drop(DropReason::MapInconsistent));
     };
-    let way = route(frame, &lane);
-    match way.is_aside() {
-        true => Step::Aside(way),
-        false => Step::Done(lane.end_usual(way)),
-    }
+    lane.step(route(frame, &lane))
 }
 
 /// What becomes of a packet that has got its way aside for nothing: it passes, and is counted.
@@ -211,14 +200,20 @@ impl<'t, T: Tables, C: Clock> Lane<'t, T, C> {
         frame.aside(|frame| call(frame, &cx))
     }
 
-    /// Counts what is not counted yet of what [`usual`] comes to: it passes, or has been counted where it was sent.
+    /// What [`usual`] has come to, counted: it passes, or has been counted where it was sent.
     #[inline(always)]
-    fn end_usual(&self, outcome: PackedOutcome) -> Verdict {
-        if outcome.word() == PackedOutcome::PASS.word() {
-            self.tables.add(self.global, Global::Pass as u32, 1);
-            return Verdict::PASS;
+    fn step(&self, way: PackedOutcome) -> Step {
+        if way.word() == PackedOutcome::SENT.word() {
+            return Step::Done(Verdict::TX);
         }
-        Outcome::from(outcome).verdict
+        if way.is_aside() {
+            return Step::Aside(way);
+        }
+        if way.word() == PackedOutcome::PASS.word() {
+            self.tables.add(self.global, Global::Pass as u32, 1);
+            return Step::Done(Verdict::PASS);
+        }
+        Step::Done(Outcome::from(way).verdict)
     }
 
     /// Counts what is not counted yet.

@@ -105,6 +105,8 @@ struct BackendState {
     pace: Pace,
     /// What packets say against it.
     suspicion: Suspicion,
+    /// It came with a new service of a live VIP: it serves until its checks say otherwise.
+    trusted: bool,
 }
 
 /// Everything that is known.
@@ -345,6 +347,12 @@ impl State {
         &self.devices
     }
 
+    /// It gets new flows although nothing is known of its health yet.
+    fn trusts(&self, service: &Service, key: &BackendKey) -> bool {
+        let known = self.backends.get(key);
+        service.health.trust_at_start || known.is_some_and(|known| known.trusted)
+    }
+
     fn facts(&self, service: &Service, backend: &Backend, key: &BackendKey) -> Option<Facts> {
         let known = self.backends.get(key)?;
         Some(Facts {
@@ -352,7 +360,7 @@ impl State {
             past_deadline: known.drain.is_some_and(|drain| drain.acted),
             drain: service.drain,
             health: self.health(key),
-            trust_at_start: service.health.trust_at_start,
+            trust_at_start: self.trusts(service, key),
             on_down: service.on_down,
             waits: outage::waits(service, known),
             chosen: known.weight > 0,

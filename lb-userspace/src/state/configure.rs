@@ -87,6 +87,16 @@ impl State {
         ]
     }
 
+    /// Addresses that are claimed, or at which somebody serves, as the configuration `before` has them.
+    fn live_in(&self, before: &Config) -> BTreeSet<IpAddr> {
+        let is_up = |(key, _)| self.health(&key) == Health::Up;
+        let services = before.services.values().filter(|service| {
+            let is_claimed = self.live_vips.contains(&service.address.address());
+            is_claimed || service.keyed_backends().any(is_up)
+        });
+        services.map(|service| service.address.address()).collect()
+    }
+
     /// Backends as configured, and as they were `before`. Those in `moved` have another address or port: nothing is known of
     /// them.
     pub(super) fn keep_backends(
@@ -96,6 +106,7 @@ impl State {
         moved: &BTreeSet<BackendKey>,
     ) {
         let config = Arc::clone(&self.config);
+        let live = self.live_in(before);
         self.backends.retain(|key, _| config.backend(key).is_some());
         self.draining.retain(|key| config.backend(key).is_some());
         self.sharing = config.services_that_share();
@@ -114,6 +125,8 @@ impl State {
                 continue;
             };
             let thresholds = Thresholds::from(&service.health);
+            let is_new = !before.services.contains_key(&key.service);
+            let trusted = is_new && live.contains(&service.address.address());
             let known = self
                 .backends
                 .entry(key.clone())
@@ -130,6 +143,7 @@ impl State {
                     full: false,
                     agent: Agent::default(),
                     pace: Pace::default(),
+                    trusted,
                 });
             if moved.contains(&key) {
                 known.tracker = Tracker::new(thresholds);
@@ -138,6 +152,7 @@ impl State {
                 known.agent = Agent::default();
                 known.pace = Pace::default();
                 known.outage = None;
+                known.trusted = false;
             }
             // A suspicion is of a backend, and for a check of it.
             let is_same = before.services.get(&key.service).is_some_and(|old| {

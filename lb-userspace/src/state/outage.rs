@@ -103,7 +103,7 @@ impl State {
         };
         let stays = service.on_down == OnDown::Keep || service.on_down_deadline.is_some();
         let facts = self.facts(service, backend, key);
-        let has_served = |health| health != Health::Unknown || service.health.trust_at_start;
+        let has_served = |health| health != Health::Unknown || self.trusts(service, key);
         stays && facts.is_some_and(|facts| has_served(facts.health) && is_lost(facts))
     }
 

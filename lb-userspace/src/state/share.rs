@@ -244,7 +244,7 @@ impl State {
         };
         Some(match self.health(key) {
             Health::Up => well,
-            Health::Unknown if service.health.trust_at_start => well,
+            Health::Unknown if self.trusts(service, key) => well,
             Health::Unknown => Standing::Unknown,
             Health::Down => Standing::Down,
         })

@@ -108,7 +108,7 @@ impl State {
         let proof = || proof(check);
         match self.health(key) {
             Health::Up => {}
-            Health::Unknown if service.health.trust_at_start => {}
+            Health::Unknown if self.trusts(service, key) => {}
             Health::Unknown => add(
                 Kind::Unproven,
                 "it is not known to be up yet".into(),

@@ -365,8 +365,24 @@ fn a_new_backend_gets_flows_when_it_has_proven_itself_and_a_new_service_serves_a
     late.address = new.service("web4").address;
     late.port = 7001;
     late.extra += "\nclaim = \"eth0\"\nmin-healthy = 3";
-    new.services.push(late);
+    // Of another one no check has an answer for a long time.
+    let mut slow = new.service("echo4").clone();
+    slow.name = "slow".to_owned();
+    slow.address = late.address;
+    slow.port = 7002;
+    slow.backends.truncate(2);
+    slow.health = Health {
+        kind: "exec",
+        interval_ms: 60_000,
+        timeout_ms: 50_000,
+        extra: "command = [\"/bin/sleep\", \"45\"]",
+        ..slow.health
+    };
+    new.services.extend([late, slow]);
     stage.daemon.reload(new).unwrap();
+    assert_eq!(serving(&stage, "slow"), [1, 2]);
+    let status = stage.daemon.status().unwrap();
+    assert_eq!(status.backend("slow/b1").health, "unknown");
     stage.wait("the new service has two", |status| {
         let up = |n| status.backend(&format!("late/b{n}")).health == "up";
         up(1) && up(2) && status.backend("late/b3").health == "down"

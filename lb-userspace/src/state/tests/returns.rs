@@ -169,6 +169,38 @@ fn a_new_vip_is_down_until_enough_are_up_and_then_stays() {
 }
 
 #[test]
+fn a_new_service_on_a_live_vip_serves_until_its_checks_say_otherwise() {
+    let mut sim = running(config(WEB));
+    let mail = "mail 192.0.2.1:25 m=10.0.0.3:25";
+    let news = "news 192.0.2.2:119 n=10.0.0.4:119";
+    sim.event(Event::Config(config(&format!("{WEB}\n{mail}\n{news}"))));
+    sim.connect();
+    // At another VIP nobody serves yet.
+    sim.check(&[("mail/m", ALL), ("news/n", KEEP)]);
+    assert_eq!(sim.state.health(&key("mail/m")), Health::Unknown);
+    // What comes later, or gets another address, is new at an old service.
+    let mail = "mail 192.0.2.1:25 m=10.0.0.3:25 k=10.0.0.5:25";
+    sim.event(Event::Config(config(&format!("{WEB}\n{mail}\n{news}"))));
+    sim.connect();
+    sim.check(&[("mail/m", ALL), ("mail/k", KEEP)]);
+    let moved = "mail 192.0.2.1:25 m=10.0.0.6:25 k=10.0.0.5:25";
+    sim.event(Event::Config(config(&format!("{WEB}\n{moved}\n{news}"))));
+    sim.connect();
+    sim.check(&[("mail/m", KEEP), ("mail/k", KEEP)]);
+    // One that has another name from now on loses nobody; who is bad is out as ever.
+    sim.event(Event::Config(config(&WEB.replace("web", "www"))));
+    sim.connect();
+    sim.check(&[("www/a", ALL), ("www/b", ALL)]);
+    sim.probe("www/a", false, 2);
+    sim.check(&[("www/a", NONE), ("www/b", ALL)]);
+    // Where all are down, nobody is believed.
+    sim.probe("www/b", false, 2);
+    sim.event(Event::Config(config(WEB)));
+    sim.connect();
+    sim.check(&[("web/a", KEEP), ("web/b", KEEP)]);
+}
+
+#[test]
 fn nobody_needs_to_be_up_where_zero_is_enough_and_a_reboot_begins_anew() {
     let vip = ("lan".to_owned(), ip("192.0.2.1"));
     let mut sim = start(claimed(WEB, 0), None, SECOND);
