@@ -143,6 +143,13 @@ pub enum Record {
         /// What packets show, what the check said, and what follows.
         reason: String,
     },
+    /// A backend's check is good, and says why it will not be for long: told once, and again each day.
+    Warned {
+        /// The backend.
+        backend: BackendKey,
+        /// What it says; `None`: it says so no longer.
+        warning: Option<String>,
+    },
     /// What the agent of a backend says is ignored from now on, until it can be used again.
     Agent {
         /// The backend.

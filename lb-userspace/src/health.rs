@@ -96,6 +96,9 @@ impl From<&Target> for Thresholds {
     }
 }
 
+/// Between two times that one warning is told, nanoseconds.
+const DAY: u64 = 86_400 * 1_000_000_000;
+
 /// A duration in nanoseconds; 584 years and more are one.
 pub(crate) fn nanos(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
@@ -152,6 +155,17 @@ pub struct Observation {
     pub change: Option<Change>,
     /// Set when damping begins to keep it down: why and for how long.
     pub damped: Option<String>,
+    /// Set when what is good says that it will not be for long, or no longer says so.
+    pub warned: Option<Warning>,
+}
+
+/// What good probes say of the time to come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// This, and it has not been told, or not for a day.
+    Given(String),
+    /// It is over.
+    Over,
 }
 
 /// Rounds since the tracker was made.
@@ -178,6 +192,9 @@ pub struct Tracker {
     /// When the probe began that packets made a suspect's last one: what began before it does not count as good.
     #[serde(skip)]
     condemned: u64,
+    /// What the last good probe warned of, and when that was told.
+    #[serde(skip)]
+    warning: Option<(u64, String)>,
 }
 
 impl Tracker {
@@ -191,6 +208,7 @@ impl Tracker {
             last: VecDeque::new(),
             changed: None,
             condemned: 0,
+            warning: None,
         }
     }
 
@@ -271,7 +289,27 @@ impl Tracker {
             evidence,
             change,
             damped,
+            warned: self.warned(&result.verdict, now_ns),
         }
+    }
+
+    fn warned(&mut self, verdict: &ProbeVerdict, now_ns: u64) -> Option<Warning> {
+        match verdict {
+            ProbeVerdict::Warned(words) => {
+                let told = self.warning.as_ref().map(|(told, _)| *told);
+                let is_due = told.is_none_or(|told| now_ns.saturating_sub(told) >= DAY);
+                let told = told.filter(|_| !is_due).unwrap_or(now_ns);
+                self.warning = Some((told, words.clone()));
+                is_due.then(|| Warning::Given(words.clone()))
+            }
+            ProbeVerdict::Good => self.warning.take().map(|_| Warning::Over),
+            ProbeVerdict::Bad(_) | ProbeVerdict::Void(_) => None,
+        }
+    }
+
+    /// What the last good probe warned of.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_ref().map(|(_, words)| words.as_str())
     }
 
     /// What the probes say.

@@ -42,6 +42,7 @@ fn topic(record: &Record) -> Option<Topic> {
         Record::Health { .. }
         | Record::Held { .. }
         | Record::Suspected { .. }
+        | Record::Warned { .. }
         | Record::Agent { .. }
         | Record::CheckerSuspect { .. } => Some(Topic::Health),
         Record::Admin { .. } | Record::Drained { .. } => Some(Topic::Drain),
@@ -62,6 +63,7 @@ pub(crate) fn service(record: &Record) -> Option<&Name> {
         Record::Health { backend, .. }
         | Record::Held { backend, .. }
         | Record::Suspected { backend, .. }
+        | Record::Warned { backend, .. }
         | Record::Agent { backend, .. }
         | Record::Admin { backend, .. }
         | Record::Drained { backend, .. } => Some(&backend.service),

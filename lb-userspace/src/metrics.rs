@@ -111,6 +111,12 @@ pub fn openmetrics(status: &Status, timings: &Timings) -> Result<String, std::fm
         Unit::Seconds,
         timings.check.clone(),
     );
+    registry.register_with_unit(
+        "check_late",
+        "How much later than planned health probes began: the balancer was short of CPU or of other resources",
+        Unit::Seconds,
+        timings.late.clone(),
+    );
     registry.register(
         "check_void",
         "Health probes that say nothing because the balancer itself was late or short of resources",

@@ -322,6 +322,9 @@ pub struct Backend {
     /// What packets say against it, and what a check that was made at once said; `null`: nothing was held against it.
     #[serde(default)]
     pub suspicion: Option<String>,
+    /// Why its checks, which are good, will not be for long, such as a certificate that expires; `null`: nothing is known.
+    #[serde(default)]
+    pub warning: Option<String>,
     /// While draining.
     pub drain: Option<Drain>,
     /// While it is down or no way leads to it, and its flows stay.

@@ -3,7 +3,7 @@
 mod command;
 mod end;
 mod hooks;
-mod metrics;
+pub(crate) mod metrics;
 mod refusal;
 mod socket;
 mod why;

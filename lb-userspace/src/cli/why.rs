@@ -97,6 +97,9 @@ fn facts(e: &Explained, colour: bool) -> Vec<Vec<Cell>> {
     if let Some(suspicion) = &b.suspicion {
         row("packets say", suspicion.clone());
     }
+    if let Some(warning) = &b.warning {
+        row("warning", warning.clone());
+    }
     row("admin", admin(b));
     row("way", b.route.clone());
     if let Some(mtu) = b.path_mtu {

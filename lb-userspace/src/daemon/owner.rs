@@ -311,15 +311,18 @@ impl<'a> Owner<'a> {
     fn look(&mut self, event: &Event) {
         match event {
             Event::Link(link) => self.look_at_link(&link.name),
-            Event::Probe { backend, result } => match self.judged(backend, result) {
-                ProbeVerdict::Void(_) => self.parts.timings.void(backend.service.as_str()),
-                ProbeVerdict::Good | ProbeVerdict::Warned(_) | ProbeVerdict::Bad(_) => {
-                    let took = Duration::from_nanos(result.ended.saturating_sub(result.started));
-                    self.parts
-                        .timings
-                        .checked(backend.service.as_str(), took.as_secs_f64());
+            Event::Probe { backend, result } => {
+                let (timings, service) = (&self.parts.timings, backend.service.as_str());
+                let late = Duration::from_nanos(result.started.saturating_sub(result.scheduled));
+                timings.began_late(late.as_secs_f64());
+                match self.judged(backend, result) {
+                    ProbeVerdict::Void(_) => timings.void(service),
+                    ProbeVerdict::Good | ProbeVerdict::Warned(_) | ProbeVerdict::Bad(_) => {
+                        let took = result.ended.saturating_sub(result.started);
+                        timings.checked(service, Duration::from_nanos(took).as_secs_f64());
+                    }
                 }
-            },
+            }
             _ => {}
         }
     }

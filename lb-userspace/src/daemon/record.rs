@@ -39,6 +39,18 @@ fn log(record: &Record) {
         Record::Suspected { backend, reason } => {
             tracing::warn!(service = %backend.service, backend = %backend.backend, %reason, "suspected by its packets");
         }
+        Record::Warned {
+            backend,
+            warning: Some(warning),
+        } => {
+            tracing::warn!(service = %backend.service, backend = %backend.backend, %warning, "good, but not for long");
+        }
+        Record::Warned {
+            backend,
+            warning: None,
+        } => {
+            tracing::info!(service = %backend.service, backend = %backend.backend, "what its check warned of is over");
+        }
         Record::Agent { backend, reason } => {
             tracing::warn!(service = %backend.service, backend = %backend.backend, %reason, "what its agent says is ignored");
         }

@@ -102,6 +102,7 @@ fn backend(record: &Record) -> Option<&BackendKey> {
         Record::Health { backend, .. }
         | Record::Held { backend, .. }
         | Record::Suspected { backend, .. }
+        | Record::Warned { backend, .. }
         | Record::Agent { backend, .. }
         | Record::Admin { backend, .. }
         | Record::Drained { backend, .. } => Some(backend),

@@ -82,6 +82,11 @@ pub(super) fn write(page: &mut Page<'_>, status: &Status) {
         each().map(|(l, b)| (l, i64::from(b.health == Health::Up))),
     );
     page.gauge(
+        "backend_check_warns",
+        "1 while good checks say that they will not be for long, such as of a certificate that expires",
+        each().map(|(l, b)| (l, i64::from(b.warning.is_some()))),
+    );
+    page.gauge(
         "backend_takes_new_flows",
         "1 when new flows may go to the backend",
         each().map(|(l, b)| (l, i64::from(b.takes_new))),

@@ -14,6 +14,8 @@ use crate::reconcile::Written;
 pub struct Timings {
     /// Seconds a probe took, by service.
     pub(super) check: Family<Labels, Histogram, fn() -> Histogram>,
+    /// Seconds by which probes began late, void ones among them.
+    pub(super) late: Histogram,
     /// Seconds from the state to the operations that the maps need.
     pub(super) plan: Histogram,
     /// Seconds to run these operations.
@@ -38,6 +40,7 @@ impl Default for Timings {
     fn default() -> Self {
         Self {
             check: Family::new_with_constructor(seconds as fn() -> Histogram),
+            late: seconds(),
             plan: seconds(),
             apply: seconds(),
             store: seconds(),
@@ -54,6 +57,11 @@ impl Timings {
         self.check
             .get_or_create(&service_labels(service))
             .observe(seconds);
+    }
+
+    /// A probe began so much later than planned.
+    pub fn began_late(&self, seconds: f64) {
+        self.late.observe(seconds);
     }
 
     /// A probe round of this service said nothing.

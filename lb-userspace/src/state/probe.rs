@@ -2,7 +2,7 @@
 
 use super::{State, persist, record};
 use crate::event::{Effect, Record};
-use crate::health::Evidence;
+use crate::health::{Evidence, Warning};
 use crate::model::{BackendKey, Check, ProbeResult};
 use crate::velocity::Decision;
 
@@ -41,6 +41,14 @@ impl State {
                     reason: why.clone(),
                 },
             );
+        }
+        if let Some(warned) = seen.warned {
+            let warning = match warned {
+                Warning::Given(words) => Some(words),
+                Warning::Over => None,
+            };
+            let backend = key.clone();
+            record(effects, Record::Warned { backend, warning });
         }
         let decisions = self
             .velocity

@@ -201,6 +201,7 @@ impl State {
                 Err(reason) => reason.clone(),
             },
             suspicion: self.suspicion_words(now, key),
+            warning: known.tracker.warning().map(str::to_owned),
             traffic: Traffic {
                 open_flows: self.open_of(key),
                 handshakes: match &numbers.origin {

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use lb_tests::daemon::{Config, Health, Protocol, Service};
 use lb_tests::server::{Dnsmasq, ECHO_PORT, Grpc, GrpcSettings, HTTP_PORT, Nginx, Server};
@@ -14,6 +15,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use super::real_path::full_size;
 use crate::stage::{SHAPES, Stage};
 
+/// Less than `warn-before-expiry`, whose default is 14 days.
+const SOON: Duration = Duration::from_secs(5 * 86_400);
 /// What the servers' certificates are for.
 const NAME: &str = "www.example.org";
 const GRPC_SERVICE: &str = "lab.Echo";
@@ -185,6 +188,7 @@ impl Files {
         files.sign(&ca, "server", NAME);
         files.sign(&ca, "other", "www.example.net");
         files.sign(&ca, "client", "balancer");
+        files.sign_until(&ca, "soon", NAME, SystemTime::now() + SOON);
         files.write("check", COMMAND);
         let all_may_run = fs::Permissions::from_mode(0o755);
         fs::set_permissions(files.path("check"), all_may_run).unwrap();
@@ -200,10 +204,22 @@ impl Files {
     }
 
     fn sign(&self, ca: &CertifiedIssuer<'static, KeyPair>, file: &str, name: &str) {
+        let until = SystemTime::now() + 1000 * SOON;
+        self.sign_until(ca, file, name, until);
+    }
+
+    fn sign_until(
+        &self,
+        ca: &CertifiedIssuer<'static, KeyPair>,
+        file: &str,
+        name: &str,
+        until: SystemTime,
+    ) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         // OpenSSL takes a certificate that has its issuer's name, as all do by default, for self-signed.
         params.distinguished_name.push(DnType::CommonName, name);
+        params.not_after = until.into();
         let certificate = params.signed_by(&key, ca).unwrap();
         self.write(&format!("{file}.pem"), &certificate.pem());
         self.write(&format!("{file}.key"), &key.serialize_pem());
@@ -234,7 +250,7 @@ fn blocks(files: &Path, right: bool) -> String {
     let identity = |name: &str| {
         format!("ssl_certificate {files}/{name}.pem; ssl_certificate_key {files}/{name}.key;")
     };
-    let (shown, own) = (identity(named), identity("server"));
+    let (shown, own, soon) = (identity(named), identity("server"), identity("soon"));
     let client = format!("ssl_verify_client on; ssl_client_certificate {files}/{trusted}.pem;");
     [
         server(
@@ -252,7 +268,7 @@ fn blocks(files: &Path, right: bool) -> String {
         server(
             HTTP2_TLS,
             &format!("ssl {http2}"),
-            &format!("{own} return 200;"),
+            &format!("{soon} return 200;"),
         ),
     ]
     .concat()
@@ -358,6 +374,24 @@ fn check(stage: &Stage, what: &str, reason: impl Fn(&Case) -> Option<&'static st
     }
 }
 
+/// A certificate that expires within `warn-before-expiry` is told of once: in the log, the status, and `why`.
+fn warns_of_what_expires(stage: &Stage) {
+    let status = stage.daemon.status().unwrap();
+    for case in &CASES {
+        let backend = status.backend(&format!("{}/b1", case.name));
+        let expected = (case.port == Some(HTTP2_TLS)).then_some("the certificate expires in 4days");
+        let warning = backend.warning.as_deref();
+        assert_eq!(warning.map(|words| &words[..32]), expected, "{}", case.name);
+    }
+    let log = stage.daemon.log();
+    for backend in ["b1", "b2"] {
+        let told = |line: &&str| {
+            line.contains("not for long") && line.contains(&format!("backend={backend}"))
+        };
+        assert_eq!(log.lines().filter(told).count(), 1, "{log}");
+    }
+}
+
 #[test]
 fn every_check_finds_what_is_wrong_with_real_servers_and_when_it_is_right_again() {
     let shape = Shape {
@@ -377,6 +411,7 @@ fn every_check_finds_what_is_wrong_with_real_servers_and_when_it_is_right_again(
     });
     let files = &files.get().unwrap().0;
     check(&stage, "all are right", |_| None);
+    warns_of_what_expires(&stage);
     real.borrow()[0].answer(&stage, "b1", files, false);
     check(&stage, "b1 answers wrong", |case| case.wrong);
     real.borrow()[0].answer(&stage, "b1", files, true);

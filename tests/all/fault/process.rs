@@ -191,6 +191,16 @@ fn p7_daemon_that_is_starved_of_cpu_takes_nobody_for_dead_but_who_is() {
         assert!(nobody, "{log}");
         found.unwrap();
     });
+    // How late checks began is there for monitoring: most of the time it was stopped for 95 ms of 100.
+    let page = crate::ops::metrics::page(&stage.topology);
+    let late = &page["fairlead_check_late_seconds_bucket"];
+    let within = |limit: &str| {
+        let mut found = late
+            .iter()
+            .filter(|(labels, _)| labels.contains(&format!("le=\"{limit}\"")));
+        *found.next().unwrap().1
+    };
+    assert!(within("+Inf") - within("0.01") > 10.0, "{late:?}");
     stage.storm(&ECHO, 1000).assert_clean(1000);
     stage.end();
 }

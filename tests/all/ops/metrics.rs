@@ -109,6 +109,7 @@ const FAMILIES: &[(&str, Each)] = &[
     ("fairlead_backend_live_flows", Each::Backend),
     ("fairlead_backend_open_flows", Each::Backend),
     ("fairlead_backend_up", Each::Backend),
+    ("fairlead_backend_check_warns", Each::Backend),
     ("fairlead_backend_takes_new_flows", Each::Backend),
     ("fairlead_backend_weight", Each::Backend),
     ("fairlead_backend_path_mtu_bytes", Each::Backend),
@@ -117,6 +118,7 @@ const FAMILIES: &[(&str, Each)] = &[
 
 /// Every histogram.
 const HISTOGRAMS: &[(&str, Each)] = &[
+    ("fairlead_check_late_seconds", Each::Balancer),
     ("fairlead_plan_duration_seconds", Each::Balancer),
     ("fairlead_apply_duration_seconds", Each::Balancer),
     ("fairlead_store_duration_seconds", Each::Balancer),
@@ -124,9 +126,9 @@ const HISTOGRAMS: &[(&str, Each)] = &[
 ];
 
 /// Series by name, then by labels.
-type Page = BTreeMap<String, BTreeMap<String, f64>>;
+pub(crate) type Page = BTreeMap<String, BTreeMap<String, f64>>;
 
-fn page(topology: &Topology) -> Page {
+pub(crate) fn page(topology: &Topology) -> Page {
     let mut page = Page::new();
     for line in text(topology, "lb", &["curl", "-sSf", "--max-time", "5", URL]).lines() {
         if line.starts_with('#') {
@@ -189,7 +191,7 @@ fn every_known_series_is_there_at_the_first_scrape() {
     assert_eq!(found, expected);
     let series: usize = found.values().sum();
     let formula =
-        82 + 5 * interfaces + reasons + services * (26 + reasons) + 19 * backends + agents + 4;
+        98 + 5 * interfaces + reasons + services * (26 + reasons) + 20 * backends + agents + 4;
     assert_eq!(series, formula, "the formula in README.md");
     let quiet = page.iter().filter(|(name, _)| {
         let counts =

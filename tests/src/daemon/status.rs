@@ -165,6 +165,9 @@ pub struct Backend {
     /// The thousandths of its weight that its agent leaves it, if agents are asked.
     #[serde(default)]
     pub agent: Option<u32>,
+    /// Why its checks will not be good for long.
+    #[serde(default)]
+    pub warning: Option<String>,
     /// The way to it: interface and MAC address, or why there is none.
     pub route: String,
     /// Counters.
