@@ -17,6 +17,7 @@ use crate::announce::claimer::{self, Claimer};
 use crate::api;
 use crate::cli::Run;
 use crate::dataplane::bpf::{self, Bpf, Opening, Settings};
+use crate::health::descriptors;
 use crate::health::runner::{self, Runner};
 use crate::hooks::runner::Hooks;
 use crate::metrics;
@@ -143,7 +144,13 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     let (look, looks) = mpsc::channel(1);
     let watch = reconciler.dataplane().reader();
     tasks.spawn(passive::watch(watch, looking, look, cancel.clone()));
-    let at_once = runner::concurrency(runner::descriptors());
+    match descriptors::raise() {
+        Ok((found, hard)) => tracing::debug!(found, hard, "files that may be open at once"),
+        Err(error) => tracing::warn!(
+            "raise the limit of open files: {error}; fewer checks may be under way at once"
+        ),
+    }
+    let at_once = descriptors::concurrency(descriptors::limit());
     let runner = Runner::spawn(events, cancel.clone(), at_once, seeds.id);
     let paths = reconciler.dataplane().reader();
     runner.set_paths(move |id| paths.path(id, runner::now_ns()));

@@ -17,6 +17,7 @@
 //! delays a return only, never a fall.
 
 mod damping;
+pub mod descriptors;
 pub mod dns;
 pub mod exec;
 mod full_size;

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit};
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
@@ -25,32 +24,12 @@ use crate::event::Event;
 use crate::model::{BackendKey, Check, ProbeResult, ProbeVerdict, Target};
 use crate::rota::{Due, Rota, TargetId};
 
-/// The most probes that are under way at once, whatever the process may open.
-const MOST: usize = 16_384;
-
-/// Descriptors of a process of which nothing else is known (the usual soft limit).
-const USUAL: u64 = 1024;
-
 /// Commands that run at once. Each is a process.
 pub const COMMANDS: usize = 16;
 
 /// Second checks that are made at once of backends that do not answer as the VIP: they only find words, and the descriptors
-/// of a process are few ([`USUAL`], unless told otherwise).
+/// of a process are bounded ([`super::descriptors`]).
 pub const SECOND_CHECKS: usize = 64;
-
-/// How many probes may be under way at once where the process may have so many descriptors: each holds one, some a second
-/// one ([`SECOND_CHECKS`]), and half is left to them and to all else. A silent target holds its permit until its timeout, so
-/// with few of them many silent targets would delay the others.
-pub fn concurrency(descriptors: u64) -> usize {
-    usize::try_from(descriptors / 2)
-        .unwrap_or(MOST)
-        .clamp(1, MOST)
-}
-
-/// How many descriptors this process may have.
-pub fn descriptors() -> u64 {
-    getrlimit(Resource::RLIMIT_NOFILE).map_or(USUAL, |(soft, _hard)| soft)
-}
 
 /// What probes share.
 #[derive(Debug)]

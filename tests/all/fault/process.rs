@@ -124,6 +124,7 @@ fn p6_daemon_without_a_free_descriptor_takes_nobody_for_dead() {
     let load = stage.load(&ECHO, 500);
     let pid = stage.daemon.process().unwrap().pid();
     let (soft, hard) = open_files(pid);
+    assert_eq!(soft, hard, "it takes what it may have");
     // What is open stays open.
     set_open_files(pid, "1", &hard);
     let (begun, before) = (load.begun(), downs(&stage));

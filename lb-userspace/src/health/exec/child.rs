@@ -9,6 +9,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::{User, pipe2};
 
 use super::Environment;
+use crate::health::descriptors::give_back;
 use crate::model::ExecCheck;
 
 /// The child, and the end of the pipe that its output and errors come from (non-blocking); or why there is none.
@@ -42,7 +43,7 @@ pub(super) fn start(
         // The library drops all supplementary groups with it.
         command.gid(user.gid.as_raw()).uid(user.uid.as_raw());
     }
-    // SAFETY: runs in the child between fork and exec, where only async-signal-safe calls are allowed: two system calls,
+    // SAFETY: runs in the child between fork and exec, where only async-signal-safe calls are allowed: four system calls,
     // no memory is allocated and no lock taken.
     unsafe { command.pre_exec(confine) };
     let child = command.spawn().map_err(say)?;
@@ -67,7 +68,7 @@ fn nonblocking(pipe: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// No descriptor from 3 on survives exec, and nothing that is executed gains privileges.
+/// No descriptor from 3 on survives exec, as many may be opened as before we raised that, and nothing that is executed gains privileges.
 fn confine() -> io::Result<()> {
     // SAFETY: plain numbers. The descriptors stay open until exec, since the library reports a failed exec by one.
     let closed = unsafe {
@@ -80,6 +81,7 @@ fn confine() -> io::Result<()> {
     if closed != 0 {
         return Err(io::Error::last_os_error());
     }
+    give_back()?;
     // SAFETY: plain numbers (PR_SET_NO_NEW_PRIVS takes 1 and three zeros).
     let confined = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     match confined {

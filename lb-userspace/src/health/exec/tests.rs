@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use std::fs::File;
 
 use super::*;
+use crate::health::descriptors;
 use crate::model::Check;
 
 fn shell(script: &str) -> ExecCheck {
@@ -69,6 +70,15 @@ async fn exit_code_0_is_good_and_the_first_line_is_the_reason_for_any_other() {
     );
     assert_eq!(run(shell("exit 2")).await, bad_as("exit code 2"));
     assert_eq!(run(shell("kill -9 $$")).await, bad_as("ended by signal 9"));
+}
+
+#[tokio::test]
+async fn a_command_may_open_as_many_files_as_before_we_raised_that() {
+    let before = descriptors::limit();
+    let (found, hard) = descriptors::raise().unwrap();
+    assert!(found <= before && descriptors::limit() == hard);
+    let script = format!("test $(ulimit -Sn) = {found} -a $(ulimit -Hn) = {hard}");
+    assert_eq!(run(shell(&script)).await, ProbeVerdict::Good);
 }
 
 #[tokio::test]
