@@ -129,6 +129,11 @@ impl Looks {
 
     /// Who stands out, by place in the pool, with the youngest evidence.
     pub(super) fn suspects(&self, now: u64, pool: &Pool) -> Vec<(u32, Evidence)> {
+        // Counts only grow: where the first and the last are the same, there was nothing between them.
+        let ends = self.looks.front().zip(self.looks.back());
+        if ends.is_some_and(|((_, first), (_, last))| first == last) {
+            return Vec::new();
+        }
         let window = nanos(pool.policy.window);
         let mut found: Vec<Option<Evidence>> = vec![None; self.since.len()];
         let mut shares = Vec::with_capacity(self.since.len());
