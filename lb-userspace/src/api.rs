@@ -17,6 +17,7 @@ use crate::model::{AdminState, BackendKey, Name};
 
 pub(crate) mod aside;
 pub mod client;
+mod reserve;
 pub mod server;
 
 /// Changes a backend's admin state.

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::aside::aside;
+use super::reserve::Reserved;
 use super::{Admin, Done, Failback, Refused, Reload};
 use crate::status::Status;
 use crate::why::{Whom, Why};
@@ -72,7 +73,7 @@ pub async fn serve(
         .route("/v1/failback", post(failback))
         .layer(DefaultBodyLimit::max(64 << 10))
         .with_state(owner);
-    if let Err(error) = axum::serve(listener, app)
+    if let Err(error) = axum::serve(Reserved::new(listener), app)
         .with_graceful_shutdown(cancel.cancelled_owned())
         .await
     {

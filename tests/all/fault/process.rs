@@ -1,7 +1,9 @@
 //! The daemon that is killed, stopped, or started twice.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use lb_tests::daemon::{BackendConfig, Health};
 use lb_tests::server::Server;
 use lb_userspace::dataplane::Dataplane;
 use lb_userspace::dataplane::bpf::Opening;
@@ -144,6 +146,86 @@ fn p6_daemon_without_a_free_descriptor_takes_nobody_for_dead() {
     });
     assert_eq!(downs(&stage), before, "{}", stage.daemon.log());
     load.stop().assert_clean(1000);
+    stage.end();
+}
+
+/// A limit below which so many numbers of descriptors are free.
+fn limit_with_free(pid: u32, free: usize) -> u64 {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let number = |entry: std::fs::DirEntry| entry.file_name().to_str().unwrap().parse::<u64>();
+    let open: BTreeSet<u64> = open.map(|entry| number(entry.unwrap()).unwrap()).collect();
+    let mut numbers = (0..).filter(|number| !open.contains(number));
+    numbers.nth(free).unwrap()
+}
+
+#[test]
+fn p6_who_asks_has_an_answer_when_checks_have_taken_all_descriptors() {
+    // Checks of 60 ports that answer nothing are under way nearly all the time, and hold a descriptor each.
+    let mut stage = Stage::with(SHAPES[0], Server::threads, |mut config| {
+        for service in &mut config.services {
+            service.health.timeout_ms = 190;
+        }
+        config
+    });
+    let drop = "table inet silent { chain input { type filter hook input priority 0; tcp dport 9000-9059 drop\n }\n }";
+    stage.topology.nft("b1", drop).unwrap();
+    let mut config = stage.daemon.config().clone();
+    let mut silent = config.service("echo4").clone();
+    (silent.name, silent.port) = ("silent".to_owned(), 9);
+    silent.health = Health {
+        kind: "tcp",
+        interval_ms: 500,
+        timeout_ms: 490,
+        port: None,
+        ..silent.health
+    };
+    let like = silent.backends[0].clone();
+    let backend = |n: u16| BackendConfig {
+        name: format!("p{n}"),
+        port: 9000 + n,
+        ..like.clone()
+    };
+    silent.backends = (0..60).map(backend).collect();
+    config.services.push(silent);
+    let pid = stage.daemon.process().unwrap().pid();
+    let few = limit_with_free(pid, 12).to_string();
+    stage.daemon.reload(config).unwrap();
+    let (soft, hard) = open_files(pid);
+    let load = stage.load(&ECHO, 300);
+    set_open_files(pid, &few, &hard);
+    let said = |stage: &Stage| {
+        let why = stage.daemon.cli(&["why", "silent/p1"]).unwrap();
+        let why = why.succeeded().unwrap().stdout;
+        why.contains("no file descriptor left in this process")
+    };
+    wait_until("checks lack descriptors", Duration::from_secs(60), || {
+        said(&stage)
+    });
+    let begin = Instant::now();
+    let mut asked = 0;
+    while begin.elapsed() < Duration::from_secs(5) {
+        let status = stage.daemon.status().unwrap();
+        for name in ["web4", "echo4", "echo6"] {
+            let service = status.service(name).unwrap();
+            assert!(
+                service.backends.iter().all(|b| b.health == "up"),
+                "{service:?}"
+            );
+        }
+        asked += 1;
+    }
+    assert!(asked >= 5 && said(&stage), "{asked}");
+    set_open_files(pid, &soft, &hard);
+    let log = stage.daemon.log();
+    let false_downs = log.lines().filter(|line| line.contains("to=Down"));
+    assert_eq!(
+        false_downs
+            .filter(|line| !line.contains("service=silent"))
+            .count(),
+        0,
+        "{log}"
+    );
+    load.stop().assert_clean(500);
     stage.end();
 }
 
