@@ -12,10 +12,12 @@ use lb_tests::topology::Shape;
 
 use crate::stage::{FULLNAT, SHAPES, Stage, wait_until};
 
+mod spared;
+
 const SERVICE: &str = "echo4";
 const VICTIM: &str = "echo4/b1";
 
-/// New connections a second, over three backends.
+/// New connections a second, over all backends.
 const RATE: u32 = 200;
 
 /// Checks so seldom that none has its turn while a test runs.
@@ -38,9 +40,14 @@ fn stage(shape: Shape) -> Stage {
 
 /// For `nft -f`: connections to the server's port, and to that of its checks, are dropped in silence.
 fn firewall() -> String {
+    firewall_when("")
+}
+
+/// The same with a condition.
+fn firewall_when(condition: &str) -> String {
     format!(
         "table inet fault {{ chain in {{ type filter hook input priority 0;
-    tcp dport {{ {ECHO_PORT}, {HTTP_PORT} }} drop
+    {condition}tcp dport {{ {ECHO_PORT}, {HTTP_PORT} }} drop
     }}
 }}"
     )
@@ -144,27 +151,4 @@ fn a_server_behind_its_own_firewall_is_silent_and_out_without_its_turn() {
         );
         stage.end();
     }
-}
-
-/// Two may not be out: `panic-threshold`.
-#[test]
-fn when_all_are_silent_no_more_are_out_than_the_service_can_spare() {
-    let stage = stage(SHAPES[0]);
-    let load = stage.load(&[SERVICE], RATE);
-    wait_until("connections are made", Duration::from_secs(15), || {
-        load.begun() > u64::from(RATE)
-    });
-    for host in ["b1", "b2", "b3"] {
-        stage.topology.nft(host, &firewall()).unwrap();
-    }
-    let begun = load.begun();
-    wait_until("more are tried", Duration::from_secs(30), || {
-        load.begun() > begun + 3 * u64::from(RATE)
-    });
-    drop(load.stop());
-    let status = stage.daemon.status().unwrap();
-    let service = status.service(SERVICE).unwrap();
-    let down = service.backends.iter().filter(|b| b.health == "down");
-    assert!(down.count() <= 1, "{service:?}");
-    stage.end();
 }
