@@ -4,13 +4,13 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lb_tests::daemon::Config;
-use lb_tests::server::{ECHO_PORT, HTTP_PORT, Server};
-use lb_tests::topology::Shape;
+use lb_tests::server::{Config as ServerConfig, ECHO_PORT, HTTP_PORT, Server};
+use lb_tests::topology::{Family, Shape, Topology, vip};
 
-use crate::stage::{FULLNAT, SHAPES, Stage, wait_until};
+use crate::stage::{FULLNAT, SHAPES, Stage, figure, wait_until};
 
 mod spared;
 
@@ -32,6 +32,30 @@ fn seldom(mut config: Config) -> Config {
         }
     }
     config
+}
+
+/// The same by connections to the port that clients come to: where answers go straight to clients, at the VIP.
+fn at_port(config: Config) -> Config {
+    let mut config = seldom(config);
+    for service in &mut config.services {
+        if service.name == SERVICE {
+            service.health.kind = "tcp";
+            service.health.port = None;
+        }
+    }
+    config
+}
+
+/// Processes, of which the first one has a short queue of connections that it has not accepted yet.
+fn small_queue(topology: &Topology) -> anyhow::Result<Vec<Server>> {
+    let mut servers = Server::processes(topology)?;
+    let config = ServerConfig {
+        backlog: 8,
+        ..ServerConfig::backend(topology, 1)
+    };
+    servers[0].kill();
+    servers[0].start(&config)?;
+    Ok(servers)
 }
 
 fn stage(shape: Shape) -> Stage {
@@ -109,10 +133,16 @@ fn down(stage: &Stage, strike: impl FnOnce(&Stage)) -> String {
     wait_until("connections are made", Duration::from_secs(15), || {
         clients.made() > u64::from(RATE)
     });
+    let struck = Instant::now();
     strike(stage);
     let status = stage.wait("b1 is down", |status| {
         status.backend(VICTIM).health == "down"
     });
+    figure!(
+        "{:?}: out {:?} after its fault",
+        stage.topology.shape().forwarding,
+        struck.elapsed()
+    );
     clients.stop();
     for other in ["echo4/b2", "echo4/b3"] {
         assert_eq!(status.backend(other).health, "up", "{status:?}");
@@ -151,4 +181,39 @@ fn a_server_behind_its_own_firewall_is_silent_and_out_without_its_turn() {
         );
         stage.end();
     }
+}
+
+/// Fault B7: nobody accepts, so the queue is full soon and the kernel answers no SYN.
+#[test]
+fn a_server_that_accepts_nobody_is_silent_and_out_without_its_turn() {
+    let stage = Stage::with(SHAPES[0], small_queue, at_port);
+    let reason = down(&stage, |stage| stage.servers[0].freeze().unwrap());
+    assert!(
+        reason.contains("handshakes unanswered in the last")
+            && reason.contains("checked at once: connect: timed out"),
+        "{reason}"
+    );
+    stage.end();
+}
+
+/// Fault B13: clients' packets reach it, and what it says from the VIP is lost.
+#[test]
+fn a_backend_whose_replies_from_the_vip_are_lost_is_out_without_its_turn() {
+    let stage = Stage::with(SHAPES[2], Server::processes, at_port);
+    let reason = down(&stage, |stage| {
+        let rules = format!(
+            "table inet fault {{ chain out {{ type filter hook output priority 0;
+    ip saddr {} drop
+    }}
+}}",
+            vip(Family::V4, 0)
+        );
+        stage.topology.nft("b1", &rules).unwrap();
+    });
+    assert!(
+        reason.contains("handshakes begun again in the last")
+            && reason.contains("answers at its own address"),
+        "{reason}"
+    );
+    stage.end();
 }
