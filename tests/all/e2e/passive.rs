@@ -7,9 +7,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use lb_tests::daemon::Config;
+use lb_tests::decap;
 use lb_tests::server::{Config as ServerConfig, ECHO_PORT, HTTP_PORT, Server};
-use lb_tests::topology::{Family, Shape, Topology, vip};
+use lb_tests::topology::{Family, Shape, Topology, balancer_back, vip};
 
+use super::tunnel_path::ip;
 use crate::stage::{FULLNAT, SHAPES, Stage, figure, wait_until};
 
 mod spared;
@@ -169,7 +171,12 @@ fn a_killed_server_refuses_and_is_out_without_its_turn() {
 
 #[test]
 fn a_server_behind_its_own_firewall_is_silent_and_out_without_its_turn() {
-    for (shape, sign) in [(SHAPES[0], "unanswered"), (SHAPES[2], "begun again")] {
+    for (shape, sign) in [
+        (SHAPES[0], "unanswered"),
+        (FULLNAT[0], "unanswered"),
+        (SHAPES[2], "begun again"),
+        (SHAPES[4], "begun again"),
+    ] {
         let stage = stage(shape);
         let reason = down(&stage, |stage| {
             stage.topology.nft("b1", &firewall()).unwrap();
@@ -215,5 +222,33 @@ fn a_backend_whose_replies_from_the_vip_are_lost_is_out_without_its_turn() {
             && reason.contains("answers at its own address"),
         "{reason}"
     );
+    stage.end();
+}
+
+/// Fault B8: its kernel tells the balancer that it knows no tunnels, so there is no wait for a SYN that comes again. Of a backend
+/// of several services it could not be told which of them is meant.
+#[test]
+fn a_backend_that_takes_nothing_out_of_its_tunnel_is_unreachable_and_out_without_its_turn() {
+    let stage = Stage::with(SHAPES[4], Server::processes, |config| {
+        let mut config = at_port(config);
+        config.services.retain(|service| service.name == SERVICE);
+        config
+    });
+    // Its way to where tunnels come from.
+    let route = format!(
+        "route add {} via {}",
+        decap::TUNNEL_SOURCES[0],
+        balancer_back(Family::V4)
+    );
+    ip(&stage.topology, "b1", &route);
+    let reason = down(&stage, |stage| {
+        decap::command(&stage.topology, "b1", &["--detach"]).unwrap();
+    });
+    assert!(
+        reason.contains("handshakes unreachable in the last")
+            && reason.contains("takes nothing out of the tunnel"),
+        "{reason}"
+    );
+    decap::attach(&stage.topology, "b1").unwrap();
     stage.end();
 }
