@@ -14,6 +14,7 @@ use lb_tests::topology::{Family, Shape, Topology, balancer_back, vip};
 use super::tunnel_path::ip;
 use crate::stage::{FULLNAT, SHAPES, Stage, figure, wait_until};
 
+mod healthy;
 mod spared;
 
 const SERVICE: &str = "echo4";
