@@ -12,7 +12,7 @@ use lb_tests::topology::{FAMILIES, backend_mac, client};
 use crate::stage::{ECHO, SHAPES, Stage, Stalls, WEB, figure, long, wait_until};
 
 /// Checks alone find who fails, at their turns: what packets show would find it earlier.
-fn active(mut config: Config) -> Config {
+pub(super) fn active(mut config: Config) -> Config {
     let services = config.services.iter_mut();
     for service in services.filter(|service| service.protocol == Protocol::Tcp) {
         service.health.extra = "passive = false";
@@ -21,7 +21,7 @@ fn active(mut config: Config) -> Config {
 }
 
 /// Until a dead backend must have got its last packet.
-fn bound() -> Duration {
+pub(super) fn bound() -> Duration {
     Duration::from_millis(Health::LAB.bound_ms() + 10)
 }
 
