@@ -8,13 +8,13 @@
 //! | B4 | a server is slow, without an error | `checks::b4_server_that_is_slow_...` |
 //! | B5 | wrong status, wrong body, a redirect | `checks::b5_wrong_status_...` |
 //! | B6 | a server is good and bad in turn | `checks::b6_server_that_flaps_...` |
-//! | B7 | a server's accept queue is full (found by a check) | `checks::b7_server_that_accepts_nobody_...` |
-//! | B8 | the VIP, or the decapsulator, of a backend is gone | `e2e::real_path::...` |
+//! | B7 | a server's accept queue is full (found by a check) | `checks::b7_server_that_accepts_nobody_...`; by packets `e2e::passive::...` |
+//! | B8 | the VIP, or the decapsulator, of a backend is gone | `way::b8_...`, `e2e::real_path::...` |
 //! | B9 | a backend's MAC address changes | `backend::b9_backend_with_another_mac_address_...` |
 //! | B10 | all probes fail, all servers work | `backend::b10_when_all_probes_fail_at_once_...` |
 //! | B11 | all servers are down | `backend::b11_when_all_are_really_down_...` |
 //! | B12 | a backend returns | `backend::b12_backend_that_returns_...` |
-//! | B13 | a backend's replies are lost (found by a check) | `checks::b13_backend_whose_replies_...` |
+//! | B13 | a backend's replies are lost (found by a check) | `checks::b13_backend_whose_replies_...`; by packets `e2e::passive::...` |
 //! | L1 | the balancer loses carrier | `link::l1_...` (each side) |
 //! | L2 | its interface is deleted and made again | `link::l2_interface_that_was_deleted_...` |
 //! | L6 | wrong checksums, truncated packets | `packet::l6_...` |
@@ -44,3 +44,4 @@ mod link;
 mod operator;
 mod packet;
 mod process;
+mod way;

@@ -125,11 +125,6 @@ impl Stage {
         Self::build(Turn::alone(), shape, Server::threads, |config| config)
     }
 
-    /// As [`Self::with_processes`], with no other balancer beside it.
-    pub(crate) fn alone_with_processes(shape: Shape) -> Self {
-        Self::build(Turn::alone(), shape, Server::processes, |config| config)
-    }
-
     /// Servers as processes, which can be killed and frozen.
     pub(crate) fn with_processes(shape: Shape) -> Self {
         Self::with(shape, Server::processes, |config| config)

@@ -1,4 +1,4 @@
-//! The failover benchmark: how long a server that fails still gets new flows, over many failures of five kinds.
+//! The failover benchmark: how long a server that fails still gets new flows, over many failures of several kinds.
 //!
 //! This file says what is measured; `failoverbench/` measures it, with the real program and real connections in a
 //! network of namespaces.
@@ -36,11 +36,15 @@ pub enum Fault {
     Firewall,
     /// It answers its health check with 503, and everything else as before.
     WrongAnswer,
+    /// SIGSTOP, of one whose queue of connections is short: its kernel soon answers no SYN.
+    QueueFull,
+    /// What it says from the VIP is lost.
+    RepliesLost,
 }
 
 impl Fault {
-    /// All, in the order in which a round makes them.
-    pub const ALL: [Self; 5] = [
+    /// Those that checks find at their turns.
+    pub const OF_TURNS: [Self; 5] = [
         Self::PowerCut,
         Self::Killed,
         Self::Stopped,
@@ -56,6 +60,8 @@ impl Fault {
             Self::Stopped => "process stopped",
             Self::Firewall => "firewall drops",
             Self::WrongAnswer => "wrong answer",
+            Self::QueueFull => "queue full",
+            Self::RepliesLost => "replies lost",
         }
     }
 }
@@ -117,6 +123,8 @@ pub struct Effort {
     pub way: Way,
     /// Failures of each kind.
     pub kills: u32,
+    /// Of each kind that passive checks leave to the turns of the checks, which take up to `fall` intervals each.
+    pub kills_by_turns: u32,
     /// Between two probes, in milliseconds.
     pub interval_ms: u64,
     /// Of a probe, in milliseconds.
@@ -131,13 +139,47 @@ impl Effort {
     /// More would have to wait for those to the failed server, which end when their client's patience does.
     pub const MOST_PER_SECOND: u32 = 500;
 
-    /// The faults that are made. Packets show no sign of a process that is stopped, nor of a wrong answer; and of one that was
-    /// killed only where its RST passes the balancer: such faults are left to the turns of the checks.
+    /// The faults that are made, in the order in which a round makes them.
     pub const fn faults(&self) -> &'static [Fault] {
         match (self.checks, self.way) {
-            (Checks::Active, _) => &Fault::ALL,
-            (Checks::Passive, Way::Dnat) => &[Fault::PowerCut, Fault::Killed, Fault::Firewall],
-            (Checks::Passive, Way::L2dsr) => &[Fault::PowerCut, Fault::Firewall],
+            (Checks::Active, _) => &Fault::OF_TURNS,
+            (Checks::Passive, Way::Dnat) => &[
+                Fault::PowerCut,
+                Fault::Killed,
+                Fault::Firewall,
+                Fault::QueueFull,
+                Fault::Stopped,
+                Fault::WrongAnswer,
+            ],
+            (Checks::Passive, Way::L2dsr) => &[
+                Fault::PowerCut,
+                Fault::Firewall,
+                Fault::QueueFull,
+                Fault::RepliesLost,
+                Fault::Killed,
+                Fault::Stopped,
+                Fault::WrongAnswer,
+            ],
+        }
+    }
+
+    /// True of a fault for which there is a goal. Packets show no sign of a process that is stopped, nor of a wrong answer; and of
+    /// one that was killed only where its RST passes the balancer: passive checks leave such faults to the turns of the checks.
+    pub const fn has_goal(checks: Checks, way: Way, fault: Fault) -> bool {
+        match (checks, way) {
+            (Checks::Active, _) => true,
+            (Checks::Passive, Way::Dnat) => !matches!(fault, Fault::Stopped | Fault::WrongAnswer),
+            (Checks::Passive, Way::L2dsr) => {
+                !matches!(fault, Fault::Killed | Fault::Stopped | Fault::WrongAnswer)
+            }
+        }
+    }
+
+    /// How many failures of a kind are made.
+    pub const fn kills_of(&self, fault: Fault) -> u32 {
+        match Self::has_goal(self.checks, self.way, fault) {
+            true => self.kills,
+            false => self.kills_by_turns,
         }
     }
 
@@ -164,12 +206,12 @@ impl Effort {
     }
 
     /// The longest failover time that is as it should be: what the checks need at worst, and 50 ms for the verdict,
-    /// the word in the kernel's map and the way of the last SYN; with passive ones a second after the first sign.
+    /// the word in the kernel's map and the way of the last SYN; with passive ones a second, or half of one after the first sign.
     pub fn goal(&self) -> Duration {
         match (self.checks, self.way) {
             (Checks::Active, _) => Duration::from_millis(self.health().bound_ms() + 50),
             (Checks::Passive, Way::Dnat) => Duration::from_secs(1),
-            (Checks::Passive, Way::L2dsr) => Duration::from_secs(2),
+            (Checks::Passive, Way::L2dsr) => Duration::from_millis(1500),
         }
     }
 
@@ -178,7 +220,7 @@ impl Effort {
         match (self.checks, self.way) {
             (Checks::Active, _) => "fall x interval + timeout + 50 ms",
             (Checks::Passive, Way::Dnat) => "a second",
-            (Checks::Passive, Way::L2dsr) => "a second until SYNs come again, and a second",
+            (Checks::Passive, Way::L2dsr) => "a second until SYNs come again, and half a second",
         }
     }
 

@@ -42,6 +42,13 @@ pub struct Config {
     /// The addresses of its UDP sockets. One each, so that an answer has the address that was
     /// asked, VIPs included.
     pub udp: Vec<IpAddr>,
+    /// TCP connections that each of its ports holds until they are accepted (listen(2)).
+    pub backlog: i32,
+}
+
+impl Config {
+    /// Of a server that has room for all who come at once.
+    pub const BACKLOG: i32 = 8192;
 }
 
 /// What `/health` answers.

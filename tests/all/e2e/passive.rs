@@ -4,18 +4,23 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lb_tests::daemon::Config;
-use lb_tests::server::{ECHO_PORT, HTTP_PORT, Server};
-use lb_tests::topology::Shape;
+use lb_tests::decap;
+use lb_tests::server::{Config as ServerConfig, ECHO_PORT, HTTP_PORT, Server};
+use lb_tests::topology::{Family, Shape, Topology, balancer_back, vip};
 
-use crate::stage::{FULLNAT, SHAPES, Stage, wait_until};
+use super::tunnel_path::ip;
+use crate::stage::{FULLNAT, SHAPES, Stage, figure, wait_until};
+
+mod healthy;
+mod spared;
 
 const SERVICE: &str = "echo4";
 const VICTIM: &str = "echo4/b1";
 
-/// New connections a second, over three backends.
+/// New connections a second, over all backends.
 const RATE: u32 = 200;
 
 /// Checks so seldom that none has its turn while a test runs.
@@ -32,15 +37,44 @@ fn seldom(mut config: Config) -> Config {
     config
 }
 
+/// The same by connections to the port that clients come to: where answers go straight to clients, at the VIP.
+fn at_port(config: Config) -> Config {
+    let mut config = seldom(config);
+    for service in &mut config.services {
+        if service.name == SERVICE {
+            service.health.kind = "tcp";
+            service.health.port = None;
+        }
+    }
+    config
+}
+
+/// Processes, of which the first one has a short queue of connections that it has not accepted yet.
+fn small_queue(topology: &Topology) -> anyhow::Result<Vec<Server>> {
+    let mut servers = Server::processes(topology)?;
+    let config = ServerConfig {
+        backlog: 8,
+        ..ServerConfig::backend(topology, 1)
+    };
+    servers[0].kill();
+    servers[0].start(&config)?;
+    Ok(servers)
+}
+
 fn stage(shape: Shape) -> Stage {
     Stage::with(shape, Server::processes, seldom)
 }
 
 /// For `nft -f`: connections to the server's port, and to that of its checks, are dropped in silence.
 fn firewall() -> String {
+    firewall_when("")
+}
+
+/// The same with a condition.
+fn firewall_when(condition: &str) -> String {
     format!(
         "table inet fault {{ chain in {{ type filter hook input priority 0;
-    tcp dport {{ {ECHO_PORT}, {HTTP_PORT} }} drop
+    {condition}tcp dport {{ {ECHO_PORT}, {HTTP_PORT} }} drop
     }}
 }}"
     )
@@ -102,10 +136,16 @@ fn down(stage: &Stage, strike: impl FnOnce(&Stage)) -> String {
     wait_until("connections are made", Duration::from_secs(15), || {
         clients.made() > u64::from(RATE)
     });
+    let struck = Instant::now();
     strike(stage);
     let status = stage.wait("b1 is down", |status| {
         status.backend(VICTIM).health == "down"
     });
+    figure!(
+        "{:?}: out {:?} after its fault",
+        stage.topology.shape().forwarding,
+        struck.elapsed()
+    );
     clients.stop();
     for other in ["echo4/b2", "echo4/b3"] {
         assert_eq!(status.backend(other).health, "up", "{status:?}");
@@ -132,7 +172,12 @@ fn a_killed_server_refuses_and_is_out_without_its_turn() {
 
 #[test]
 fn a_server_behind_its_own_firewall_is_silent_and_out_without_its_turn() {
-    for (shape, sign) in [(SHAPES[0], "unanswered"), (SHAPES[2], "begun again")] {
+    for (shape, sign) in [
+        (SHAPES[0], "unanswered"),
+        (FULLNAT[0], "unanswered"),
+        (SHAPES[2], "begun again"),
+        (SHAPES[4], "begun again"),
+    ] {
         let stage = stage(shape);
         let reason = down(&stage, |stage| {
             stage.topology.nft("b1", &firewall()).unwrap();
@@ -146,25 +191,65 @@ fn a_server_behind_its_own_firewall_is_silent_and_out_without_its_turn() {
     }
 }
 
-/// Two may not be out: `panic-threshold`.
+/// Fault B7: nobody accepts, so the queue is full soon and the kernel answers no SYN.
 #[test]
-fn when_all_are_silent_no_more_are_out_than_the_service_can_spare() {
-    let stage = stage(SHAPES[0]);
-    let load = stage.load(&[SERVICE], RATE);
-    wait_until("connections are made", Duration::from_secs(15), || {
-        load.begun() > u64::from(RATE)
+fn a_server_that_accepts_nobody_is_silent_and_out_without_its_turn() {
+    let stage = Stage::with(SHAPES[0], small_queue, at_port);
+    let reason = down(&stage, |stage| stage.servers[0].freeze().unwrap());
+    assert!(
+        reason.contains("handshakes unanswered in the last")
+            && reason.contains("checked at once: connect: timed out"),
+        "{reason}"
+    );
+    stage.end();
+}
+
+/// Fault B13: clients' packets reach it, and what it says from the VIP is lost.
+#[test]
+fn a_backend_whose_replies_from_the_vip_are_lost_is_out_without_its_turn() {
+    let stage = Stage::with(SHAPES[2], Server::processes, at_port);
+    let reason = down(&stage, |stage| {
+        let rules = format!(
+            "table inet fault {{ chain out {{ type filter hook output priority 0;
+    ip saddr {} drop
+    }}
+}}",
+            vip(Family::V4, 0)
+        );
+        stage.topology.nft("b1", &rules).unwrap();
     });
-    for host in ["b1", "b2", "b3"] {
-        stage.topology.nft(host, &firewall()).unwrap();
-    }
-    let begun = load.begun();
-    wait_until("more are tried", Duration::from_secs(30), || {
-        load.begun() > begun + 3 * u64::from(RATE)
+    assert!(
+        reason.contains("handshakes begun again in the last")
+            && reason.contains("answers at its own address"),
+        "{reason}"
+    );
+    stage.end();
+}
+
+/// Fault B8: its kernel tells the balancer that it knows no tunnels, so there is no wait for a SYN that comes again. Of a backend
+/// of several services it could not be told which of them is meant.
+#[test]
+fn a_backend_that_takes_nothing_out_of_its_tunnel_is_unreachable_and_out_without_its_turn() {
+    let stage = Stage::with(SHAPES[4], Server::processes, |config| {
+        let mut config = at_port(config);
+        config.services.retain(|service| service.name == SERVICE);
+        config
     });
-    drop(load.stop());
-    let status = stage.daemon.status().unwrap();
-    let service = status.service(SERVICE).unwrap();
-    let down = service.backends.iter().filter(|b| b.health == "down");
-    assert!(down.count() <= 1, "{service:?}");
+    // Its way to where tunnels come from.
+    let route = format!(
+        "route add {} via {}",
+        decap::TUNNEL_SOURCES[0],
+        balancer_back(Family::V4)
+    );
+    ip(&stage.topology, "b1", &route);
+    let reason = down(&stage, |stage| {
+        decap::command(&stage.topology, "b1", &["--detach"]).unwrap();
+    });
+    assert!(
+        reason.contains("handshakes unreachable in the last")
+            && reason.contains("takes nothing out of the tunnel"),
+        "{reason}"
+    );
+    decap::attach(&stage.topology, "b1").unwrap();
     stage.end();
 }

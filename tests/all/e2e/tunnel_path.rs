@@ -20,7 +20,7 @@ const LATER: u32 = 1360;
 /// Of a client's transfer.
 const BYTES: usize = 200 << 10;
 
-fn ip(topology: &Topology, host: &str, line: &str) {
+pub(super) fn ip(topology: &Topology, host: &str, line: &str) {
     let output = topology.run_in(host, || Command::new("ip").args(line.split(' ')).output());
     let output = output.unwrap();
     assert!(output.status.success(), "{host}: ip {line}: {output:?}");

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lb_tests::capture::{Capture, Frame};
-use lb_tests::daemon::Health;
+use lb_tests::daemon::{Config, Health, Protocol};
 use lb_tests::law::Excused;
 use lb_tests::load::{Long, Report};
 use lb_tests::server::{Config as ServerConfig, Server};
@@ -11,8 +11,17 @@ use lb_tests::topology::{FAMILIES, backend_mac, client};
 
 use crate::stage::{ECHO, SHAPES, Stage, Stalls, WEB, figure, long, wait_until};
 
+/// Checks alone find who fails, at their turns: what packets show would find it earlier.
+pub(super) fn active(mut config: Config) -> Config {
+    let services = config.services.iter_mut();
+    for service in services.filter(|service| service.protocol == Protocol::Tcp) {
+        service.health.extra = "passive = false";
+    }
+    config
+}
+
 /// Until a dead backend must have got its last packet.
-fn bound() -> Duration {
+pub(super) fn bound() -> Duration {
     Duration::from_millis(Health::LAB.bound_ms() + 10)
 }
 
@@ -46,7 +55,7 @@ fn check_failures(report: &Report, from: Instant, stalls: &Stalls) {
 
 #[test]
 fn b1_dead_process_gets_no_new_flows_and_returns() {
-    let mut stage = Stage::alone_with_processes(SHAPES[0]);
+    let mut stage = Stage::alone_with(SHAPES[0], Server::processes, active);
     let stalls = Stalls::watch();
     let capture = capture(&stage, 1);
     let load = stage.load(&WEB, 500);
@@ -82,7 +91,7 @@ fn b1_dead_process_gets_no_new_flows_and_returns() {
 #[test]
 fn b2_backend_without_power_gets_its_last_packet_in_time_and_returns() {
     for shape in [SHAPES[0], SHAPES[3]] {
-        let stage = Stage::alone(shape);
+        let stage = Stage::alone_with(shape, Server::threads, active);
         let stalls = Stalls::watch();
         let capture = capture(&stage, 1);
         let load = stage.load(&WEB, 500);
@@ -113,7 +122,7 @@ fn b2_backend_without_power_gets_its_last_packet_in_time_and_returns() {
 #[test]
 fn b2_time_to_the_last_packet_is_spread_below_its_bound() {
     let cuts = if long() { 200 } else { 20 };
-    let stage = Stage::alone(SHAPES[0]);
+    let stage = Stage::alone_with(SHAPES[0], Server::threads, active);
     let stalls = Stalls::watch();
     let interval = Duration::from_millis(Health::LAB.interval_ms);
     let mut times = vec![];
@@ -166,7 +175,7 @@ fn b2_time_to_the_last_packet_is_spread_below_its_bound() {
 
 #[test]
 fn b3_frozen_server_is_found_although_its_kernel_accepts() {
-    let stage = Stage::alone_with_processes(SHAPES[0]);
+    let stage = Stage::alone_with(SHAPES[0], Server::processes, active);
     let stalls = Stalls::watch();
     let load = stage.load(&WEB, 300);
     wait_until("the load runs", Duration::from_secs(5), || {

@@ -6,15 +6,16 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use lb_tests::failoverbench::{Checks, Effort, Way, run, table};
 
-/// How long a server that fails still gets new flows: power cut, process killed, process stopped, firewall, wrong answer.
+/// How long a server that fails still gets new flows: power cut, process killed, process stopped, firewall, wrong answer, queue full, replies lost.
 ///
 /// Needs root. Everything happens in network namespaces of its own. An otherwise idle machine gives the figures that can
 /// be compared.
 #[derive(Parser)]
 #[command(name = "cargo xtask bench-failover", version)]
 struct Arguments {
-    /// Have passive checks find the faults of which packets show a sign, and only those: in dnat power cut, process killed and
-    /// firewall; in l2dsr, where RSTs do not pass the balancer, not the killed process.
+    /// Have passive checks find the faults of which packets show a sign: power cut, firewall and a queue of connections that is full; in
+    /// dnat process killed, in l2dsr replies that are lost. The others are left to the turns of the checks, without a goal: process
+    /// stopped and wrong answer, in l2dsr, where RSTs do not pass the balancer, process killed too.
     #[arg(long)]
     passive: bool,
     /// How packets reach the servers.
@@ -23,6 +24,10 @@ struct Arguments {
     /// Failures of each kind.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     kills: u32,
+    /// Failures of each kind that --passive leaves to the turns of the checks: each takes up to fall x interval [default: an eighth of
+    /// --kills, at least one].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    kills_by_turns: Option<u32>,
     /// Milliseconds between two probes [default: 200, with --passive 10000].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=60_000))]
     interval: Option<u64>,
@@ -65,6 +70,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         checks,
         way: arguments.forwarding,
         kills: arguments.kills,
+        kills_by_turns: arguments
+            .kills_by_turns
+            .unwrap_or_else(|| arguments.kills.div_ceil(8)),
         interval_ms,
         timeout_ms,
         fall: arguments.fall,

@@ -34,6 +34,9 @@ enum Verb {
         /// An address for UDP echo; may be given several times.
         #[arg(long)]
         udp: Vec<IpAddr>,
+        /// TCP connections that each port holds until they are accepted.
+        #[arg(long, default_value_t = server::Config::BACKLOG)]
+        backlog: i32,
     },
     /// Builds the network with its servers, without a balancer, and keeps it until Ctrl-C: to look
     /// around with `ip netns exec`.
@@ -107,7 +110,9 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
-        Some(Verb::Server { name, udp }) => server::serve(&server::Config { name, udp })?,
+        Some(Verb::Server { name, udp, backlog }) => {
+            server::serve(&server::Config { name, udp, backlog })?
+        }
         Some(Verb::Network) => network(arguments.lab.shape())?,
         None => {
             let LabArguments {

@@ -1,4 +1,5 @@
-//! The rounds: each makes a fault of every kind once, so that what drifts, drifts for all.
+//! The rounds: each makes a fault of every kind once, so that what drifts, drifts for all; of those kinds of which fewer are wanted only
+//! some rounds, evenly spread.
 
 use std::time::Duration;
 
@@ -17,11 +18,15 @@ pub fn run(effort: &Effort, mut say: impl FnMut(&str)) -> Result<Results> {
     say(&format!("{}: setting up", effort.checks.name()));
     let mut bed = Bed::build(effort)?;
     let interval = Duration::from_millis(effort.interval_ms);
-    for round in 0..effort.kills {
-        say(&format!("round {} of {}", round + 1, effort.kills));
+    let rounds = effort.kills.max(effort.kills_by_turns);
+    for round in 0..rounds {
+        say(&format!("round {} of {rounds}", round + 1));
         // The golden ratio spreads any number of points evenly over the time between two probes.
         let phase = interval.mul_f64(f64::from(round) * 0.618_033_988_75 % 1.0);
         for row in &mut results.rows {
+            if !is_due(effort.kills_of(row.fault), round, rounds) {
+                continue;
+            }
             let kill = bed.kill(row.fault, phase);
             let name = row.fault.name();
             row.kills.push(kill.with_context(|| name.to_owned())?);
@@ -29,6 +34,12 @@ pub fn run(effort: &Effort, mut say: impl FnMut(&str)) -> Result<Results> {
     }
     bed.check()?;
     Ok(results)
+}
+
+/// A round is one of so many that are spread over all.
+fn is_due(wanted: u32, round: u32, rounds: u32) -> bool {
+    let until = |round: u32| u64::from(round) * u64::from(wanted) / u64::from(rounds);
+    until(round + 1) > until(round)
 }
 
 /// The first figure of `/proc/loadavg` (proc(5)).

@@ -1,8 +1,8 @@
 //! A run as a table and a histogram for people.
 
 use super::histogram::{self, BINS};
-use super::results::{Figures, Kill, Results};
-use super::{Checks, Fault};
+use super::results::{Figures, Kill, Results, Row};
+use super::{Checks, Effort};
 
 /// The whole text.
 pub fn render(results: &Results) -> String {
@@ -33,7 +33,7 @@ pub fn render(results: &Results) -> String {
 
 fn table(results: &Results) -> String {
     let mut text = format!(
-        "{}, goal {:.0} ms ({})\n{:<16}{:>6}{:>9}{:>9}{:>9}{:>14}  goal\n",
+        "{}, goal {:.0} ms ({})\n{:<18}{:>6}{:>9}{:>9}{:>9}{:>14}  goal\n",
         results.checks.name(),
         results.goal_ms,
         results.goal_in_words,
@@ -45,26 +45,40 @@ fn table(results: &Results) -> String {
         "flows, median"
     );
     for row in &results.rows {
-        text.push_str(&line(row.fault.name(), &row.kills, results.goal_ms));
+        let goal = has_goal(results, row).then_some(results.goal_ms);
+        text.push_str(&line(row.fault.name(), &row.kills, goal));
     }
+    let with_goal = results.rows.iter().filter(|row| has_goal(results, row));
+    let shown: Vec<Kill> = with_goal.flat_map(|row| row.kills.clone()).collect();
     let all: Vec<Kill> = results.kills().copied().collect();
-    text.push_str(&line("all", &all, results.goal_ms));
+    if shown.len() < all.len() {
+        text.push_str(&line("that packets show", &shown, Some(results.goal_ms)));
+        text.push_str(&line("all", &all, None));
+    } else {
+        text.push_str(&line("all", &all, Some(results.goal_ms)));
+    }
     text
 }
 
-fn line(name: &str, kills: &[Kill], goal: f64) -> String {
+fn has_goal(results: &Results, row: &Row) -> bool {
+    Effort::has_goal(results.checks, results.way, row.fault)
+}
+
+/// Of faults without a goal there is none to meet.
+fn line(name: &str, kills: &[Kill], goal: Option<f64>) -> String {
     let times: Vec<f64> = kills.iter().map(|kill| kill.failover_ms).collect();
     let flows: Vec<f64> = kills.iter().map(|kill| kill.flows as f64).collect();
     let (Some(of), Some(flows)) = (Figures::of(&times), Figures::of(&flows)) else {
-        return format!("{name:<16}{:>6}\n", 0);
+        return format!("{name:<18}{:>6}\n", 0);
     };
-    let over = times.iter().filter(|time| **time > goal).count();
+    let over = goal.map(|goal| times.iter().filter(|time| **time > goal).count());
     let verdict = match over {
-        0 => "met".to_owned(),
-        over => format!("missed by {over}"),
+        None => "-".to_owned(),
+        Some(0) => "met".to_owned(),
+        Some(over) => format!("missed by {over}"),
     };
     format!(
-        "{name:<16}{:>6}{:>9.1}{:>9.1}{:>9.1}{:>14}  {verdict}\n",
+        "{name:<18}{:>6}{:>9.1}{:>9.1}{:>9.1}{:>14}  {verdict}\n",
         kills.len(),
         of.median,
         of.p99,
@@ -89,10 +103,10 @@ fn plot(results: &Results) -> String {
             over => format!(" {over} beyond"),
         };
         let marks = histogram::marks(counts, most);
-        text.push_str(&format!("{name:<16}|{marks}|{beyond}\n"));
+        text.push_str(&format!("{name:<18}|{marks}|{beyond}\n"));
     }
     text.push_str(&format!(
-        "{:<16} 0 ms {:>width$} ms; each place {:.0} ms, the highest mark {most}\n",
+        "{:<18} 0 ms {:>width$} ms; each place {:.0} ms, the highest mark {most}\n",
         "",
         format!("{goal:.0}"),
         goal / BINS as f64,
@@ -104,22 +118,19 @@ fn plot(results: &Results) -> String {
 fn remarks(results: &Results) -> String {
     let late = results.kills().map(|kill| kill.late_ms).fold(0.0, f64::max);
     let failed: u64 = results.kills().map(|kill| kill.failed_later).sum();
-    let made = |fault: &&Fault| results.rows.iter().any(|row| row.fault == **fault);
-    let unseen: Vec<&str> = Fault::ALL
-        .iter()
-        .filter(|fault| !made(fault))
-        .map(|fault| fault.name())
-        .collect();
-    let unseen = match results.checks {
+    let left = results.rows.iter().filter(|row| !has_goal(results, row));
+    let left: Vec<&str> = left.map(|row| row.fault.name()).collect();
+    let left = match results.checks {
         Checks::Active => String::new(),
         Checks::Passive => format!(
-            "no packet shows these in {}, they are left to the turns of the checks: {}\n",
+            "no packet shows these in {}, they are left to the turns of the checks, {} ms apart, and fewer of them are made: {}\n",
             results.way.name(),
-            unseen.join(", ")
+            results.interval_ms,
+            left.join(", ")
         ),
     };
     format!(
         "connections begun after the failover time that failed: {failed}\n\
-         the longest that a thread of this machine had to wait meanwhile: {late:.0} ms\n{unseen}"
+         the longest that a thread of this machine had to wait meanwhile: {late:.0} ms\n{left}"
     )
 }

@@ -54,6 +54,7 @@ impl Config {
         Self {
             name: format!("b{n}"),
             udp,
+            backlog: Self::BACKLOG,
         }
     }
 }
@@ -85,7 +86,7 @@ impl Server {
 
     /// Starts a server as a thread; it answers when this returns.
     pub fn thread(namespace: &Namespace, config: Config) -> Result<Self> {
-        let sockets = namespace.run(|| Sockets::open(&config.udp))?;
+        let sockets = namespace.run(|| Sockets::open(&config))?;
         let (stop, stopped) = oneshot::channel();
         let inside = namespace.clone();
         let name = config.name.clone();
@@ -123,6 +124,7 @@ impl Server {
     pub fn start(&mut self, config: &Config) -> Result<()> {
         let mut command = Command::new(lab_binary()?);
         command.args(["server", "--name", &config.name]);
+        command.args(["--backlog", &config.backlog.to_string()]);
         for address in &config.udp {
             command.args(["--udp", &address.to_string()]);
         }
@@ -195,25 +197,25 @@ impl Drop for Running {
 
 impl Sockets {
     /// Opens them on the standard ports of the namespace that the thread is in.
-    fn open(udp: &[IpAddr]) -> Result<Self> {
+    fn open(config: &Config) -> Result<Self> {
+        let addresses = config.udp.iter();
         Ok(Self {
-            http: listen(HTTP_PORT)?,
-            echo: listen(ECHO_PORT)?,
-            udp: udp
-                .iter()
+            http: listen(HTTP_PORT, config.backlog)?,
+            echo: listen(ECHO_PORT, config.backlog)?,
+            udp: addresses
                 .map(|address| bind_udp(*address))
                 .collect::<Result<_>>()?,
         })
     }
 }
 
-fn listen(port: u16) -> Result<std::net::TcpListener> {
+fn listen(port: u16, backlog: i32) -> Result<std::net::TcpListener> {
     let open = || -> std::io::Result<_> {
         let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_only_v6(false)?;
         socket.set_reuse_address(true)?;
         socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
-        socket.listen(8192)?;
+        socket.listen(backlog)?;
         socket.set_nonblocking(true)?;
         Ok(socket.into())
     };
@@ -230,7 +232,7 @@ fn bind_udp(address: IpAddr) -> Result<std::net::UdpSocket> {
 /// The main function of a server process: serves until it is killed.
 pub fn serve(config: &Config) -> Result<()> {
     let (_never, stopped) = oneshot::channel();
-    run(config, Sockets::open(&config.udp)?, stopped)
+    run(config, Sockets::open(config)?, stopped)
 }
 
 fn run(config: &Config, sockets: Sockets, stopped: oneshot::Receiver<()>) -> Result<()> {

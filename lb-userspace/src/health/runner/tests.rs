@@ -10,6 +10,8 @@ use super::*;
 use crate::health::{Evidence, Thresholds, Tracker};
 use crate::model::{BackendKey, ExecCheck};
 
+mod twice;
+
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Probes at once, as with the usual limit of descriptors.
