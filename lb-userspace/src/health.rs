@@ -30,6 +30,8 @@ pub mod icmp;
 mod limited;
 pub mod peer;
 mod real_path;
+#[cfg(feature = "recorded")]
+pub mod recorded;
 mod refusals;
 pub mod runner;
 mod segments;

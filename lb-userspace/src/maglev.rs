@@ -35,8 +35,8 @@ pub const SIZES: &[u32] = &[
 ];
 
 /// Slots for each backend that [`ring_size`] aims at. The paper's 100 keep shares within 1 %; twice as many
-/// keep what moves besides the slots of a backend that leaves below 2 %, and below 1.5 % for pools of 100
-/// (the test `what_moves_when_one_backend_leaves` prints it).
+/// keep what moves besides the slots of a backend that leaves below 2 %, and below 1.5 % for pools of 100, in the mean over keys; of a
+/// small pool one key in a hundred moves up to 9 % (the tests `what_moves_...` print it).
 pub const SLOTS_PER_BACKEND: u32 = 200;
 
 /// Ring size of a pool of so many configured backends: the first of [`SIZES`] that has
@@ -264,6 +264,42 @@ mod tests {
                 worst % 1000
             );
             assert!(worst < bound, "{worst} of 100,000");
+        }
+    }
+
+    /// Whatever the key: some have steps that go together badly.
+    #[test]
+    fn what_moves_in_the_mean_and_at_worst_over_many_keys() {
+        for pool in [3, 10, 40, 100] {
+            let names: Vec<String> = (0..pool).map(|n| format!("web/b{n}")).collect();
+            let ring = |gone: Option<usize>, key| {
+                let members: Vec<Member<'_>> = (0..)
+                    .zip(&names)
+                    .map(|(id, name)| Member {
+                        id,
+                        name,
+                        weight: u32::from(gone != Some(id as usize)),
+                    })
+                    .collect();
+                fill(&members, ring_size(pool), key)
+            };
+            let mut all: Vec<usize> = (0..200)
+                .map(|n| {
+                    let key = HashKey([n, 11]);
+                    let gone = n as usize % pool;
+                    moved(&ring(None, key), &ring(Some(gone), key), |id| {
+                        id != gone as u32
+                    })
+                })
+                .collect();
+            all.sort_unstable();
+            let mean = all.iter().sum::<usize>() / all.len();
+            println!(
+                "1 of {pool} leaves, 200 keys: mean {mean}, of nine in ten at most {}, worst {} of 100,000",
+                all[179], all[199]
+            );
+            assert!(mean < 2_000 && all[179] < 2_500, "{all:?}");
+            assert!(all[199] < 10_000, "{all:?}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! The balancer with real traffic: what it does on a good day.
 
+mod affinity;
 mod agents;
 mod answers;
 mod change;

@@ -5,6 +5,7 @@ mod end;
 mod hooks;
 pub(crate) mod metrics;
 mod refusal;
+mod restarts;
 mod socket;
 mod why;
 

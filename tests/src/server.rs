@@ -58,6 +58,8 @@ pub struct Health {
     pub status: u16,
     /// Body.
     pub body: String,
+    /// Field `x-fairlead-weight`, if it is to be there.
+    pub weight: Option<String>,
     /// Time before the answer.
     pub delay_ms: u64,
     /// Close the connection instead of answering.
@@ -69,6 +71,7 @@ impl Default for Health {
         Self {
             status: 200,
             body: "ok\n".to_owned(),
+            weight: None,
             delay_ms: 0,
             close: false,
         }

@@ -1,4 +1,5 @@
-//! `cargo xtask fuzz`: the coverage-guided fuzzer of the data plane (libFuzzer), for a bounded time.
+//! `cargo xtask fuzz`: the coverage-guided fuzzers (libFuzzer) of the data plane and of what reads the answers to checks, for a bounded time or
+//! so many inputs.
 //!
 //! The compiler's own instrumentation needs stable flags only, and libFuzzer a C++ compiler, which set-up installs
 //! for the linker: no nightly toolchain and no cargo-fuzz.
@@ -24,14 +25,26 @@ const FLAGS: [&str; 5] = [
     "-Cllvm-args=-sanitizer-coverage-pc-table",
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
 ];
-/// The longest input, in bytes: room for about a hundred packets.
-const LONGEST: &str = "-max_len=2048";
+/// What a fuzzer feeds: the name of its program, and of its corpus.
+pub(crate) const TARGETS: [&str; 5] = ["pipeline", "http", "http2", "grpc", "dns"];
+
+/// The longest input, in bytes: room for about a hundred packets, or for an answer and what may be wrong with it.
+fn longest(target: &str) -> &'static str {
+    match target {
+        "pipeline" => "-max_len=2048",
+        _ => "-max_len=512",
+    }
+}
 
 /// What is committed: an input a line, in hexadecimal digits.
-const CORPUS: &str = "fuzz/corpus.txt";
+fn corpus(target: &str) -> String {
+    format!("fuzz/corpus/{target}.txt")
+}
 
-/// Where the fuzzer's files are.
-struct Folders {
+/// One fuzzer's program and files.
+struct Fuzzer {
+    name: String,
+    program: PathBuf,
     /// What is committed, a file for each input.
     corpus: PathBuf,
     /// What this machine has found.
@@ -40,68 +53,139 @@ struct Folders {
     failed: PathBuf,
 }
 
-impl Folders {
-    fn make(workspace: &Workspace) -> anyhow::Result<Self> {
-        let target = workspace.target.join("fuzz");
-        let folders = Self {
+impl Fuzzer {
+    /// Of a program among those that were built.
+    fn new(workspace: &Workspace, programs: &Path, name: &str) -> anyhow::Result<Self> {
+        let target = workspace.target.join("fuzz").join(name);
+        let fuzzer = Self {
+            name: name.to_owned(),
+            program: programs.join(name),
             corpus: target.join("corpus"),
             found: target.join("found"),
             failed: target.join("failed"),
         };
-        if folders.corpus.exists() {
-            fs::remove_dir_all(&folders.corpus)
-                .with_context(|| format!("empty {}", folders.corpus.display()))?;
+        if fuzzer.corpus.exists() {
+            fs::remove_dir_all(&fuzzer.corpus)
+                .with_context(|| format!("empty {}", fuzzer.corpus.display()))?;
         }
-        for folder in [&folders.corpus, &folders.found, &folders.failed] {
+        for folder in [&fuzzer.corpus, &fuzzer.found, &fuzzer.failed] {
             fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
         }
-        let path = workspace.root.join(CORPUS);
+        let path = workspace.root.join(corpus(name));
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         for (number, line) in (1_u32..).zip(text.lines()) {
             let input = from_hex(line)
                 .with_context(|| format!("{}:{number} is no input", path.display()))?;
-            fs::write(folders.corpus.join(number.to_string()), input)
-                .with_context(|| format!("write into {}", folders.corpus.display()))?;
+            fs::write(fuzzer.corpus.join(number.to_string()), input)
+                .with_context(|| format!("write into {}", fuzzer.corpus.display()))?;
         }
-        Ok(folders)
+        Ok(fuzzer)
+    }
+
+    /// For some seconds, on the committed corpus and on what was found here before.
+    fn run(&self, seconds: u32) -> anyhow::Result<()> {
+        let mut command = shell::command(&self.program);
+        command
+            .arg(&self.found)
+            .arg(&self.corpus)
+            .arg(format!("-max_total_time={seconds}"))
+            .args(self.common());
+        shell::run(&mut command).with_context(|| self.to_repeat())
+    }
+
+    /// On the committed corpus and on so many inputs that it makes of that: fails also if it ran fewer.
+    fn run_some(&self, inputs: u64) -> anyhow::Result<()> {
+        let committed = fs::read_dir(&self.corpus)
+            .with_context(|| format!("list {}", self.corpus.display()))?
+            .count();
+        let asked = inputs.saturating_add(committed as u64);
+        let mut command = shell::command(&self.program);
+        command
+            .arg(&self.corpus)
+            .arg(format!("-runs={asked}"))
+            .args(self.common());
+        let mut ran = None;
+        let status = show(&mut command, &mut io::stdout(), |line| {
+            ran = executed(line).or(ran);
+        })?;
+        anyhow::ensure!(status.success(), self.to_repeat());
+        anyhow::ensure!(
+            ran >= Some(asked),
+            "the fuzzer of {} ran {ran:?} inputs, not {asked}: {committed} are committed, and it should have made the others",
+            self.name
+        );
+        Ok(())
+    }
+
+    /// Few inputs of those committed and found that reach each edge of the code that any of them reaches.
+    fn merged(&self, workspace: &Workspace) -> anyhow::Result<Vec<String>> {
+        let merged = workspace
+            .target
+            .join("fuzz")
+            .join(&self.name)
+            .join("merged");
+        if merged.exists() {
+            fs::remove_dir_all(&merged).with_context(|| format!("empty {}", merged.display()))?;
+        }
+        fs::create_dir_all(&merged).with_context(|| format!("make {}", merged.display()))?;
+        let mut command = shell::command(&self.program);
+        command
+            .args(["-set_cover_merge=1", "-use_counters=0", longest(&self.name)])
+            .arg(prefix(&self.failed))
+            .args([&merged, &self.corpus, &self.found]);
+        shell::run(&mut command)?;
+        let mut lines = Vec::new();
+        for entry in fs::read_dir(&merged).with_context(|| format!("list {}", merged.display()))? {
+            let path = entry?.path();
+            let input = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+            lines.push(to_hex(&input));
+        }
+        lines.sort_by_key(|line| (line.len(), line.clone()));
+        Ok(lines)
+    }
+
+    fn common(&self) -> [String; 4] {
+        [
+            longest(&self.name).to_owned(),
+            prefix(&self.failed),
+            "-print_final_stats=1".to_owned(),
+            "-verbosity=0".to_owned(),
+        ]
+    }
+
+    fn to_repeat(&self) -> String {
+        format!(
+            "an input in {} fails; to run it again: {} FILE",
+            self.failed.display(),
+            self.program.display()
+        )
     }
 }
 
-/// Builds the fuzzer and runs it for some seconds, on the committed corpus and on what was found here before.
-pub(crate) fn run(workspace: &Workspace, seconds: u32) -> anyhow::Result<()> {
-    let fuzzer = build(workspace)?;
-    let folders = Folders::make(workspace)?;
-    let mut command = shell::command(&fuzzer);
-    command
-        .arg(&folders.found)
-        .arg(&folders.corpus)
-        .arg(format!("-max_total_time={seconds}"))
-        .args(common(&folders));
-    shell::run(&mut command).with_context(|| to_repeat(&folders, &fuzzer))
+/// How long a fuzzer runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Extent {
+    /// For so many seconds.
+    Seconds(u32),
+    /// For so many inputs besides those that are committed.
+    Inputs(u64),
 }
 
-/// Builds the fuzzer and runs it on the committed corpus and on so many inputs that it makes of that: fails also if it ran fewer.
-pub(crate) fn run_some(workspace: &Workspace, inputs: u64) -> anyhow::Result<()> {
-    let fuzzer = build(workspace)?;
-    let folders = Folders::make(workspace)?;
-    let committed = fs::read_dir(&folders.corpus)
-        .with_context(|| format!("list {}", folders.corpus.display()))?
-        .count();
-    let asked = inputs.saturating_add(committed as u64);
-    let mut command = shell::command(&fuzzer);
-    command
-        .arg(&folders.corpus)
-        .arg(format!("-runs={asked}"))
-        .args(common(&folders));
-    let mut ran = None;
-    let status = show(&mut command, &mut io::stdout(), |line| {
-        ran = executed(line).or(ran);
-    })?;
-    anyhow::ensure!(status.success(), to_repeat(&folders, &fuzzer));
-    anyhow::ensure!(
-        ran >= Some(asked),
-        "the fuzzer ran {ran:?} inputs, not {asked}: {committed} are committed, and it should have made the others"
-    );
+/// Builds the fuzzers and runs one of them.
+pub(crate) fn run(workspace: &Workspace, target: &str, extent: Extent) -> anyhow::Result<()> {
+    let fuzzer = Fuzzer::new(workspace, &build(workspace)?, target)?;
+    match extent {
+        Extent::Seconds(seconds) => fuzzer.run(seconds),
+        Extent::Inputs(inputs) => fuzzer.run_some(inputs),
+    }
+}
+
+/// Builds all fuzzers and runs each for so many inputs.
+pub(crate) fn run_all(workspace: &Workspace, inputs: u64) -> anyhow::Result<()> {
+    let programs = build(workspace)?;
+    for target in TARGETS {
+        Fuzzer::new(workspace, &programs, target)?.run_some(inputs)?;
+    }
     Ok(())
 }
 
@@ -111,47 +195,10 @@ fn executed(line: &str) -> Option<u64> {
     number.trim().parse().ok()
 }
 
-fn common(folders: &Folders) -> [String; 4] {
-    [
-        LONGEST.to_owned(),
-        prefix(&folders.failed),
-        "-print_final_stats=1".to_owned(),
-        "-verbosity=0".to_owned(),
-    ]
-}
-
-fn to_repeat(folders: &Folders, fuzzer: &Path) -> String {
-    format!(
-        "an input in {} fails; to run it again: {} FILE",
-        folders.failed.display(),
-        fuzzer.display()
-    )
-}
-
-/// Makes the committed corpus anew: of it and of what was found here, few inputs that reach each edge of the code that any of
-/// them reaches.
-pub(crate) fn merge(workspace: &Workspace) -> anyhow::Result<()> {
-    let fuzzer = build(workspace)?;
-    let folders = Folders::make(workspace)?;
-    let merged = workspace.target.join("fuzz/merged");
-    if merged.exists() {
-        fs::remove_dir_all(&merged).with_context(|| format!("empty {}", merged.display()))?;
-    }
-    fs::create_dir_all(&merged).with_context(|| format!("make {}", merged.display()))?;
-    let mut command = shell::command(&fuzzer);
-    command
-        .args(["-set_cover_merge=1", "-use_counters=0", LONGEST])
-        .arg(prefix(&folders.failed))
-        .args([&merged, &folders.corpus, &folders.found]);
-    shell::run(&mut command)?;
-    let mut lines = Vec::new();
-    for entry in fs::read_dir(&merged).with_context(|| format!("list {}", merged.display()))? {
-        let path = entry?.path();
-        let input = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-        lines.push(to_hex(&input));
-    }
-    lines.sort_by_key(|line| (line.len(), line.clone()));
-    let path = workspace.root.join(CORPUS);
+/// Makes the committed corpus of a fuzzer anew, of it and of what was found here.
+pub(crate) fn merge(workspace: &Workspace, target: &str) -> anyhow::Result<()> {
+    let lines = Fuzzer::new(workspace, &build(workspace)?, target)?.merged(workspace)?;
+    let path = workspace.root.join(corpus(target));
     let text = lines.join("\n") + "\n";
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     println!("{}: {} inputs", path.display(), lines.len());
@@ -178,7 +225,7 @@ fn prefix(folder: &Path) -> String {
     format!("-artifact_prefix={}/", folder.display())
 }
 
-/// Builds the fuzzer, with a target folder of its own, and returns where it is.
+/// Builds the fuzzers, with a target folder of their own, and returns where they are.
 fn build(workspace: &Workspace) -> anyhow::Result<PathBuf> {
     // Named, so that build scripts are not instrumented.
     let machine = format!("{}-unknown-linux-gnu", env::consts::ARCH);
@@ -191,8 +238,8 @@ fn build(workspace: &Workspace) -> anyhow::Result<PathBuf> {
         .arg("--target-dir")
         .arg(&target)
         .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\u{1f}"));
-    shell::run(&mut command).context("build the fuzzer")?;
-    Ok(target.join(machine).join("release").join("pipeline"))
+    shell::run(&mut command).context("build the fuzzers")?;
+    Ok(target.join(machine).join("release"))
 }
 
 #[cfg(test)]

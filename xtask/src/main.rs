@@ -17,6 +17,7 @@ use std::{env, ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+use fuzz::Extent;
 use kernel::KernelVersion;
 use setup::{Consent, Purpose};
 
@@ -134,12 +135,18 @@ enum Command {
         )]
         options: Vec<OsString>,
     },
-    /// Sets up, builds, and runs the coverage-guided fuzzer of the data plane.
+    /// Sets up, builds, and runs a coverage-guided fuzzer: of the data plane, or of what reads the answers to checks.
     Fuzz {
+        /// What it feeds.
+        #[arg(long, default_value = fuzz::TARGETS[0], value_parser = fuzz::TARGETS)]
+        target: String,
         /// How long.
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         seconds: u32,
-        /// Then make fuzz/corpus.txt anew: of its inputs and those found, what reaches all that they reach.
+        /// How many inputs, in place of how long.
+        #[arg(long, conflicts_with = "seconds")]
+        inputs: Option<u64>,
+        /// Then make its corpus in fuzz/corpus/ anew: of its inputs and those found, what reaches all that they reach.
         #[arg(long)]
         merge: bool,
     },
@@ -221,11 +228,17 @@ fn run_command(command: Command, fairlead: Option<&[OsString]>) -> anyhow::Resul
             let built = build::run(&workspace, &compiler, false)?;
             bench::replace_process(&built, &built.soak, &options)
         }
-        Command::Fuzz { seconds, merge } => {
+        Command::Fuzz {
+            target,
+            seconds,
+            inputs,
+            merge,
+        } => {
             setup::run(&workspace, Purpose::Build, Consent::Withheld)?;
-            fuzz::run(&workspace, seconds)?;
+            let extent = inputs.map_or(Extent::Seconds(seconds), Extent::Inputs);
+            fuzz::run(&workspace, &target, extent)?;
             if merge {
-                fuzz::merge(&workspace)?;
+                fuzz::merge(&workspace, &target)?;
             }
             Ok(ExitCode::SUCCESS)
         }

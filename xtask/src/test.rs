@@ -43,7 +43,7 @@ const MUST_RUN: [&str; 6] = [
     "all",
 ];
 
-/// Inputs that the fuzzer makes: its corpus is what matters here, and to see that it works.
+/// Inputs that each fuzzer makes: its corpus is what matters here, and to see that it works.
 const FUZZED: u64 = 20_000;
 
 /// Tests that need devices of a kernel that this machine's may not have.
@@ -142,7 +142,7 @@ fn run_all(workspace: &Workspace, filter: Option<&str>) -> anyhow::Result<Tally>
         tally.count_check("clippy", shell::run(&mut clippy));
     }
     if filter.is_none() {
-        tally.count_check("fuzz", fuzz::run_some(workspace, FUZZED));
+        tally.count_check("fuzz", fuzz::run_all(workspace, FUZZED));
     }
     // One call for all packages: they share one set of features, so nothing is compiled twice.
     let mut tests = with_products(cargo(workspace), workspace, &built, "test");

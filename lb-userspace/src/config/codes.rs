@@ -307,6 +307,9 @@ codes! {
     SHARED_PACKETS = "FL0112", Warning, "two services share packets, and neither lies within the other",
         "the one that is more specific (a longer prefix, a protocol of its own, fewer ports) takes what both would",
         "if that is not meant, give them ports, addresses or protocols that do not meet";
+    RUN_BY_ROOT = "FL0113", Warning, "a command is run by root",
+        "a command without `user` is run by the daemon's user, which is root: whoever can change it, or what it reads, has the whole host",
+        "say who runs it: `user = \"nobody\"`, or `user = \"root\"` if it needs that";
 }
 
 /// The code with this id, in any case.

@@ -25,7 +25,7 @@ pub async fn probe(target: impl Into<Peer>, check: &DnsCheck, timeout: Duration)
     let target = target.into();
     let (query, bytes) = match query(check) {
         Ok(both) => both,
-        Err(error) => return void(&format!("query: {error} (correct the service's check)")),
+        Err(verdict) => return verdict,
     };
     let exchanged = match check.tcp {
         false => datagram(target, &query, &bytes, deadline, timeout).await,
@@ -37,7 +37,12 @@ pub async fn probe(target: impl Into<Peer>, check: &DnsCheck, timeout: Duration)
     }
 }
 
-fn query(check: &DnsCheck) -> Result<(Message, Vec<u8>), hickory_proto::ProtoError> {
+/// What is asked and its bytes, unless it cannot be.
+pub(super) fn query(check: &DnsCheck) -> Result<(Message, Vec<u8>), ProbeVerdict> {
+    written(check).map_err(|error| void(&format!("query: {error} (correct the service's check)")))
+}
+
+fn written(check: &DnsCheck) -> Result<(Message, Vec<u8>), hickory_proto::ProtoError> {
     let mut name = Name::from_ascii(&check.name)?;
     name.set_fqdn(true);
     // The number is random.
@@ -102,7 +107,7 @@ async fn stream(
 }
 
 /// The answer to this very query.
-fn understood(query: &Message, bytes: &[u8]) -> Result<Message, ProbeVerdict> {
+pub(super) fn understood(query: &Message, bytes: &[u8]) -> Result<Message, ProbeVerdict> {
     let answer = Message::from_vec(bytes)
         .map_err(|error| bad(&format!("answer: not a DNS message: {error}")))?;
     let head = &answer.metadata;
@@ -114,7 +119,8 @@ fn understood(query: &Message, bytes: &[u8]) -> Result<Message, ProbeVerdict> {
     Ok(answer)
 }
 
-fn judge(answer: &Message, check: &DnsCheck) -> ProbeVerdict {
+/// What it is worth.
+pub(super) fn judge(answer: &Message, check: &DnsCheck) -> ProbeVerdict {
     let (code, expected) = (
         u16::from(answer.metadata.response_code),
         number(check.rcode),

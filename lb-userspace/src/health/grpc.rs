@@ -1,6 +1,7 @@
 //! The gRPC probe: `grpc.health.v1.Health/Check` of the gRPC health checking protocol over [`super::http2`]; good when
 //! the service is `SERVING`. Its two messages have one field each, so they are written and read here by hand.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use h2::RecvStream;
@@ -26,31 +27,40 @@ pub async fn probe(
     clients: &Clients,
     timeout: Duration,
 ) -> ProbeVerdict {
+    let target = target.into();
+    match call(target.address, check, with, timeout) {
+        Ok(call) => http2::over(target, with, clients, call, judge).await,
+        Err(verdict) => verdict,
+    }
+}
+
+/// What is asked, unless it cannot be.
+pub(super) fn call(
+    target: SocketAddr,
+    check: &GrpcCheck,
+    with: Option<&TlsCheck>,
+    timeout: Duration,
+) -> Result<Call, ProbeVerdict> {
     const PATH: &str = "/grpc.health.v1.Health/Check";
     let name = with.and_then(|with| with.server_name.as_deref());
     let host = check.host.as_deref().or(name);
-    let target = target.into();
-    let request = http2::uri(target.address, PATH, host, with.is_some()).and_then(|uri| {
+    let request = http2::uri(target, PATH, host, with.is_some()).and_then(|uri| {
         Request::post(uri)
             .header(CONTENT_TYPE, "application/grpc")
             .header(TE, "trailers")
             .header(USER_AGENT, concat!("fairlead/", env!("CARGO_PKG_VERSION")))
             .body(())
     });
-    let (request, message) = match (request, question(&check.service)) {
-        (Ok(request), Some(message)) => (request, message),
-        (Err(error), _) => {
-            return void(&format!("request: {error} (correct the service's check)"));
-        }
-        (_, None) => return void("request: the name of the service is too long"),
-    };
-    let call = Call {
+    let request = request
+        .map_err(|error| void(&format!("request: {error} (correct the service's check)")))?;
+    let message = question(&check.service)
+        .ok_or_else(|| void("request: the name of the service is too long"))?;
+    Ok(Call {
         request,
         message: Some(message),
         deadline: deadline(timeout),
         timeout,
-    };
-    http2::over(target, with, clients, call, judge).await
+    })
 }
 
 /// `HealthCheckRequest { service }` in a length-prefixed message.
@@ -72,7 +82,8 @@ fn question(service: &str) -> Option<Bytes> {
     Some(message.into())
 }
 
-async fn judge(response: Response<RecvStream>, limit: Limit<'_>) -> ProbeVerdict {
+/// What an answer is worth.
+pub(super) async fn judge(response: Response<RecvStream>, limit: Limit<'_>) -> ProbeVerdict {
     let (head, mut body) = response.into_parts();
     limit.trial.inspect(|trial| trial.answered());
     if head.status != StatusCode::OK {

@@ -41,13 +41,24 @@ pub async fn probe(
 ) -> ProbeVerdict {
     let check = &with.map_or_else(|| check.clone(), |with| named(check, with));
     let target = target.into();
-    let request = uri(
-        target.address,
-        &check.path,
-        check.host.as_deref(),
-        with.is_some(),
-    )
-    .and_then(|uri| {
+    let call = match call(target.address, check, with.is_some(), timeout) {
+        Ok(call) => call,
+        Err(verdict) => return verdict,
+    };
+    over(target, with, clients, call, async |response, limit| {
+        judge(response, check, limit).await
+    })
+    .await
+}
+
+/// What is asked, unless it cannot be.
+pub(super) fn call(
+    target: SocketAddr,
+    check: &HttpCheck,
+    encrypted: bool,
+    timeout: Duration,
+) -> Result<Call, ProbeVerdict> {
+    let request = uri(target, &check.path, check.host.as_deref(), encrypted).and_then(|uri| {
         Request::builder()
             .method(check.method.as_str())
             .uri(uri)
@@ -55,30 +66,32 @@ pub async fn probe(
             .header(ACCEPT, "*/*")
             .body(())
     });
-    let request = match request {
-        Ok(request) => request,
-        Err(error) => return void(&format!("request: {error} (correct the service's check)")),
-    };
-    let call = Call {
-        request,
+    Ok(Call {
+        request: request
+            .map_err(|error| void(&format!("request: {error} (correct the service's check)")))?,
         message: None,
         deadline: deadline(timeout),
         timeout,
-    };
-    over(target, with, clients, call, async |response, limit| {
-        let (head, body) = response.into_parts();
-        let status = head.status.as_u16();
-        let is_expected = expected(status, &check.expect_status);
-        limit.trial.inspect(|trial| trial.answered());
-        if !is_expected {
-            return bad(&unexpected(head.status, &check.expect_status));
-        }
-        match &check.expect_body {
-            None => ProbeVerdict::Good,
-            Some(text) => search(body, text, limit).await,
-        }
     })
-    .await
+}
+
+/// What an answer is worth.
+pub(super) async fn judge(
+    response: Response<RecvStream>,
+    check: &HttpCheck,
+    limit: Limit<'_>,
+) -> ProbeVerdict {
+    let (head, body) = response.into_parts();
+    let status = head.status.as_u16();
+    let is_expected = expected(status, &check.expect_status);
+    limit.trial.inspect(|trial| trial.answered());
+    if !is_expected {
+        return bad(&unexpected(head.status, &check.expect_status));
+    }
+    match &check.expect_body {
+        None => ProbeVerdict::Good,
+        Some(text) => search(body, text, limit).await,
+    }
 }
 
 /// Where a request goes.
@@ -163,7 +176,8 @@ pub(super) async fn over(
     }
 }
 
-async fn converse(
+/// Asks over an open connection, which it closes.
+pub(super) async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     mut call: Call,
     trial: Option<&Trial>,

@@ -1,6 +1,7 @@
 //! The tracker, by cases and against a naive model.
 
 mod hostile;
+mod model;
 
 use proptest::prelude::*;
 
@@ -355,66 +356,7 @@ fn damping_says_once_why_and_shows_what_is_left() {
     assert_eq!(tracker.damped(15 * S), None);
 }
 
-/// The rule by looking at the whole past, with rise and fall 1: a list of all changes, from which everything else
-/// is worked out again each time.
-fn naive_damping(rounds: &[(u64, bool)]) -> Vec<(u64, Health)> {
-    let policy = damping();
-    let (window, hold, most) = (60 * S, 10 * S, 35 * S);
-    let mut changes: Vec<(u64, Health, Health)> = Vec::new();
-    let mut seen: Vec<(u64, Health)> = Vec::new();
-    let mut good_since = None;
-    let mut now = 0;
-    for (after, is_good) in rounds {
-        now += after * S;
-        let health = seen.last().map_or(Health::Unknown, |(_, health)| *health);
-        good_since = if *is_good {
-            good_since.or(Some(now))
-        } else {
-            None
-        };
-        // Falls since the last one that came after a window up, or the first.
-        let falls: Vec<usize> = (0..changes.len())
-            .filter(|&n| changes[n].1 == Health::Up && changes[n].2 == Health::Down)
-            .collect();
-        let quiet = |&n: &usize| n == 0 || changes[n].0 - changes[n - 1].0 >= window;
-        let begin = falls.iter().rposition(quiet).unwrap_or(0);
-        let mut level = 0;
-        for &n in &falls[begin..] {
-            let first = falls[begin];
-            let lately = (first..=n)
-                .filter(|&m| changes[n].0 - changes[m].0 < window)
-                .filter(|&m| changes[m].1 != Health::Unknown)
-                .count();
-            if level > 0 || lately >= usize::from(policy.changes) {
-                level += 1;
-            }
-        }
-        let needed = match level {
-            0 => 0,
-            level => (hold << (level - 1).min(10)).min(most),
-        };
-        let to = match (*is_good, health) {
-            (false, _) => Health::Down,
-            (true, Health::Up) => Health::Up,
-            (true, _) if now - good_since.unwrap() >= needed => Health::Up,
-            (true, other) => other,
-        };
-        if to != health {
-            changes.push((now, health, to));
-        }
-        seen.push((now, to));
-    }
-    seen
-}
-
 proptest! {
-    #[test]
-    fn damping_equals_the_naive_model(
-        rounds in proptest::collection::vec((1_u64..25, proptest::bool::weighted(0.6)), 0..120)
-    ) {
-        prop_assert_eq!(flap(&mut damped(), &rounds), naive_damping(&rounds));
-    }
-
     #[test]
     fn damping_never_delays_a_fall(rise in 1u16..4, fall in 1u16..4, rounds in "[gb]{0,200}") {
         let plain = thresholds(rise, fall);

@@ -18,8 +18,8 @@ fn say(stage: &Stage, server: usize, report: &str) {
 }
 
 /// The share of b1 in thousandths of new connections; nobody goes without.
-fn share_of_b1(stage: &Stage) -> u64 {
-    let report = stage.storm(&["web4"], CONNECTIONS as u64);
+fn share_of_b1(stage: &Stage, service: &str) -> u64 {
+    let report = stage.storm(&[service], CONNECTIONS as u64);
     report.assert_clean(CONNECTIONS);
     let backends = report.backends();
     assert_eq!(backends.len(), 3, "{backends:?}");
@@ -29,10 +29,10 @@ fn share_of_b1(stage: &Stage) -> u64 {
 /// Its share is one of these. A ring is written a little later than its weights are told, so that the first connections may still
 /// go by the one before.
 #[track_caller]
-fn check_share(stage: &Stage, of: RangeInclusive<u64>) {
-    let first = share_of_b1(stage);
+fn check_share(stage: &Stage, service: &str, of: RangeInclusive<u64>) {
+    let first = share_of_b1(stage, service);
     if !of.contains(&first) {
-        let second = share_of_b1(stage);
+        let second = share_of_b1(stage, service);
         assert!(of.contains(&second), "{first}, then {second}");
     }
 }
@@ -45,6 +45,9 @@ fn servers_say_how_much_they_can_bear_and_a_liar_draws_no_more_than_its_bound() 
             "agent-weight = \"body\"\nagent-weight-max = 200\nagent-weight-step = 100";
         let web = config.services.iter_mut().find(|s| s.name == "web6");
         web.unwrap().extra += "\nscheduler = \"least-response-time\"";
+        let echo = config.services.iter_mut().find(|s| s.name == "echo6");
+        echo.unwrap().health.extra =
+            "agent-weight = \"header\"\nagent-weight-max = 200\nagent-weight-step = 100";
         config
     });
     // Nobody says anything useful: it is told, and changes nothing.
@@ -64,7 +67,7 @@ fn servers_say_how_much_they_can_bear_and_a_liar_draws_no_more_than_its_bound() 
     );
     assert_eq!(status.backend("web6/b1").agent, None);
     // 25 of 225.
-    check_share(&stage, 80..=145);
+    check_share(&stage, "web4", 80..=145);
     let why = stage
         .daemon
         .cli(&["why", "web4/b1"])
@@ -79,7 +82,7 @@ fn servers_say_how_much_they_can_bear_and_a_liar_draws_no_more_than_its_bound() 
     // A lie: 2 of 4, and no more.
     say(&stage, 0, "1000%");
     part(2000);
-    check_share(&stage, 450..=550);
+    check_share(&stage, "web4", 450..=550);
     // What cannot be meant changes nothing.
     say(&stage, 0, "99999999999999999999%");
     stage.wait("it is ignored", |status| {
@@ -98,7 +101,31 @@ fn servers_say_how_much_they_can_bear_and_a_liar_draws_no_more_than_its_bound() 
             .iter()
             .all(|b| b.agent == Some(100) && b.share > 0)
     });
-    check_share(&stage, 280..=390);
+    check_share(&stage, "web4", 280..=390);
+    // In a field of the head; in that of others nobody looks there.
+    let health = Health {
+        body: "100%\n".to_owned(),
+        weight: Some("40%".to_owned()),
+        ..Health::default()
+    };
+    stage.servers[0].set_health(&health).unwrap();
+    let status = stage.wait("b1 gets 400 thousandths of echo6", |status| {
+        status.backend("echo6/b1").agent == Some(400)
+            && status.backend("web4/b1").agent == Some(1000)
+    });
+    let why = &status.backend("echo6/b1").share_why;
+    assert!(
+        why.contains("as its agent says, 40 % of its weight"),
+        "{why}"
+    );
+    // 40 of 240: the others say nothing, and have their whole weight.
+    assert_eq!(status.backend("echo6/b2").agent, Some(1000));
+    check_share(&stage, "echo6", 125..=210);
+    // Silence is the whole weight again.
+    say(&stage, 0, "100%");
+    stage.wait("b1 gets all of its weight in echo6", |status| {
+        status.backend("echo6/b1").agent == Some(1000)
+    });
     // Where response times count, a slow server gets less: not more than a few steps are waited for.
     let slow = Health {
         delay_ms: 50,

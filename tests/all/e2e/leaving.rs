@@ -42,8 +42,8 @@ fn drain(stage: &Stage, service: &str) {
     told.succeeded().unwrap();
 }
 
-/// How many flows were left when those of `b1` in a service ended, as the log tells.
-fn left_at_the_end(stage: &Stage, service: &str, cause: &str) -> Option<usize> {
+/// How many flows were left when those of a backend of a service ended, as the log tells.
+pub(super) fn left_at_the_end(stage: &Stage, service: &str, cause: &str) -> Option<usize> {
     let (service, cause) = (format!("service={service} "), format!("cause={cause}"));
     let log = stage.daemon.log();
     let told =
@@ -172,6 +172,43 @@ fn flows_of_a_backend_that_is_down_stay_move_or_wait_for_a_deadline() {
         assert_eq!(left, 0, "{shape:?}");
         stage.topology.nft("b1", "delete table inet fault").unwrap();
         stage.wait_for_health("b1", "up");
+        stage.end();
+    }
+}
+
+/// Flows that others took over from backends that may not keep them.
+fn moved_in(stage: &Stage, service: &str) -> u64 {
+    let status = stage.daemon.status().unwrap();
+    let backends = &status.service(service).unwrap().backends;
+    backends.iter().map(|b| b.traffic.moved_in).sum()
+}
+
+#[test]
+fn connections_of_a_backend_that_is_down_move_to_others_that_refuse_them() {
+    for shape in [SHAPES[0], SHAPES[2]] {
+        let stage = Stage::with(shape, Server::threads, |config| {
+            configured(config, &["echo4", "echo6"], |service| {
+                service.extra = match service.name.as_str() {
+                    "echo4" => "on-down = \"migrate\"".to_owned(),
+                    _ => "on-down = \"reset\"".to_owned(),
+                };
+            })
+        });
+        let (moving, reset) = (open(&stage, "echo4"), open(&stage, "echo6"));
+        let wanted = of_first(&moving);
+        of_first(&reset);
+        stage.topology.nft("b1", FIREWALL).unwrap();
+        stage.wait_for_health("b1", "down");
+        // Whoever gets a segment of such a connection knows none, and says so by a RST of its own.
+        are_reset(moving);
+        assert_eq!(moved_in(&stage, "echo4"), wanted as u64, "{shape:?}");
+        // With the other policy nobody else gets any.
+        are_reset(reset);
+        assert_eq!(moved_in(&stage, "echo6"), 0, "{shape:?}");
+        // Those that come now are served.
+        let new = open(&stage, "echo4");
+        assert!(new.iter().all(|(name, _)| name != "b1"), "{new:?}");
+        stage.topology.nft("b1", "delete table inet fault").unwrap();
         stage.end();
     }
 }

@@ -185,7 +185,7 @@ fn a_client_stays(stage: &mut Stage) {
 }
 
 /// The backend that answers a connection from this address of the client.
-fn answers(topology: &Topology, from: Ipv4Addr, target: SocketAddr) -> u8 {
+pub(super) fn answers(topology: &Topology, from: Ipv4Addr, target: SocketAddr) -> u8 {
     topology.run_in("client", || {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
@@ -201,16 +201,31 @@ fn answers(topology: &Topology, from: Ipv4Addr, target: SocketAddr) -> u8 {
     })
 }
 
+/// The CPUs that this thread might use.
+pub(super) struct Cpus(CpuSet);
+
+impl Cpus {
+    /// This thread may use them from now on.
+    pub(super) fn allow_again(&self) {
+        sched_setaffinity(Pid::from_raw(0), &self.0).unwrap();
+    }
+}
+
+/// Hosts and switch receive on the CPUs of whoever builds them: so the data plane of a network that this thread builds sees all flows on one.
+pub(super) fn see_all_flows_on_one_cpu() -> Cpus {
+    let all = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let first = (0..CpuSet::count()).find(|&cpu| all.is_set(cpu).unwrap());
+    let mut one = CpuSet::new();
+    one.set(first.unwrap()).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &one).unwrap();
+    Cpus(all)
+}
+
 #[test]
 fn real_connections_spread_as_their_scheduler_says() {
-    let all_cpus = sched_getaffinity(Pid::from_raw(0)).unwrap();
-    let first = (0..CpuSet::count()).find(|&cpu| all_cpus.is_set(cpu).unwrap());
-    let mut one_cpu = CpuSet::new();
-    one_cpu.set(first.unwrap()).unwrap();
-    // Hosts and switch receive on the CPUs of whoever builds them: so the data plane sees all flows on this one.
-    sched_setaffinity(Pid::from_raw(0), &one_cpu).unwrap();
+    let all_cpus = see_all_flows_on_one_cpu();
     let servers = |topology: &Topology| {
-        sched_setaffinity(Pid::from_raw(0), &all_cpus).unwrap();
+        all_cpus.allow_again();
         Server::threads(topology)
     };
     let mut stage = Stage::with_topology(SHAPES[0], servers, config);

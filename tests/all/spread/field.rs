@@ -8,7 +8,7 @@ use lb_common::{
     counter::{BACKEND_LINE, PerBackend},
     hash::FlowTuple,
 };
-use lb_ebpf::fixture::world::address;
+use lb_ebpf::{fixture::world::address, verdict::Action};
 use lb_tests::{
     bench::{
         Case, Traffic,
@@ -26,10 +26,44 @@ use nix::{
     unistd::Pid,
 };
 
+use super::Bound;
+
 /// Flows of a test: above 100,000.
 pub const FLOWS: u64 = 1 << 17;
 /// Flow numbers with the same bits above these have the same client, at another port.
 pub const PORT_BITS: u32 = 14;
+
+/// Whose the [`FLOWS`] of a test are.
+#[derive(Clone, Copy, Debug)]
+pub enum Crowd {
+    /// Of eight clients with all of their ports: the driver makes them, which is quick.
+    Few,
+    /// Of [`CLIENTS`] with [`EACH`] flows: a packet a call.
+    Many,
+}
+
+/// Clients of [`Crowd::Many`], and flows of each.
+pub const CLIENTS: u64 = 1 << 13;
+pub const EACH: u64 = FLOWS / CLIENTS;
+
+impl Crowd {
+    /// How many a hash of the client deals, or in [`Self::Few`] one of the flow.
+    pub fn dealt(self) -> u64 {
+        match self {
+            Self::Few => FLOWS,
+            Self::Many => CLIENTS,
+        }
+    }
+
+    fn flows(self) -> Vec<u64> {
+        match self {
+            Self::Few => (0..FLOWS).collect(),
+            Self::Many => (0..FLOWS)
+                .map(|n| ((n / EACH) << PORT_BITS) | (n % EACH))
+                .collect(),
+        }
+    }
+}
 /// Of rings.
 const KEY: HashKey = HashKey([7, 11]);
 /// Slots that the service has, or more for many backends.
@@ -39,6 +73,8 @@ const ROOM: u32 = 4096;
 pub struct Field {
     pub rig: Rig,
     weights: Vec<u16>,
+    /// As it was filled last.
+    ring: Vec<u32>,
     /// Flows that each backend got until they were looked at last.
     seen: Vec<u64>,
     cpus: Vec<u32>,
@@ -86,6 +122,7 @@ pub fn field<R: Send>(
         let mut field = Field {
             rig: Rig::over(&object, &driver, &case, tables, ends)?,
             weights: weights.to_vec(),
+            ring: Vec::new(),
             seen: vec![0; weights.len()],
             cpus,
         };
@@ -131,7 +168,13 @@ impl Field {
         let tables = &mut self.rig.tables;
         tables.write_ring(0, &ring);
         tables.services[0].ring = ServiceEntry::slice(0, ring.len() as u32);
+        self.ring = ring;
         self.rig.configure().unwrap();
+    }
+
+    /// The ring as it was filled last.
+    pub fn ring(&self) -> Vec<u32> {
+        self.ring.clone()
     }
 
     fn run(&mut self, traffic: Traffic, flows: Range<u64>) {
@@ -151,6 +194,30 @@ impl Field {
     /// Another packet of each flow.
     pub fn send(&mut self, flows: Range<u64>) {
         self.run(Traffic::Known, flows);
+    }
+
+    /// Each flow of a crowd: its first packet, or another one.
+    fn cross(&mut self, traffic: Traffic, crowd: Crowd) {
+        let Crowd::Many = crowd else {
+            return self.run(traffic, 0..FLOWS);
+        };
+        let case = case(traffic, self.weights.len() as u32);
+        let kernel = self.rig.kernel();
+        let ifindex = kernel.ends().client;
+        for flow in crowd.flows() {
+            let (action, _, _) = kernel.run(&world::frame(&case, flow), ifindex, 1).unwrap();
+            assert_eq!(action, Action::Tx, "flow {flow}");
+        }
+    }
+
+    /// The first packet of each flow of a crowd.
+    pub fn open_all(&mut self, crowd: Crowd) {
+        self.cross(Traffic::New, crowd);
+    }
+
+    /// Another packet of each flow of a crowd.
+    pub fn send_all(&mut self, crowd: Crowd) {
+        self.cross(Traffic::Known, crowd);
     }
 
     /// The flow table knows nobody any more.
@@ -177,6 +244,14 @@ impl Field {
             backend.permissions = permissions;
         }
         self.rig.configure().unwrap();
+    }
+
+    /// How far shares may be from the weights' where chance deals flows by the ring.
+    pub fn dealt(&self) -> Bound {
+        let (_, slots) = ServiceEntry::unslice(self.rig.tables.services[0].ring);
+        Bound::Dealt {
+            slots: slots.into(),
+        }
     }
 
     /// Weights of rings that are filled from now on.
@@ -248,8 +323,8 @@ impl Field {
             .collect()
     }
 
-    /// The backend of each of the [`FLOWS`], as the flow table has it.
-    pub fn mapping(&mut self) -> Vec<u32> {
+    /// The backend of each flow of a crowd, as the flow table has it.
+    pub fn mapping(&mut self, crowd: Crowd) -> Vec<u32> {
         let control = self.rig.tables.control;
         let lines = self.rig.kernel().flows().unwrap();
         let vip = world::vip(Family::V4, 0);
@@ -272,6 +347,6 @@ impl Field {
                 .map(FlowWord::backend_id)
                 .unwrap_or_else(|| panic!("flow {flow} has no entry"))
         };
-        (0..FLOWS).map(find).collect()
+        crowd.flows().into_iter().map(find).collect()
     }
 }

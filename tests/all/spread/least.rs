@@ -3,11 +3,14 @@
 
 use lb_common::{Pick, Scheduling};
 
-use super::field::{FLOWS, Field, field};
-use super::{LEAVER, POOL, disrupt, shares_follow};
+use super::field::{Crowd, FLOWS, Field, field};
+use super::{Bound, LEAVER, POOL, WEIGHTS, disrupt, shares_follow};
 
 const LEAST: Scheduling = Scheduling::picking(Pick::Least);
-const WEIGHTS: [u16; POOL] = [1, 2, 3, 4, 5, 5, 4, 3, 2, 1];
+/// Flows are evened to so many in a thousand.
+const EVEN: Bound = Bound::Evened { per_mille: 1 };
+/// The same of those that began uneven, or whose count is old.
+const NEARLY: Bound = Bound::Evened { per_mille: 2 };
 /// Between two counts of a busy balancer: 1 s of 8,000 connections.
 const BETWEEN: u64 = 8000;
 
@@ -24,14 +27,14 @@ fn shares_follow_weights_over_all_flows_whether_they_are_counted_or_not() {
         field.open(0..FLOWS);
         let shares = field.new_shares();
         println!("least connections, not counted: {shares:?}");
-        shares_follow(&shares, &WEIGHTS, 8);
+        shares_follow(&shares, &WEIGHTS, field.dealt());
         field.forget();
         // Counted once, long ago: what this CPU gave since is all that it needs.
         field.count(&[0; POOL], 1);
         field.open(0..FLOWS);
         let shares = field.new_shares();
         println!("least connections, counted before: {shares:?}");
-        shares_follow(&shares, &WEIGHTS, 1);
+        shares_follow(&shares, &WEIGHTS, EVEN);
         field.forget();
         // Counted again and again.
         let mut all = [0_u64; POOL];
@@ -42,7 +45,7 @@ fn shares_follow_weights_over_all_flows_whether_they_are_counted_or_not() {
             all.iter_mut().zip(shares).for_each(|(all, n)| *all += n);
         }
         println!("least connections, counted every {BETWEEN} flows: {all:?}");
-        shares_follow(&all, &WEIGHTS, 1);
+        shares_follow(&all, &WEIGHTS, EVEN);
     });
 }
 
@@ -61,7 +64,7 @@ fn flows_of_all_cpus_are_spread_as_one_knows_of_the_others() {
             }
             let shares = field.new_shares();
             println!("on {} CPUs, told {told}: {shares:?}", cpus.len());
-            shares_follow(&shares, &[1; POOL], 1);
+            shares_follow(&shares, &[1; POOL], EVEN);
         }
     });
 }
@@ -87,7 +90,7 @@ fn an_empty_backend_gets_twice_its_share_at_most_and_no_more_than_it_lacks() {
         field.new_shares();
         let mut shares = field.shares();
         println!("an empty one of {POOL}: {first} of 1000 first, then {shares:?}");
-        shares_follow(&sum(&told, &shares), &[1; POOL], 2);
+        shares_follow(&sum(&told, &shares), &[1; POOL], NEARLY);
         field.forget();
         // As many CPUs as it likes, it is twice its share that it gets from each.
         let cpus = field.cpus();
@@ -118,7 +121,7 @@ fn an_empty_backend_gets_twice_its_share_at_most_and_no_more_than_it_lacks() {
                     shares[n] += share;
                 }
             }
-            shares_follow(&sum(&told, &shares), &[1; POOL], 2);
+            shares_follow(&sum(&told, &shares), &[1; POOL], NEARLY);
             field.forget();
         }
     });
@@ -193,7 +196,7 @@ fn a_backend_that_warms_up_gets_the_part_of_its_weight() {
 fn flows_with_an_entry_stay_when_one_leaves_and_returns() {
     field(&[1; POOL], LEAST, |field| {
         field.count(&[0; POOL], 1);
-        disrupt(field, "least connections", None);
+        disrupt(field, Crowd::Few, "least connections");
         // Whoever takes none is passed over before the ring is filled without it.
         field.forget();
         field.count(&[0; POOL], 1);
@@ -202,6 +205,6 @@ fn flows_with_an_entry_stay_when_one_leaves_and_returns() {
         field.open(0..FLOWS);
         let mut shares = field.new_shares();
         assert_eq!(shares.remove(LEAVER as usize), 0);
-        shares_follow(&shares, &[1; POOL - 1], 2);
+        shares_follow(&shares, &[1; POOL - 1], NEARLY);
     });
 }

@@ -4,7 +4,11 @@
 use lb_common::{Fields, Pick, Scheduling};
 
 use super::field::{Field, PORT_BITS, field};
-use super::{CLIENTS, EACH, LEAVER, POOL};
+use super::{LEAVER, POOL};
+
+/// Clients that open flows, and how many each.
+const CLIENTS: u64 = 128;
+const EACH: u64 = 1024;
 
 /// The backend of each client, all of whose new flows go to one.
 fn homes(field: &mut Field, each: u64) -> Vec<u32> {

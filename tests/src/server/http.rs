@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
+use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
@@ -74,7 +75,12 @@ async fn health(state: &State) -> Result<Response<Body>, Hangup> {
         return Err(Hangup);
     }
     let status = StatusCode::from_u16(health.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    Ok(text(state, status, health.body))
+    let mut answer = text(state, status, health.body);
+    let weight = health.weight.map(HeaderValue::try_from);
+    if let Some(Ok(weight)) = weight {
+        answer.headers_mut().insert("x-fairlead-weight", weight);
+    }
+    Ok(answer)
 }
 
 async fn control(request: Request<Incoming>, state: &State) -> Response<Body> {

@@ -9,13 +9,20 @@ use crate::config::reader::Reader;
 use crate::config::value;
 use crate::model::ExecCheck;
 
+const KEY: &str = "command";
+
 /// The most arguments, and the most bytes of each.
 const ARGUMENTS: usize = 64;
 const BYTES: usize = 4096;
 
 /// The command and who runs it.
 pub(in crate::config) fn check(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> ExecCheck {
-    reader.require("command", notes);
+    reader.require(KEY, notes);
+    if let (Some(found), None) = (reader.get(KEY), reader.get("user")) {
+        let message = "the command is run by root: there is no `user`".to_owned();
+        let key = reader.name(KEY);
+        notes.add(Note::new(&codes::RUN_BY_ROOT, &found.span(), &key, message));
+    }
     let mut words = command(reader, notes).into_iter();
     ExecCheck {
         command: words.next().unwrap_or_default().into(),
@@ -25,7 +32,6 @@ pub(in crate::config) fn check(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -
 }
 
 fn command(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> Vec<String> {
-    const KEY: &str = "command";
     let Some(found) = reader.get(KEY) else {
         return Vec::new();
     };
