@@ -16,6 +16,8 @@ pub struct Kill {
     pub failed_later: u64,
     /// The longest that a thread of this machine which was due had to wait meanwhile, in milliseconds.
     pub late_ms: f64,
+    /// What packets showed has found it, and not the turns of the checks.
+    pub by_packets: bool,
 }
 
 /// All failures of a kind.

@@ -119,11 +119,14 @@ fn remarks(results: &Results) -> String {
     let late = results.kills().map(|kill| kill.late_ms).fold(0.0, f64::max);
     let failed: u64 = results.kills().map(|kill| kill.failed_later).sum();
     let left = results.rows.iter().filter(|row| !has_goal(results, row));
+    let early = left.clone().flat_map(|row| &row.kills);
+    let early = early.filter(|kill| kill.by_packets).count();
     let left: Vec<&str> = left.map(|row| row.fault.name()).collect();
     let left = match results.checks {
         Checks::Active => String::new(),
         Checks::Passive => format!(
-            "no packet shows these in {}, they are left to the turns of the checks, {} ms apart, and fewer of them are made: {}\n",
+            "no packet shows these in {}, they are left to the turns of the checks, {} ms apart, and fewer of them are made: {}\n\
+             of these, found for what packets showed all the same (clients that come again from a port): {early}\n",
             results.way.name(),
             results.interval_ms,
             left.join(", ")
