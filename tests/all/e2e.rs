@@ -27,6 +27,7 @@ mod quic;
 mod ranges;
 mod real_path;
 mod relayed_errors;
+mod reopening;
 mod restart;
 mod schedulers;
 mod shared_servers;
