@@ -106,7 +106,7 @@ fn check_drops(what: &str, drops: &[u64], never: &[DropReason]) {
 /// What the fuzzer (`cargo xtask fuzz`) found worth keeping, without the fuzzer.
 #[test]
 fn the_fuzzers_corpus_still_agrees() {
-    let corpus = include_str!("../../fuzz/corpus.txt");
+    let corpus = include_str!("../../fuzz/corpus/pipeline.txt");
     let mut tally = Tally::default();
     for (line, number) in corpus.lines().zip(1..) {
         let digits = |at: usize| u8::from_str_radix(&line[at..at + 2], 16).expect("two digits");
