@@ -143,11 +143,11 @@ pub enum Record {
         /// What packets show, what the check said, and what follows.
         reason: String,
     },
-    /// A backend's check is good, and says why it will not be for long: told once, and again each day.
+    /// A backend's check is good, and something that it depends on expires soon: told once, and again each day.
     Warned {
         /// The backend.
         backend: BackendKey,
-        /// What it says; `None`: it says so no longer.
+        /// What; `None`: nothing, as ten good checks in a row say.
         warning: Option<String>,
     },
     /// What the agent of a backend says is ignored from now on, until it can be used again.

@@ -102,6 +102,19 @@ impl From<&Target> for Thresholds {
 /// Between two times that one warning is told, nanoseconds.
 const DAY: u64 = 86_400 * 1_000_000_000;
 
+/// After so many good probes in a row that do not warn it is over: of two servers behind one address one may be renewed.
+const OVER: u8 = 10;
+
+/// What good probes say expires.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Expiring {
+    words: String,
+    /// When that was told, nanoseconds since boot.
+    told: u64,
+    /// Good probes since that did not say so.
+    since: u8,
+}
+
 /// A duration in nanoseconds; 584 years and more are one.
 pub(crate) fn nanos(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
@@ -195,9 +208,9 @@ pub struct Tracker {
     /// When the probe began that packets made a suspect's last one: what began before it does not count as good.
     #[serde(skip)]
     condemned: u64,
-    /// What the last good probe warned of, and when that was told.
+    /// What is said to expire.
     #[serde(skip)]
-    warning: Option<(u64, String)>,
+    warning: Option<Expiring>,
 }
 
 impl Tracker {
@@ -284,7 +297,7 @@ impl Tracker {
             ended: result.ended,
             evidence: evidence.clone(),
             warning: match &result.verdict {
-                ProbeVerdict::Warned(words) => Some(words.clone()),
+                ProbeVerdict::Warned(words) | ProbeVerdict::Expiring(words) => Some(words.clone()),
                 _ => None,
             },
         });
@@ -298,21 +311,33 @@ impl Tracker {
 
     fn warned(&mut self, verdict: &ProbeVerdict, now_ns: u64) -> Option<Warning> {
         match verdict {
-            ProbeVerdict::Warned(words) => {
-                let told = self.warning.as_ref().map(|(told, _)| *told);
-                let is_due = told.is_none_or(|told| now_ns.saturating_sub(told) >= DAY);
-                let told = told.filter(|_| !is_due).unwrap_or(now_ns);
-                self.warning = Some((told, words.clone()));
-                is_due.then(|| Warning::Given(words.clone()))
+            ProbeVerdict::Expiring(words) => {
+                let told = self.warning.as_ref().map(|warning| warning.told);
+                let told = told.filter(|told| now_ns.saturating_sub(*told) < DAY);
+                self.warning = Some(Expiring {
+                    words: words.clone(),
+                    told: told.unwrap_or(now_ns),
+                    since: 0,
+                });
+                told.is_none().then(|| Warning::Given(words.clone()))
             }
-            ProbeVerdict::Good => self.warning.take().map(|_| Warning::Over),
+            ProbeVerdict::Good | ProbeVerdict::Warned(_) => {
+                let warning = self.warning.as_mut()?;
+                warning.since = warning.since.saturating_add(1);
+                (warning.since >= OVER).then(|| self.forget_warning())?
+            }
             ProbeVerdict::Bad(_) | ProbeVerdict::Void(_) => None,
         }
     }
 
-    /// What the last good probe warned of.
+    /// Nothing is known any more of what expires.
+    pub fn forget_warning(&mut self) -> Option<Warning> {
+        self.warning.take().map(|_| Warning::Over)
+    }
+
+    /// What is said to expire.
     pub fn warning(&self) -> Option<&str> {
-        self.warning.as_ref().map(|(_, words)| words.as_str())
+        self.warning.as_ref().map(|warning| warning.words.as_str())
     }
 
     /// What the probes say.

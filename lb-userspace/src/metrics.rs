@@ -113,7 +113,7 @@ pub fn openmetrics(status: &Status, timings: &Timings) -> Result<String, std::fm
     );
     registry.register_with_unit(
         "check_late",
-        "How much later than planned health probes began: the balancer was short of CPU or of other resources",
+        "How much later than planned health probes began: the balancer was short of CPU or of other resources, or other commands had their turn",
         Unit::Seconds,
         timings.late.clone(),
     );

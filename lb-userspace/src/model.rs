@@ -544,6 +544,8 @@ pub enum ProbeVerdict {
     Good,
     /// As expected, and something will soon not be: what, for people, at most 256 bytes.
     Warned(String),
+    /// The same of what has an end that is known, such as a certificate: [`crate::event::Record::Warned`] tells of it.
+    Expiring(String),
     /// Not as expected: the reason, for people, at most 256 bytes.
     Bad(String),
     /// The probe could not be made for a cause on our side (no file descriptors, no memory):

@@ -107,7 +107,7 @@ impl Pool {
         };
         let serves = match entry.applied {
             Health::Up => true,
-            Health::Unknown => self.trust_at_start,
+            Health::Unknown => self.trust_at_start || entry.member.trusted,
             Health::Down => false,
         };
         let (from, to) = (entry.applied, entry.raw);

@@ -190,7 +190,8 @@ impl Rota {
         }
         if result.extra {
             entry.extra = false;
-            if entry.probing.is_none() && entry.due <= now_ns {
+            let waits = matches!(entry.target.check, Check::Exec(_)) && entry.due <= now_ns;
+            if entry.probing.is_none() && waits {
                 // A turn of a command has had to wait.
                 entry.due = now_ns;
                 self.queue.push(Reverse((entry.due, id)));

@@ -322,7 +322,7 @@ pub struct Backend {
     /// What packets say against it, and what a check that was made at once said; `null`: nothing was held against it.
     #[serde(default)]
     pub suspicion: Option<String>,
-    /// Why its checks, which are good, will not be for long, such as a certificate that expires; `null`: nothing is known.
+    /// What its checks, which are good, saw that expires soon, such as a certificate; `null`: nothing.
     #[serde(default)]
     pub warning: Option<String>,
     /// While draining.

@@ -209,7 +209,7 @@ fn check(e: &Explained) -> String {
 fn result(now: u64, r: &ProbeResult, colour: bool) -> Vec<Cell> {
     let (word, reason, tint) = match &r.verdict {
         ProbeVerdict::Good => ("good", "", 32),
-        ProbeVerdict::Warned(words) => ("good", words.as_str(), 33),
+        ProbeVerdict::Warned(words) | ProbeVerdict::Expiring(words) => ("good", words.as_str(), 33),
         ProbeVerdict::Bad(words) => ("bad", words.as_str(), 31),
         ProbeVerdict::Void(words) => ("void", words.as_str(), 33),
     };

@@ -317,7 +317,10 @@ impl<'a> Owner<'a> {
                 timings.began_late(late.as_secs_f64());
                 match self.judged(backend, result) {
                     ProbeVerdict::Void(_) => timings.void(service),
-                    ProbeVerdict::Good | ProbeVerdict::Warned(_) | ProbeVerdict::Bad(_) => {
+                    ProbeVerdict::Good
+                    | ProbeVerdict::Warned(_)
+                    | ProbeVerdict::Expiring(_)
+                    | ProbeVerdict::Bad(_) => {
                         let took = result.ended.saturating_sub(result.started);
                         timings.checked(service, Duration::from_nanos(took).as_secs_f64());
                     }

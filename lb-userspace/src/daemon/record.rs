@@ -43,13 +43,13 @@ fn log(record: &Record) {
             backend,
             warning: Some(warning),
         } => {
-            tracing::warn!(service = %backend.service, backend = %backend.backend, %warning, "good, but not for long");
+            tracing::warn!(service = %backend.service, backend = %backend.backend, %warning, "something of it expires");
         }
         Record::Warned {
             backend,
             warning: None,
         } => {
-            tracing::info!(service = %backend.service, backend = %backend.backend, "what its check warned of is over");
+            tracing::info!(service = %backend.service, backend = %backend.backend, "nothing of it expires soon any more");
         }
         Record::Agent { backend, reason } => {
             tracing::warn!(service = %backend.service, backend = %backend.backend, %reason, "what its agent says is ignored");

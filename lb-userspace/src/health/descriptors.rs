@@ -5,6 +5,7 @@
 
 use std::sync::OnceLock;
 
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The most probes that are under way at once, whatever the process may open.
@@ -33,9 +34,8 @@ pub fn limit() -> u64 {
 /// Raises the soft limit to the hard one. Gives both, or why that cannot be.
 pub fn raise() -> nix::Result<(u64, u64)> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let found = *FOUND.get_or_init(|| soft);
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    Ok((found, hard))
+    Ok((*FOUND.get_or_init(|| soft), hard))
 }
 
 /// Gives back the soft limit that [`raise`] found. System calls and nothing else, as it runs between fork and exec.
@@ -44,7 +44,11 @@ pub(super) fn give_back() -> nix::Result<()> {
         return Ok(());
     };
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, (*found).min(hard), hard)
+    match setrlimit(Resource::RLIMIT_NOFILE, (*found).min(hard), hard) {
+        // `fs.nr_open` was set below the hard limit meanwhile. More than it had harms no command.
+        Err(Errno::EPERM) => Ok(()),
+        other => other,
+    }
 }
 
 #[cfg(test)]

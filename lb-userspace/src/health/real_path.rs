@@ -234,7 +234,10 @@ impl Others<'_> {
 }
 
 fn is_good(verdict: &ProbeVerdict) -> bool {
-    matches!(verdict, ProbeVerdict::Good | ProbeVerdict::Warned(_))
+    matches!(
+        verdict,
+        ProbeVerdict::Good | ProbeVerdict::Warned(_) | ProbeVerdict::Expiring(_)
+    )
 }
 
 /// The words of a check that failed, with what the backend's own address had to say. The kinds of faults that the two tell

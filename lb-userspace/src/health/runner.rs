@@ -267,7 +267,10 @@ async fn round(
         }
     };
     let seen = result.ended;
-    let good = matches!(result.verdict, ProbeVerdict::Good | ProbeVerdict::Warned(_));
+    let good = matches!(
+        result.verdict,
+        ProbeVerdict::Good | ProbeVerdict::Warned(_) | ProbeVerdict::Expiring(_)
+    );
     if let Some(said) = hearing.said().filter(|_| good) {
         let backend = target.backend.clone();
         let _told = events.send((seen, Event::Reported { backend, said })).await;

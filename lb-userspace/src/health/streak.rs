@@ -46,7 +46,9 @@ impl Streak {
     /// What a result is worth.
     pub fn weigh(&mut self, result: &ProbeResult) -> Evidence {
         let evidence = match &result.verdict {
-            ProbeVerdict::Good | ProbeVerdict::Warned(_) => Evidence::Good,
+            ProbeVerdict::Good | ProbeVerdict::Warned(_) | ProbeVerdict::Expiring(_) => {
+                Evidence::Good
+            }
             ProbeVerdict::Void(reason) => return Evidence::Void(reason.clone()),
             ProbeVerdict::Bad(reason) => match self.stall(result) {
                 // One that was made for a suspicion is no proof when it is late, however often that has been.

@@ -23,7 +23,7 @@ pub use self::client::Clients;
 use super::peer::Peer;
 use super::segments::Segments;
 use super::tcp::{Closing, connect, deadline};
-use super::verdict::{bad, failed, timed_out, void, warned};
+use super::verdict::{bad, expiring, failed, timed_out, void};
 use crate::model::{ProbeVerdict, TlsCheck};
 
 /// The most bytes that are read after the handshake.
@@ -110,7 +110,7 @@ pub(crate) async fn shake(
 /// A good verdict with the warning, any other as it is.
 pub(super) fn with(verdict: ProbeVerdict, warning: Option<String>) -> ProbeVerdict {
     match (verdict, warning) {
-        (ProbeVerdict::Good, Some(words)) => warned(&words),
+        (ProbeVerdict::Good, Some(words)) => expiring(&words),
         (verdict, _) => verdict,
     }
 }

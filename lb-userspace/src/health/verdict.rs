@@ -21,6 +21,11 @@ pub fn warned(words: &str) -> ProbeVerdict {
     ProbeVerdict::Warned(bounded(words))
 }
 
+/// Good, with these words of what expires, treated as in [`bad`].
+pub fn expiring(words: &str) -> ProbeVerdict {
+    ProbeVerdict::Expiring(bounded(words))
+}
+
 /// Void, in these words, treated as in [`bad`].
 pub fn void(words: &str) -> ProbeVerdict {
     ProbeVerdict::Void(bounded(words))

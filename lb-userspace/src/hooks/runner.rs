@@ -202,7 +202,7 @@ async fn tell(hook: &Hook, attempt: &Attempt, host: &str, clients: &Clients) -> 
         }
     };
     match verdict {
-        ProbeVerdict::Good | ProbeVerdict::Warned(_) => Ok(()),
+        ProbeVerdict::Good | ProbeVerdict::Warned(_) | ProbeVerdict::Expiring(_) => Ok(()),
         ProbeVerdict::Bad(why) | ProbeVerdict::Void(why) => Err(why),
     }
 }

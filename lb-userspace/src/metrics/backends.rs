@@ -83,7 +83,7 @@ pub(super) fn write(page: &mut Page<'_>, status: &Status) {
     );
     page.gauge(
         "backend_check_warns",
-        "1 while good checks say that they will not be for long, such as of a certificate that expires",
+        "1 while good checks say that something expires soon, such as a certificate",
         each().map(|(l, b)| (l, i64::from(b.warning.is_some()))),
     );
     page.gauge(

@@ -41,6 +41,8 @@ pub struct Changes {
     loads: BTreeMap<Name, Loads>,
     /// As [`Persistent::live_vips`].
     live_vips: Option<BTreeSet<IpAddr>>,
+    /// As [`Persistent::trusted`].
+    trusted: BTreeSet<BackendKey>,
     of: Of,
 }
 
@@ -67,6 +69,7 @@ impl State {
                     ids: document.ids,
                     loads: document.loads,
                     live_vips: document.live_vips,
+                    trusted: document.trusted,
                     of: Of::All {
                         orders: document.orders,
                         verdicts: document.verdicts,
@@ -86,6 +89,7 @@ impl State {
                     ids: self.ids.clone(),
                     loads: self.held_loads(),
                     live_vips: Some(self.live_vips.clone()),
+                    trusted: self.trusted_keys(),
                 }
             }
         }
@@ -122,6 +126,7 @@ impl Persistent {
         self.ids = changes.ids;
         self.loads = changes.loads;
         self.live_vips = changes.live_vips;
+        self.trusted = changes.trusted;
         match changes.of {
             Of::All { orders, verdicts } => {
                 self.orders = orders;

@@ -33,7 +33,10 @@ impl State {
         let moved = moved(&self.ids, &ids);
         let old_ids = std::mem::replace(&mut self.ids, ids);
         self.unsaved = Unsaved::All;
-        self.keep_backends(now, &before, &moved);
+        for backend in self.keep_backends(now, &before, &moved) {
+            let warning = None;
+            record(effects, Record::Warned { backend, warning });
+        }
         self.keep_ways();
         self.set_pools(&before);
         let decisions = self.velocity.tick(now);
@@ -87,26 +90,24 @@ impl State {
         ]
     }
 
-    /// Addresses that are claimed, or at which somebody serves, as the configuration `before` has them.
+    /// Addresses at which a backend is up, as the configuration `before` has them.
     fn live_in(&self, before: &Config) -> BTreeSet<IpAddr> {
         let is_up = |(key, _)| self.health(&key) == Health::Up;
-        let services = before.services.values().filter(|service| {
-            let is_claimed = self.live_vips.contains(&service.address.address());
-            is_claimed || service.keyed_backends().any(is_up)
-        });
-        services.map(|service| service.address.address()).collect()
+        let services = before.services.values();
+        let live = services.filter(|service| service.keyed_backends().any(is_up));
+        live.map(|service| service.address.address()).collect()
     }
 
     /// Backends as configured, and as they were `before`. Those in `moved` have another address or port: nothing is known of
-    /// them.
+    /// them. Gives those of which it is no longer known that something expires.
     pub(super) fn keep_backends(
         &mut self,
         now: u64,
         before: &Config,
         moved: &BTreeSet<BackendKey>,
-    ) {
+    ) -> Vec<BackendKey> {
         let config = Arc::clone(&self.config);
-        let live = self.live_in(before);
+        let (live, mut over) = (self.live_in(before), Vec::new());
         self.backends.retain(|key, _| config.backend(key).is_some());
         self.draining.retain(|key| config.backend(key).is_some());
         self.sharing = config.services_that_share();
@@ -126,7 +127,11 @@ impl State {
             };
             let thresholds = Thresholds::from(&service.health);
             let is_new = !before.services.contains_key(&key.service);
-            let trusted = is_new && live.contains(&service.address.address());
+            let vip = service.address.address();
+            // What is not proven claims no VIP.
+            let is_live =
+                self.live_vips.contains(&vip) || service.claim.is_none() && live.contains(&vip);
+            let trusted = is_new && is_live;
             let known = self
                 .backends
                 .entry(key.clone())
@@ -145,6 +150,11 @@ impl State {
                     pace: Pace::default(),
                     trusted,
                 });
+            let old = before.services.get(&key.service);
+            let same_check = old.is_some_and(|old| old.health.check == service.health.check);
+            if (moved.contains(&key) || !same_check) && known.tracker.forget_warning().is_some() {
+                over.push(key.clone());
+            }
             if moved.contains(&key) {
                 known.tracker = Tracker::new(thresholds);
                 known.since = now;
@@ -190,6 +200,7 @@ impl State {
             self.set_pool_without(&key.service, Some(&key.backend));
         }
         self.keep_outages();
+        over
     }
 
     pub(super) fn keep_ways(&mut self) {
@@ -244,6 +255,7 @@ impl State {
                     address: backend.address,
                     enabled: self.admin(&key) == Some(AdminState::Enabled),
                     probed,
+                    trusted: self.backends.get(&key).is_some_and(|known| known.trusted),
                 };
                 (backend.name.clone(), member)
             })

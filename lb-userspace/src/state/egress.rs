@@ -132,9 +132,10 @@ impl State {
         let bar = self.config.backend(key);
         let bar = bar.and_then(|(_, backend)| self.bar_to(backend.address));
         let verdict = match (&result.verdict, bar) {
-            (ProbeVerdict::Good | ProbeVerdict::Warned(_), Some(bar)) => {
-                ProbeVerdict::Void(bar.to_string())
-            }
+            (
+                ProbeVerdict::Good | ProbeVerdict::Warned(_) | ProbeVerdict::Expiring(_),
+                Some(bar),
+            ) => ProbeVerdict::Void(bar.to_string()),
             (verdict, _) => verdict.clone(),
         };
         ProbeResult {

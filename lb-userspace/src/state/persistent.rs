@@ -43,6 +43,9 @@ pub struct Persistent {
     /// VIPs for which enough backends were healthy once; `None`: nobody noted it.
     #[serde(default)]
     pub live_vips: Option<BTreeSet<IpAddr>>,
+    /// Backends that came with a new service of a live VIP, and of whose health nothing was known yet.
+    #[serde(default)]
+    pub trusted: BTreeSet<BackendKey>,
 }
 
 /// An order of a person, and what it or an outage has come to.
@@ -136,7 +139,8 @@ impl State {
             state.adopt_ways(actual);
         }
         let config = Arc::clone(&state.config);
-        state.keep_backends(now, &config, &BTreeSet::new());
+        // Nothing is known of anybody yet, so nothing ends.
+        let _over = state.keep_backends(now, &config, &BTreeSet::new());
         state.keep_ways();
         state.restore_orders(now, &persistent);
         state.restore_loads(&persistent.loads);
@@ -177,7 +181,17 @@ impl State {
             verdicts: self.backends.iter().filter_map(verdict).collect(),
             loads: self.held_loads(),
             live_vips: Some(self.live_vips.clone()),
+            trusted: self.trusted_keys(),
         }
+    }
+
+    /// As [`Persistent::trusted`].
+    pub(super) fn trusted_keys(&self) -> BTreeSet<BackendKey> {
+        let is_open = |(key, known): &(&BackendKey, &super::BackendState)| {
+            known.trusted && self.health(key) == Health::Unknown
+        };
+        let open = self.backends.iter().filter(is_open);
+        open.map(|(key, _)| key.clone()).collect()
     }
 
     /// Ways and interfaces as the maps have them, until netlink says otherwise.
@@ -256,6 +270,15 @@ impl State {
                 backend.ready_since = Some(backend.since);
             }
             self.restore_verdict(key, verdict.health);
+        }
+        for key in &persistent.trusted {
+            let same = |ids: &Ids| ids.backend(key).map(|b| (b.address, b.port));
+            if same(&persistent.ids) == same(&self.ids)
+                && let Some(backend) = self.backends.get_mut(key)
+            {
+                backend.trusted = true;
+                self.set_pool(&key.service);
+            }
         }
     }
 }

@@ -43,6 +43,9 @@ pub struct Member {
     pub enabled: bool,
     /// It is probed. What is not, is up, and no witness.
     pub probed: bool,
+    /// It serves although nothing is known of its health yet.
+    #[serde(default)]
+    pub trusted: bool,
 }
 
 /// Why a change to down does not take effect.

@@ -23,6 +23,7 @@ fn members(count: u8, subnet: u8) -> BTreeMap<Name, Member> {
         address: Ipv4Addr::new(10, 0, subnet, n).into(),
         enabled: true,
         probed: true,
+        trusted: false,
     };
     (1..=count)
         .map(|n| (name(&format!("b{n}")), member(n)))

@@ -398,7 +398,7 @@ fn warns_of_what_expires(stage: &Stage) {
     let log = stage.daemon.log();
     for backend in ["b1", "b2"] {
         let told = |line: &&str| {
-            line.contains("not for long") && line.contains(&format!("backend={backend}"))
+            line.contains("something of it expires") && line.contains(&format!("backend={backend}"))
         };
         assert_eq!(log.lines().filter(told).count(), 1, "{log}");
     }

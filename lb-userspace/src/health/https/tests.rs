@@ -72,7 +72,7 @@ async fn bad_status_is_bad_and_a_certificate_that_ends_soon_only_a_warning() {
     );
     assert_eq!(
         run(&ca, server("200 OK").await, &check(None)).await,
-        ProbeVerdict::Warned("the certificate expires in 5days".into())
+        ProbeVerdict::Expiring("the certificate expires in 5days".into())
     );
 }
 

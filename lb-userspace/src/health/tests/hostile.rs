@@ -64,7 +64,7 @@ async fn every_hostile_answer_is_cut_by_its_own_bound_and_the_reason_says_which(
         let right = match &verdict {
             ProbeVerdict::Bad(reason) => !case.says.is_empty() && reason.starts_with(case.says),
             ProbeVerdict::Good => case.says.is_empty(),
-            ProbeVerdict::Warned(_) | ProbeVerdict::Void(_) => false,
+            ProbeVerdict::Warned(_) | ProbeVerdict::Expiring(_) | ProbeVerdict::Void(_) => false,
         };
         if !right {
             wrong.push(format!("{}: {verdict:?}, not '{}'", case.name, case.says));

@@ -63,7 +63,7 @@ async fn other_name_other_authority_and_end_of_time_are_bad_unless_nothing_is_ve
     };
     assert_eq!(
         run(expired, &unverified).await,
-        ProbeVerdict::Warned("the certificate expired 3days ago".into())
+        ProbeVerdict::Expiring("the certificate expired 3days ago".into())
     );
 }
 
@@ -73,7 +73,7 @@ async fn certificate_that_ends_soon_is_good_with_a_warning() {
     let target = serve(ca.server(&[NAME], 5, &[], false), close).await;
     assert_eq!(
         run(target, &ca.check(Some(NAME))).await,
-        ProbeVerdict::Warned("the certificate expires in 5days".into())
+        ProbeVerdict::Expiring("the certificate expires in 5days".into())
     );
     let later = TlsCheck {
         warn_before_expiry: Duration::from_secs(86_400),

@@ -193,11 +193,37 @@ fn a_new_service_on_a_live_vip_serves_until_its_checks_say_otherwise() {
     sim.check(&[("www/a", ALL), ("www/b", ALL)]);
     sim.probe("www/a", false, 2);
     sim.check(&[("www/a", NONE), ("www/b", ALL)]);
-    // Where all are down, nobody is believed.
-    sim.probe("www/b", false, 2);
-    sim.event(Event::Config(config(WEB)));
+    // Over a restart they are as they were.
+    let mut sim = running(config(WEB));
+    let renamed = config(&WEB.replace("web", "www"));
+    sim.event(Event::Config(renamed.clone()));
     sim.connect();
-    sim.check(&[("web/a", KEEP), ("web/b", KEEP)]);
+    let mut sim = sim.restarted(renamed, sim.now + SECOND);
+    sim.connect();
+    sim.check(&[("www/a", ALL), ("www/b", ALL)]);
+    // All at once are not believed to be down, as ever: half of them at most.
+    for _ in 0..9 {
+        sim.probe("www/a", false, 1);
+        sim.probe("www/b", false, 1);
+    }
+    let down = ["www/a", "www/b"].map(|name| sim.state.health(&key(name)) == Health::Down);
+    assert_ne!(down, [true, true]);
+    // Where all are down, nobody is believed.
+    let mut sim = running(config("web 192.0.2.1:80 a=10.0.0.1:80"));
+    sim.probe("web/a", false, 2);
+    assert_eq!(sim.state.health(&key("web/a")), Health::Down);
+    sim.event(Event::Config(config("www 192.0.2.1:80 a=10.0.0.1:80")));
+    sim.connect();
+    sim.check(&[("www/a", KEEP)]);
+    // And who claims, claims nothing by it: a VIP that waits for enough goes on waiting.
+    let mut sim = start(claimed(WEB, 2), None, SECOND);
+    sim.connect();
+    sim.probe("web/a", true, 2);
+    assert_eq!(claims(&mut sim), Some(vec![]));
+    sim.event(Event::Config(claimed(&WEB.replace("web", "www"), 2)));
+    sim.connect();
+    assert_eq!(claims(&mut sim), None);
+    sim.check(&[("www/a", KEEP), ("www/b", KEEP)]);
 }
 
 #[test]
