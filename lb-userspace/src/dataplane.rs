@@ -168,8 +168,8 @@ pub struct ServiceImage {
     pub forwarding: u8,
     /// `lb_common::Family`.
     pub family: u8,
-    /// As `ServiceEntry::idle_epochs`.
-    pub idle_epochs: u16,
+    /// As `ServiceEntry::idle`.
+    pub idle_epochs: u32,
     /// `lb_common::MidStream`.
     pub mid_stream: u8,
     /// As `ServiceEntry::mss`.

@@ -56,6 +56,8 @@ pub(crate) fn service(text: &str) -> Service {
         together: Together::NONE,
         ring_size: Some(61),
         udp_idle: Duration::from_secs(60),
+        sctp_idle: None,
+        other_idle: None,
         mid_stream: MidStream::Schedule,
         mss: 0,
         tcp_idle: TcpIdle::default(),

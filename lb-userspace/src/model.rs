@@ -279,8 +279,12 @@ pub struct Service {
     pub together: Together,
     /// Ring slots; `None`: by pool size (see `maglev::ring_size`).
     pub ring_size: Option<u32>,
-    /// Flows other than TCP's that are idle for this long are scheduled anew.
+    /// Flows of UDP that are idle for this long are scheduled anew; and all others but TCP's that have no time of their own.
     pub udp_idle: Duration,
+    /// The same of SCTP; `None`: as `udp_idle`.
+    pub sctp_idle: Option<Duration>,
+    /// The same of what is neither UDP, TCP nor SCTP; `None`: as `udp_idle`.
+    pub other_idle: Option<Duration>,
     /// TCP connections that are idle for this long are scheduled anew, by a SYN.
     pub tcp_idle: TcpIdle,
     /// TCP segments in the middle of nothing.

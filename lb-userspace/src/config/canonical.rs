@@ -138,9 +138,7 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
     if let Some(size) = service.ring_size {
         writeln!(out, "ring-size = {size}")?;
     }
-    if service.protocol != Protocol::Tcp {
-        writeln!(out, "udp-idle = {}", text(&duration(service.udp_idle)))?;
-    }
+    idle::write(out, service)?;
     if matches!(service.protocol, Protocol::Tcp | Protocol::Any) {
         writeln!(
             out,
@@ -148,7 +146,6 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
             word(MID_STREAMS, service.mid_stream)
         )?;
     }
-    idle::write(out, service)?;
     match service.mss {
         0 => {}
         FITTING_MSS => writeln!(out, "mss = \"clamp\"")?,

@@ -204,6 +204,16 @@ pub static SERVICE: Section = Section {
         bare("affinity-timeout", "a duration such as \"10m\""),
         bare("ring-size", "a number such as 65537"),
         key("udp-idle", "a duration from \"1s\" to \"137s\"", "\"60s\""),
+        key(
+            "sctp-idle",
+            "a duration from \"1s\" to \"137s\"",
+            "that of `udp-idle`",
+        ),
+        key(
+            "other-idle",
+            "a duration from \"1s\" to \"137s\"",
+            "that of `udp-idle`",
+        ),
         bare("tcp-handshake-idle", "a duration from \"1s\" to \"137s\""),
         bare("tcp-idle", "a duration from \"1s\" to \"137s\""),
         bare("tcp-closing-idle", "a duration from \"1s\" to \"137s\""),

@@ -303,7 +303,7 @@ impl Mem {
             protocol: entry.protocol,
             forwarding: entry.forwarding,
             family: entry.family,
-            idle_epochs: entry.idle_epochs,
+            idle_epochs: entry.idle().0,
             mid_stream: entry.mid_stream,
             mss: entry.mss,
             times: entry.pick & ServiceEntry::TIMES != 0,
