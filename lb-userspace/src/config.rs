@@ -21,6 +21,7 @@ mod idle;
 pub mod keys;
 mod mss;
 mod nat;
+mod nat_idle;
 mod notes;
 mod quic;
 mod ranges;

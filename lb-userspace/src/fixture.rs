@@ -145,6 +145,7 @@ pub(crate) fn with_services(services: BTreeMap<Name, Service>) -> Arc<Config> {
             tunnel_source: tunnel_source(&services),
             nat_source: nat_source(&services),
             nat_ports: "1024-65535".parse().unwrap(),
+            nat_idle: NatIdle::USUAL,
             when_dead: WhenDead::Forward,
             dead_after: Duration::from_secs(10),
             velocity_percent: 50,

@@ -183,6 +183,8 @@ pub struct DaemonConfig {
     pub nat_source: Vec<Prefix>,
     /// Their ports.
     pub nat_ports: Ports,
+    /// For how long these are kept.
+    pub nat_idle: NatIdle,
     /// What becomes of forwarding without a daemon ...
     pub when_dead: WhenDead,
     /// ... that has been silent for this long.
@@ -247,6 +249,32 @@ pub struct TcpIdle {
     pub established: Option<Duration>,
     /// After a FIN or RST.
     pub closing: Option<Duration>,
+}
+
+/// For how long a port of `fullnat` is kept without a packet of its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NatIdle {
+    /// TCP whose client has sent nothing yet after an answer.
+    pub handshake: Duration,
+    /// TCP later.
+    pub established: Duration,
+    /// TCP that has ended.
+    pub closing: Duration,
+    /// UDP that has been answered and gone on.
+    pub datagrams: Duration,
+    /// UDP before.
+    pub unanswered: Duration,
+}
+
+impl NatIdle {
+    /// What holds without a word (`lb_common::nat::Idle::USUAL`, in whole seconds).
+    pub const USUAL: Self = Self {
+        handshake: Duration::from_secs(32),
+        established: Duration::from_secs(7988),
+        closing: Duration::from_secs(128),
+        datagrams: Duration::from_secs(322),
+        unanswered: Duration::from_secs(32),
+    };
 }
 
 /// In [`Service::mss`]: as much as fits.

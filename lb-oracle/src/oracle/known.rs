@@ -211,7 +211,7 @@ impl Maps {
                 self.services[*service as usize].sources.clone_from(sources);
             }
             // Of `nat`, which is told itself.
-            Change::NatPorts(_) => {}
+            Change::NatPorts(_) | Change::NatIdle(_) => {}
             Change::Forwarding(service, number) => {
                 let forwarding = Forwarding::from_u8(*number);
                 let service = *service as usize;

@@ -714,6 +714,18 @@ fn tunnel_source(services: &[Service], (v4, v6): (u8, u8)) -> Vec<Prefix> {
 }
 
 /// A prefix of each family.
+fn times_of_ports((short, long, closing): (u64, u64, u64)) -> NatIdle {
+    let [handshake, unanswered] = [short, 101 - short].map(Duration::from_secs);
+    let [established, datagrams] = [long, 2_592_100 - long].map(Duration::from_secs);
+    NatIdle {
+        handshake,
+        established,
+        closing: Duration::from_secs(closing),
+        datagrams,
+        unanswered,
+    }
+}
+
 fn nat_source((v4, v6): (u8, u8)) -> Vec<Prefix> {
     vec![
         Prefix::new(Ipv4Addr::new(101, 0, 0, 0).into(), v4).unwrap(),
@@ -742,6 +754,7 @@ prop_compose! {
         velocity_percent in 1_u8..=100,
         window in 100_u64..86_400_000,
         flows in 10_u32..=27,
+        nat_idle in (1_u64..=100, 100_u64..=2_592_000, 1_u64..=2_592_000),
         directory in "/[a-zA-Zé \"\\\\/_-]{0,20}",
     ) -> Config {
         let modes = [XdpMode::Native, XdpMode::Generic, XdpMode::NativeOrGeneric];
@@ -761,6 +774,7 @@ prop_compose! {
                 check_marks: marks << 16,
                 nat_source: nat_source(tunnel_lengths),
                 nat_ports: crate::model::Ports::range(NonZeroU16::new(1 << (flows - 10).min(15)).unwrap(), NonZeroU16::MAX).unwrap(),
+                nat_idle: times_of_ports(nat_idle),
                 when_dead: [WhenDead::Forward, WhenDead::Pass, WhenDead::Drop][when_dead],
                 dead_after: Duration::from_secs(if when_dead == 0 { 10 } else { dead_after }),
                 velocity_percent,
