@@ -237,15 +237,39 @@ impl FlowWord {
 
 /// For how many epochs without a packet an entry says whose its flow is to whoever may begin one: a datagram, or a SYN. After that the flow
 /// is scheduled anew. Four bits for each kind of entry, from the lowest: datagrams, handshake, established, closing. 0: for as
-/// long as it stands; else at most [`IDLE_AFTER`].
+/// long as it stands; else at most [`IDLE_AFTER`]. Above them, four bits each, SCTP and what is neither UDP, TCP nor SCTP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct IdleEpochs(pub u16);
+pub struct IdleEpochs(pub u32);
 
 impl IdleEpochs {
-    /// From their numbers, each at most 15.
+    /// For [`Self::narrowed`]: flows of SCTP. The place of their bits, and above it how many bits of the sixteen do not count.
+    pub const SCTP: u32 = 16 | 12 << 5;
+    /// For [`Self::narrowed`]: flows of what is neither UDP, TCP nor SCTP.
+    pub const OTHER: u32 = 20 | 12 << 5;
+
+    /// From their numbers, each at most 15. Flows of other protocols are known for as long as datagrams.
     pub const fn new(datagrams: u8, handshake: u8, established: u8, closing: u8) -> Self {
-        let low = (datagrams & 15) as u16 | ((handshake & 15) as u16) << 4;
-        Self(low | ((established & 15) as u16) << 8 | ((closing & 15) as u16) << 12)
+        let low = (datagrams & 15) as u32 | ((handshake & 15) as u32) << 4;
+        let all = low | ((established & 15) as u32) << 8 | ((closing & 15) as u32) << 12;
+        Self(all).with_others(0, 0)
+    }
+
+    /// The same with numbers for SCTP and for what is neither UDP, TCP nor SCTP, each at most 15; 0: as datagrams.
+    #[must_use]
+    pub const fn with_others(self, sctp: u8, other: u8) -> Self {
+        let (all, datagrams) = (self.0 & 0xffff, self.0 & 15);
+        let [sctp, other] = [sctp as u32 & 15, other as u32 & 15];
+        let sctp = if sctp == 0 { datagrams } else { sctp };
+        let other = if other == 0 { datagrams } else { other };
+        Self(all | sctp << 16 | other << 20)
+    }
+
+    /// What counts for flows of [`Self::SCTP`] or [`Self::OTHER`], at the place of datagrams, and nothing for what opens a connection; 0: the same,
+    /// for flows of TCP and UDP. (No branch, which the verifier would follow.)
+    #[must_use]
+    #[inline(always)]
+    pub const fn narrowed(self, which: u32) -> Self {
+        Self(self.0 >> (which & 31) & 0xffff >> (which >> 5 & 15))
     }
 
     /// What counts for an entry of this rank, of datagrams or of TCP. A connection is in its handshake as long as it was seen in one

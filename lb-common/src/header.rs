@@ -2,14 +2,14 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::hash::FlowKey;
+use crate::{hash::FlowKey, nat::IdleTable};
 
 /// `Header::magic`: the ASCII bytes "FAIRLEAD" read as a big-endian integer.
 pub const MAGIC: u64 = u64::from_be_bytes(*b"FAIRLEAD");
 
 /// The layout of all maps. It changes whenever any type in this crate changes its
 /// bytes or their meaning; pins of another layout are refused, never misread.
-pub const LAYOUT_VERSION: u32 = 11;
+pub const LAYOUT_VERSION: u32 = 12;
 
 /// Who made the maps, how large they are, and who owns them now. Map `header`, one entry.
 ///
@@ -120,8 +120,10 @@ pub struct Control {
     pub nat_mask: u32,
     /// Over how many CPUs new flows spread: what each sees of them, times this, is about all. 0 is as 1.
     pub flow_cpus: u32,
+    /// After how much silence a port that stands for a client may stand for another.
+    pub nat_idle: IdleTable,
     /// Zero.
-    pub reserved: [u32; 10],
+    pub reserved: [u32; 2],
 }
 
 const _: () = assert!(size_of::<Control>() == 320);

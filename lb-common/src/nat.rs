@@ -5,14 +5,16 @@
 //! choose is the port: a flow looks at the slots of [`PROBES`] candidates and takes the first that is free, or
 //! else takes the place of the unproven flow ([`Stage::is_unproven`]) among them that has been silent longest.
 //!
-//! A flow that is over keeps its slot until it has been idle for [`Stage::idle_seconds`]; then the slot is as good as free.
+//! A flow that is over keeps its slot until it has been silent for as long as [`Idle`] says of its stage; then the slot is as good as free.
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::{FlowHash, FlowKey, ReturnHop};
 
+mod idle;
 mod state;
 
+pub use idle::{Idle, IdleTable, seconds};
 pub use state::{Stage, State};
 
 /// Candidates that a flow looks at. At half load one new flow in 2^16 finds none.

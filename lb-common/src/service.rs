@@ -2,6 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::flow::IdleEpochs;
+
 /// How a packet reaches the backend. Numbers are append-only: they stand in pinned maps.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,7 +111,7 @@ pub struct ServiceEntry {
     pub protocol: u8,
     /// A [`Forwarding`].
     pub forwarding: u8,
-    /// [`crate::flow::IdleEpochs`]: after how much silence flows are scheduled anew.
+    /// The lower 16 bits of [`Self::idle`].
     pub idle_epochs: u16,
     /// A [`Family`].
     pub family: u8,
@@ -132,8 +134,8 @@ pub struct ServiceEntry {
     pub ports: u32,
     /// Bits of the address that count for its [`Reach`]; 0: one address and one port.
     pub length: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// The bits of [`Self::idle`] above `idle_epochs`.
+    pub idle_others: u8,
     /// The largest MSS that a SYN says, of client and backend, in bytes; it says no more than fits the way either.
     /// 0: what it likes.
     pub mss: u16,
@@ -209,6 +211,22 @@ impl ServiceEntry {
         Self {
             ports: reach as u32,
             length: (reach >> 32) as u8,
+            ..self
+        }
+    }
+
+    /// After how much silence flows are scheduled anew.
+    #[inline(always)]
+    pub const fn idle(&self) -> IdleEpochs {
+        IdleEpochs(self.idle_epochs as u32 | (self.idle_others as u32) << 16)
+    }
+
+    /// The same with another [`Self::idle`].
+    #[must_use]
+    pub const fn idling(self, idle: IdleEpochs) -> Self {
+        Self {
+            idle_epochs: idle.0 as u16,
+            idle_others: (idle.0 >> 16) as u8,
             ..self
         }
     }

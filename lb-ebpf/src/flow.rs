@@ -51,6 +51,8 @@ pub struct Seeker<'t> {
     pub epoch: Epoch,
     /// The time, as [`admission::second`].
     pub second: u32,
+    /// For [`IdleEpochs::narrowed`](lb_common::flow::IdleEpochs::narrowed): 0, or of which protocols the flow is.
+    pub which: u32,
 }
 
 impl<'t> Seeker<'t> {
@@ -72,6 +74,7 @@ impl<'t> Seeker<'t> {
             arrival,
             epoch: admission::epoch(second),
             second,
+            which: 0,
         }
     }
 
@@ -287,7 +290,7 @@ pub fn refresh_at<T: Tables>(
     }
 }
 
-/// Finds the backend of a flow with this hash, or chooses one and enters it. `arrival`: an [`Arrival`];
+/// Finds the backend of a flow with this hash, or chooses one and enters it. `arrival`: [`Arrival::word`];
 /// `second`: an [`admission::second`]; `group`: a [`schedule::group`]. An [`Assigned`] in one word.
 #[inline(always)]
 pub fn assign<T: Tables>(
@@ -298,13 +301,21 @@ pub fn assign<T: Tables>(
     second: u32,
     group: u64,
 ) -> u64 {
-    match seeker(tables, service, hash, Arrival(arrival), second) {
+    let (arrival, which) = Arrival::of_word(arrival);
+    match seeker(tables, service, hash, arrival, second) {
         Ok(seeker) if seeker.service.entry.spread == Spread::Datagram as u8 => {
             aside::alone(tables, &seeker).0
         }
         Ok(seeker) => {
             let group = FlowHash(group);
-            let assigned = assign_for(tables, &Seeker { group, ..seeker });
+            let assigned = assign_for(
+                tables,
+                &Seeker {
+                    group,
+                    which,
+                    ..seeker
+                },
+            );
             apart::doubted(&seeker, assigned).0
         }
         Err(reason) => Assigned::refused(reason).0,

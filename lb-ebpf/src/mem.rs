@@ -20,6 +20,7 @@ use lb_common::{
     flow::FlowSets,
     fragment,
     header::{LAYOUT_VERSION, MAGIC},
+    nat::Idle,
     rule, sources,
     timing::{self, Start},
 };
@@ -158,6 +159,7 @@ impl MemTables {
                 resets_per_second: u32::MAX,
                 alive_until: Control::ALWAYS_ALIVE,
                 nat_mask: geometry.nat_flows.wrapping_sub(1),
+                nat_idle: Idle::USUAL.table(),
                 ..Control::zeroed()
             },
             endpoints: zeroed(geometry.endpoint_slots.wrapping_mul(2)),

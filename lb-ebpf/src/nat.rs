@@ -155,10 +155,10 @@ pub fn find<T: Tables>(tables: &T, hash: u64, backend: u32, second: u32) -> u64 
                 return found | KNOWN;
             }
         }
-        let worth = worth(state, number, second) ^ blur as u32;
+        let worth = worth(control, state, number, second) ^ blur as u32;
         if worth > most {
             most = worth;
-            best = match state.is_over(second) {
+            best = match state.is_over(second, &control.nat_idle) {
                 true => found,
                 false => found | EVICTS | whose(state) << WHOSE,
             };
@@ -176,8 +176,8 @@ const fn whose(state: State) -> u64 {
 
 /// How good it is for a new flow to have an entry; 0: it may not.
 #[inline(always)]
-const fn worth(state: State, number: u32, second: u32) -> u32 {
-    match state.is_over(second) {
+const fn worth(control: &Control, state: State, number: u32, second: u32) -> u32 {
+    match state.is_over(second, &control.nat_idle) {
         true => u32::MAX.wrapping_sub(number),
         false if state.stage().is_unproven() => state.silent(second).wrapping_add(1),
         false => 0,

@@ -212,17 +212,16 @@ fn flow<F: Frame>(frame: &F, packet: &Packet) -> Option<FlowTuple> {
     })
 }
 
-/// What the packet means for its flow: an [`Arrival`], or the reason for its drop and [`REFUSED`]. (Each step is a call of
+/// What the packet means for its flow: [`Arrival::word`], or the reason for its drop and [`REFUSED`]. (Each step is a call of
 /// its own: a stack that holds them all has no room for what finds the flow.)
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn arrival<F: Frame, T: Tables, const V4: bool>(frame: &mut F, cx: &Context<'_, T>) -> u32 {
     let frame = opaque(frame);
-    let checked = match parse::ip::<F, V4>(frame) {
-        Some(packet) => check(frame, cx, &packet),
-        None => Err(DropReason::Truncated),
+    let Some(packet) = parse::ip::<F, V4>(frame) else {
+        return REFUSED | DropReason::Truncated as u32;
     };
-    match checked {
-        Ok(arrival) => arrival.0,
+    match check(frame, cx, &packet) {
+        Ok(arrival) => arrival.word(packet.protocol),
         Err(reason) => REFUSED | reason as u32,
     }
 }

@@ -5,7 +5,7 @@
 //! extension headers are not balanced.
 
 use lb_common::counter::Handshake;
-use lb_common::{Address, DropReason, Family};
+use lb_common::{Address, DropReason, Family, flow::IdleEpochs};
 use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
     udp::UdpHdr,
@@ -43,6 +43,9 @@ pub struct Packet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival(pub u32);
 
+/// In [`Arrival::word`]: there is a number.
+const NUMBER: u32 = 1 << 24;
+
 /// SYN with ACK.
 const ACCEPTS: u32 = (flag::SYN | flag::ACK) as u32;
 /// RST with ACK.
@@ -76,6 +79,24 @@ impl Arrival {
             }
             _ => Self::DATAGRAM,
         }
+    }
+
+    /// With the packet's IANA number, for [`crate::flow::assign`]. (Without one the packet is TCP's or UDP's.)
+    #[inline(always)]
+    pub const fn word(self, number: u8) -> u32 {
+        self.0 | NUMBER | (number as u32) << 16
+    }
+
+    /// What [`Self::word`] was made of, the number as what [`IdleEpochs::narrowed`] wants.
+    #[inline(always)]
+    pub const fn of_word(word: u32) -> (Self, u32) {
+        let which = match (word >> 16) as u8 {
+            _ if word & NUMBER == 0 => 0,
+            protocol::TCP | protocol::UDP => 0,
+            protocol::SCTP => IdleEpochs::SCTP,
+            _ => IdleEpochs::OTHER,
+        };
+        (Self(word & 0xffff), which)
     }
 
     /// TCP with SYN and without ACK, FIN and RST; SCTP's INIT.

@@ -4,6 +4,7 @@
 mod around;
 mod choices;
 mod complaint;
+mod idle;
 mod mutation;
 mod packet;
 mod reach;
@@ -62,6 +63,8 @@ fn case(choices: &mut Choices<'_>) -> Case {
     around::change(choices, &world, &tagging, &mut scenes);
     let room = around::room(choices);
     twin::add(choices, &mut world, &tagging, &mut scenes);
+    // What is new is drawn last, so that older choices keep their meaning.
+    idle::vary(choices, &mut world);
     Case {
         world,
         mtu,

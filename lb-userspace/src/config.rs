@@ -21,6 +21,7 @@ mod idle;
 pub mod keys;
 mod mss;
 mod nat;
+mod nat_idle;
 mod notes;
 mod quic;
 mod ranges;
@@ -241,10 +242,12 @@ fn finish(draft: ServiceDraft) -> Option<(Name, Service)> {
         scheduler: draft.scheduling.scheduler(),
         together: draft.scheduling.together(),
         ring_size: draft.ring_size.map(|at| at.value),
-        udp_idle: draft.udp_idle,
+        udp_idle: draft.idle.udp,
+        sctp_idle: draft.idle.sctp,
+        other_idle: draft.idle.other,
         mid_stream: draft.mid_stream,
         mss: draft.mss,
-        tcp_idle: draft.tcp_idle,
+        tcp_idle: draft.idle.tcp,
         spread: draft.quic.spread(),
         config_ids: draft.quic.config_ids(),
         sources: draft.sources.sources(),

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Family,
     Forwarding, Header, NextHop, Permissions, Rule, Scheduling,
+    nat::IdleTable,
     quic::Lengths,
     sources::{self, Access},
 };
@@ -75,6 +76,8 @@ pub struct Controls {
     pub nat_v6_spread: u32,
     /// As `lb_common::nat::ports`; 0: no address stands for clients.
     pub nat_ports: u32,
+    /// For how long these are kept.
+    pub nat_idle: IdleTable,
 }
 
 impl Controls {
@@ -94,6 +97,7 @@ impl Controls {
             nat_v6: control.nat_v6,
             nat_v6_spread: control.nat_v6_spread,
             nat_ports: control.nat_ports,
+            nat_idle: control.nat_idle,
         }
     }
 
@@ -112,6 +116,7 @@ impl Controls {
         control.nat_v6 = self.nat_v6;
         control.nat_v6_spread = self.nat_v6_spread;
         control.nat_ports = self.nat_ports;
+        control.nat_idle = self.nat_idle;
     }
 
     /// Packets of this family can be tunnelled.
@@ -168,8 +173,8 @@ pub struct ServiceImage {
     pub forwarding: u8,
     /// `lb_common::Family`.
     pub family: u8,
-    /// As `ServiceEntry::idle_epochs`.
-    pub idle_epochs: u16,
+    /// As `ServiceEntry::idle`.
+    pub idle_epochs: u32,
     /// `lb_common::MidStream`.
     pub mid_stream: u8,
     /// As `ServiceEntry::mss`.

@@ -5,11 +5,13 @@ mod silence;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lb_common::{
     Address, BackendEntry, Control, EndpointKey, EndpointKind, Family, Load, NextHop, Rule,
     endpoint::{MAX_TUNNELS, tunnel_key},
-    nat, quic,
+    nat::{self, IdleTable},
+    quic,
     sources::{Access, V4_BITS},
 };
 
@@ -19,8 +21,8 @@ use crate::ids::hops::NOWHERE;
 use crate::ids::{Ids, ServiceId, backend_port, port_of, reach_of, ring_size};
 use crate::maglev::{self, Member};
 use crate::model::{
-    Backend, BackendKey, Config, DaemonConfig, Forwarding, Name, Prefix, Scheduler, Service,
-    Sources, WhenDead,
+    Backend, BackendKey, Config, DaemonConfig, Forwarding, Name, NatIdle, Prefix, Scheduler,
+    Service, Sources, WhenDead,
 };
 use crate::state::{Dirty, State, Word};
 use crate::turns;
@@ -142,7 +144,21 @@ fn controls(daemon: &DaemonConfig) -> Controls {
         }
         controls.nat_ports = nat::ports(daemon.nat_ports.low(), daemon.nat_ports.high());
     }
+    controls.nat_idle = port_times(daemon.nat_idle);
     controls
+}
+
+/// For how long ports of `fullnat` are kept, as the data plane counts it.
+fn port_times(times: NatIdle) -> IdleTable {
+    let seconds = |time: Duration| nat::seconds(time.as_nanos());
+    nat::Idle {
+        handshake: seconds(times.handshake),
+        established: seconds(times.established),
+        closing: seconds(times.closing),
+        datagrams: seconds(times.datagrams),
+        unanswered: seconds(times.unanswered),
+    }
+    .table()
 }
 
 /// What `Control::alive_until` is to be while the daemon lives.

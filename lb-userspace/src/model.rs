@@ -183,6 +183,8 @@ pub struct DaemonConfig {
     pub nat_source: Vec<Prefix>,
     /// Their ports.
     pub nat_ports: Ports,
+    /// For how long these are kept.
+    pub nat_idle: NatIdle,
     /// What becomes of forwarding without a daemon ...
     pub when_dead: WhenDead,
     /// ... that has been silent for this long.
@@ -249,6 +251,32 @@ pub struct TcpIdle {
     pub closing: Option<Duration>,
 }
 
+/// For how long a port of `fullnat` is kept without a packet of its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NatIdle {
+    /// TCP whose client has sent nothing yet after an answer.
+    pub handshake: Duration,
+    /// TCP later.
+    pub established: Duration,
+    /// TCP that has ended.
+    pub closing: Duration,
+    /// UDP that has been answered and gone on.
+    pub datagrams: Duration,
+    /// UDP before.
+    pub unanswered: Duration,
+}
+
+impl NatIdle {
+    /// What holds without a word (`lb_common::nat::Idle::USUAL`, in whole seconds).
+    pub const USUAL: Self = Self {
+        handshake: Duration::from_secs(32),
+        established: Duration::from_secs(7988),
+        closing: Duration::from_secs(128),
+        datagrams: Duration::from_secs(322),
+        unanswered: Duration::from_secs(32),
+    };
+}
+
 /// In [`Service::mss`]: as much as fits.
 pub const FITTING_MSS: u16 = u16::MAX;
 
@@ -279,8 +307,12 @@ pub struct Service {
     pub together: Together,
     /// Ring slots; `None`: by pool size (see `maglev::ring_size`).
     pub ring_size: Option<u32>,
-    /// Flows other than TCP's that are idle for this long are scheduled anew.
+    /// Flows of UDP that are idle for this long are scheduled anew; and all others but TCP's that have no time of their own.
     pub udp_idle: Duration,
+    /// The same of SCTP; `None`: as `udp_idle`.
+    pub sctp_idle: Option<Duration>,
+    /// The same of what is neither UDP, TCP nor SCTP; `None`: as `udp_idle`.
+    pub other_idle: Option<Duration>,
     /// TCP connections that are idle for this long are scheduled anew, by a SYN.
     pub tcp_idle: TcpIdle,
     /// TCP segments in the middle of nothing.

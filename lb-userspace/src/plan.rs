@@ -317,7 +317,7 @@ fn change_service(
 /// What a service says about its packets, besides who it is and its ring.
 fn rules(service: &ServiceImage) -> impl PartialEq {
     (
-        [service.idle_epochs, service.mss],
+        (service.idle_epochs, service.mss),
         [service.mid_stream, service.spread],
         [service.times, service.shares],
         service.scheduling,

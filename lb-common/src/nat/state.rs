@@ -1,5 +1,6 @@
 //! How far a flow is, and how long it keeps its entry.
 
+use super::IdleTable;
 use crate::FlowHash;
 
 /// How far a flow is.
@@ -35,23 +36,6 @@ impl Stage {
             5 => Self::Datagrams,
             6 => Self::Asking,
             _ => Self::Again,
-        }
-    }
-
-    /// Seconds (2^30 ns) without a packet after which the entry may be another flow's.
-    ///
-    /// Established: RFC 5382 REQ-5 (two hours and four minutes). Closing: twice the 60 seconds of Linux's TIME-WAIT.
-    /// Datagrams: RFC 4787 REQ-5. An unproven one is short, as a flood makes such.
-    #[inline(always)]
-    pub const fn idle_seconds(self) -> u32 {
-        match self {
-            Self::Free => 0,
-            // A packet is never interrupted for so long.
-            Self::Writing => u32::MAX,
-            Self::Opening | Self::Asking => 30,
-            Self::Established => 7440,
-            Self::Closing | Self::Again => 120,
-            Self::Datagrams => 300,
         }
     }
 
@@ -121,11 +105,8 @@ impl State {
 
     /// Another flow may have it.
     #[inline(always)]
-    pub const fn is_over(self, now: u32) -> bool {
-        match self.stage() {
-            Stage::Free => true,
-            stage => self.silent(now) > stage.idle_seconds(),
-        }
+    pub const fn is_over(self, now: u32, idle: &IdleTable) -> bool {
+        self.silent(now) >= idle.end_of((self.0 >> 32) as u32)
     }
 
     /// It may be this flow's.
@@ -220,29 +201,43 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Idle;
     use super::*;
 
     #[test]
     fn an_entry_is_over_when_its_stage_has_been_idle_for_long_enough() {
         let hash = FlowHash(0xdead_beef_0123_4567);
-        for stage in [
-            Stage::Opening,
-            Stage::Established,
-            Stage::Closing,
-            Stage::Datagrams,
-            Stage::Asking,
-            Stage::Again,
+        const OTHERS: Idle = Idle {
+            handshake: 1,
+            established: 2,
+            closing: 3,
+            datagrams: 4,
+            unanswered: Idle::MOST,
+        };
+        for (stage, usual, others) in [
+            (Stage::Opening, 30, 1),
+            (Stage::Established, 7440, 2),
+            (Stage::Closing, 120, 3),
+            (Stage::Datagrams, 300, 4),
+            (Stage::Asking, 30, Idle::MOST),
+            (Stage::Again, 120, 3),
         ] {
             for began in [1000, u32::MAX - 5] {
                 let state = State::new(hash, stage, began);
                 assert_eq!((state.stage(), state.second()), (stage, began));
                 assert!(state.is_of(hash) && !state.is_of(FlowHash(!hash.0)));
-                let last = began.wrapping_add(stage.idle_seconds());
-                assert!(!state.is_over(last) && state.is_over(last.wrapping_add(1)));
-                assert!(!state.is_over(began.wrapping_sub(3)));
+                for (idle, kept) in [(Idle::USUAL, usual), (OTHERS, others)] {
+                    let idle = idle.table();
+                    let last = began.wrapping_add(kept);
+                    assert!(!state.is_over(last, &idle));
+                    assert!(state.is_over(last.wrapping_add(1), &idle));
+                    assert!(!state.is_over(began.wrapping_sub(3), &idle));
+                }
             }
         }
-        assert!(State(0).is_over(0) && !State::new(hash, Stage::Writing, 0).is_over(1 << 30));
+        let idle = OTHERS.table();
+        assert!(State(0).is_over(0, &idle));
+        assert!(!State::new(hash, Stage::Writing, 0).is_over(1 << 30, &idle));
     }
 
     #[test]

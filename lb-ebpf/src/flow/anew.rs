@@ -1,6 +1,6 @@
 //! When what is known of a flow is over, so that another may begin in its place.
 
-use lb_common::{FlowWord, flow::IdleEpochs};
+use lb_common::FlowWord;
 
 use super::Seeker;
 use crate::service::Backend;
@@ -14,7 +14,7 @@ use crate::service::Backend;
 /// flows are known, that counts for all backends.
 #[inline(always)]
 pub(super) fn starts_anew(seeker: &Seeker<'_>, word: FlowWord, backend: Backend<'_>) -> bool {
-    let idle = IdleEpochs(seeker.service.entry.idle_epochs);
+    let idle = seeker.service.entry.idle().narrowed(seeker.which);
     if seeker.arrival.is_opening() {
         let has_ended = !backend.state.permissions().may_take_new() && seems_over(seeker, word);
         return has_ended || idle.are_over(word, seeker.epoch, false);

@@ -50,7 +50,7 @@ fn check<F: Frame>(frame: &F, packet: &Packet, piece: &Piece) -> Result<Arrival,
 /// In what [`admit`] gives: the piece is refused, and the low byte says why.
 pub(super) const REFUSED: u32 = 1 << 31;
 
-/// What a first piece means for its flow, as [`Arrival`], unless it is refused.
+/// What a first piece means for its flow, as [`Arrival::word`], unless it is refused.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(super) fn admit<F: Frame, T: Tables, const V4: bool>(
     frame: &mut F,
@@ -62,7 +62,7 @@ pub(super) fn admit<F: Frame, T: Tables, const V4: bool>(
         return REFUSED | DropReason::Truncated as u32;
     };
     match judge(frame, cx, &packet, service) {
-        Ok(arrival) => arrival.0,
+        Ok(arrival) => arrival,
         Err(reason) => REFUSED | reason as u32,
     }
 }
@@ -73,7 +73,7 @@ fn judge<F: Frame, T: Tables>(
     cx: &Context<'_, T>,
     packet: &Packet,
     service: u32,
-) -> Result<Arrival, DropReason> {
+) -> Result<u32, DropReason> {
     let piece = parse::piece(frame, packet).ok_or(DropReason::Truncated)?;
     let arrival = check(frame, packet, &piece)?;
     // Two services would answer each other for ever.
@@ -93,7 +93,7 @@ fn judge<F: Frame, T: Tables>(
     {
         return Err(DropReason::Malformed);
     }
-    Ok(arrival)
+    Ok(arrival.word(piece.protocol))
 }
 
 /// The hash of a first piece's flow. Its ports, if its protocol has some, have been seen to be there.
@@ -158,7 +158,7 @@ pub(super) fn first_to_backend<F: Frame, T: Tables, const V4: bool>(
         return PackedOutcome::from(Outcome::drop(DropReason::MapInconsistent)).word();
     };
     let service = assignment.backend.entry.service;
-    match begin(frame, cx, &packet, &assignment, Arrival(arrival)) {
+    match begin(frame, cx, &packet, &assignment, Arrival::of_word(arrival).0) {
         Ok(step) => step,
         Err(reason) => PackedOutcome::service_drop(reason as u8, service).word(),
     }

@@ -76,7 +76,7 @@ fn take<F: Frame, T: Tables, const V4: bool, const PIECE: bool>(
     // Whoever has taken it meanwhile has just sent its packet from there.
     let is_same = super::whose(current) == found >> WHOSE & 0xf_ffff;
     let may_evict = found & EVICTS != 0 && is_same && current.stage().is_unproven();
-    if !current.is_over(second) && !may_evict {
+    if !current.is_over(second, &cx.control.nat_idle) && !may_evict {
         return LOST;
     }
     if !cx.tables.exchange(line, word::STATE, current.0, writing.0) {

@@ -171,7 +171,7 @@ fn service(choices: &mut Choices<'_>, world: &mut World) {
                 IdleEpochs::new(0, limit(), limit(), limit()).0
             }
             Protocol::Tcp => 0,
-            Protocol::Udp | Protocol::Sctp | Protocol::Any => choices.below(5) as u16,
+            Protocol::Udp | Protocol::Sctp | Protocol::Any => choices.below(5) as u32,
         },
         reach,
         quic,

@@ -271,22 +271,12 @@ impl Flows {
             return Err(DropReason::BackendLeft);
         }
         let age = seeker.epoch - flow.last;
-        let anew = match seeker.meaning {
-            Meaning::Opens => {
-                let limit = service.silence(match flow.rank() {
-                    FlowRank::Probation => 1,
-                    rank if rank.is_closing() => 3,
-                    _ => 2,
-                });
-                let ended = !backend.permissions.may_take_new() && flow.has_ended(seeker.epoch);
-                ended || limit != 0 && (flow.idle || age > limit)
-            }
-            Meaning::Datagram | Meaning::Leaves => {
-                let limit = service.silence(0);
-                limit != 0 && (flow.idle || age > limit)
-            }
-            _ => false,
-        };
+        let opens = seeker.meaning == Meaning::Opens;
+        let datagram = matches!(seeker.meaning, Meaning::Datagram | Meaning::Leaves);
+        let limit = service.silent_for(seeker.tuple.protocol, opens, flow.rank());
+        let silent = limit.is_some_and(|limit| flow.idle || age > limit);
+        let ended = !backend.permissions.may_take_new() && flow.has_ended(seeker.epoch);
+        let anew = (opens || datagram) && silent || opens && ended;
         if !elsewhere && !loses && !anew {
             let origin = match seeker.meaning {
                 Meaning::Opens if flow.idle || flow.closing => Origin::Reopened,

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::{
-    Address, Control, DropReason, Fields, FlowHash, FlowKey, Forwarding, HashKey, Load, MidStream,
-    Nanos, Permissions, Reach, Scheduling, Spread, Tunnel, hash::FlowTuple, quic::Lengths,
-    sources::Access,
+    Address, Control, DropReason, Fields, FlowHash, FlowKey, FlowRank, Forwarding, HashKey, Load,
+    MidStream, Nanos, Permissions, Reach, Scheduling, Spread, Tunnel, hash::FlowTuple,
+    quic::Lengths, sources::Access,
 };
 use lb_ebpf::fixture::{
     tagging::Tagging,
@@ -43,9 +43,30 @@ pub(super) struct Service {
 
 impl Service {
     /// Epochs of silence after which flows of a kind begin anew: datagrams, connections in their handshake, established and
-    /// closing ones. 0: never.
-    pub(super) fn silence(&self, kind: u32) -> u64 {
+    /// closing ones, SCTP, and what is neither UDP, TCP nor SCTP. 0: never.
+    fn silence(&self, kind: u32) -> u64 {
         self.idle_epochs / 16_u64.pow(kind) % 16
+    }
+
+    /// The same for a packet of a protocol that may begin a flow anew which has this rank; `None`: it may not.
+    pub(super) fn silent_for(&self, protocol: u8, opens: bool, rank: FlowRank) -> Option<u64> {
+        let own_or_usual = |own| match self.silence(own) {
+            0 => self.silence(0),
+            own => own,
+        };
+        let epochs = match (protocol, opens) {
+            (6, true) => self.silence(match rank {
+                FlowRank::Probation => 1,
+                rank if rank.is_closing() => 3,
+                _ => 2,
+            }),
+            // An INIT of SCTP, or TCP in the middle of a connection.
+            (_, true) | (6, false) => 0,
+            (17, false) => self.silence(0),
+            (132, false) => own_or_usual(4),
+            _ => own_or_usual(5),
+        };
+        (epochs != 0).then_some(epochs)
     }
 }
 
@@ -190,7 +211,7 @@ impl Maps {
                 self.services[*service as usize].sources.clone_from(sources);
             }
             // Of `nat`, which is told itself.
-            Change::NatPorts(_) => {}
+            Change::NatPorts(_) | Change::NatIdle(_) => {}
             Change::Forwarding(service, number) => {
                 let forwarding = Forwarding::from_u8(*number);
                 let service = *service as usize;

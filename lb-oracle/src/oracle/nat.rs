@@ -9,6 +9,7 @@ use lb_common::{
     Address, DropReason, Family,
     counter::{PerBackend, Rest},
     hash::FlowTuple,
+    nat::Idle,
 };
 use lb_ebpf::fixture::world::{Change, NAT_PORTS, nat_addresses};
 
@@ -49,6 +50,7 @@ const FREE: u64 = u64::MAX;
 /// All such flows, by their place in the table: a reply's addresses and ports say which, and each has one flow.
 pub(super) struct Nat {
     ports: Option<(u16, u16)>,
+    idle: Idle,
     flows: HashMap<u32, Flow>,
 }
 
@@ -56,13 +58,16 @@ impl Nat {
     pub(super) fn new() -> Self {
         Self {
             ports: Some(NAT_PORTS),
+            idle: Idle::USUAL,
             flows: HashMap::new(),
         }
     }
 
     pub(super) fn change(&mut self, change: &Change) {
-        if let Change::NatPorts(ports) = change {
-            self.ports = *ports;
+        match change {
+            Change::NatPorts(ports) => self.ports = *ports,
+            Change::NatIdle(idle) => self.idle = *idle,
+            _ => {}
         }
     }
 
@@ -108,7 +113,9 @@ impl Nat {
     fn place(&self, maps: &Maps, reply: &FlowTuple, second: u64) -> Option<(u32, u64)> {
         let place = maps.hash_of(reply).0 as u32 & (NAT_FLOWS - 1);
         match self.flows.get(&place) {
-            Some(flow) if !flow.life.is_over(second) => Some((place, flow.life.weakness(second)?)),
+            Some(flow) if !flow.life.is_over(second, &self.idle) => {
+                Some((place, flow.life.weakness(second)?))
+            }
             _ => Some((place, FREE)),
         }
     }
@@ -263,7 +270,7 @@ impl Oracle {
             backend: id,
             hop,
             ours,
-            life: Life::new(ending, second),
+            life: Life::new(meaning, ending, second),
         };
         self.nat.flows.insert(place, flow);
         Ok(Some(place))

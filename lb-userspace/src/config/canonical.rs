@@ -12,10 +12,10 @@ use std::fmt::Write;
 use sha2::{Digest, Sha256};
 
 use super::daemon::{WHEN_DEADS, xdp_mode_word};
-use super::idle;
 use super::quic::SPREADS;
 use super::service::{ADMINS, ALL_DOWNS, DRAINS, FORWARDINGS, MID_STREAMS, ON_DOWNS, PROTOCOLS};
 use super::value::duration;
+use super::{idle, nat_idle};
 use crate::model::{
     Backend, Config, FITTING_MSS, Forwarding, OuterTtl, Prefix, Protocol, Service, WhenDead,
 };
@@ -69,6 +69,7 @@ fn write_config(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "check-marks = {:#x}", daemon.check_marks)?;
     write_prefixes(out, "nat-source", &daemon.nat_source)?;
     writeln!(out, "nat-ports = {}", text(&daemon.nat_ports.to_string()))?;
+    nat_idle::write(out, daemon)?;
     writeln!(out, "when-dead = {}", word(WHEN_DEADS, daemon.when_dead))?;
     if daemon.when_dead != WhenDead::Forward {
         writeln!(out, "dead-after = {}", text(&duration(daemon.dead_after)))?;
@@ -138,9 +139,7 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
     if let Some(size) = service.ring_size {
         writeln!(out, "ring-size = {size}")?;
     }
-    if service.protocol != Protocol::Tcp {
-        writeln!(out, "udp-idle = {}", text(&duration(service.udp_idle)))?;
-    }
+    idle::write(out, service)?;
     if matches!(service.protocol, Protocol::Tcp | Protocol::Any) {
         writeln!(
             out,
@@ -148,7 +147,6 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
             word(MID_STREAMS, service.mid_stream)
         )?;
     }
-    idle::write(out, service)?;
     match service.mss {
         0 => {}
         FITTING_MSS => writeln!(out, "mss = \"clamp\"")?,

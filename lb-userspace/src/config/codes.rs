@@ -243,6 +243,9 @@ codes! {
     FULLNAT_RANGE = "FL0084", Error, "fullnat cannot translate for such a service",
         "an entry of fullnat holds one client's address and port, and its service has one of each, over TCP or UDP",
         "use forwarding \"dnat\", \"l2dsr\" or \"ipip\" for ranges, SCTP and other protocols, or several services";
+    NAT_IDLE_ORDER = "FL0085", Error, "a flow would keep its port for longer before it is proven than afterwards",
+        "anybody can make such flows with forged addresses, so the port of one that is not proven yet is kept for the shorter time",
+        "make the first time shorter, or the second longer";
     ONLY_SORRY = "FL0090", Error, "a service has sorry backends only",
         "sorry backends are for when nobody else is left: without others, flows would never go anywhere else",
         "give those that usually serve a `tier` from 0 to 9, or leave the key out";

@@ -9,11 +9,11 @@ use lb_common::{affinity, limits};
 use toml::de::DeValue;
 
 use super::codes;
-use super::nat;
 use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::tunnel;
 use super::value;
+use super::{nat, nat_idle};
 use crate::model::{DaemonConfig, Limits, WhenDead, XdpMode};
 
 /// More than any machine has that forwards; with far more, two would have one slot of `redirects`.
@@ -81,6 +81,7 @@ pub(super) fn daemon(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> DaemonCo
         check_marks: check_marks(reader, notes),
         nat_source: nat::sources(reader, notes),
         nat_ports: nat::ports(reader, notes),
+        nat_idle: nat_idle::of_daemon(reader, notes),
         when_dead,
         dead_after: dead_after.map_or(Duration::from_secs(10), |at| at.value),
         velocity_percent: percent

@@ -1,4 +1,5 @@
-//! Reads after how much silence connections are scheduled anew: `tcp-handshake-idle`, `tcp-idle` and `tcp-closing-idle`. Pure.
+//! Reads after how much silence flows are scheduled anew: `udp-idle`, `sctp-idle` and `other-idle`, `tcp-handshake-idle`, `tcp-idle` and
+//! `tcp-closing-idle`. Pure.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
@@ -9,48 +10,95 @@ use super::reader::Reader;
 use super::value::duration;
 use crate::model::{Protocol, Service, TcpIdle};
 
-const KEYS: [&str; 3] = ["tcp-handshake-idle", "tcp-idle", "tcp-closing-idle"];
+const UDP: &str = "udp-idle";
+const SCTP: &str = "sctp-idle";
+const OTHER: &str = "other-idle";
+const TCP: [&str; 3] = ["tcp-handshake-idle", "tcp-idle", "tcp-closing-idle"];
+
+/// What holds without `udp-idle`, in seconds.
+const USUAL: u64 = 60;
 
 /// What an entry of the flow table can tell of its age, in seconds (`IDLE_AFTER` epochs).
-pub(super) const MOST: u64 = 137;
+const MOST: u64 = 137;
+
+/// What a service says.
+#[derive(Debug)]
+pub(super) struct IdleDraft {
+    pub(super) udp: Duration,
+    pub(super) sctp: Option<Duration>,
+    pub(super) other: Option<Duration>,
+    pub(super) tcp: TcpIdle,
+}
 
 /// What a service says; `kind`: its protocol.
 pub(super) fn of_service(
     reader: &Reader<'_, '_>,
     kind: Option<Protocol>,
     notes: &mut Notes<'_>,
-) -> TcpIdle {
-    let why = "the service's protocol is not tcp";
-    if matches!(kind, Some(Protocol::Udp | Protocol::Sctp)) {
-        reader.without_effect(&["mid-stream"], why, "remove the key", notes);
-    }
-    // An INIT of SCTP in a service of all protocols would go by them as well.
-    if kind.is_some_and(|kind| kind != Protocol::Tcp) {
-        reader.without_effect(&KEYS, why, "remove the key", notes);
-    }
-    let [handshake, established, closing] = KEYS.map(|key| {
+) -> IdleDraft {
+    without_effect(reader, kind, notes);
+    let mut time = |key| {
         let range = Duration::from_secs(1)..=Duration::from_secs(MOST);
         let at = reader.duration(key, range, notes);
         at.map(|at| at.value)
-    });
-    match kind {
-        Some(Protocol::Tcp) | None => TcpIdle {
+    };
+    let (udp, sctp, other) = (time(UDP), time(SCTP), time(OTHER));
+    let [handshake, established, closing] = TCP.map(time);
+    IdleDraft {
+        udp: udp.unwrap_or(Duration::from_secs(USUAL)),
+        sctp,
+        other,
+        tcp: TcpIdle {
             handshake,
             established,
             closing,
         },
-        Some(_) => TcpIdle::default(),
+    }
+}
+
+/// Notes keys that speak of protocols which the service does not take.
+fn without_effect(reader: &Reader<'_, '_>, kind: Option<Protocol>, notes: &mut Notes<'_>) {
+    let mut none = |keys: &[&str], why| reader.without_effect(keys, why, "remove the key", notes);
+    if matches!(kind, Some(Protocol::Udp | Protocol::Sctp)) {
+        none(&["mid-stream"], "the service's protocol is not tcp");
+        none(&TCP, "the service's protocol is not tcp");
+    }
+    match kind {
+        Some(Protocol::Tcp) => none(&[UDP, SCTP, OTHER], "the service's protocol is tcp"),
+        Some(Protocol::Udp) => none(&[SCTP, OTHER], "the service's protocol is udp"),
+        Some(Protocol::Sctp) => {
+            none(&[OTHER], "the service's protocol is sctp");
+            // By itself it speaks for SCTP.
+            if reader.has(SCTP) {
+                none(&[UDP], "`sctp-idle` says how long flows of SCTP are known");
+            }
+        }
+        Some(Protocol::Any) | None => {}
     }
 }
 
 /// The lines of a service.
 pub(super) fn write(out: &mut String, service: &Service) -> fmt::Result {
+    let speaks = match service.protocol {
+        Protocol::Tcp => false,
+        Protocol::Sctp => service.sctp_idle.is_none(),
+        Protocol::Udp | Protocol::Any => true,
+    };
     let TcpIdle {
         handshake,
         established,
         closing,
     } = service.tcp_idle;
-    for (key, value) in KEYS.into_iter().zip([handshake, established, closing]) {
+    let keys = [UDP, SCTP, OTHER].into_iter().chain(TCP);
+    let values = [
+        speaks.then_some(service.udp_idle),
+        service.sctp_idle,
+        service.other_idle,
+        handshake,
+        established,
+        closing,
+    ];
+    for (key, value) in keys.zip(values) {
         if let Some(value) = value {
             writeln!(out, "{key} = {}", text(&duration(value)))?;
         }

@@ -127,6 +127,31 @@ pub static DAEMON: Section = Section {
             "\"1024-65535\"",
         ),
         key(
+            "nat-tcp-handshake-idle",
+            "a duration from \"1s\" to \"720h\"",
+            "\"32s\"",
+        ),
+        key(
+            "nat-tcp-idle",
+            "a duration from \"1s\" to \"720h\"",
+            "\"2h 13m 8s\"",
+        ),
+        key(
+            "nat-tcp-closing-idle",
+            "a duration from \"1s\" to \"720h\"",
+            "\"2m 8s\"",
+        ),
+        key(
+            "nat-udp-idle",
+            "a duration from \"1s\" to \"720h\"",
+            "\"5m 22s\"",
+        ),
+        key(
+            "nat-udp-unanswered-idle",
+            "a duration from \"1s\" to \"720h\"",
+            "\"32s\"",
+        ),
+        key(
             "when-dead",
             "\"forward\", \"pass\" or \"drop\"",
             "\"forward\"",
@@ -204,6 +229,16 @@ pub static SERVICE: Section = Section {
         bare("affinity-timeout", "a duration such as \"10m\""),
         bare("ring-size", "a number such as 65537"),
         key("udp-idle", "a duration from \"1s\" to \"137s\"", "\"60s\""),
+        key(
+            "sctp-idle",
+            "a duration from \"1s\" to \"137s\"",
+            "that of `udp-idle`",
+        ),
+        key(
+            "other-idle",
+            "a duration from \"1s\" to \"137s\"",
+            "that of `udp-idle`",
+        ),
         bare("tcp-handshake-idle", "a duration from \"1s\" to \"137s\""),
         bare("tcp-idle", "a duration from \"1s\" to \"137s\""),
         bare("tcp-closing-idle", "a duration from \"1s\" to \"137s\""),

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::ops::Range;
-use std::time::Duration;
 
 use lb_common::limits;
 use toml::de::{DeTable, DeValue};
@@ -21,11 +20,14 @@ use super::reader::Reader;
 use super::scheduling::{self, SchedulingDraft};
 use super::sources::{self, SourcesDraft};
 use super::tunnel::{self, TunnelDraft};
-use super::{idle, keys, mss};
+use super::{
+    idle::{self, IdleDraft},
+    keys, mss,
+};
 use super::{value, vip};
 use crate::model::{
     AdminState, AllDown, DrainPolicy, Forwarding, HealthPolicy, MidStream, Name, OnDown, Ports,
-    Prefix, Protocol, TcpIdle, Tier,
+    Prefix, Protocol, Tier,
 };
 
 pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[
@@ -84,10 +86,9 @@ pub(super) struct ServiceDraft {
     pub(super) tunnel: TunnelDraft,
     pub(super) scheduling: SchedulingDraft,
     pub(super) ring_size: Option<At<u32>>,
-    pub(super) udp_idle: Duration,
     pub(super) mid_stream: MidStream,
     pub(super) mss: u16,
-    pub(super) tcp_idle: TcpIdle,
+    pub(super) idle: IdleDraft,
     pub(super) quic: QuicDraft,
     pub(super) sources: SourcesDraft,
     pub(super) health: HealthPolicy,
@@ -149,12 +150,6 @@ pub(super) fn service(
     let reader = Reader::new(&keys::SERVICE, table, span.clone(), path.clone(), notes);
     let protocol = required_word(&reader, "protocol", PROTOCOLS, notes);
     let kind = protocol.as_ref().map(|at| at.value);
-    let range = Duration::from_secs(1)..=Duration::from_secs(idle::MOST);
-    let udp_idle = reader.duration("udp-idle", range, notes);
-    if kind == Some(Protocol::Tcp) {
-        let why = "the service's protocol is tcp";
-        reader.without_effect(&["udp-idle"], why, "remove the key", notes);
-    }
     let on_down = match kind {
         Some(Protocol::Tcp) | None => OnDown::Keep,
         // Their clients come again from the same port, or have none: they would never leave a dead backend.
@@ -180,7 +175,6 @@ pub(super) fn service(
                 span: at.span,
             })
         }),
-        udp_idle: udp_idle.map_or(Duration::from_secs(60), |at| at.value),
         mid_stream: optional_word(
             &reader,
             "mid-stream",
@@ -189,7 +183,7 @@ pub(super) fn service(
             notes,
         ),
         mss: mss::of_service(&reader, kind, notes),
-        tcp_idle: idle::of_service(&reader, kind, notes),
+        idle: idle::of_service(&reader, kind, notes),
         quic: quic::of_service(&reader, kind, notes),
         sources: sources::read(&reader, notes),
         to_vip: aim::to_vip(&reader, &health),

@@ -6,6 +6,7 @@ mod every_key;
 mod good;
 mod hook;
 mod hostile;
+mod idle;
 mod limits;
 mod ranges;
 mod readme;

@@ -1,6 +1,6 @@
 //! A service as the map has it. Pure.
 
-use lb_common::ServiceEntry;
+use lb_common::{ServiceEntry, flow::IdleEpochs};
 
 use super::ServiceImage;
 
@@ -14,7 +14,7 @@ impl ServiceImage {
             port: self.port.to_be_bytes(),
             protocol: self.protocol,
             forwarding: self.forwarding,
-            idle_epochs: self.idle_epochs,
+            idle_epochs: 0,
             family: self.family,
             used: 1,
             pair: ServiceEntry::slice(self.ring_base, self.ring_capacity),
@@ -25,7 +25,7 @@ impl ServiceImage {
             client_bits: self.scheduling.client_bits,
             ports: 0,
             length: 0,
-            reserved: 0,
+            idle_others: 0,
             mss: 0,
             quic: self.quic,
             fields: self.scheduling.fields as u8,
@@ -36,5 +36,6 @@ impl ServiceImage {
         .clamping(self.mss)
         .timing(self.times)
         .sharing(self.shares)
+        .idling(IdleEpochs(self.idle_epochs))
     }
 }

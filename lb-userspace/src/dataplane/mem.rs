@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use bytemuck::Zeroable;
 use lb_common::backend::DEVICES;
 use lb_common::header::{LAYOUT_VERSION, MAGIC};
+use lb_common::nat::IdleTable;
 use lb_common::{
     Address, BackendEntry, Control, Device, EndpointKey, EndpointKind, EndpointSlot, Forwarding,
     Header, NextHop, Protocol, Rule, ServiceEntry, rule,
@@ -66,6 +67,7 @@ impl Mem {
         let control = Control {
             endpoint_mask: sizes.endpoint_slots.saturating_sub(1),
             alive_until: Control::ALWAYS_ALIVE,
+            nat_idle: IdleTable::default(),
             ..Control::zeroed()
         };
         let slots = sizes.endpoint_slots.saturating_mul(2);
@@ -303,7 +305,7 @@ impl Mem {
             protocol: entry.protocol,
             forwarding: entry.forwarding,
             family: entry.family,
-            idle_epochs: entry.idle_epochs,
+            idle_epochs: entry.idle().0,
             mid_stream: entry.mid_stream,
             mss: entry.mss,
             times: entry.pick & ServiceEntry::TIMES != 0,

@@ -19,18 +19,24 @@ pub(super) fn silence(service: &Service) -> IdleEpochs {
         established,
         closing,
     } = service.tcp_idle;
-    let datagrams = match service.protocol {
-        Protocol::Tcp => 0,
-        Protocol::Udp | Protocol::Sctp | Protocol::Any => idle_epochs(service.udp_idle),
+    let epochs = |idle: Option<Duration>| idle.map_or(0, idle_epochs);
+    let [handshake, established, closing] = [handshake, established, closing].map(epochs);
+    let usual = match service.protocol {
+        Protocol::Tcp => None,
+        Protocol::Sctp => service.sctp_idle.or(Some(service.udp_idle)),
+        Protocol::Udp | Protocol::Any => Some(service.udp_idle),
     };
-    let [handshake, established, closing] =
-        [handshake, established, closing].map(|idle| idle.map_or(0, idle_epochs));
-    IdleEpochs::new(datagrams, handshake, established, closing)
+    let all = IdleEpochs::new(epochs(usual), handshake, established, closing);
+    match service.protocol {
+        Protocol::Any => all.with_others(epochs(service.sctp_idle), epochs(service.other_idle)),
+        Protocol::Tcp | Protocol::Udp | Protocol::Sctp => all,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture::service;
 
     #[test]
     fn idle_time_is_rounded_up_to_epochs_of_17_seconds() {
@@ -47,5 +53,29 @@ mod tests {
         check(60, 4);
         check(137, 8);
         check(100_000_000, 8);
+    }
+
+    #[test]
+    fn each_protocol_has_its_own_time_or_that_of_udp() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let of = |protocol, sctp_idle, other_idle| {
+            let mut service = service("web 192.0.2.1:80 b1=192.0.2.11:80");
+            (service.protocol, service.sctp_idle) = (protocol, sctp_idle);
+            service.other_idle = other_idle;
+            silence(&service)
+        };
+        let four = IdleEpochs::new(4, 0, 0, 0);
+        assert_eq!(of(Protocol::Udp, None, None), four);
+        assert_eq!(of(Protocol::Sctp, None, None), four);
+        let two = IdleEpochs::new(2, 0, 0, 0);
+        assert_eq!(of(Protocol::Sctp, seconds(30), None), two);
+        let any = of(Protocol::Any, seconds(30), None);
+        assert_eq!(any, four.with_others(2, 0));
+        let narrowed = |any: IdleEpochs| {
+            [IdleEpochs::SCTP, IdleEpochs::OTHER].map(|which| any.narrowed(which).0)
+        };
+        assert_eq!(narrowed(any), [2, 4]);
+        let any = of(Protocol::Any, None, seconds(30));
+        assert_eq!(narrowed(any), [4, 2]);
     }
 }

@@ -93,7 +93,9 @@ fn every_field_of_the_header_and_the_control_block_is_checked() {
             (offset_of!(Control, nat_mask), "NAT mask"),
             (offset_of!(Control, flow_cpus) + 1, "new flows spread"),
             (offset_of!(Control, reserved), "reserved"),
-            (offset_of!(Control, reserved) + 39, "reserved"),
+            (offset_of!(Control, reserved) + 7, "reserved"),
+            (offset_of!(Control, nat_idle), "NAT are kept"),
+            (offset_of!(Control, nat_idle) + 28, "NAT are kept"),
         ];
         for &(offset, words) in control {
             let flip = |room: &Room| {
@@ -241,7 +243,6 @@ fn values_that_we_never_write_are_refused() {
                 (offset_of!(ServiceEntry, sources), 99),
                 (offset_of!(ServiceEntry, sources) + 3, 1),
                 (offset_of!(ServiceEntry, mid_stream), 3),
-                (offset_of!(ServiceEntry, reserved), 1),
                 (offset_of!(ServiceEntry, reserved2), 1),
                 (offset_of!(ServiceEntry, ports), 1),
                 (offset_of!(ServiceEntry, length), 1),

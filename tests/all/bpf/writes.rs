@@ -122,6 +122,11 @@ pub fn controls(n: u32) -> Controls {
         nat_v6: [0xfd, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16],
         nat_v6_spread: 15,
         nat_ports: lb_common::nat::ports(1024, 2047),
+        nat_idle: lb_common::nat::Idle {
+            established: 1 + n % 1000,
+            ..lb_common::nat::Idle::USUAL
+        }
+        .table(),
         echo_per_second: n,
         new_flows_per_second: n + 1,
         icmp_errors_per_second: n + 2,

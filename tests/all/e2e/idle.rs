@@ -1,21 +1,31 @@
-//! A connection from the port of one that has been silent for longer than its service says begins anew.
+//! A connection from the port of one that has been silent for longer than its service says begins anew: one that was reset, one that said all within
+//! an epoch, and one that lasted. They are silent together.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::ops::Range;
+use std::thread;
+use std::time::Duration;
 
 use lb_common::flow::EPOCH_SHIFT;
 use lb_tests::daemon::Config;
 use lb_tests::server::{MESSAGE_BYTES, Server, signature};
 use lb_tests::topology::{Family, client};
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Socket, Type};
+use nix::time::{ClockId, clock_gettime};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::stage::{SHAPES, Stage, wait_until};
 
-/// So many ports of the client: a connection from each goes to whose turn it is.
-const PORTS: u16 = 12;
+/// Services that let go of what was silent, each of one kind of connection, and the key that says so.
+const LIMITED: [(&str, &str); 3] = [
+    ("closing", "tcp-closing-idle"),
+    ("handshake", "tcp-handshake-idle"),
+    ("established", "tcp-idle"),
+];
+/// The service that lets go of nothing.
+const KEEPS: &str = "keeps";
 
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,84 +36,131 @@ enum End {
     Silent,
 }
 
-/// Who answers a connection from this port, which then ends.
-fn ask(stage: &Stage, target: SocketAddr, port: u16, end: End) -> String {
+/// So many ports of the client: a connection from each goes to whose turn it is. Each service and kind has ports of its own, as all services
+/// are at the same servers.
+fn ports(first: u16) -> Range<u16> {
+    first..first + 12
+}
+
+/// A connection that was answered, its port, and by whom.
+type Open = (u16, TcpStream, String);
+
+/// Who answers on a connection. What he says is acknowledged at once, so that he never has to send it again.
+fn ask(stream: &mut TcpStream) -> String {
+    let mut message = [7; MESSAGE_BYTES];
+    SockRef::from(&*stream).set_tcp_quickack(true).unwrap();
+    stream.write_all(&message).unwrap();
+    stream.read_exact(&mut message).unwrap();
+    SockRef::from(&*stream).set_tcp_quickack(true).unwrap();
+    signature(&message).to_owned()
+}
+
+fn connect(target: SocketAddr, port: u16) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.set_linger(Some(Duration::ZERO)).unwrap();
+    let own = SocketAddr::from((client(Family::V4), port));
+    socket.bind(&own.into()).unwrap();
+    // A server that still has the connection of before says so, is reset, and answers the next SYN.
+    socket.connect(&target.into()).unwrap();
+    let stream = TcpStream::from(socket);
+    let patience = Some(Duration::from_secs(60));
+    stream.set_read_timeout(patience).unwrap();
+    stream
+}
+
+/// Connections to a service, all at once.
+fn open(stage: &Stage, service: &str, first: u16) -> Vec<Open> {
+    let target = stage.daemon.config().service(service).target();
     stage.topology.run_in("client", || {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        socket.set_linger(Some(Duration::ZERO)).unwrap();
-        let own = SocketAddr::from((client(Family::V4), port));
-        socket.bind(&own.into()).unwrap();
-        // A server that still has the connection of before says so, is reset, and answers the next SYN.
-        socket.connect(&target.into()).unwrap();
-        let mut stream = TcpStream::from(socket);
-        stream
-            .set_read_timeout(Some(Duration::from_secs(15)))
-            .unwrap();
-        let mut message = [7; MESSAGE_BYTES];
-        stream.write_all(&message).unwrap();
-        stream.read_exact(&mut message).unwrap();
+        thread::scope(|scope| {
+            let one = |port| {
+                scope.spawn(move || {
+                    let mut stream = connect(target, port);
+                    let who = ask(&mut stream);
+                    (port, stream, who)
+                })
+            };
+            let all: Vec<_> = ports(first).map(one).collect();
+            let open = all.into_iter().map(|one| one.join().unwrap());
+            open.collect()
+        })
+    })
+}
+
+/// Who answered from each port, once the connections have ended.
+fn end(open: Vec<Open>, end: End) -> BTreeMap<u16, String> {
+    let ended = open.into_iter().map(|(port, stream, who)| {
         if end == End::Silent {
             // Closed then, a socket says nothing (tcp_disconnect, Linux net/ipv4/tcp.c).
             setsockopt(&stream, sockopt::TcpRepair, &1).unwrap();
         }
-        signature(&message).to_owned()
-    })
+        (port, who)
+    });
+    ended.collect()
 }
 
-/// Each service has ports of its own: both are at the same servers.
-fn everybody(stage: &Stage, (service, first): (&str, u16), end: End) -> BTreeMap<u16, String> {
-    let target = stage.daemon.config().service(service).target();
-    let ports = first..first + PORTS;
-    ports
-        .map(|port| (port, ask(stage, target, port, end)))
-        .collect()
+/// Epochs of the flow table, by the clock that it has.
+fn epochs() -> u64 {
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap());
+    // The data plane reads the clock once a tick.
+    let late = now - Duration::from_millis(200);
+    u64::try_from(late.as_nanos()).unwrap() >> EPOCH_SHIFT
 }
 
-/// Two services of which one lets go of what was silent.
-fn configured(mut config: Config, key: &str) -> Config {
+/// Waits until so many epochs have begun since all that has happened yet.
+fn wait_for_epochs(number: u64) {
+    let last =
+        u64::try_from(Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap()).as_nanos());
+    let last = last.unwrap() >> EPOCH_SHIFT;
+    let limit = Duration::from_nanos((number + 2) << EPOCH_SHIFT);
+    wait_until("epochs begin", limit, || epochs() >= last + number);
+}
+
+fn configured(mut config: Config) -> Config {
     config.services.retain(|service| service.name == "echo4");
-    let mut keeps = config.services[0].clone();
-    keeps.name = "keeps".to_owned();
-    keeps.port += 1;
-    config.services.push(keeps);
-    for service in &mut config.services {
-        service.extra += "\nscheduler = \"round-robin\"";
+    let mut echo = config.services.remove(0);
+    echo.extra += "\nscheduler = \"round-robin\"";
+    let names = LIMITED.map(|(name, key)| (name, format!("\n{key} = \"1s\"")));
+    for (name, line) in names.into_iter().chain([(KEEPS, String::new())]) {
+        let mut service = echo.clone();
+        service.name = name.to_owned();
+        service.extra += &line;
+        config.services.push(service);
+        echo.port += 1;
     }
-    config.services[0].extra += &format!("\n{key} = \"1s\"");
     config
 }
 
-#[track_caller]
-fn check(end: End, key: &str) {
-    let stage = Stage::with(SHAPES[0], Server::threads, |config| configured(config, key));
-    let services = [("echo4", 20_000), ("keeps", 21_000)];
-    let before = services.map(|service| everybody(&stage, service, end));
-    if end == End::Reset {
-        // What has just ended is still known.
-        assert_eq!(
-            services.map(|service| everybody(&stage, service, end)),
-            before
-        );
-    }
-    // A second is rounded up to one epoch, and an age to the next.
-    let silence = Duration::from_nanos(2 << EPOCH_SHIFT) + Duration::from_secs(1);
-    let begun = Instant::now();
-    wait_until("the silence lasts", silence * 2, || {
-        begun.elapsed() > silence
+#[test]
+fn what_was_silent_for_as_long_as_its_service_says_is_scheduled_anew() {
+    let stage = Stage::with(SHAPES[0], Server::threads, configured);
+    // Each kind of connection has this service, or the one that keeps all; and its first port.
+    let kind = |n: u16| {
+        let (name, _) = LIMITED[usize::from(n)];
+        [(name, 20_000 + 100 * n), (KEEPS, 21_000 + 100 * n)]
+    };
+    let opened = |kind: [(&str, u16); 2]| kind.map(|(name, first)| open(&stage, name, first));
+    // What lasts is seen in two epochs.
+    let held = opened(kind(2));
+    wait_for_epochs(1);
+    let reset = |()| opened(kind(0)).map(|open| end(open, End::Reset));
+    let closing = reset(());
+    let handshake = opened(kind(1)).map(|open| end(open, End::Silent));
+    let established = held.map(|mut open| {
+        for (port, stream, who) in &mut open {
+            assert_eq!(ask(stream), *who, "from {port}");
+        }
+        end(open, End::Silent)
     });
-    let [echo, keeps] = services.map(|service| everybody(&stage, service, end));
-    assert_eq!(keeps, before[1], "without a limit flows stay");
-    assert_ne!(echo, before[0], "with a limit it is somebody else's turn");
+    assert_eq!(reset(()), closing, "what has just ended is still known");
+    // A second is rounded up to one epoch, and an age to the next.
+    wait_for_epochs(2);
+    for (n, before) in (0..).zip([closing, handshake, established]) {
+        let (name, key) = LIMITED[usize::from(n)];
+        let [limited, kept] = opened(kind(n)).map(|open| end(open, End::Reset));
+        assert_eq!(kept, before[1], "{name}: without a limit flows stay");
+        assert_ne!(limited, before[0], "{key}: it is somebody else's turn");
+    }
     stage.end();
-}
-
-#[test]
-fn what_was_reset_is_scheduled_anew_after_the_silence_that_its_service_says() {
-    check(End::Reset, "tcp-closing-idle");
-}
-
-#[test]
-fn what_ended_unseen_is_scheduled_anew_after_the_silence_that_its_service_says() {
-    check(End::Silent, "tcp-handshake-idle");
 }

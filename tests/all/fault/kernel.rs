@@ -56,7 +56,7 @@ fn k3_pins_that_nobody_wrote_like_this_are_refused_and_go_on_forwarding() {
         &mut stage,
         "services",
         1,
-        offset_of!(ServiceEntry, reserved),
+        offset_of!(ServiceEntry, reserved2),
     );
     check_refused::<32>(&mut stage, "next_hops", 1, offset_of!(NextHop, reserved));
     stage.daemon.restart().unwrap();

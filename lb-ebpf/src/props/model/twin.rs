@@ -17,7 +17,7 @@ impl Twin {
     fn new() -> Self {
         let mut world = PLAIN.l2dsr().world(2 * BACKENDS, &[0, 1, 2, 3]);
         let mut udp = world.services[0].clone();
-        (udp.protocol, udp.idle_epochs) = (lb_common::Protocol::Udp, UDP_IDLE as u16);
+        (udp.protocol, udp.idle_epochs) = (lb_common::Protocol::Udp, UDP_IDLE as u32);
         udp.ring = (BACKENDS..2 * BACKENDS).collect();
         world.services.push(udp);
         for (id, backend) in world.backends.iter_mut().enumerate() {

@@ -1,5 +1,7 @@
 //! How far a flow is, and how long it keeps its port.
 
+use lb_common::nat::Idle;
+
 use super::super::packet::Meaning;
 
 /// How far a flow is, which says for how many seconds of 2^30 ns it keeps its port without a packet.
@@ -19,13 +21,14 @@ enum Stage {
 }
 
 impl Stage {
-    fn seconds(self) -> u64 {
-        match self {
-            Self::Unproven { .. } => 30,
-            Self::Established => 7440,
-            Self::Closing | Self::Again { .. } => 120,
-            Self::Datagrams => 300,
-        }
+    fn seconds(self, datagrams: bool, idle: &Idle) -> u64 {
+        u64::from(match (self, datagrams) {
+            (Self::Unproven { .. }, true) => idle.unanswered,
+            (Self::Unproven { .. }, false) => idle.handshake,
+            (Self::Established, _) => idle.established,
+            (Self::Closing | Self::Again { .. }, _) => idle.closing,
+            (Self::Datagrams, _) => idle.datagrams,
+        })
     }
 }
 
@@ -39,16 +42,19 @@ pub(super) struct Life {
     reset: [bool; 2],
     /// The second of its last packet.
     last: u64,
+    /// It is one of UDP.
+    datagrams: bool,
 }
 
 impl Life {
     /// Of a flow that a packet of its client begins.
-    pub(super) fn new(ending: Ending, second: u64) -> Self {
+    pub(super) fn new(meaning: Meaning, ending: Ending, second: u64) -> Self {
         Self {
             stage: Stage::Unproven { answered: false },
             ended: [ending == Ending::Fin, false],
             reset: [false; 2],
             last: second,
+            datagrams: meaning == Meaning::Datagram,
         }
     }
 
@@ -56,8 +62,8 @@ impl Life {
         self.stage == Stage::Closing
     }
 
-    pub(super) fn is_over(&self, second: u64) -> bool {
-        second - self.last > self.stage.seconds()
+    pub(super) fn is_over(&self, second: u64, idle: &Idle) -> bool {
+        second - self.last > self.stage.seconds(self.datagrams, idle)
     }
 
     /// For how many seconds a flow has been silent whose place another may take.

@@ -113,6 +113,8 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
         "agent-weight-max",
         "agent-weight-step",
         "mss",
+        "sctp-idle",
+        "other-idle",
         "tcp-handshake-idle",
         "tcp-idle",
         "tcp-closing-idle",
@@ -170,6 +172,8 @@ fn the_table_of_keys_tells_the_true_defaults() {
             let Some(default) = key.default else { continue };
             // Said in words, relative to another key, or for HTTP only.
             let apart = [
+                "sctp-idle",
+                "other-idle",
                 "on-down",
                 "port",
                 "jitter",
@@ -525,7 +529,7 @@ prop_compose! {
         most in proptest::option::of(1_u32..),
         mid_stream in 0..3_usize,
         mss in proptest::option::of(536_u16..),
-        tcp_idle in proptest::array::uniform3(proptest::option::of(1_u64..=137)),
+        idle in proptest::array::uniform5(proptest::option::of(1_u64..=137)),
         allow in proptest::collection::btree_set(0_u8..=16, 0..3),
         deny in proptest::collection::btree_set(17_u8..=32, 0..3),
         claim in any::<bool>(),
@@ -551,6 +555,9 @@ prop_compose! {
             vip = Prefix::around(vip.address(), short).unwrap();
         }
         let claimed = claim && vip.is_host();
+        let [sctp_idle, other_idle, handshake, established, closing] = idle.map(|idle| idle.map(Duration::from_secs));
+        let sctp_idle = sctp_idle.filter(|_| matches!(protocol, Protocol::Sctp | Protocol::Any));
+        let alone_speaks = protocol == Protocol::Tcp || protocol == Protocol::Sctp && sctp_idle.is_some();
         let resets = failover.min_healthy == 2 && matches!(protocol, Protocol::Tcp | Protocol::Any);
         let mut health = health;
         if protocol != Protocol::Tcp {
@@ -614,14 +621,16 @@ prop_compose! {
             scheduler,
             together,
             ring_size,
-            udp_idle: Duration::from_secs(if protocol == Protocol::Tcp { 60 } else { udp_idle }),
+            udp_idle: Duration::from_secs(if alone_speaks { 60 } else { udp_idle }),
+            sctp_idle,
+            other_idle: other_idle.filter(|_| protocol == Protocol::Any),
             mid_stream: match (matches!(protocol, Protocol::Udp | Protocol::Sctp), mid_stream) {
                 (true, _) | (_, 0) => MidStream::Schedule,
                 (_, 1) => MidStream::Drop,
                 _ => MidStream::Reset,
             },
-            tcp_idle: match (protocol, tcp_idle.map(|idle| idle.map(Duration::from_secs))) {
-                (Protocol::Tcp, [handshake, established, closing]) => TcpIdle { handshake, established, closing },
+            tcp_idle: match protocol {
+                Protocol::Tcp | Protocol::Any => TcpIdle { handshake, established, closing },
                 _ => TcpIdle::default(),
             },
             mss: match protocol {
@@ -705,6 +714,18 @@ fn tunnel_source(services: &[Service], (v4, v6): (u8, u8)) -> Vec<Prefix> {
 }
 
 /// A prefix of each family.
+fn times_of_ports((short, long, closing): (u64, u64, u64)) -> NatIdle {
+    let [handshake, unanswered] = [short, 101 - short].map(Duration::from_secs);
+    let [established, datagrams] = [long, 2_592_100 - long].map(Duration::from_secs);
+    NatIdle {
+        handshake,
+        established,
+        closing: Duration::from_secs(closing),
+        datagrams,
+        unanswered,
+    }
+}
+
 fn nat_source((v4, v6): (u8, u8)) -> Vec<Prefix> {
     vec![
         Prefix::new(Ipv4Addr::new(101, 0, 0, 0).into(), v4).unwrap(),
@@ -733,6 +754,7 @@ prop_compose! {
         velocity_percent in 1_u8..=100,
         window in 100_u64..86_400_000,
         flows in 10_u32..=27,
+        nat_idle in (1_u64..=100, 100_u64..=2_592_000, 1_u64..=2_592_000),
         directory in "/[a-zA-Zé \"\\\\/_-]{0,20}",
     ) -> Config {
         let modes = [XdpMode::Native, XdpMode::Generic, XdpMode::NativeOrGeneric];
@@ -752,6 +774,7 @@ prop_compose! {
                 check_marks: marks << 16,
                 nat_source: nat_source(tunnel_lengths),
                 nat_ports: crate::model::Ports::range(NonZeroU16::new(1 << (flows - 10).min(15)).unwrap(), NonZeroU16::MAX).unwrap(),
+                nat_idle: times_of_ports(nat_idle),
                 when_dead: [WhenDead::Forward, WhenDead::Pass, WhenDead::Drop][when_dead],
                 dead_after: Duration::from_secs(if when_dead == 0 { 10 } else { dead_after }),
                 velocity_percent,

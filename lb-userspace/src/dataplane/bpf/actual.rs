@@ -211,10 +211,7 @@ fn service(
     let (ring_base, ring_capacity) = ServiceEntry::unslice(entry.pair);
     let pair_end = u64::from(ring_base).saturating_add(u64::from(ring_capacity).saturating_mul(2));
     check(entry.used == 1, "'used' is neither 0 nor 1")?;
-    check(
-        entry.reserved == 0 && entry.reserved2 == 0,
-        "reserved bytes are not zero",
-    )?;
+    check(entry.reserved2 == 0, "reserved bytes are not zero")?;
     check(
         Spread::from_u8(entry.spread).is_some(),
         "what of its packets is scheduled is unknown",
@@ -274,7 +271,7 @@ fn service(
         protocol: entry.protocol,
         forwarding: entry.forwarding,
         family: entry.family,
-        idle_epochs: entry.idle_epochs,
+        idle_epochs: entry.idle().0,
         mid_stream: entry.mid_stream,
         mss: entry.mss,
         times: entry.pick & ServiceEntry::TIMES != 0,

@@ -12,6 +12,7 @@ use lb_common::backend::DEVICES;
 use lb_common::counter::lines_per_cpu;
 use lb_common::flow::{MAX_BACKENDS, WAYS};
 use lb_common::header::{LAYOUT_VERSION, MAGIC};
+use lb_common::nat::IdleTable;
 use lb_common::{
     BackendEntry, Control, CounterLine, Device, EndpointSlot, FlowWord, HashKey, Header, NextHop,
     ReturnHop, Rule, ServiceEntry, affinity, fragment, limits, rule, sources, timing,
@@ -165,6 +166,7 @@ impl Geometry {
             multipliers: flow_key.expand(),
             alive_until: Control::ALWAYS_ALIVE,
             nat_mask: self.nat_flows.saturating_sub(1),
+            nat_idle: IdleTable::default(),
             ..bytemuck::Zeroable::zeroed()
         }
     }
@@ -365,13 +367,17 @@ pub fn check_control(control: &Control, header: &Header) -> Vec<String> {
         tunnel_source(u32::from_be_bytes([a, b, c, d]), control.nat_v6_spread),
         "control: what stands for IPv6 clients is not a prefix",
     );
+    found.holds(
+        control.nat_idle.idle().is_some(),
+        "control: for how long ports of NAT are kept is no time",
+    );
     found.equal("control: NAT mask", control.nat_mask, expected.nat_mask);
     found.holds(
         control.flow_cpus <= expected.cpus,
         "control: new flows spread over more CPUs than there are",
     );
     found.holds(
-        control.reserved == [0; 10],
+        control.reserved == [0; 2],
         "control: reserved bytes are not zero",
     );
     found.0

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use lb_common::nat::{State, second, word};
+use lb_common::Control;
+use lb_common::nat::{IdleTable, State, second, word};
 
 use super::Reader;
 use super::maps::Maps;
@@ -34,11 +35,13 @@ impl NatWalk {
         let all = self.maps.geometry.nat_flows;
         let end = self.next.saturating_add(entries).min(all);
         let second = second(now);
+        let control: Option<Control> = self.maps.control.read(0);
+        let idle = control.map_or_else(IdleTable::default, |control| control.nat_idle);
         let position = usize::try_from(word::STATE).unwrap_or(0);
         for entry in self.next..end {
             let state = self.maps.nat_flows.word(entry, position);
             let state = state.map_or(State(0), |place| State(place.load(Ordering::Relaxed)));
-            if !state.is_over(second) {
+            if !state.is_over(second, &idle) {
                 self.live = self.live.saturating_add(1);
             }
         }
