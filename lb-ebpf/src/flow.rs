@@ -10,6 +10,7 @@ mod apart;
 mod aside;
 mod choice;
 mod origin;
+mod seen;
 mod usual;
 
 use lb_common::{
@@ -33,6 +34,7 @@ pub use aside::adopt;
 pub use choice::holder;
 use choice::{choose, reach, settled};
 pub use origin::Origin;
+pub use seen::{refresh, refresh_at};
 pub use usual::{settle, young};
 
 /// A flow that looks for its backend.
@@ -250,43 +252,6 @@ pub fn find_backend<'t, T: Tables>(tables: &'t T, sets: FlowSets, id: u32) -> Op
     match entry_in(tables, sets.first, sets.tag) {
         Some(entry) if entry.word.backend_id() == id => Some(entry),
         _ => entry_in(tables, sets.second, sets.tag).filter(|entry| entry.word.backend_id() == id),
-    }
-}
-
-/// Notes that a flow was seen. The usual case writes nothing.
-#[inline(always)]
-pub fn refresh<T: Tables>(tables: &T, entry: &Entry<'_>, epoch: Epoch, closing: bool) {
-    let seen = entry.word.seen(epoch, closing);
-    if seen != entry.word {
-        // Whoever was faster has noted the same or something newer.
-        let _ = tables.exchange_flow(entry.line, entry.way, entry.word, seen);
-    }
-}
-
-/// The same for an entry known by its position.
-#[inline(always)]
-pub fn refresh_at<T: Tables>(
-    tables: &T,
-    set: u32,
-    way: u32,
-    word: FlowWord,
-    epoch: Epoch,
-    closing: bool,
-) {
-    if word.seen(epoch, closing) != word
-        && let Some(line) = tables.flows(set)
-    {
-        refresh(
-            tables,
-            &Entry {
-                set,
-                line,
-                way,
-                word,
-            },
-            epoch,
-            closing,
-        );
     }
 }
 

@@ -12,7 +12,6 @@ use lb_common::backend::DEVICES;
 use lb_common::counter::lines_per_cpu;
 use lb_common::flow::{MAX_BACKENDS, WAYS};
 use lb_common::header::{LAYOUT_VERSION, MAGIC};
-use lb_common::nat::IdleTable;
 use lb_common::{
     BackendEntry, Control, CounterLine, Device, EndpointSlot, FlowWord, HashKey, Header, NextHop,
     ReturnHop, Rule, ServiceEntry, affinity, fragment, limits, rule, sources, timing,
@@ -166,7 +165,7 @@ impl Geometry {
             multipliers: flow_key.expand(),
             alive_until: Control::ALWAYS_ALIVE,
             nat_mask: self.nat_flows.saturating_sub(1),
-            nat_idle: IdleTable::default(),
+            nat_idle: Default::default(),
             ..bytemuck::Zeroable::zeroed()
         }
     }

@@ -1,0 +1,43 @@
+//! Entries of flows that packets were seen of.
+
+use lb_common::{Epoch, FlowWord};
+
+use super::Entry;
+use crate::tables::Tables;
+
+/// Notes that a flow was seen. The usual case writes nothing.
+#[inline(always)]
+pub fn refresh<T: Tables>(tables: &T, entry: &Entry<'_>, epoch: Epoch, closing: bool) {
+    let seen = entry.word.seen(epoch, closing);
+    if seen != entry.word {
+        // Whoever was faster has noted the same or something newer.
+        let _ = tables.exchange_flow(entry.line, entry.way, entry.word, seen);
+    }
+}
+
+/// The same for an entry known by its position.
+#[inline(always)]
+pub fn refresh_at<T: Tables>(
+    tables: &T,
+    set: u32,
+    way: u32,
+    word: FlowWord,
+    epoch: Epoch,
+    closing: bool,
+) {
+    if word.seen(epoch, closing) != word
+        && let Some(line) = tables.flows(set)
+    {
+        refresh(
+            tables,
+            &Entry {
+                set,
+                line,
+                way,
+                word,
+            },
+            epoch,
+            closing,
+        );
+    }
+}
