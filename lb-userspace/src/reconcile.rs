@@ -365,11 +365,11 @@ fn apply<D: Dataplane>(
     })
 }
 
-/// Later complete lists replace earlier ones; records stay in order.
+/// Later complete lists replace earlier ones; records, and whom to probe at once, are no complete lists and stay in order.
 fn merge(all: &mut Vec<Effect>, more: Vec<Effect>) {
     for effect in more {
         let same_kind = |other: &Effect| {
-            !matches!(effect, Effect::Record(_))
+            !matches!(effect, Effect::Record(_) | Effect::ProbeNow(_))
                 && std::mem::discriminant(other) == std::mem::discriminant(&effect)
         };
         all.retain(|other| !same_kind(other));

@@ -440,3 +440,18 @@ proptest! {
         prop_assert_eq!(reconciler.write_full(&|| now).unwrap().ops, 0);
     }
 }
+
+#[test]
+fn complete_lists_replace_each_other_and_all_suspects_are_probed_at_once() {
+    let at_once = |backend: &str| Effect::ProbeNow(vec![key(backend)]);
+    let mut all = vec![Effect::Probe(vec![]), at_once("web/a"), Effect::Persist];
+    let more = vec![at_once("web/b"), Effect::Persist, Effect::Probe(vec![])];
+    merge(&mut all, more);
+    let both = [
+        at_once("web/a"),
+        at_once("web/b"),
+        Effect::Persist,
+        Effect::Probe(vec![]),
+    ];
+    assert_eq!(all, both);
+}

@@ -23,7 +23,7 @@ const NO_KERNEL: &str = "is about the tests' own tools and asks nothing of a ker
 
 /// Tests that do not run there, by a prefix of their names, each with its reason. Tests that are not
 /// listed run.
-const LEFT_OUT: [(&str, &str); 38] = [
+const LEFT_OUT: [(&str, &str); 39] = [
     ("bench::", BENCH),
     (
         "bpf::attachment::a_device_that_is_deleted_and_made_again_is_attached_anew",
@@ -45,6 +45,7 @@ const LEFT_OUT: [(&str, &str); 38] = [
     ("e2e::iperf::", SERVERS),
     ("e2e::lab::", SLOW),
     ("e2e::neighbours::", SLOW),
+    ("e2e::passive::healthy::", SLOW),
     ("e2e::real_path::", SLOW),
     ("e2e::relayed_errors::", SLOW),
     ("e2e::restart::", SLOW),

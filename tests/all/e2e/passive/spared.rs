@@ -79,6 +79,33 @@ fn of_two_that_die_together_only_the_one_that_the_service_can_spare_is_out_befor
     stage.end();
 }
 
+/// Four of six are enough. Packets show both dead at the same look.
+#[test]
+fn two_that_die_together_are_both_out_without_their_turns_where_the_service_can_spare_them() {
+    const SIX: Shape = Shape {
+        backends: 6,
+        ..SHAPES[0]
+    };
+    let mut stage = stage(SIX);
+    let load = stage.load(&[SERVICE], 2 * RATE);
+    wait_until("connections are made", Duration::from_secs(15), || {
+        load.begun() > u64::from(RATE)
+    });
+    stage.servers[0].kill();
+    stage.servers[1].kill();
+    let status = stage.wait("both are down", |status| fallen(status) == ["b1", "b2"]);
+    for key in ["echo4/b1", "echo4/b2"] {
+        let reason = &status.backend(key).reason;
+        assert!(
+            reason.contains("checked at once: connect: refused"),
+            "{reason}"
+        );
+    }
+    drop(load.stop());
+    assert_eq!(falls(&stage), 2, "{}", stage.daemon.log());
+    stage.end();
+}
+
 /// What all do alike is the network's fault: nobody is a suspect. They fall silent at one moment, by their clock.
 #[test]
 fn when_all_are_silent_at_once_nobody_is_out() {
