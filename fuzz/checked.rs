@@ -19,7 +19,9 @@ pub fn verdict(verdict: &ProbeVerdict) {
     let reason = match verdict {
         ProbeVerdict::Good => return,
         ProbeVerdict::Bad(reason) => reason,
-        ProbeVerdict::Warned(_) | ProbeVerdict::Void(_) => panic!("{verdict:?}"),
+        ProbeVerdict::Warned(_) | ProbeVerdict::Expiring(_) | ProbeVerdict::Void(_) => {
+            panic!("{verdict:?}")
+        }
     };
     assert!(
         !reason.is_empty() && reason.len() <= REASON_BYTES,
