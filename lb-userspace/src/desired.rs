@@ -445,6 +445,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_time_of_ports_has_its_place() {
+        assert_eq!(port_times(NatIdle::USUAL), IdleTable::default());
+        let seconds = |n| Duration::from_secs(n << 4);
+        let times = NatIdle {
+            handshake: seconds(1),
+            established: seconds(2),
+            closing: seconds(3),
+            datagrams: seconds(4),
+            unanswered: seconds(5),
+        };
+        let at = |n: u64| nat::seconds(seconds(n).as_nanos());
+        let table = nat::Idle {
+            handshake: at(1),
+            established: at(2),
+            closing: at(3),
+            datagrams: at(4),
+            unanswered: at(5),
+        };
+        assert_eq!(port_times(times), table.table());
+    }
+
+    #[test]
     fn a_server_may_stand_in_any_number_of_services_of_fullnat_and_four_of_dnat() {
         use crate::fixture::{service, with_services};
         use crate::ids::Sizes;

@@ -37,9 +37,9 @@ enum End {
 }
 
 /// So many ports of the client: a connection from each goes to whose turn it is. Each service and kind has ports of its own, as all services
-/// are at the same servers.
+/// are at the same servers. No multiple of the three servers: else the turn could come to each port's own one again.
 fn ports(first: u16) -> Range<u16> {
-    first..first + 12
+    first..first + 13
 }
 
 /// A connection that was answered, its port, and by whom.
