@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lb_tests::daemon::Config;
+use lb_tests::law::Excused;
 use lb_tests::server::{Content, Nginx};
 use lb_tests::topology::{Process, Shape};
 
@@ -189,7 +190,11 @@ fn check(shape: Shape, rate: &str, directions: &[Direction], change: impl Fn(Con
         }
         stage.wait_for_health(dies, "up");
     }
-    stage.end();
+    // Of three million packets some hundreds can be lost where nobody counts, when queues overflow: seen were 136 and 290.
+    stage.end_but(Excused {
+        kept: 1000,
+        ..Excused::default()
+    });
 }
 
 #[test]
