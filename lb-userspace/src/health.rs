@@ -30,7 +30,7 @@ pub mod icmp;
 mod limited;
 pub mod peer;
 mod real_path;
-#[cfg(feature = "recorded")]
+#[cfg(any(test, feature = "recorded"))]
 pub mod recorded;
 mod refusals;
 pub mod runner;

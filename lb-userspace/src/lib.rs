@@ -4,6 +4,10 @@
 //! Dependencies point one way: `model <- {maglev, health, state} <- desired <- plan <- reconcile
 //! <- daemon <- main`.
 
+// The fuzzers' code names this crate, here as elsewhere.
+#[cfg(test)]
+extern crate self as lb_userspace;
+
 pub mod agent;
 pub mod announce;
 pub mod api;

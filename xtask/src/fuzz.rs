@@ -26,12 +26,15 @@ const FLAGS: [&str; 5] = [
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
 ];
 /// What a fuzzer feeds: the name of its program, and of its corpus.
-pub(crate) const TARGETS: [&str; 5] = ["pipeline", "http", "http2", "grpc", "dns"];
+pub(crate) const TARGETS: [&str; 5] = [PIPELINE, "http", "http2", "grpc", "dns"];
+
+/// The data plane: of the others the tests read the corpora only, as their fuzzers take minutes to build.
+pub(crate) const PIPELINE: &str = "pipeline";
 
 /// The longest input, in bytes: room for about a hundred packets, or for an answer and what may be wrong with it.
 fn longest(target: &str) -> &'static str {
     match target {
-        "pipeline" => "-max_len=2048",
+        PIPELINE => "-max_len=2048",
         _ => "-max_len=512",
     }
 }
@@ -171,22 +174,13 @@ pub(crate) enum Extent {
     Inputs(u64),
 }
 
-/// Builds the fuzzers and runs one of them.
+/// Builds a fuzzer and runs it.
 pub(crate) fn run(workspace: &Workspace, target: &str, extent: Extent) -> anyhow::Result<()> {
-    let fuzzer = Fuzzer::new(workspace, &build(workspace)?, target)?;
+    let fuzzer = Fuzzer::new(workspace, &build(workspace, target)?, target)?;
     match extent {
         Extent::Seconds(seconds) => fuzzer.run(seconds),
         Extent::Inputs(inputs) => fuzzer.run_some(inputs),
     }
-}
-
-/// Builds all fuzzers and runs each for so many inputs.
-pub(crate) fn run_all(workspace: &Workspace, inputs: u64) -> anyhow::Result<()> {
-    let programs = build(workspace)?;
-    for target in TARGETS {
-        Fuzzer::new(workspace, &programs, target)?.run_some(inputs)?;
-    }
-    Ok(())
 }
 
 /// The number of inputs that were run, if a line of the fuzzer's statistics says it.
@@ -197,7 +191,8 @@ fn executed(line: &str) -> Option<u64> {
 
 /// Makes the committed corpus of a fuzzer anew, of it and of what was found here.
 pub(crate) fn merge(workspace: &Workspace, target: &str) -> anyhow::Result<()> {
-    let lines = Fuzzer::new(workspace, &build(workspace)?, target)?.merged(workspace)?;
+    let fuzzer = Fuzzer::new(workspace, &build(workspace, target)?, target)?;
+    let lines = fuzzer.merged(workspace)?;
     let path = workspace.root.join(corpus(target));
     let text = lines.join("\n") + "\n";
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
@@ -225,20 +220,24 @@ fn prefix(folder: &Path) -> String {
     format!("-artifact_prefix={}/", folder.display())
 }
 
-/// Builds the fuzzers, with a target folder of their own, and returns where they are.
-fn build(workspace: &Workspace) -> anyhow::Result<PathBuf> {
+/// Builds a fuzzer, with a target folder that all have to themselves, and returns that of the program.
+fn build(workspace: &Workspace, fuzzer: &str) -> anyhow::Result<PathBuf> {
     // Named, so that build scripts are not instrumented.
     let machine = format!("{}-unknown-linux-gnu", env::consts::ARCH);
     let target = workspace.target.join("fuzz");
     let mut command = cargo(workspace);
     command
         .args(["build", "--release", "--locked", "--target", &machine])
+        .args(["--bin", fuzzer])
         .arg("--manifest-path")
         .arg(workspace.root.join("fuzz/Cargo.toml"))
         .arg("--target-dir")
         .arg(&target)
         .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\u{1f}"));
-    shell::run(&mut command).context("build the fuzzers")?;
+    if fuzzer != PIPELINE {
+        command.args(["--features", "answers"]);
+    }
+    shell::run(&mut command).with_context(|| format!("build the fuzzer of {fuzzer}"))?;
     Ok(target.join(machine).join("release"))
 }
 

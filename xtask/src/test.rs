@@ -22,7 +22,7 @@ use anyhow::Context;
 
 use crate::{
     build::{self, Built},
-    fuzz,
+    fuzz::{self, Extent},
     kernel::{self, KernelVersion},
     setup::{self, Consent, Purpose},
     shell::{self, cargo},
@@ -43,7 +43,7 @@ const MUST_RUN: [&str; 6] = [
     "all",
 ];
 
-/// Inputs that each fuzzer makes: its corpus is what matters here, and to see that it works.
+/// Inputs that the data plane's fuzzer makes: its corpus is what matters here, and to see that it works.
 const FUZZED: u64 = 20_000;
 
 /// Tests that need devices of a kernel that this machine's may not have.
@@ -142,7 +142,10 @@ fn run_all(workspace: &Workspace, filter: Option<&str>) -> anyhow::Result<Tally>
         tally.count_check("clippy", shell::run(&mut clippy));
     }
     if filter.is_none() {
-        tally.count_check("fuzz", fuzz::run_all(workspace, FUZZED));
+        tally.count_check(
+            "fuzz",
+            fuzz::run(workspace, fuzz::PIPELINE, Extent::Inputs(FUZZED)),
+        );
     }
     // One call for all packages: they share one set of features, so nothing is compiled twice.
     let mut tests = with_products(cargo(workspace), workspace, &built, "test");

@@ -1,4 +1,8 @@
-//! Answers of targets that are known beforehand, read and judged as those that come over a network: what the fuzzer runs.
+//! Answers of targets that are known beforehand, read and judged as those that come over a network: what the fuzzers run, and a test of what they have found.
+
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "figures of tests are small")]
+mod corpus;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -9,13 +9,13 @@ thread_local! {
 }
 
 /// What comes of a check of bytes in memory.
-pub fn wait<T>(check: impl Future<Output = T>) -> T {
+pub(super) fn wait<T>(check: impl Future<Output = T>) -> T {
     RUNTIME.with(|runtime| runtime.block_on(check))
 }
 
 /// Whatever a target says is good or bad, and never the fault of our own host; the reason is short and plain.
 #[track_caller]
-pub fn verdict(verdict: &ProbeVerdict) {
+pub(super) fn verdict(verdict: &ProbeVerdict) {
     let reason = match verdict {
         ProbeVerdict::Good => return,
         ProbeVerdict::Bad(reason) => reason,
