@@ -81,11 +81,11 @@ impl Cases {
                 oracle.change(change);
             }
             let began = Moment::now()?;
-            let difference = self.scene((&mut oracle, room), &tables, scene, began)?;
+            let difference = self.scene((&mut oracle, room), &tables, scene, began);
             if !began.lasts()? {
                 return Ok(Attempt::Interrupted);
             }
-            if let Some((packet, what)) = difference {
+            if let Some((packet, what)) = difference? {
                 let at = (number, packet);
                 return Ok(Attempt::Differed(Difference { at, what }));
             }
