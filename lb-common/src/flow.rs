@@ -52,13 +52,13 @@ impl Epoch {
 }
 
 /// How much an entry has proven, which is what eviction looks at. Flags that anyone can spoof
-/// never raise it: only being seen in several epochs does.
+/// never raise it to [`Self::Proven`]: only being seen in several epochs does.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FlowRank {
     /// No entry.
     Free = 0,
-    /// Seen in one epoch.
+    /// Seen in one epoch; of a connection: by more than its client's SYN.
     Probation = 1,
     /// Seen in two epochs.
     Probation2 = 2,
@@ -66,10 +66,10 @@ pub enum FlowRank {
     Proven = 3,
     /// Not seen for [`IDLE_AFTER`] epochs: still a mapping, first to go. Seen again it is young again: `Probation`, in a later epoch `Probation2`.
     Idle = 4,
-    /// `Probation` that saw FIN or RST: its age is shortened, its mapping stays.
+    /// Not proven, and saw FIN or RST: its age is shortened, its mapping stays.
     ClosingProbation = 5,
-    /// `Probation2` that saw FIN or RST.
-    ClosingProbation2 = 6,
+    /// A connection in its handshake: nothing but SYNs of its client was seen. They prove nothing, however many epochs they come in.
+    Opening = 6,
     /// `Proven` that saw FIN or RST. A packet without the flags in a later epoch makes it `Proven` again.
     ClosingProven = 7,
 }
@@ -85,7 +85,7 @@ impl FlowRank {
             3 => Self::Proven,
             4 => Self::Idle,
             5 => Self::ClosingProbation,
-            6 => Self::ClosingProbation2,
+            6 => Self::Opening,
             _ => Self::ClosingProven,
         }
     }
@@ -93,14 +93,27 @@ impl FlowRank {
     /// True when FIN or RST was the last thing seen.
     #[inline(always)]
     pub const fn is_closing(self) -> bool {
-        self as u8 >= 5
+        self as u8 & 5 == 5
     }
 
     /// True for one that is idle or closing: another connection may come from its port.
     #[inline(always)]
     pub const fn is_over(self) -> bool {
-        self as u8 >= 4
+        self as u8 == 4 || self.is_closing()
     }
+}
+
+/// What a packet means for its flow's entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A client's SYN, or its INIT of SCTP.
+    Opens,
+    /// Anything else of a client that does not end the flow.
+    GoesOn,
+    /// With FIN or RST, or the end of an association; of either side.
+    Closes,
+    /// Of a server, and no end.
+    Answers,
 }
 
 /// An entry. Written by the data plane with compare-and-exchange, so all CPUs share the table
@@ -160,7 +173,7 @@ impl FlowWord {
         self.tag() == tag && self.is_live()
     }
 
-    /// True for an entry that is neither idle nor closing and was refreshed in this epoch: [`Self::seen`] does not
+    /// True for an entry that is neither opening, idle nor closing and was refreshed in this epoch: [`Self::seen`] does not
     /// change it unless the packet closes.
     #[inline(always)]
     pub const fn is_young(self, now: Epoch) -> bool {
@@ -176,17 +189,24 @@ impl FlowWord {
         if age >= EPOCHS - 1 { 0 } else { age }
     }
 
-    /// The same entry after a packet at `now`; `closing` when the packet carries FIN or RST.
-    /// Equal to `self` in the usual case, so that a hit is a pure read.
+    /// The same entry after a packet at `now`. Equal to `self` in the usual case, so that a hit is a pure read.
     #[inline(always)]
-    pub const fn seen(self, now: Epoch, closing: bool) -> Self {
+    pub const fn seen(self, now: Epoch, step: Step) -> Self {
         let age = self.age(now);
+        let closing = matches!(step, Step::Closes);
         let base = match self.rank() {
             FlowRank::Free => return self,
+            // Another connection from the same port.
+            FlowRank::ClosingProbation | FlowRank::Idle if matches!(step, Step::Opens) => {
+                FlowRank::Opening
+            }
             // The last ACK of every close comes without FIN: only a packet of a later epoch revives.
             rank if rank.is_closing() && !closing && age == 0 => return self,
-            FlowRank::Probation | FlowRank::ClosingProbation => FlowRank::Probation,
-            FlowRank::Probation2 | FlowRank::ClosingProbation2 => FlowRank::Probation2,
+            FlowRank::Opening if matches!(step, Step::Opens | Step::Answers) => FlowRank::Opening,
+            FlowRank::Probation | FlowRank::ClosingProbation | FlowRank::Opening => {
+                FlowRank::Probation
+            }
+            FlowRank::Probation2 => FlowRank::Probation2,
             FlowRank::Proven | FlowRank::ClosingProven => FlowRank::Proven,
             FlowRank::Idle => FlowRank::Probation,
         };
@@ -196,8 +216,7 @@ impl FlowWord {
             other => other,
         };
         let rank = match (closing, risen) {
-            (true, FlowRank::Probation) => FlowRank::ClosingProbation,
-            (true, FlowRank::Probation2) => FlowRank::ClosingProbation2,
+            (true, FlowRank::Probation | FlowRank::Probation2) => FlowRank::ClosingProbation,
             (true, FlowRank::Proven) => FlowRank::ClosingProven,
             (_, other) => other,
         };
@@ -272,13 +291,13 @@ impl IdleEpochs {
         Self(self.0 >> (which & 31) & 0xffff >> (which >> 5 & 15))
     }
 
-    /// What counts for an entry of this rank, of datagrams or of TCP. A connection is in its handshake as long as it was seen in one
-    /// epoch alone; of one that is idle nothing else is known any more, and when it is seen again it is in its handshake anew.
+    /// What counts for an entry of this rank, of datagrams or of TCP. A connection is in its handshake until its client sends something
+    /// else than a SYN. Of one that is idle nothing else is known any more.
     #[inline(always)]
     pub const fn of(self, rank: FlowRank, datagrams: bool) -> u8 {
         let place = match rank {
             _ if datagrams => 0,
-            FlowRank::Probation => 4,
+            FlowRank::Opening => 4,
             rank if rank.is_closing() => 12,
             _ => 8,
         };
@@ -312,8 +331,9 @@ const fn readiness(rank: FlowRank, age: u16) -> u16 {
         FlowRank::Free => 1024,
         _ if age > IDLE_AFTER as u16 => 512,
         FlowRank::Idle => 512,
-        FlowRank::ClosingProbation | FlowRank::ClosingProbation2 => 256_u16.saturating_add(age),
-        FlowRank::Probation => 128_u16.saturating_add(age),
+        FlowRank::ClosingProbation => 256_u16.saturating_add(age),
+        // A flood of datagrams is not to push handshakes out.
+        FlowRank::Probation | FlowRank::Opening => 128_u16.saturating_add(age),
         FlowRank::Probation2 => 64_u16.saturating_add(age),
         // A finished connection is kept for TIME_WAIT's sake (51 to 69 s), then let go.
         FlowRank::ClosingProven if age >= 4 => 32_u16.saturating_add(age),

@@ -103,8 +103,12 @@ const LINES: u32 = counter::lines_per_cpu(GEOMETRY.backends, GEOMETRY.services);
 pub enum How {
     /// It had an entry and keeps it.
     Known,
-    /// The same, and a connection was seen to end that came from its port.
+    /// The same, and its client has said nothing but SYNs before.
+    WentOn,
+    /// The same as known, and a connection was seen to end that came from its port.
     Reopened,
+    /// The same of one that was proven.
+    ReopenedProven,
     /// It was scheduled.
     New,
     /// It was scheduled, and pushed another flow out of the table.
@@ -219,7 +223,7 @@ impl Step {
         step.count(Counter::backend(backend, PerBackend::Bytes), bytes);
         let new_flow = Counter::backend(backend, PerBackend::NewFlows);
         match how {
-            How::Known | How::Reopened | How::Alone => {}
+            How::Known | How::WentOn | How::Reopened | How::ReopenedProven | How::Alone => {}
             How::New => step.count(new_flow, 1),
             How::Evicting => {
                 step.count(new_flow, 1);
@@ -248,6 +252,9 @@ impl Step {
                 _ => Handshake::Begun,
             };
             self.count(Counter::handshake(backend, which), 1);
+        }
+        if matches!(how, How::WentOn | How::ReopenedProven) {
+            self.count(Counter::handshake(backend, Handshake::Answered), 1);
         }
     }
 
@@ -315,10 +322,10 @@ impl Step {
         self
     }
 
-    /// And its flow is known, though the packet reaches nobody.
+    /// And its flow is known in some way, though the packet reaches nobody.
     #[must_use]
-    pub fn again(mut self, backend: u32) -> Self {
-        self.begins(backend, How::Known);
+    pub fn again(mut self, backend: u32, how: How) -> Self {
+        self.begins(backend, how);
         self
     }
 

@@ -15,7 +15,7 @@ mod usual;
 
 use lb_common::{
     Control, DropReason, Epoch, FlowHash, FlowRank, FlowWord, MidStream, Pick, Spread,
-    flow::{FlowSets, WAYS},
+    flow::{FlowSets, Step, WAYS},
     hash::FlowTuple,
 };
 
@@ -324,12 +324,12 @@ fn assign_for<T: Tables>(tables: &T, seeker: &Seeker<'_>) -> Assigned {
     if starts_anew(seeker, entry.word, backend) {
         return replace(tables, seeker, &entry, Origin::New);
     }
-    refresh(tables, &entry, seeker.epoch, seeker.arrival.is_closing());
+    let changed = refresh(tables, &entry, seeker.epoch, seeker.arrival.step());
     let known = Assigned::to(backend.id, Origin::Known, entry.set, entry.way);
     if apart::opens_another(seeker, entry.word) {
         return known.doubted();
     }
-    origin::opening(tables, seeker, entry.word, backend.id);
+    origin::handshake(tables, seeker, entry.word, backend, changed);
     known
 }
 
@@ -364,11 +364,17 @@ fn owner<'t, T: Tables>(tables: &'t T, seeker: &Seeker<'_>, word: FlowWord) -> O
     }
 }
 
-/// A new entry of a rank.
+/// A new entry.
 #[inline(always)]
-fn fresh(seeker: &Seeker<'_>, backend: Backend<'_>, rank: FlowRank) -> FlowWord {
+fn fresh(seeker: &Seeker<'_>, backend: Backend<'_>, proven: bool) -> FlowWord {
+    let rank = match seeker.arrival.step() {
+        Step::Closes if proven => FlowRank::ClosingProven,
+        _ if proven => FlowRank::Proven,
+        Step::Opens => FlowRank::Opening,
+        Step::Closes => FlowRank::ClosingProbation,
+        _ => FlowRank::Probation,
+    };
     FlowWord::new(seeker.sets.tag, backend.id, rank, seeker.epoch)
-        .seen(seeker.epoch, seeker.arrival.is_closing())
 }
 
 /// Schedules a flow anew in the place of its old entry. A moved flow stays proven.
@@ -393,12 +399,9 @@ fn replace_by<T: Tables>(
     backend: Backend<'_>,
     origin: Origin,
 ) -> Assigned {
-    let rank = match (origin, entry.word.rank()) {
-        (Origin::Moved, FlowRank::Proven) => FlowRank::Proven,
-        _ => FlowRank::Probation,
-    };
+    let proven = matches!(origin, Origin::Moved) && matches!(entry.word.rank(), FlowRank::Proven);
     let (set, way) = (entry.set, entry.way);
-    let new = fresh(seeker, backend, rank);
+    let new = fresh(seeker, backend, proven);
     if tables.exchange_flow(entry.line, way, entry.word, new) {
         return Assigned::to(backend.id, origin, set, way);
     }
@@ -431,7 +434,7 @@ fn enter<T: Tables>(tables: &T, seeker: &Seeker<'_>, backend: Backend<'_>) -> As
     let Some(control) = tables.control() else {
         return Assigned::refused(DropReason::MapInconsistent);
     };
-    let new = fresh(seeker, backend, FlowRank::Probation);
+    let new = fresh(seeker, backend, false);
     let mut round: u32 = 0;
     while round < 2 {
         let Some(victim) = eviction::choose(tables, seeker) else {

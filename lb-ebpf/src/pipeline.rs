@@ -448,7 +448,6 @@ fn to_client<F: Frame, T: Tables>(
         let key = timing::of_flow(owner.set, owner.way);
         cx.tables.time_handshake(key, owner.backend, *says);
     }
-    let closing = arrival.is_closing();
     if let Some(word) = reply::word(cx.tables, owner) {
         flow::refresh_at(
             cx.tables,
@@ -456,7 +455,7 @@ fn to_client<F: Frame, T: Tables>(
             owner.way,
             word,
             Epoch::at(cx.now),
-            closing,
+            arrival.answer(),
         );
     }
     let transport = Some((packet.l4(), packet.protocol));

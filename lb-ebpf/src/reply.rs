@@ -295,7 +295,7 @@ fn flow_of<T: Tables>(
 const fn unproven(rank: FlowRank) -> u64 {
     match rank {
         FlowRank::Proven | FlowRank::ClosingProven => 0,
-        FlowRank::Probation2 | FlowRank::ClosingProbation2 => 1,
+        FlowRank::Probation2 => 1,
         _ => 2,
     }
 }

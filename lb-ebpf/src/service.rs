@@ -1,8 +1,8 @@
 //! Whose packet is it? Bounded lookups in the live generation of `endpoints`, and of `rules` where it has some.
 
 use lb_common::{
-    Address, BackendEntry, Control, DropReason, EndpointKey, EndpointKind, Protocol, ServiceEntry,
-    endpoint::MAX_PROBES,
+    Address, BackendEntry, Control, DropReason, EndpointKey, EndpointKind, Forwarding, Protocol,
+    ServiceEntry, endpoint::MAX_PROBES,
 };
 
 use crate::{
@@ -28,6 +28,15 @@ pub struct Backend<'t> {
     pub entry: &'t BackendEntry,
     /// The part of the entry that changes, read once.
     pub state: BackendState,
+}
+
+impl Backend<'_> {
+    /// Its answers come back through us.
+    #[inline(always)]
+    pub const fn answers_through_us(&self) -> bool {
+        self.entry.forwarding == Forwarding::Dnat as u8
+            || self.entry.forwarding == Forwarding::Fullnat as u8
+    }
 }
 
 /// The live generation and its seed, as `Control::live`: read once, so that what one packet asks, one generation

@@ -7,6 +7,7 @@ mod answer;
 mod assign;
 mod checksum;
 mod choice;
+mod entry;
 mod flow;
 mod handshake;
 mod icmp;
@@ -334,9 +335,9 @@ impl Oracle {
             let connection = !is_tcp || meaning.may_begin();
             ledger.came(id, origin, connection);
             // What is known was counted where it was found.
-            let known = matches!(origin, Origin::Known | Origin::Resent | Origin::Reopened);
-            if is_tcp && meaning == Meaning::Opens && !known {
-                ledger.opened(id, origin);
+            let scheduled = matches!(origin, Origin::New | Origin::Moved | Origin::NotAdmitted);
+            if is_tcp && meaning == Meaning::Opens && scheduled {
+                ledger.opened(id);
             }
         };
         let backend = self.maps.backends[id];

@@ -29,7 +29,7 @@ pub type Counts = [u64; Handshake::ALL.len()];
 /// What is held against a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sign {
-    /// Its handshakes have no answer.
+    /// Its handshakes have no answer, or none that their clients go on after.
     Unanswered,
     /// It refuses them.
     Refused,

@@ -42,7 +42,7 @@ fn measured(effort: &Effort) -> Results {
     let text = table::render(&results);
     for fault in faults {
         // In the table and in the histogram, and among those that are left to the turns.
-        let has_goal = Effort::has_goal(effort.checks, effort.way, fault);
+        let has_goal = Effort::has_goal(effort.checks, fault);
         let times = if has_goal { 2 } else { 3 };
         assert_eq!(text.matches(fault.name()).count(), times, "{text}");
     }

@@ -92,7 +92,7 @@ impl Checks {
 pub enum Way {
     /// Answers pass the balancer: a missing one is a sign.
     Dnat,
-    /// Answers pass it by: a SYN that comes again, a second later, is the only sign.
+    /// Answers pass it by: that clients do not go on after their SYN is the sign, and a second later that their SYNs come again.
     L2dsr,
 }
 
@@ -163,21 +163,18 @@ impl Effort {
         }
     }
 
-    /// True of a fault for which there is a goal. Packets show no sign of a process that is stopped, nor of a wrong answer; and of
-    /// one that was killed only where its RST passes the balancer: passive checks leave such faults to the turns of the checks.
-    pub const fn has_goal(checks: Checks, way: Way, fault: Fault) -> bool {
-        match (checks, way) {
-            (Checks::Active, _) => true,
-            (Checks::Passive, Way::Dnat) => !matches!(fault, Fault::Stopped | Fault::WrongAnswer),
-            (Checks::Passive, Way::L2dsr) => {
-                !matches!(fault, Fault::Killed | Fault::Stopped | Fault::WrongAnswer)
-            }
+    /// True of a fault for which there is a goal. Packets show no sign of a process that is stopped, nor of a wrong answer: passive
+    /// checks leave such faults to the turns of the checks.
+    pub const fn has_goal(checks: Checks, fault: Fault) -> bool {
+        match checks {
+            Checks::Active => true,
+            Checks::Passive => !matches!(fault, Fault::Stopped | Fault::WrongAnswer),
         }
     }
 
     /// How many failures of a kind are made.
     pub const fn kills_of(&self, fault: Fault) -> u32 {
-        match Self::has_goal(self.checks, self.way, fault) {
+        match Self::has_goal(self.checks, fault) {
             true => self.kills,
             false => self.kills_by_turns,
         }
@@ -206,25 +203,23 @@ impl Effort {
     }
 
     /// The longest failover time that is as it should be: what the checks need at worst, and 50 ms for the verdict,
-    /// the word in the kernel's map and the way of the last SYN; with passive ones a second, or half of one after the first sign.
+    /// the word in the kernel's map and the way of the last SYN; with passive ones a second.
     pub fn goal(&self) -> Duration {
-        match (self.checks, self.way) {
-            (Checks::Active, _) => Duration::from_millis(self.health().bound_ms() + 50),
-            (Checks::Passive, Way::Dnat) => Duration::from_secs(1),
-            (Checks::Passive, Way::L2dsr) => Duration::from_millis(1500),
+        match self.checks {
+            Checks::Active => Duration::from_millis(self.health().bound_ms() + 50),
+            Checks::Passive => Duration::from_secs(1),
         }
     }
 
     /// How the goal is made up.
     pub const fn goal_in_words(&self) -> &'static str {
-        match (self.checks, self.way) {
-            (Checks::Active, _) => "fall x interval + timeout + 50 ms",
-            (Checks::Passive, Way::Dnat) => "a second",
-            (Checks::Passive, Way::L2dsr) => "a second until SYNs come again, and half a second",
+        match self.checks {
+            Checks::Active => "fall x interval + timeout + 50 ms",
+            Checks::Passive => "a second",
         }
     }
 
-    /// How long clients wait: with passive checks until their SYNs have come again, which is a sign.
+    /// How long clients wait: with passive checks until their SYNs have come again, which is a sign, too.
     pub const fn patience(&self) -> Duration {
         match self.checks {
             Checks::Active => LATE,

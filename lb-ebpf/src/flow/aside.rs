@@ -1,6 +1,6 @@
 //! Flows of services whose packets go the long way: whose packets name their backend, or are scheduled one by one.
 
-use lb_common::DropReason;
+use lb_common::{DropReason, flow::Step};
 
 use super::{
     Assigned, Origin, Seeker, enter, find, find_backend, reach, refresh, replace_by, seeker,
@@ -36,7 +36,7 @@ fn adopt_for<T: Tables>(tables: &T, seeker: &Seeker<'_>, backend: u32) -> Assign
     };
     let known = find_backend(tables, seeker.sets, backend.id);
     if let Some(entry) = known {
-        refresh(tables, &entry, seeker.epoch, false);
+        refresh(tables, &entry, seeker.epoch, Step::GoesOn);
         return Assigned::to(backend.id, Origin::Known, entry.set, entry.way);
     }
     if let Err(reason) = forward::check_resolved(tables, backend) {

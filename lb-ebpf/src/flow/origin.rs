@@ -1,9 +1,9 @@
 //! How flows come to their backends.
 
-use lb_common::{FlowWord, Protocol, counter::Handshake};
+use lb_common::{FlowRank, FlowWord, Protocol, counter::Handshake};
 
 use super::Seeker;
-use crate::{tables::Tables, verdict};
+use crate::{service::Backend, tables::Tables, verdict};
 
 /// How a flow came to its backend.
 #[repr(u8)]
@@ -41,15 +41,36 @@ impl Origin {
     }
 }
 
-/// Counts a SYN of a flow that has its backend.
+/// Counts what a segment of a flow that has its backend says of its handshake; `word`: the entry before, which it has changed or not.
+///
+/// Where replies take another way, the client shows that its SYN was answered: it goes on.
 #[inline(always)]
-pub(super) fn opening<T: Tables>(tables: &T, seeker: &Seeker<'_>, word: FlowWord, backend: u32) {
-    if seeker.arrival.is_opening() && seeker.service.entry.protocol == Protocol::Tcp as u8 {
-        // Another connection may come from the port of one that has ended.
-        let which = match word.rank().is_over() {
-            true => Handshake::Begun,
-            false => Handshake::Resent,
-        };
-        verdict::count_handshake(tables, backend, which as u32);
+pub(super) fn handshake<T: Tables>(
+    tables: &T,
+    seeker: &Seeker<'_>,
+    word: FlowWord,
+    backend: Backend<'_>,
+    changed: bool,
+) {
+    if seeker.service.entry.protocol != Protocol::Tcp as u8 {
+        return;
+    }
+    let rank = word.rank();
+    let unseen = !backend.answers_through_us();
+    if !seeker.arrival.is_opening() {
+        if unseen && changed && matches!(rank, FlowRank::Opening) {
+            verdict::count_handshake(tables, backend.id, Handshake::Answered as u32);
+        }
+        return;
+    }
+    // Another connection may come from the port of one that has ended.
+    if !rank.is_over() {
+        verdict::count_handshake(tables, backend.id, Handshake::Resent as u32);
+        return;
+    }
+    verdict::count_handshake(tables, backend.id, Handshake::Begun as u32);
+    // What was proven stays so, and does not tell whether its client goes on.
+    if unseen && matches!(rank, FlowRank::ClosingProven) {
+        verdict::count_handshake(tables, backend.id, Handshake::Answered as u32);
     }
 }

@@ -1,18 +1,16 @@
 //! Entries of flows that packets were seen of.
 
-use lb_common::{Epoch, FlowWord};
+use lb_common::{Epoch, FlowWord, flow::Step};
 
 use super::Entry;
 use crate::tables::Tables;
 
-/// Notes that a flow was seen. The usual case writes nothing.
+/// Notes that a flow was seen. The usual case writes nothing. True: this packet has changed the entry.
 #[inline(always)]
-pub fn refresh<T: Tables>(tables: &T, entry: &Entry<'_>, epoch: Epoch, closing: bool) {
-    let seen = entry.word.seen(epoch, closing);
-    if seen != entry.word {
-        // Whoever was faster has noted the same or something newer.
-        let _ = tables.exchange_flow(entry.line, entry.way, entry.word, seen);
-    }
+pub fn refresh<T: Tables>(tables: &T, entry: &Entry<'_>, epoch: Epoch, step: Step) -> bool {
+    let seen = entry.word.seen(epoch, step);
+    // Whoever was faster has noted the same or something newer.
+    seen != entry.word && tables.exchange_flow(entry.line, entry.way, entry.word, seen)
 }
 
 /// The same for an entry known by its position.
@@ -23,9 +21,9 @@ pub fn refresh_at<T: Tables>(
     way: u32,
     word: FlowWord,
     epoch: Epoch,
-    closing: bool,
+    step: Step,
 ) {
-    if word.seen(epoch, closing) != word
+    if word.seen(epoch, step) != word
         && let Some(line) = tables.flows(set)
     {
         refresh(
@@ -37,7 +35,7 @@ pub fn refresh_at<T: Tables>(
                 word,
             },
             epoch,
-            closing,
+            step,
         );
     }
 }

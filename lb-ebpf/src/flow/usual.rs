@@ -1,7 +1,7 @@
 //! The short cuts: flows that most packets belong to, found or entered without a call. Where one of them answers, its
 //! answer is that of [`super::assign`].
 
-use lb_common::{Control, Epoch, FlowHash, FlowRank, FlowWord, MidStream, flow::WAYS};
+use lb_common::{Control, Epoch, FlowHash, FlowWord, MidStream, flow::WAYS};
 
 use super::{Assignment, Origin, Seeker, fresh};
 use crate::{
@@ -103,7 +103,7 @@ pub fn settle<'t, T: Tables>(
             way: 0,
         });
     }
-    let new = fresh(seeker, backend, FlowRank::Probation);
+    let new = fresh(seeker, backend, false);
     if !tables.exchange_flow(line, way, FlowWord::FREE, new) {
         return None;
     }

@@ -1,6 +1,6 @@
 //! Pieces of replies, back to the client.
 
-use lb_common::{Address, DropReason, Epoch, ServiceEntry};
+use lb_common::{Address, DropReason, Epoch, ServiceEntry, flow::Step};
 use network_types::udp::UdpHdr;
 
 use super::{REPLY, identity};
@@ -112,7 +112,7 @@ fn to_client<F: Frame, T: Tables>(
     let exit = forward::to_client(frame, cx.tables, owner.set, owner.way)?;
     exit.fits(packet)?;
     let epoch = Epoch::at(cx.now);
-    flow::refresh_at(cx.tables, owner.set, owner.way, word, epoch, false);
+    flow::refresh_at(cx.tables, owner.set, owner.way, word, epoch, Step::Answers);
     let (vip, port) = (Address(service.address), service.port);
     forward::translate(frame, packet, at, End::Source, vip, port)?;
     Ok(forward::send(frame, exit)?)

@@ -1,7 +1,8 @@
 //! A backend's packet to one of our addresses goes to the client that the address and port stand for.
 
 use lb_common::{
-    Address, DropReason, Epoch, FlowHash, ServiceEntry, hash::FlowTuple, nat::word, timing,
+    Address, DropReason, Epoch, FlowHash, ServiceEntry, flow::Step, hash::FlowTuple, nat::word,
+    timing,
 };
 
 use super::{
@@ -164,11 +165,14 @@ fn keep_flow<T: Tables>(cx: &Context<'_, T>, slot: u32) {
         return;
     };
     let hash = FlowHash(line.word(word::HASH));
-    let closing = matches!(State(line.word(word::STATE)).stage(), Stage::Closing);
+    let step = match State(line.word(word::STATE)).stage() {
+        Stage::Closing => Step::Closes,
+        _ => Step::Answers,
+    };
     let backend = line.word(word::BACKEND) as u32;
     let sets = hash.sets(cx.control.flow_mask, cx.control.flow_base_bits);
     if let Some(entry) = table::find_backend(cx.tables, sets, backend) {
         let epoch = Epoch::at(cx.now);
-        table::refresh_at(cx.tables, entry.set, entry.way, entry.word, epoch, closing);
+        table::refresh_at(cx.tables, entry.set, entry.way, entry.word, epoch, step);
     }
 }

@@ -3,7 +3,7 @@
 
 use lb_common::{
     Epoch, FlowRank, FlowWord,
-    flow::{EPOCH_SHIFT, EPOCHS, IDLE_AFTER, MAX_BACKENDS},
+    flow::{EPOCH_SHIFT, EPOCHS, IDLE_AFTER, MAX_BACKENDS, Step},
 };
 use proptest::prelude::*;
 
@@ -14,9 +14,11 @@ const RANKS: [FlowRank; 8] = [
     FlowRank::Proven,
     FlowRank::Idle,
     FlowRank::ClosingProbation,
-    FlowRank::ClosingProbation2,
+    FlowRank::Opening,
     FlowRank::ClosingProven,
 ];
+
+const STEPS: [Step; 4] = [Step::Opens, Step::GoesOn, Step::Closes, Step::Answers];
 
 const TAG: u64 = 0xab_cdef_0123;
 const BACKEND: u32 = 0x1_2345;
@@ -41,12 +43,12 @@ fn each(mut check: impl FnMut(FlowWord, FlowRank, Epoch, u8)) {
     }
 }
 
-/// How much a rank has proven, whether it is closing or not; an idle entry begins again.
+/// How much a rank has proven; what is idle, in its handshake, or closing without proof begins again.
 fn proof(rank: FlowRank) -> u8 {
     match rank {
         FlowRank::Free => 0,
-        FlowRank::Idle | FlowRank::Probation | FlowRank::ClosingProbation => 1,
-        FlowRank::Probation2 | FlowRank::ClosingProbation2 => 2,
+        FlowRank::Idle | FlowRank::Opening | FlowRank::Probation | FlowRank::ClosingProbation => 1,
+        FlowRank::Probation2 => 2,
         FlowRank::Proven | FlowRank::ClosingProven => 3,
     }
 }
@@ -76,9 +78,10 @@ fn an_epoch_is_the_same_wherever_the_clock_wraps() {
 #[test]
 fn a_packet_raises_an_entry_by_one_rank_an_epoch_and_never_moves_it() {
     each(|word, rank, now, age| {
-        for closing in [false, true] {
-            let seen = word.seen(now, closing);
-            let context = format!("{word:?} ({rank:?}, age {age}) at {now:?}, closing {closing}");
+        for step in STEPS {
+            let seen = word.seen(now, step);
+            let closing = step == Step::Closes;
+            let context = format!("{word:?} ({rank:?}, age {age}) at {now:?}, {step:?}");
             assert_eq!(
                 (seen.tag(), seen.backend_id()),
                 (word.tag(), word.backend_id()),
@@ -88,14 +91,27 @@ fn a_packet_raises_an_entry_by_one_rank_an_epoch_and_never_moves_it() {
                 assert_eq!(seen, FlowWord::FREE, "{context}");
                 continue;
             }
-            let risen = (proof(rank) + u8::from(age > 0)).min(3);
-            assert_eq!(proof(seen.rank()), risen, "{context}");
             assert_eq!(seen.age(now), 0, "{context}");
+            assert_eq!(seen.seen(now, step), seen, "a second packet: {context}");
+            let unproven_end = rank == FlowRank::ClosingProbation;
+            let begins = rank == FlowRank::Idle || unproven_end;
+            let waits = rank == FlowRank::Opening && matches!(step, Step::Opens | Step::Answers);
+            let opening = waits || begins && step == Step::Opens;
+            assert_eq!(seen.rank() == FlowRank::Opening, opening, "{context}");
+            if opening {
+                continue;
+            }
+            let risen = (proof(rank) + u8::from(age > 0)).min(3);
+            // An end takes what little proof there was.
+            let left = match seen.rank().is_closing() && risen < 3 {
+                true => 1,
+                false => risen,
+            };
+            assert_eq!(proof(seen.rank()), left, "{context}");
             // Within an epoch what was closing stays so, or a close's last ACK would undo it.
             let closes = closing || rank.is_closing() && age == 0;
             assert_eq!(seen.rank().is_closing(), closes, "{context}");
             assert_ne!(seen.rank(), FlowRank::Idle, "{context}");
-            assert_eq!(seen.seen(now, closing), seen, "a second packet: {context}");
         }
     });
 }
@@ -123,8 +139,8 @@ fn evictions_follow_the_ranks_and_older_entries_go_first() {
         FlowRank::Free => 7,
         _ if age > IDLE_AFTER => 6,
         FlowRank::Idle => 6,
-        FlowRank::ClosingProbation | FlowRank::ClosingProbation2 => 5,
-        FlowRank::Probation => 4,
+        FlowRank::ClosingProbation => 5,
+        FlowRank::Probation | FlowRank::Opening => 4,
         FlowRank::Probation2 => 3,
         FlowRank::ClosingProven if age >= 4 => 2,
         FlowRank::ClosingProven | FlowRank::Proven => 0,

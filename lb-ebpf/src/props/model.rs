@@ -67,6 +67,8 @@ struct Known {
     /// Epochs that it was seen in: 1, 2, or 3 for more.
     proof: u8,
     closing: bool,
+    /// Its client has sent SYNs only.
+    opening: bool,
     /// Written down as idle.
     idle: bool,
     /// When it was last seen, or written down, in epochs from the beginning.
@@ -101,16 +103,16 @@ impl Known {
     fn rank(&self) -> FlowRank {
         match (self.idle, self.proof, self.closing) {
             (true, ..) => FlowRank::Idle,
+            _ if self.opening => FlowRank::Opening,
             (_, 1, false) => FlowRank::Probation,
             (_, 2, false) => FlowRank::Probation2,
             (_, _, false) => FlowRank::Proven,
-            (_, 1, true) => FlowRank::ClosingProbation,
-            (_, 2, true) => FlowRank::ClosingProbation2,
-            (_, _, true) => FlowRank::ClosingProven,
+            (_, 3, true) => FlowRank::ClosingProven,
+            (_, _, true) => FlowRank::ClosingProbation,
         }
     }
 
-    fn see(&mut self, now: u64, closes: bool) {
+    fn see(&mut self, now: u64, closes: bool, opens: bool) {
         // How long ago an entry was written down as idle is not kept: its stamp wraps, and may then read as
         // one of a clock that is an epoch ahead.
         if self.idle {
@@ -118,12 +120,28 @@ impl Known {
             self.last += turn;
         }
         let later = now > self.last;
+        let over = self.idle || self.closing && self.proof < 3;
+        if opens && (over || self.opening) {
+            *self = Self {
+                opening: true,
+                proof: 1,
+                closing: false,
+                idle: false,
+                last: now.max(self.last),
+                ..*self
+            };
+            return;
+        }
+        self.opening = false;
         self.proof = match self.idle {
             true => 1 + u8::from(later),
             false => (self.proof + u8::from(later)).min(3),
         };
         // Within its epoch a close stays one: the other side's last ACK is no revival.
         self.closing = closes || self.closing && !later;
+        if self.closing && self.proof < 3 {
+            self.proof = 1;
+        }
         (self.idle, self.last) = (false, now.max(self.last));
     }
 
@@ -212,6 +230,7 @@ impl Model {
                 backend,
                 proof,
                 closing: closes,
+                opening: flags == "S" && proof == 1,
                 idle: false,
                 last: self.now,
             };
@@ -219,7 +238,7 @@ impl Model {
             return Fate::To(backend);
         }
         let mut seen = known;
-        seen.see(self.now, closes);
+        seen.see(self.now, closes, flags == "S");
         self.flows.insert(flow, seen);
         match self.resolved[known.backend as usize] {
             true => Fate::To(known.backend),

@@ -407,7 +407,7 @@ fn preset(choices: &mut Choices<'_>, world: &mut World) {
             FlowRank::Probation2,
             FlowRank::ClosingProven,
             FlowRank::ClosingProbation,
-            FlowRank::ClosingProbation2,
+            FlowRank::Opening,
             FlowRank::Idle,
         ]),
         age: choices.below(MOST_AGE as usize + 1) as u8,

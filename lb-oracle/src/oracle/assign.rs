@@ -1,6 +1,6 @@
 //! Which backend a packet's flow gets, what of that is counted, and flows that one server could not tell apart.
 
-use lb_common::{DropReason, FlowHash, Protocol, Spread, counter::Rest};
+use lb_common::{DropReason, FlowHash, Forwarding, Protocol, Spread, counter::Rest};
 
 use super::{
     Arrived, Oracle, choice,
@@ -45,7 +45,7 @@ impl Oracle {
         let assigned = assigned.map(|(id, origin)| {
             let begins = match origin {
                 Origin::New | Origin::Moved => meaning.may_begin(),
-                Origin::Reopened => begins_again,
+                Origin::Reopened | Origin::ReopenedProven => begins_again,
                 _ => false,
             };
             match self.maps.services[service].shares && begins {
@@ -53,10 +53,13 @@ impl Oracle {
                 false => (id, origin),
             }
         });
-        if let Ok((id, origin @ (Origin::Resent | Origin::Reopened))) = assigned
+        if let Ok((id, origin)) = assigned
             && counts
         {
-            self.ledger.opened(id, origin);
+            let sees_answers = self.maps.backends[id]
+                .forwarding
+                .is_some_and(|way| matches!(way, Forwarding::Dnat | Forwarding::Fullnat));
+            self.ledger.shown(id, origin, sees_answers);
         }
         assigned
     }

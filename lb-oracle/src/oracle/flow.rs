@@ -6,7 +6,6 @@ use lb_common::{
     DropReason, Epoch, FlowHash, FlowRank, FlowWord, Forwarding, MidStream, Permissions, Protocol,
     affinity::{Client, Entry},
     flow::EPOCH_SHIFT,
-    flow::IDLE_AFTER,
 };
 use lb_ebpf::fixture::{
     START,
@@ -15,15 +14,13 @@ use lb_ebpf::fixture::{
 
 use super::{
     choice::{Memory, by_hash, choose, from_ring},
+    entry::Flow,
     known::Maps,
     ledger::Ledger,
     link::Link,
     packet::{Mac, Meaning},
 };
 use crate::case::FLOW_SETS;
-
-/// Epochs for which a proven flow that closed is kept.
-const TIME_WAIT: u64 = 4;
 
 /// A flow as its client sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +38,10 @@ pub(super) enum Origin {
     Resent,
     /// Known, but it had ended: its client opens another from the same port.
     Reopened,
+    /// The same of one that had proven itself, and is taken for that one still.
+    ReopenedProven,
+    /// Known, and its client says something else than that it opens it, for the first time.
+    WentOn,
     New,
     Moved,
     NotAdmitted,
@@ -58,57 +59,6 @@ pub(super) struct Seeker {
     pub(super) meaning: Meaning,
     pub(super) epoch: u64,
     pub(super) second: u64,
-}
-
-/// What is known of a flow.
-#[derive(Clone, Copy)]
-struct Flow {
-    hash: FlowHash,
-    backend: usize,
-    /// Epochs that it was seen in: 1, 2, or 3 for more.
-    proof: u8,
-    /// FIN or RST was the last thing seen.
-    closing: bool,
-    /// It was written down as idle.
-    idle: bool,
-    /// The epoch in which it was last seen.
-    last: u64,
-    /// Where its client's packets come from.
-    hop: Option<(Mac, Link)>,
-}
-
-impl Flow {
-    fn see(&mut self, epoch: u64, closes: bool) {
-        let later = epoch > self.last;
-        // The last ACK of a close has no FIN: only a packet of a later epoch revives.
-        if self.closing && !closes && !later {
-            return;
-        }
-        if self.idle {
-            (self.idle, self.proof) = (false, 1);
-        }
-        self.proof = (self.proof + u8::from(later)).min(3);
-        self.closing = closes;
-        self.last = epoch;
-    }
-
-    fn rank(&self) -> FlowRank {
-        match (self.idle, self.proof, self.closing) {
-            (true, ..) => FlowRank::Idle,
-            (_, 1, false) => FlowRank::Probation,
-            (_, 2, false) => FlowRank::Probation2,
-            (_, _, false) => FlowRank::Proven,
-            (_, 1, true) => FlowRank::ClosingProbation,
-            (_, 2, true) => FlowRank::ClosingProbation2,
-            (_, _, true) => FlowRank::ClosingProven,
-        }
-    }
-
-    /// A connection that was seen to end, and that the table would let go by now.
-    fn has_ended(&self, epoch: u64) -> bool {
-        let age = epoch - self.last;
-        self.closing && (self.proof < 3 || age >= TIME_WAIT || age > IDLE_AFTER.into())
-    }
 }
 
 /// All flows.
@@ -131,7 +81,7 @@ impl Flows {
                 FlowRank::Proven => (3, false, false),
                 FlowRank::Idle => (1, false, true),
                 FlowRank::ClosingProbation => (1, true, false),
-                FlowRank::ClosingProbation2 => (2, true, false),
+                FlowRank::Opening => (1, false, false),
                 FlowRank::ClosingProven => (3, true, false),
             };
             let flow = Flow {
@@ -139,6 +89,7 @@ impl Flows {
                 backend: preset.backend as usize,
                 proof,
                 closing,
+                opening: preset.rank == FlowRank::Opening,
                 idle,
                 last: now - u64::from(preset.age),
                 hop: preset.hop.map(|(mac, side)| (mac, Link::Of(side))),
@@ -182,6 +133,7 @@ impl Flows {
                 backend: found,
                 proof: 1,
                 closing: false,
+                opening: false,
                 idle: false,
                 last: seeker.epoch,
                 ..*flow
@@ -232,11 +184,13 @@ impl Flows {
         let middle = !seeker.meaning.may_begin();
         let too_late = middle && service.mid_stream != MidStream::Schedule;
         let closes = seeker.meaning.ends();
+        let opens = seeker.meaning == Meaning::Opens;
         let fresh = |backend, proof, hop| Flow {
             hash: seeker.hash,
             backend,
             proof,
             closing: closes,
+            opening: opens && proof < 3,
             idle: false,
             last: seeker.epoch,
             hop,
@@ -271,19 +225,22 @@ impl Flows {
             return Err(DropReason::BackendLeft);
         }
         let age = seeker.epoch - flow.last;
-        let opens = seeker.meaning == Meaning::Opens;
         let datagram = matches!(seeker.meaning, Meaning::Datagram | Meaning::Leaves);
         let limit = service.silent_for(seeker.tuple.protocol, opens, flow.rank());
         let silent = limit.is_some_and(|limit| flow.idle || age > limit);
         let ended = !backend.permissions.may_take_new() && flow.has_ended(seeker.epoch);
         let anew = (opens || datagram) && silent || opens && ended;
         if !elsewhere && !loses && !anew {
+            let proven_end = flow.closing && flow.proof == 3;
+            let over = flow.idle || flow.closing;
+            let went_on = flow.see(seeker.epoch, seeker.meaning);
             let origin = match seeker.meaning {
-                Meaning::Opens if flow.idle || flow.closing => Origin::Reopened,
+                Meaning::Opens if proven_end => Origin::ReopenedProven,
+                Meaning::Opens if over => Origin::Reopened,
                 Meaning::Opens => Origin::Resent,
+                _ if went_on => Origin::WentOn,
                 _ => Origin::Known,
             };
-            flow.see(seeker.epoch, closes);
             return Ok((flow.backend, origin));
         }
         let backend = choose(maps, ledger, &mut self.1, seeker)?;
@@ -323,7 +280,7 @@ impl Flows {
     ) -> Result<Origin, DropReason> {
         let known = self.0.get_mut(&seeker.tuple);
         if let Some(flow) = known.filter(|flow| flow.backend == backend) {
-            flow.see(seeker.epoch, false);
+            flow.see(seeker.epoch, seeker.meaning);
             return Ok(Origin::Known);
         }
         maps.hop(maps.backends[backend].next_hop)?;
@@ -336,6 +293,7 @@ impl Flows {
             backend,
             proof: 1,
             closing: false,
+            opening: false,
             idle: false,
             last: seeker.epoch,
             hop: before.and_then(|flow| flow.hop),
@@ -398,16 +356,16 @@ impl Flows {
             if accepts && tuple != of.1.0 {
                 let flow = self.0.get_mut(&tuple).expect("a flow that was found");
                 (flow.idle, flow.last) = (true, epoch);
-                (flow.proof, flow.closing) = (1, false);
+                (flow.proof, flow.closing, flow.opening) = (1, false, false);
             }
         }
         Some(of.1)
     }
 
-    /// Notes that a flow was seen.
+    /// Notes that a flow was seen by a packet of its server.
     pub(super) fn see(&mut self, tuple: &Tuple, epoch: u64, closes: bool) {
         if let Some(flow) = self.0.get_mut(tuple) {
-            flow.see(epoch, closes);
+            flow.hear(epoch, closes);
         }
     }
 

@@ -56,7 +56,7 @@ impl Service {
         };
         let epochs = match (protocol, opens) {
             (6, true) => self.silence(match rank {
-                FlowRank::Probation => 1,
+                FlowRank::Opening => 1,
                 rank if rank.is_closing() => 3,
                 _ => 2,
             }),

@@ -80,13 +80,30 @@ impl Ledger {
         self.add(Counter::backend(id as u32, which), by);
     }
 
-    /// Somebody opens a connection of TCP to a backend, in one piece.
-    pub(super) fn opened(&mut self, id: usize, origin: Origin) {
-        let which = match origin {
-            Origin::Resent => Handshake::Resent,
-            _ => Handshake::Begun,
+    /// Somebody opens a connection of TCP to a backend that did not have it.
+    pub(super) fn opened(&mut self, id: usize) {
+        self.handshake(id, Handshake::Begun);
+    }
+
+    /// What a segment of a connection that its backend has says of its handshake. Where answers are not seen, the client's next
+    /// segment stands for one, and that of a connection that was proven before cannot be told from those before.
+    pub(super) fn shown(&mut self, id: usize, origin: Origin, sees_answers: bool) {
+        let (begun, answered, resent) = match origin {
+            Origin::Resent => (false, false, true),
+            Origin::Reopened => (true, false, false),
+            Origin::ReopenedProven => (true, true, false),
+            Origin::WentOn => (false, true, false),
+            _ => return,
         };
-        self.handshake(id, which);
+        for (which, happened) in [
+            (Handshake::Begun, begun),
+            (Handshake::Answered, answered && !sees_answers),
+            (Handshake::Resent, resent),
+        ] {
+            if happened {
+                self.handshake(id, which);
+            }
+        }
     }
 
     pub(super) fn handshake(&mut self, id: usize, which: Handshake) {
@@ -109,7 +126,12 @@ impl Ledger {
     /// How a flow came to its backend; `connection`: the packet opens one, or has none.
     pub(super) fn came(&mut self, id: usize, origin: Origin, connection: bool) {
         match origin {
-            Origin::Known | Origin::Resent | Origin::Reopened | Origin::Alone => {}
+            Origin::Known
+            | Origin::WentOn
+            | Origin::Resent
+            | Origin::Reopened
+            | Origin::ReopenedProven
+            | Origin::Alone => {}
             Origin::New => self.backend(id, PerBackend::NewFlows, 1),
             Origin::Moved => self.backend(id, PerBackend::MovedIn, 1),
             Origin::NotAdmitted => {

@@ -12,8 +12,11 @@ use lb_common::counter::Handshake;
 use super::{Counts, Evidence, Pool, Sign};
 use crate::health::nanos;
 
-/// How long an answer may take, nanoseconds.
+/// How long an answer may take that comes through us, nanoseconds.
 const GRACE: u64 = 100_000_000;
+
+/// How long one may take that is known of by what its client sends next: the client's way to the backend and back, and again to us.
+const FAR_GRACE: u64 = 250_000_000;
 
 /// After so long the first SYN without an answer comes again, nanoseconds (RFC 6298 section 2.1).
 const AGAIN: u64 = 1_000_000_000;
@@ -52,7 +55,10 @@ pub(super) struct Looks {
 type Share = (u64, u64);
 
 /// Of each sign.
-type Shares = [(Sign, Share); 3];
+type Shares = [(Sign, Share); SIGNS];
+
+/// Signs that are looked for in a pool.
+const SIGNS: usize = 3;
 
 impl Looks {
     /// Of so many members.
@@ -134,12 +140,12 @@ impl Looks {
         if ends.is_some_and(|((_, first), (_, last))| first == last) {
             return Vec::new();
         }
-        let window = nanos(pool.policy.window);
+        let window = nanos(pool.policy.window).saturating_add(pool.grace().saturating_sub(GRACE));
         let mut found: Vec<Option<Evidence>> = vec![None; self.since.len()];
         let mut shares = Vec::with_capacity(self.since.len());
         // From the youngest time on that may say something: who failed just now has not been bad before.
         for back in 1..self.looks.len() {
-            let Some(span) = self.span(now, back, pool.sees_answers) else {
+            let Some(span) = self.span(now, back, pool) else {
                 break;
             };
             if back > LEAST_BACK && span.at.saturating_add(window) < now {
@@ -147,7 +153,7 @@ impl Looks {
             }
             shares.clear();
             shares.extend((0..self.since.len()).map(|member| self.shares(&span, member)));
-            for which in 0..3 {
+            for which in 0..SIGNS {
                 pool.judge(&shares, which, |member, sign, (bad, of)| {
                     if let Some(found) = found.get_mut(member) {
                         let over = now.saturating_sub(span.at);
@@ -166,29 +172,27 @@ impl Looks {
     }
 
     /// The time since so many looks ago; `None`: there was none.
-    fn span(&self, now: u64, back: usize, sees_answers: bool) -> Option<Span<'_>> {
+    fn span(&self, now: u64, back: usize, pool: &Pool) -> Option<Span<'_>> {
         let first = self.looks.len().checked_sub(back.checked_add(1)?)?;
         let (at, then) = self.looks.get(first)?;
         let (_, last) = self.looks.back()?;
-        let began = match sees_answers {
-            // What began just now may still be answered.
-            true => {
-                let old = self.until(now.saturating_sub(GRACE));
-                let old = old.filter(|(later, _)| later > at);
-                Began::Here(old.map_or(then, |(_, old)| old))
-            }
-            // Those that began a while ago come again now.
-            false => Began::Earlier(
-                at.checked_sub(AGAIN)
-                    .and_then(|time| self.until(time))
-                    .zip(now.checked_sub(AGAIN).and_then(|time| self.until(time))),
-            ),
+        // What began just now may still be answered.
+        let old = self.until(now.saturating_sub(pool.grace()));
+        let old = old.filter(|(later, _)| later > at);
+        // Those that began a while ago come again now.
+        let earlier = || {
+            let from = at.checked_sub(AGAIN).and_then(|time| self.until(time));
+            from.zip(now.checked_sub(AGAIN).and_then(|time| self.until(time)))
         };
         Some(Span {
             at: *at,
             then,
             last,
-            began,
+            old: old.map_or(then, |(_, old)| old),
+            again: match pool.sees_answers {
+                true => None,
+                false => Some(earlier()),
+            },
         })
     }
 
@@ -211,33 +215,27 @@ impl Looks {
         };
         let since = |which| count(span.last, which).wrapping_sub(count(span.then, which));
         let begun = since(Handshake::Begun);
-        let refused = (since(Handshake::Refused).min(begun), begun);
         let unreachable = (since(Handshake::Unreachable).min(begun), begun);
-        Some(match span.began {
-            Began::Here(old) => {
-                let old = count(old, Handshake::Begun);
-                let old = old.wrapping_sub(count(span.then, Handshake::Begun));
-                let heard = since(Handshake::Answered);
-                [
-                    (Sign::Unanswered, (old.saturating_sub(heard), old)),
-                    (Sign::Refused, refused),
-                    (Sign::Unreachable, unreachable),
-                ]
-            }
-            Began::Earlier(both) => {
+        let old = count(span.old, Handshake::Begun);
+        let old = old.wrapping_sub(count(span.then, Handshake::Begun));
+        let unanswered = (old.saturating_sub(since(Handshake::Answered)), old);
+        let third = match span.again {
+            None => (Sign::Refused, (since(Handshake::Refused).min(begun), begun)),
+            Some(both) => {
                 let both = both.filter(|((at, _), _)| known <= *at);
                 let again = both.map_or((0, 0), |((_, from), (_, to))| {
                     let begun = count(to, Handshake::Begun);
                     let begun = begun.wrapping_sub(count(from, Handshake::Begun));
                     (since(Handshake::Resent).min(begun), begun)
                 });
-                [
-                    (Sign::Resent, again),
-                    (Sign::Refused, (0, 0)),
-                    (Sign::Unreachable, unreachable),
-                ]
+                (Sign::Resent, again)
             }
-        })
+        };
+        Some([
+            (Sign::Unanswered, unanswered),
+            third,
+            (Sign::Unreachable, unreachable),
+        ])
     }
 }
 
@@ -246,19 +244,21 @@ struct Span<'a> {
     at: u64,
     then: &'a [Counts],
     last: &'a [Counts],
-    began: Began<'a>,
-}
-
-/// Where handshakes began that show a sign by now.
-#[derive(Clone, Copy)]
-enum Began<'a> {
-    /// Within the span, until this look.
-    Here(&'a [Counts]),
-    /// From one look to another; `None`: too long ago.
-    Earlier(Option<(&'a Look, &'a Look)>),
+    /// By when handshakes had begun that should have been answered by now.
+    old: &'a [Counts],
+    /// Where answers are not seen: from which look to which handshakes began that come again over the span; `None`: too long ago.
+    again: Option<Option<(&'a Look, &'a Look)>>,
 }
 
 impl Pool {
+    /// How long an answer may take, nanoseconds.
+    fn grace(&self) -> u64 {
+        match self.sees_answers {
+            true => GRACE,
+            false => FAR_GRACE,
+        }
+    }
+
     /// How long a look is remembered, nanoseconds.
     fn memory(&self) -> u64 {
         let window = nanos(self.policy.window);

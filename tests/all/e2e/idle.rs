@@ -21,11 +21,11 @@ use crate::stage::{SHAPES, Stage, wait_until};
 /// Services that let go of what was silent, each of one kind of connection, and the key that says so.
 const LIMITED: [(&str, &str); 3] = [
     ("closing", "tcp-closing-idle"),
-    ("handshake", "tcp-handshake-idle"),
+    ("at-once", "tcp-idle"),
     ("established", "tcp-idle"),
 ];
-/// The service that lets go of nothing.
-const KEEPS: &str = "keeps";
+/// The service that lets go of handshakes alone: of nothing that is opened here.
+const KEEPS: (&str, &str) = ("keeps", "tcp-handshake-idle");
 
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,11 +121,10 @@ fn configured(mut config: Config) -> Config {
     config.services.retain(|service| service.name == "echo4");
     let mut echo = config.services.remove(0);
     echo.extra += "\nscheduler = \"round-robin\"";
-    let names = LIMITED.map(|(name, key)| (name, format!("\n{key} = \"1s\"")));
-    for (name, line) in names.into_iter().chain([(KEEPS, String::new())]) {
+    for (name, key) in LIMITED.into_iter().chain([KEEPS]) {
         let mut service = echo.clone();
         service.name = name.to_owned();
-        service.extra += &line;
+        service.extra += &format!("\n{key} = \"1s\"");
         config.services.push(service);
         echo.port += 1;
     }
@@ -138,7 +137,7 @@ fn what_was_silent_for_as_long_as_its_service_says_is_scheduled_anew() {
     // Each kind of connection has this service, or the one that keeps all; and its first port.
     let kind = |n: u16| {
         let (name, _) = LIMITED[usize::from(n)];
-        [(name, 20_000 + 100 * n), (KEEPS, 21_000 + 100 * n)]
+        [(name, 20_000 + 100 * n), (KEEPS.0, 21_000 + 100 * n)]
     };
     let opened = |kind: [(&str, u16); 2]| kind.map(|(name, first)| open(&stage, name, first));
     // What lasts is seen in two epochs.
@@ -146,7 +145,7 @@ fn what_was_silent_for_as_long_as_its_service_says_is_scheduled_anew() {
     wait_for_epochs(1);
     let reset = |()| opened(kind(0)).map(|open| end(open, End::Reset));
     let closing = reset(());
-    let handshake = opened(kind(1)).map(|open| end(open, End::Silent));
+    let at_once = opened(kind(1)).map(|open| end(open, End::Silent));
     let established = held.map(|mut open| {
         for (port, stream, who) in &mut open {
             assert_eq!(ask(stream), *who, "from {port}");
@@ -156,10 +155,13 @@ fn what_was_silent_for_as_long_as_its_service_says_is_scheduled_anew() {
     assert_eq!(reset(()), closing, "what has just ended is still known");
     // A second is rounded up to one epoch, and an age to the next.
     wait_for_epochs(2);
-    for (n, before) in (0..).zip([closing, handshake, established]) {
+    for (n, before) in (0..).zip([closing, at_once, established]) {
         let (name, key) = LIMITED[usize::from(n)];
         let [limited, kept] = opened(kind(n)).map(|open| end(open, End::Reset));
-        assert_eq!(kept, before[1], "{name}: without a limit flows stay");
+        assert_eq!(
+            kept, before[1],
+            "{name}: what has gone on after its handshake stays"
+        );
         assert_ne!(limited, before[0], "{key}: it is somebody else's turn");
     }
     stage.end();

@@ -132,11 +132,11 @@ impl Bed {
     /// True if what packets showed has found the fault. Where there is a goal for passive checks they must have: else something else
     /// would have been measured.
     fn is_by_packets(&self, fault: Fault) -> Result<bool> {
-        let Effort { checks, way, .. } = self.effort;
+        let Effort { checks, .. } = self.effort;
         let status = self.daemon.status()?;
         let reason = &status.backend(&victim()).reason;
         let by_packets = reason.contains("checked at once");
-        let must_be = checks == Checks::Passive && Effort::has_goal(checks, way, fault);
+        let must_be = checks == Checks::Passive && Effort::has_goal(checks, fault);
         ensure!(
             by_packets || !must_be,
             "the victim is down, though not for what packets showed: {reason}"

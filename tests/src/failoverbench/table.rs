@@ -61,7 +61,7 @@ fn table(results: &Results) -> String {
 }
 
 fn has_goal(results: &Results, row: &Row) -> bool {
-    Effort::has_goal(results.checks, results.way, row.fault)
+    Effort::has_goal(results.checks, row.fault)
 }
 
 /// Of faults without a goal there is none to meet.

@@ -160,6 +160,7 @@ impl Twin {
             backend,
             proof: 1,
             closing: flags.contains(['F', 'R']),
+            opening: flags == "S",
             idle: false,
             last: self.model.now,
         };

@@ -333,7 +333,7 @@ mod tests {
             (FlowRank::ClosingProven, 0, true),
             (FlowRank::ClosingProven, 1, false),
             (FlowRank::ClosingProbation, 0, true),
-            (FlowRank::ClosingProbation2, 2, false),
+            (FlowRank::Opening, 2, true),
         ] {
             let word = FlowWord::new(1, 1, rank, Epoch(3));
             let now = Epoch(3 + age);
