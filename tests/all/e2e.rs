@@ -3,6 +3,7 @@
 mod affinity;
 mod agents;
 mod answers;
+mod black_holes;
 mod change;
 mod checks;
 mod choices;
