@@ -65,6 +65,7 @@ fn case(choices: &mut Choices<'_>) -> Case {
     twin::add(choices, &mut world, &tagging, &mut scenes);
     // What is new is drawn last, so that older choices keep their meaning.
     idle::vary(choices, &mut world);
+    idle::reload(choices, &world, &mut scenes);
     Case {
         world,
         mtu,

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod decap;
 pub mod disk;
 pub mod failoverbench;
+pub mod inject;
 pub mod inventory;
 pub mod kernel;
 pub mod lab;

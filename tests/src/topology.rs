@@ -123,7 +123,7 @@ pub fn balancer_back(family: Family) -> IpAddr {
 }
 
 /// The MAC address of backend `b<n>`, until a test changes it.
-pub fn backend_mac(n: u8) -> Mac {
+pub const fn backend_mac(n: u8) -> Mac {
     [0x02, 0xf1, 0, 0, 1, n]
 }
 

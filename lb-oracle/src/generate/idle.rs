@@ -1,23 +1,41 @@
 //! After how much silence flows begin anew, where a service takes several protocols, and for how long ports of `fullnat` are kept.
 
-use lb_common::{Protocol, flow::IdleEpochs, nat::Idle};
+use lb_common::{Forwarding, Protocol, flow::IdleEpochs, nat::Idle};
 use lb_ebpf::fixture::world::{Change, World};
 
 use super::Choices;
+use crate::case::Scene;
 
 /// What some worlds say of either.
 pub(super) fn vary(choices: &mut Choices<'_>, world: &mut World) {
     services(choices, world);
     if choices.one_in(3) {
-        let mut kept = || *choices.of(&[1, 3, 17, 18, 40, 70]);
-        let idle = Idle {
-            handshake: kept(),
-            established: kept(),
-            closing: kept(),
-            datagrams: kept(),
-            unanswered: kept(),
-        };
-        world.changes.push(Change::NatIdle(idle));
+        world.changes.push(Change::NatIdle(kept(choices)));
+    }
+}
+
+/// What some say later, while flows have ports.
+pub(super) fn reload(choices: &mut Choices<'_>, world: &World, scenes: &mut [Scene]) {
+    let mut services = world.services.iter();
+    if !services.any(|service| service.forwarding == Forwarding::Fullnat) || choices.one_in(2) {
+        return;
+    }
+    for scene in scenes.iter_mut().skip(1) {
+        if choices.one_in(3) {
+            scene.changes.push(Change::NatIdle(kept(choices)));
+        }
+    }
+}
+
+/// For how long ports are kept.
+fn kept(choices: &mut Choices<'_>) -> Idle {
+    let mut seconds = || *choices.of(&[1, 3, 17, 18, 40, 70]);
+    Idle {
+        handshake: seconds(),
+        established: seconds(),
+        closing: seconds(),
+        datagrams: seconds(),
+        unanswered: seconds(),
     }
 }
 

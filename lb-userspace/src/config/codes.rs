@@ -313,6 +313,9 @@ codes! {
     RUN_BY_ROOT = "FL0113", Warning, "a command is run by root",
         "a command without `user` is run by the daemon's user, which is root: whoever can change it, or what it reads, has the whole host",
         "say who runs it: `user = \"nobody\"`, or `user = \"root\"` if it needs that";
+    NO_OTHERS = "FL0114", Warning, "packets without ports do not come to a service",
+        "what is neither TCP, UDP nor SCTP comes to services with `protocol = \"any\"` and `port = \"any\"` alone",
+        "remove the key, or say `port = \"any\"`";
 }
 
 /// The code with this id, in any case.

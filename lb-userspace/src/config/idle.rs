@@ -5,10 +5,11 @@ use std::fmt::{self, Write};
 use std::time::Duration;
 
 use super::canonical::text;
-use super::notes::Notes;
+use super::codes;
+use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::value::duration;
-use crate::model::{Protocol, Service, TcpIdle};
+use crate::model::{Ports, Protocol, Service, TcpIdle};
 
 const UDP: &str = "udp-idle";
 const SCTP: &str = "sctp-idle";
@@ -34,9 +35,13 @@ pub(super) struct IdleDraft {
 pub(super) fn of_service(
     reader: &Reader<'_, '_>,
     kind: Option<Protocol>,
+    ports: Option<&At<Ports>>,
     notes: &mut Notes<'_>,
 ) -> IdleDraft {
     without_effect(reader, kind, notes);
+    if let (Some(Protocol::Any), Some(ports)) = (kind, ports) {
+        without_others(reader, ports, notes);
+    }
     let mut time = |key| {
         let range = Duration::from_secs(1)..=Duration::from_secs(MOST);
         let at = reader.duration(key, range, notes);
@@ -75,6 +80,19 @@ fn without_effect(reader: &Reader<'_, '_>, kind: Option<Protocol>, notes: &mut N
         }
         Some(Protocol::Any) | None => {}
     }
+}
+
+/// Warns where a service of any protocol has ports of its own: what has none does not come to it.
+fn without_others(reader: &Reader<'_, '_>, ports: &At<Ports>, notes: &mut Notes<'_>) {
+    let Some((span, _)) = reader.entry(OTHER).filter(|_| ports.value != Ports::ANY) else {
+        return;
+    };
+    let message = format!(
+        "`{OTHER}` has no effect: the service takes port {}, and what is neither TCP, UDP nor SCTP has no ports",
+        ports.value
+    );
+    let note = Note::new(&codes::NO_OTHERS, &span, &reader.name(OTHER), message);
+    notes.add(note.label(&ports.span, "not \"any\""));
 }
 
 /// The lines of a service.

@@ -161,10 +161,12 @@ pub(super) fn service(
     let ring_size = reader.integer("ring-size", 1..=LARGEST_RING, notes);
     let health = health::of_service(&reader, kind, notes);
     let health_port_is_wrong = health.port.is_none() && health::has_port(&reader);
+    let name = name(&reader, notes);
+    let address = vip::address(&reader, notes);
+    let port = vip::ports(&reader, notes);
     let mut draft = ServiceDraft {
-        name: name(&reader, notes),
-        address: vip::address(&reader, notes),
-        port: vip::ports(&reader, notes),
+        name,
+        address,
         protocol,
         forwarding,
         tunnel,
@@ -183,7 +185,8 @@ pub(super) fn service(
             notes,
         ),
         mss: mss::of_service(&reader, kind, notes),
-        idle: idle::of_service(&reader, kind, notes),
+        idle: idle::of_service(&reader, kind, port.as_ref(), notes),
+        port,
         quic: quic::of_service(&reader, kind, notes),
         sources: sources::read(&reader, notes),
         to_vip: aim::to_vip(&reader, &health),

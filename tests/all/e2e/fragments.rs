@@ -1,10 +1,13 @@
 //! Datagrams larger than the network's packets.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use lb_tests::server::Server;
-use lb_tests::topology::Forwarding;
+use lb_ebpf::fixture::fragments::piece;
+use lb_ebpf::fixture::packet::{Body, Packet, Sum};
+use lb_tests::inject::Injector;
+use lb_tests::server::{NAME_BYTES, Server};
+use lb_tests::topology::{FAMILIES, Forwarding, client};
 
 use super::encapsulation::{GUE, HEADER, MIXED, MIXED_HEADER};
 use crate::stage::{FULLNAT, SHAPES, Stage, UDP};
@@ -69,6 +72,70 @@ fn datagrams_in_pieces_are_answered_whole_in_both_directions() {
         }
         let drops = stage.daemon.status().unwrap().data_plane.drops;
         assert_eq!(drops["fragment"], 0, "{drops:?}");
+        stage.end();
+    }
+}
+
+/// Where a datagram is cut, and its length, with its header.
+const CUT: usize = 104;
+const WHOLE: usize = 208;
+
+#[test]
+fn a_later_piece_before_its_first_one_is_counted_and_completes_the_datagram_when_it_comes_again() {
+    let ways = [
+        (SHAPES[0], None),
+        (SHAPES[3], None),
+        (SHAPES[4], Some(GUE)),
+        (FULLNAT[0], None),
+    ];
+    for (shape, way) in ways {
+        let stage = Stage::with(shape, Server::threads, |config| match way {
+            Some(way) => way.change(config),
+            None => config,
+        });
+        let injector = Injector::open(stage.topology.namespace("client"), "eth0").unwrap();
+        let dropped = || stage.daemon.status().unwrap().data_plane.drops["fragment"];
+        for (family, target) in FAMILIES.into_iter().zip(stage.targets(&UDP)) {
+            let here = SocketAddr::new(client(family), 0);
+            let socket = stage.topology.run_in("client", || UdpSocket::bind(here));
+            let socket = socket.unwrap();
+            let said: Vec<u8> = (8..WHOLE).map(|n| n as u8).collect();
+            let datagram = Packet {
+                to: [0x02, 0xf1, 0, 0, 0, 1],
+                from: [0x02, 0xf1, 0, 0, 0, 2],
+                source: socket.local_addr().unwrap(),
+                destination: target,
+                ttl: 64,
+                body: Body::Udp { data: said.clone() },
+                sum: Sum::Right,
+                class: 0,
+                padding: vec![],
+            };
+            let frame = datagram.bytes();
+            let first = piece(&frame, 77, 0, CUT);
+            let later = piece(&frame, 77, CUT, WHOLE);
+            let before = dropped();
+            injector.send(&later).unwrap();
+            stage.wait("the later piece is dropped", |status| {
+                status.data_plane.drops["fragment"] == before + 1
+            });
+            injector.send(&first).unwrap();
+            let mut heard = [0; 2 * WHOLE];
+            let mut hear = |patience| {
+                let patience = Some(Duration::from_millis(patience));
+                socket.set_read_timeout(patience).unwrap();
+                socket.recv_from(&mut heard)
+            };
+            assert!(
+                hear(200).is_err(),
+                "{shape:?} {target}: one piece is enough"
+            );
+            injector.send(&later).unwrap();
+            let (length, from) = hear(5000).unwrap();
+            assert_eq!((length, from), (said.len(), target), "{shape:?}");
+            assert!(heard[NAME_BYTES..length] == said[NAME_BYTES..], "{shape:?}");
+            assert_eq!(dropped(), before + 1, "{shape:?} {target}");
+        }
         stage.end();
     }
 }

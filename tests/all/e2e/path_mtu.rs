@@ -1,7 +1,6 @@
 //! Packets too big for the interface that they leave by, without a tunnel: their senders learn what fits.
 
 use std::net::UdpSocket;
-use std::process::Command;
 use std::time::Duration;
 
 use lb_tests::daemon::Service;
@@ -77,22 +76,14 @@ fn check_downloads(shape: Shape) {
 }
 
 /// Nobody hears the balancer's errors: all that is too big is lost, in silence.
-fn deafen(stage: &Stage) {
+pub(super) fn deafen(stage: &Stage) {
     const RULES: &str = "add table inet deaf
 add chain inet deaf in { type filter hook input priority 0; }
 add rule inet deaf in icmp type destination-unreachable drop
 add rule inet deaf in icmpv6 type packet-too-big drop
 ";
     for host in ["client", "b1", "b2", "b3"] {
-        let rules = stage.topology.directory().join(format!("deaf-{host}"));
-        std::fs::write(&rules, RULES).unwrap();
-        let mut nft = Command::new("nft");
-        nft.arg("--file").arg(rules);
-        let mut nft = stage.topology.spawn_in(host, nft).unwrap();
-        assert!(
-            nft.wait(Duration::from_secs(10)).unwrap().success(),
-            "{host}"
-        );
+        stage.topology.nft(host, RULES).unwrap();
     }
 }
 

@@ -1,16 +1,15 @@
 //! What is different when packets reach backends in tunnels: what fits, who may send, routers on the way.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use lb_ebpf::fixture::packet::{Body, Packet, Sum};
 use lb_tests::decap;
+use lb_tests::inject::Injector;
 use lb_tests::server::{Content, MESSAGE_BYTES, NAME_BYTES, Server};
 use lb_tests::topology::{FAMILIES, Family, backend_mac, client, vip};
-use socket2::{Domain, Socket, Type};
 
 use crate::stage::{ECHO, SHAPES, Stage, UDP, WEB, wait_until};
 
@@ -304,35 +303,12 @@ fn forged(family: Family) -> Vec<(Vec<u8>, &'static str)> {
 /// the decapsulator of `b1` has them: the ring of a veth holds 256.
 fn send_times(stage: &Stage, frames: &[Vec<u8>], times: u64) {
     let device = stage.topology.shape().balancer_back_device();
-    let (socket, index) = stage.topology.run_in("lb", || {
-        let socket = Socket::new(Domain::PACKET, Type::RAW, None).unwrap();
-        (socket, nix::net::if_::if_nametoindex(device).unwrap())
-    });
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: 0,
-        sll_ifindex: index as i32,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 6,
-        sll_addr: [2, 0xf1, 0, 0, 1, 1, 0, 0],
-    };
+    let injector = Injector::open(stage.topology.namespace("lb"), device).unwrap();
     let dropped = || decap::dropped(&stage.topology, "b1").unwrap();
     let mut expected = dropped();
     for _ in 0..times {
         for frame in frames {
-            // SAFETY: the buffer and the address live through the call, with the lengths given.
-            let sent = unsafe {
-                libc::sendto(
-                    socket.as_raw_fd(),
-                    frame.as_ptr().cast(),
-                    frame.len(),
-                    0,
-                    (&raw const address).cast(),
-                    size_of_val(&address) as u32,
-                )
-            };
-            assert_eq!(sent, frame.len() as isize, "{}", io::Error::last_os_error());
+            injector.send(frame).unwrap();
         }
         expected += frames.len() as u64;
         wait_until("they have arrived", Duration::from_secs(5), || {

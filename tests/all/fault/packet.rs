@@ -3,11 +3,10 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 
 use lb_tests::daemon::DataPlane;
+use lb_tests::inject::Injector;
 use lb_tests::topology::{FAMILIES, client, vip};
-use socket2::{Domain, Socket, Type};
 
 use crate::stage::{ECHO, SHAPES, Stage};
 
@@ -79,35 +78,10 @@ fn checksum_at(frame: &[u8], protocol: u8) -> usize {
 
 /// Sends frames out of the client's interface.
 fn send(stage: &Stage, frames: &[Vec<u8>]) {
-    stage.topology.run_in("client", || {
-        let socket = Socket::new(Domain::PACKET, Type::RAW, None).unwrap();
-        let mut mac = [0; 8];
-        mac[..6].copy_from_slice(&[0x02, 0xf1, 0, 0, 0, 1]);
-        let address = libc::sockaddr_ll {
-            sll_family: libc::AF_PACKET as u16,
-            sll_protocol: 0,
-            sll_ifindex: nix::net::if_::if_nametoindex("eth0").unwrap() as i32,
-            sll_hatype: 0,
-            sll_pkttype: 0,
-            sll_halen: 6,
-            sll_addr: mac,
-        };
-        for frame in frames {
-            // SAFETY: buffer and address are valid for their sizes and only read during the call.
-            let sent = unsafe {
-                libc::sendto(
-                    socket.as_raw_fd(),
-                    frame.as_ptr().cast(),
-                    frame.len(),
-                    0,
-                    (&raw const address).cast(),
-                    size_of_val(&address) as libc::socklen_t,
-                )
-            };
-            let error = std::io::Error::last_os_error();
-            assert_eq!(sent, frame.len() as isize, "{} bytes: {error}", frame.len());
-        }
-    });
+    let injector = Injector::open(stage.topology.namespace("client"), "eth0").unwrap();
+    for frame in frames {
+        injector.send(frame).unwrap();
+    }
 }
 
 /// What the data plane counted, when it has received so many packets more than before.

@@ -56,9 +56,17 @@ impl Daemon {
 
     /// Makes the files, without starting anything.
     pub fn prepare(topology: &Topology, config: Config) -> Result<Self> {
-        let home = topology.directory().join("fairlead");
+        Self::prepare_at(topology, "lb", config)
+    }
+
+    /// The same for a balancer at another host.
+    pub fn prepare_at(topology: &Topology, host: &str, config: Config) -> Result<Self> {
+        let home = topology.directory().join(match host {
+            "lb" => "fairlead".to_owned(),
+            other => format!("fairlead-{other}"),
+        });
         fs::create_dir_all(&home).with_context(|| format!("create {}", home.display()))?;
-        let namespace = topology.namespace("lb").clone();
+        let namespace = topology.namespace(host).clone();
         let daemon = Self {
             namespace,
             home,

@@ -23,7 +23,7 @@ const NO_KERNEL: &str = "is about the tests' own tools and asks nothing of a ker
 
 /// Tests that do not run there, by a prefix of their names, each with its reason. Tests that are not
 /// listed run.
-const LEFT_OUT: [(&str, &str); 39] = [
+const LEFT_OUT: [(&str, &str); 40] = [
     ("bench::", BENCH),
     (
         "bpf::attachment::a_device_that_is_deleted_and_made_again_is_attached_anew",
@@ -34,6 +34,7 @@ const LEFT_OUT: [(&str, &str); 39] = [
     ("bpf::probe::links_", LINKS),
     ("bpf::verdicts::", NETLINK),
     ("e2e::agents::", SLOW),
+    ("e2e::black_holes::", SLOW),
     ("e2e::change::", SLOW),
     ("e2e::checks::", SERVERS),
     ("e2e::encapsulation::", SLOW),

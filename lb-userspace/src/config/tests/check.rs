@@ -136,5 +136,5 @@ fn codes_are_explained() {
     assert!(text.contains("\ncure: "), "{text}");
     let (exit, text) = explain("FL9999");
     assert_eq!(exit, CheckExit::Unreadable);
-    assert!(text.contains("FL0001") && text.contains("FL0113"), "{text}");
+    assert!(text.contains("FL0001") && text.contains("FL0114"), "{text}");
 }
