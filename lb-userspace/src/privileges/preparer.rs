@@ -34,9 +34,9 @@ impl Preparer {
         let (told, result) = channel();
         // Whoever is to be told waits below.
         let work = Box::new(move || drop(told.send(work())));
-        let gone = |_| io::Error::other("the thread that prepares the start has ended");
-        self.work.send(work).map_err(|_| gone(()))?;
-        let result = result.recv().map_err(|_| gone(()))?;
+        let gone = || io::Error::other("the thread that prepares the start has ended");
+        self.work.send(work).map_err(|_| gone())?;
+        let result = result.recv().map_err(|_| gone())?;
         // It panics in no way that this process outlives.
         drop(self.thread.join());
         Ok(result)
