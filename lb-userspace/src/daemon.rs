@@ -4,7 +4,7 @@
 //! Stopping it leaves the data plane as it is. See [`owner`] for the loop that owns the state.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::metrics;
 use crate::model::Config;
 use crate::neigh::follower::Follower;
 use crate::neigh::release;
+use crate::privileges::confine::Confined;
 use crate::reconcile::Reconciler;
 use crate::saving::writer::Writer;
 use crate::state::persistent::Persistent;
@@ -72,7 +73,9 @@ fn state_file(state_dir: &Path) -> PathBuf {
 }
 
 /// Runs until SIGTERM or SIGINT.
-pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
+///
+/// `confined`: this thread keeps what the daemon needs, and the start is prepared by one that has more.
+pub async fn run(args: Run, confined: Confined) -> anyhow::Result<ExitCode> {
     let signals = signals::Signals::take()?;
     let started = runner::now_ns();
     let chosen = startup::choose(&args.config, args.allow_shrink)?;
@@ -85,6 +88,9 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     let (config, before) = (chosen.config, chosen.before);
     let daemon = config.daemon.clone();
     bpf::check_machine()?;
+    if let Some(warning) = confined.report.warning() {
+        tracing::warn!("{warning}");
+    }
     disk::make_dir(&daemon.state_dir)?;
     disk::make_dir(&daemon.run_dir)?;
     let seeds = seeds::load_or_make(&daemon.state_dir.join("seeds.json"))?;
@@ -96,7 +102,7 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
         .map(|claim| (claim.interface.clone(), claim.address))
         .collect();
 
-    let (mut bpf, opening) = Bpf::open(&Settings {
+    let settings = Settings {
         bpffs: daemon.bpffs.clone(),
         run_dir: daemon.run_dir.clone(),
         limits: config.limits,
@@ -104,9 +110,11 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
         seed_id: seeds.id,
         debug_log: args.log_packets,
         object: crate::embedded::OBJECT,
-    })?;
+    };
+    let address = daemon.metrics;
+    let opened = confined.preparer.run(move || open(&settings, address))?;
+    let (mut bpf, opening, scraped) = opened?;
     say(&opening);
-    warn_of_private_mounts(&daemon.bpffs);
     let packet_log = bpf.take_debug_log();
     let (mut reconciler, effects) =
         Reconciler::adopt(started, bpf, config.clone(), seeds.ring_key(), persistent)?;
@@ -120,8 +128,8 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
 
     let socket = api::server::listen(&daemon.run_dir.join("fairlead.sock"))?;
     tasks.spawn(api::server::serve(socket, requests.clone(), cancel.clone()));
-    if let Some(address) = daemon.metrics {
-        let listener = metrics::server::listen(address).await?;
+    if let Some(listener) = scraped {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
         let serve =
             metrics::server::serve(listener, requests.clone(), timings.clone(), cancel.clone());
         tasks.spawn(serve);
@@ -213,6 +221,17 @@ pub async fn run(args: Run) -> anyhow::Result<ExitCode> {
     result?;
     tracing::info!("stopped; forwarding goes on ('fairlead unload' ends it)");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What takes more than the daemon keeps: to mount a bpffs, to look at process 1, and to listen on a port below 1024.
+fn open(
+    settings: &Settings,
+    metrics: Option<SocketAddr>,
+) -> anyhow::Result<(Bpf, Opening, Option<TcpListener>)> {
+    let (bpf, opening) = Bpf::open(settings)?;
+    warn_of_private_mounts(&settings.bpffs);
+    let listener = metrics.map(metrics::server::listen).transpose()?;
+    Ok((bpf, opening, listener))
 }
 
 /// Neighbours of backends that were removed while no daemon ran.

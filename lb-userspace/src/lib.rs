@@ -35,6 +35,7 @@ pub mod neigh;
 pub mod passive;
 pub mod plan;
 mod pool;
+pub mod privileges;
 pub mod reconcile;
 pub mod rota;
 pub mod saving;

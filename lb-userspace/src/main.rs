@@ -4,9 +4,11 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use lb_userspace::cli::{Cli, Command, act, out, why};
 use lb_userspace::config::check;
+use lb_userspace::privileges::confine::confine;
 use lb_userspace::{daemon, decap, logging};
 
 fn main() -> ExitCode {
@@ -52,8 +54,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(args) => {
             logging::init(args.log_format, &args.log)?;
+            // Before there are other threads: each has what its maker had.
+            let confined = confine().context("start the thread that prepares the start")?;
             let runtime = runtime(2)?;
-            let ended = runtime.block_on(daemon::run(args));
+            let ended = runtime.block_on(daemon::run(args, confined));
             // A look-up of a name that nobody answers must not hold up the next start.
             runtime.shutdown_timeout(Duration::from_secs(1));
             ended

@@ -4,6 +4,7 @@ mod command;
 mod end;
 mod hooks;
 pub(crate) mod metrics;
+mod privileges;
 mod refusal;
 mod restarts;
 mod socket;

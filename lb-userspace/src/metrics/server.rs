@@ -26,10 +26,11 @@ pub struct MetricsError {
     source: std::io::Error,
 }
 
-/// Opens the address.
-pub async fn listen(address: SocketAddr) -> Result<TcpListener, MetricsError> {
-    TcpListener::bind(address)
-        .await
+/// Opens the address, for tokio.
+pub fn listen(address: SocketAddr) -> Result<std::net::TcpListener, MetricsError> {
+    let listener = std::net::TcpListener::bind(address);
+    listener
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
         .map_err(|source| MetricsError { address, source })
 }
 

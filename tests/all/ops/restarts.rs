@@ -1,30 +1,27 @@
-//! A hook that starts a failed server again: it comes back without anybody else's help.
+//! A hook that has a failed server started again: it comes back without anybody else's help.
 
-use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use lb_tests::server::Server;
-use lb_tests::topology::Topology;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use lb_tests::server::{Server, lab_binary};
+use lb_tests::topology::{Process, Topology};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use crate::stage::{SHAPES, Stage, wait_until};
 
 const LONG: Duration = Duration::from_secs(30);
 
-/// What an operator would write: reads the event, and starts the server where it was, in a process group of its own, as that of the
-/// hook ends with it.
-fn script(topology: &Topology, pid: &Path) -> String {
-    let lab = std::env::var("FAIRLEAD_LAB_BIN").expect("FAIRLEAD_LAB_BIN names the lab");
-    let network = topology.namespace("b1").name().to_owned();
-    let pid = pid.display();
+/// What an operator would write: reads the event, and asks whoever looks after the server to start it (`systemctl restart` does the like).
+fn script(orders: &Path) -> String {
+    let orders = orders.display();
     format!(
         r#"#!/bin/sh
 event=$(cat)
-test -e {pid} && exit 0
+test -p {orders} || exit 0
 case $event in
 *'"backend":"web4/b1"'*) ;;
 *) exit 0 ;;
@@ -33,68 +30,47 @@ case $event in
 *'"to":"down"'*) ;;
 *) exit 0 ;;
 esac
-setsid sh -c 'echo $$ > {pid}.new && mv {pid}.new {pid} && exec nsenter --net=/run/netns/{network} {lab} server --name b1' \
-    < /dev/null > /dev/null 2>&1 &
-until test -e {pid}; do sleep 0.05; done
+echo start > {orders} && rm {orders}
 "#
     )
 }
 
-/// The server that the hook started, which nobody else ends.
-struct Started {
-    file: PathBuf,
-    pid: Cell<Option<Pid>>,
-}
-
-impl Started {
-    /// Its process, if there is one.
-    fn look(&self) -> Option<Pid> {
-        if self.pid.get().is_none() {
-            let text = fs::read_to_string(&self.file).ok()?;
-            self.pid
-                .set(Some(Pid::from_raw(text.trim().parse().unwrap())));
-        }
-        self.pid.get()
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        if let Some(pid) = self.look() {
-            // It may have ended by itself.
-            let _ended = kill(pid, Signal::SIGKILL);
-        }
-    }
+/// Looks after the server of b1, on that host: starts it when it is told to.
+fn manager(topology: &Topology, orders: &Path) -> Process {
+    mkfifo(orders, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    let mut command = Command::new("/bin/sh");
+    let script = r#"read order < "$1" && exec "$2" server --name b1"#;
+    command.args(["-c", script, "manager"]);
+    command.arg(orders).arg(lab_binary().unwrap());
+    command.stdin(Stdio::null());
+    topology.spawn_in("b1", command).unwrap()
 }
 
 #[test]
-fn a_hook_starts_a_failed_server_again_and_it_gets_flows() {
-    let mut started = None;
+fn a_hook_has_a_failed_server_started_again_and_it_gets_flows() {
+    let (mut orders, mut started) = (PathBuf::new(), None);
     let mut stage = Stage::with_topology(SHAPES[0], Server::processes, |mut config, topology| {
         let folder = topology.directory();
-        let (pid, hook) = (folder.join("restarted"), folder.join("restart"));
-        fs::write(&hook, script(topology, &pid)).unwrap();
+        let hook = folder.join("restart");
+        orders = folder.join("orders");
+        started = Some(manager(topology, &orders));
+        fs::write(&hook, script(&orders)).unwrap();
         fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
-        started = Some(Started {
-            file: pid,
-            pid: Cell::new(None),
-        });
         config.tables += &format!(
             "[[hook]]\nname = \"restart\"\ncommand = [\"{}\"]\n",
             hook.display()
         );
         config
     });
-    let started = started.unwrap();
     let answered = |stage: &Stage| {
         let report = stage.storm(&["web4"], 300);
         report.assert_clean(300);
         report.backends().into_keys().collect::<Vec<u8>>()
     };
     assert_eq!(answered(&stage), [1, 2, 3]);
-    assert_eq!(started.look(), None, "nobody failed yet");
+    assert!(orders.exists(), "nobody failed yet");
     stage.servers[0].kill();
-    wait_until("the hook has started it", LONG, || started.look().is_some());
+    wait_until("the hook has had it started", LONG, || !orders.exists());
     stage.wait_for_health("b1", "up");
     assert_eq!(answered(&stage), [1, 2, 3]);
     let status = stage.daemon.status().unwrap();

@@ -122,7 +122,7 @@ pub(super) const UNSAFE: [Entry; 24] = [
 
 /// Modules that decide and do nothing: no clock, no random number, no file, no socket, no
 /// environment, and no order that differs from run to run.
-pub(super) const PURE: [Entry; 31] = [
+pub(super) const PURE: [Entry; 32] = [
     entry("lb-userspace/src/agent.rs", "reports to parts of weights"),
     entry("lb-userspace/src/announce.rs", "what to announce"),
     entry("lb-userspace/src/cluster.rs", "who owns what"),
@@ -150,6 +150,7 @@ pub(super) const PURE: [Entry; 31] = [
     entry("lb-userspace/src/neigh.rs", "next hops"),
     entry("lb-userspace/src/plan.rs", "images to operations"),
     entry("lb-userspace/src/plan/", "images to operations"),
+    entry("lb-userspace/src/privileges.rs", "what stays of a set"),
     entry("lb-userspace/src/saving.rs", "who waits for which save"),
     entry("lb-userspace/src/state.rs", "events to effects"),
     entry("lb-userspace/src/state/", "events to effects"),
