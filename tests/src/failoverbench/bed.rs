@@ -49,6 +49,9 @@ impl Bed {
         config.services.retain(|service| service.name == SERVICE);
         for service in &mut config.services {
             service.health = effort.health();
+            // Else ports that come again stay with the backends of their last connections, and the victim, which has been down, gets
+            // few of them.
+            service.extra += "\ntcp-closing-idle = \"1s\"";
         }
         let target = config.service(SERVICE).target();
         Ok(Self {
