@@ -2,7 +2,7 @@
 //!
 //! | Fault | What breaks | Test |
 //! |---|---|---|
-//! | B1 | a server dies, its host refuses | `backend::b1_dead_process_...` |
+//! | B1 | a server dies, its host refuses | `backend::b1_dead_process_...`; half of a thousand at once: `mass::b1_...` |
 //! | B2 | a backend loses power | `backend::b2_...` |
 //! | B3 | a server is frozen, its kernel accepts | `backend::b3_frozen_server_...` |
 //! | B4 | a server is slow, without an error | `checks::b4_server_that_is_slow_...` |
@@ -41,6 +41,7 @@ mod config;
 mod disk;
 mod kernel;
 mod link;
+mod mass;
 mod operator;
 mod packet;
 mod process;
