@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod announce;
+mod apart;
 pub mod api;
 pub mod cli;
 pub mod config;

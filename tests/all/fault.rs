@@ -20,7 +20,7 @@
 //! | L6 | wrong checksums, truncated packets | `packet::l6_...` |
 //! | P1 | kill -9 | `process::p1_...`, `e2e::restart::five_kills_...` |
 //! | P3 | the daemon is stopped for ten seconds, with FAIRLEAD_LONG=1 for a minute | `process::p3_...` |
-//! | P6 | no file descriptor is left | `process::p6_...` |
+//! | P6 | no file descriptor, no process, no thread is left | `process::p6_...`, `threads::p6_...` |
 //! | P7 | the daemon is starved of CPU | `process::p7_...` |
 //! | P10 | a paused daemon wakes after a takeover; a second one starts | `process::p10_...`, `e2e::restart::a_second_daemon_is_refused` |
 //! | K3 | pins hold what nobody wrote | `kernel::k3_...`, each field in `bpf::mutation` |
@@ -45,4 +45,5 @@ mod mass;
 mod operator;
 mod packet;
 mod process;
+mod threads;
 mod way;
