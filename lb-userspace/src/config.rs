@@ -22,6 +22,7 @@ pub mod keys;
 mod mss;
 mod nat;
 mod nat_idle;
+mod networks;
 mod notes;
 mod quic;
 mod ranges;
@@ -45,7 +46,7 @@ pub use canonical::{revision, to_toml};
 pub use codes::Code;
 pub use diagnostic::{Diagnostic, Label, Position, Severity, Suggestion};
 
-use notes::{Note, Notes};
+use notes::{At, Note, Notes};
 use reader::Reader;
 use service::{BackendDraft, ServiceDraft};
 
@@ -144,6 +145,10 @@ fn document(root: &DeTable<'_>, notes: &mut Notes<'_>) -> Option<Config> {
     if let Some(daemon) = &daemon {
         tunnel::check(&daemon.tunnel_source, &drafts, notes);
         nat::check(&daemon.nat_source, &drafts, notes);
+        if let (Some(list), Some(span)) = (&daemon.check_networks, networks::place(&file)) {
+            let value = list.as_slice();
+            networks::check(&At { value, span }, &drafts, notes);
+        }
     }
     let hooks = hook::hooks(&file, &drafts, notes);
     let mut config = Config {

@@ -150,6 +150,7 @@ pub(crate) fn with_services(services: BTreeMap<Name, Service>) -> Arc<Config> {
             dead_after: Duration::from_secs(10),
             velocity_percent: 50,
             check_marks: 0x4600_0000,
+            check_networks: None,
             velocity_window: Duration::from_secs(10),
         },
         limits: Limits {

@@ -10,6 +10,7 @@ extern crate self as lb_userspace;
 
 pub mod agent;
 pub mod announce;
+mod apart;
 pub mod api;
 pub mod cli;
 pub mod config;

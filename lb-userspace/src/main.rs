@@ -58,7 +58,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let confined = confine().context("start the thread that prepares the start")?;
             let runtime = runtime(2)?;
             let ended = runtime.block_on(daemon::run(args, confined));
-            // A look-up of a name that nobody answers must not hold up the next start.
+            // Nothing that still runs may hold up the next start.
             runtime.shutdown_timeout(Duration::from_secs(1));
             ended
         }

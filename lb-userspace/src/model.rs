@@ -181,6 +181,8 @@ pub struct DaemonConfig {
     pub tunnel_source: Vec<Prefix>,
     /// First of the 65,536 socket marks that are kept for checks; a multiple of that, not 0.
     pub check_marks: u32,
+    /// Where checks may go, sorted; `None`: anywhere.
+    pub check_networks: Option<Vec<Prefix>>,
     /// Addresses that stand for clients of `fullnat`: at most one prefix of each family, IPv4 first.
     pub nat_source: Vec<Prefix>,
     /// Their ports.

@@ -2,7 +2,7 @@
 //!
 //! | Fault | What breaks | Test |
 //! |---|---|---|
-//! | B1 | a server dies, its host refuses | `backend::b1_dead_process_...` |
+//! | B1 | a server dies, its host refuses | `backend::b1_dead_process_...`; half of a thousand at once: `mass::b1_...` |
 //! | B2 | a backend loses power | `backend::b2_...` |
 //! | B3 | a server is frozen, its kernel accepts | `backend::b3_frozen_server_...` |
 //! | B4 | a server is slow, without an error | `checks::b4_server_that_is_slow_...` |
@@ -20,7 +20,7 @@
 //! | L6 | wrong checksums, truncated packets | `packet::l6_...` |
 //! | P1 | kill -9 | `process::p1_...`, `e2e::restart::five_kills_...` |
 //! | P3 | the daemon is stopped for ten seconds, with FAIRLEAD_LONG=1 for a minute | `process::p3_...` |
-//! | P6 | no file descriptor is left | `process::p6_...` |
+//! | P6 | no file descriptor, no process, no thread is left | `process::p6_...`, `threads::p6_...` |
 //! | P7 | the daemon is starved of CPU | `process::p7_...` |
 //! | P10 | a paused daemon wakes after a takeover; a second one starts | `process::p10_...`, `e2e::restart::a_second_daemon_is_refused` |
 //! | K3 | pins hold what nobody wrote | `kernel::k3_...`, each field in `bpf::mutation` |
@@ -41,7 +41,9 @@ mod config;
 mod disk;
 mod kernel;
 mod link;
+mod mass;
 mod operator;
 mod packet;
 mod process;
+mod threads;
 mod way;

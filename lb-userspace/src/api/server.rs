@@ -92,9 +92,7 @@ async fn status(State(owner): State<mpsc::Sender<Request>>) -> Response {
         return gone();
     }
     match answer.await {
-        Ok(status) => aside(move || Json(*status).into_response())
-            .await
-            .unwrap_or_else(|_| gone()),
+        Ok(status) => aside(move || Json(*status).into_response()).await,
         Err(_) => gone(),
     }
 }

@@ -67,6 +67,11 @@ fn write_config(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "resets-per-second = {}", daemon.resets_per_second)?;
     write_prefixes(out, "tunnel-source", &daemon.tunnel_source)?;
     writeln!(out, "check-marks = {:#x}", daemon.check_marks)?;
+    match daemon.check_networks.as_deref() {
+        // Other than no list, it allows nothing.
+        Some([]) => writeln!(out, "check-networks = []")?,
+        networks => write_prefixes(out, "check-networks", networks.unwrap_or_default())?,
+    }
     write_prefixes(out, "nat-source", &daemon.nat_source)?;
     writeln!(out, "nat-ports = {}", text(&daemon.nat_ports.to_string()))?;
     nat_idle::write(out, daemon)?;

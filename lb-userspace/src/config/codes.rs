@@ -177,6 +177,9 @@ codes! {
     SOURCE_CONFLICT = "FL0046", Error, "a prefix is both allowed and denied",
         "the longest prefix that holds a client decides, so one prefix cannot say both",
         "remove it from one of the lists";
+    BAD_CHECK_NETWORK = "FL0047", Error, "the text is not a network that checks may go to",
+        "`check-networks` takes addresses and prefixes of both families, such as 10.0.0.0/8, with no bits set beyond the length",
+        "write addresses or prefixes such as \"10.0.0.0/8\" or \"fd00::/8\"";
     BAD_PORT = "FL0050", Error, "the text names no ports",
         "a port is a number from 1 to 65535, a range is two of them with a hyphen, the lower first, and \"any\" is all of them",
         "write 80, \"8000-8099\" or \"any\"";
@@ -273,6 +276,9 @@ codes! {
     UNKNOWN_SERVICE = "FL0098", Error, "there is no service of this name",
         "a hook for a service that there is not would never be told anything, and that would not be seen until it matters",
         "use the `name` of a service of this file";
+    CHECK_ELSEWHERE = "FL0099", Error, "checks of a backend would go to where no check may go",
+        "`check-networks` says where checks may go, so that no slip, and nobody else who writes a part of this file, makes this machine knock elsewhere",
+        "correct the backend's address, or add its network to `check-networks`";
 
     WEIGHT_ZERO = "FL0101", Warning, "a backend of weight 0 takes no new flows",
         "the weight is its share of the new flows",

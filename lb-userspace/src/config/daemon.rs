@@ -13,7 +13,7 @@ use super::notes::{At, Note, Notes};
 use super::reader::Reader;
 use super::tunnel;
 use super::value;
-use super::{nat, nat_idle};
+use super::{nat, nat_idle, networks};
 use crate::model::{DaemonConfig, Limits, WhenDead, XdpMode};
 
 /// More than any machine has that forwards; with far more, two would have one slot of `redirects`.
@@ -79,6 +79,7 @@ pub(super) fn daemon(reader: &Reader<'_, '_>, notes: &mut Notes<'_>) -> DaemonCo
         resets_per_second,
         tunnel_source: tunnel::sources(reader, notes),
         check_marks: check_marks(reader, notes),
+        check_networks: networks::of_daemon(reader, notes),
         nat_source: nat::sources(reader, notes),
         nat_ports: nat::ports(reader, notes),
         nat_idle: nat_idle::of_daemon(reader, notes),

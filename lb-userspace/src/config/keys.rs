@@ -158,6 +158,10 @@ pub static DAEMON: Section = Section {
         ),
         key("dead-after", "a duration such as \"10s\"", "\"10s\""),
         key("check-marks", "a number such as 0x46000000", "0x46000000"),
+        bare(
+            "check-networks",
+            "a list of prefixes such as [\"10.0.0.0/8\", \"fd00::/8\"]",
+        ),
         key("velocity-percent", "a number from 1 to 100", "50"),
         key("velocity-window", "a duration such as \"10s\"", "\"10s\""),
     ],

@@ -8,6 +8,7 @@ mod hook;
 mod hostile;
 mod idle;
 mod limits;
+mod networks;
 mod ranges;
 mod readme;
 mod shrink;

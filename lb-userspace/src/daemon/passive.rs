@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::owner::Owner;
+use crate::apart::{NoThread, on_thread};
 use crate::dataplane::bpf::Reader;
 use crate::event::{Event, Record};
 use crate::health::nanos;
@@ -132,13 +133,11 @@ pub(super) async fn watch(
                 known.obey(order);
             }
             let reader = reader.clone();
-            let looking = tokio::task::spawn_blocking(move || {
+            let looking = on_thread("look", move || {
                 let look = known.look(&reader);
                 (known, look)
             });
-            let Ok((back, look)) = looking.await else {
-                break;
-            };
+            let (back, look) = looking.await.unwrap_or_else(NoThread::here);
             known = back;
             let took = look.took;
             let rest = took.saturating_mul(19);

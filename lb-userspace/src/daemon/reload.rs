@@ -13,6 +13,7 @@ use super::interfaces::summary;
 use super::owner::Owner;
 use super::saver::{PATIENCE, Reply, Waiter};
 use super::startup;
+use crate::apart;
 use crate::api::{Done, Refused};
 use crate::config::shrink;
 use crate::event::Event;
@@ -29,7 +30,6 @@ pub(super) struct Asked {
 
 /// The file was read.
 pub(super) struct Loaded {
-    asked: Asked,
     file: Result<Arc<Config>, String>,
 }
 
@@ -45,7 +45,8 @@ struct Pending {
 /// Where reloads stand.
 pub(super) struct Reloads {
     loaded: mpsc::UnboundedSender<Loaded>,
-    loading: bool,
+    /// Whose file is being read.
+    loading: Option<Asked>,
     waiting: VecDeque<Asked>,
     pending: Option<Pending>,
     number: u64,
@@ -56,7 +57,7 @@ impl Reloads {
         let (loaded, queue) = mpsc::unbounded_channel();
         let reloads = Self {
             loaded,
-            loading: false,
+            loading: None,
             waiting: VecDeque::new(),
             pending: None,
             number: 0,
@@ -94,7 +95,7 @@ impl Owner<'_> {
     }
 
     fn load_next(&mut self) {
-        if self.reloads.loading {
+        if self.reloads.loading.is_some() {
             return;
         }
         let Some(asked) = self.reloads.waiting.pop_front() else {
@@ -105,24 +106,27 @@ impl Owner<'_> {
         let load = move || {
             let file = startup::load(&path);
             // The owner may be gone.
-            drop(loaded.send(Loaded { asked, file }));
+            drop(loaded.send(Loaded { file }));
         };
         // Not a task: the file may be on a disk that hangs, and the end of the daemon must not wait for it.
         match std::thread::Builder::new()
             .name("load".to_owned())
             .spawn(load)
         {
-            Ok(_) => self.reloads.loading = true,
+            Ok(_) => self.reloads.loading = Some(asked),
             Err(error) => {
-                tracing::error!(%error, "start a thread that reads the configuration file")
+                let why = apart::no_thread(&error);
+                answer(asked, Err(format!("read the file: {why}; nothing changed")));
             }
         }
     }
 
     /// The file was read: apply it, or have its ids saved first.
     pub(super) fn loaded(&mut self, loaded: Loaded) -> anyhow::Result<()> {
-        self.reloads.loading = false;
-        let Loaded { asked, file } = loaded;
+        let Some(asked) = self.reloads.loading.take() else {
+            return Ok(());
+        };
+        let Loaded { file } = loaded;
         let running = self.config();
         let guarded = file.and_then(|file| {
             let guard = (!asked.allow_shrink).then(|| shrink::shrink(&running, &file));

@@ -7,6 +7,7 @@
 //! somebody else's by then.
 
 mod child;
+mod refused;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,6 +25,7 @@ use tokio::time::{sleep, timeout_at};
 use super::hearing::Hearing;
 use super::tcp::deadline;
 use super::verdict::{bad, failed, timed_out, void};
+use crate::apart::on_thread;
 use crate::model::{AgentSource, ExecCheck, ProbeVerdict, Target};
 
 /// The most bytes of output that are read; whatever a command prints beyond is lost.
@@ -45,12 +47,19 @@ pub async fn probe(target: &Target, check: &ExecCheck, hearing: &mut Hearing) ->
         ("FAIRLEAD_ADDRESS", target.address.to_string()),
         ("FAIRLEAD_PORT", target.port.to_string()),
     ];
-    match run(check, about, Vec::new(), target.timeout).await {
+    let before = refused::refused();
+    let verdict = match run(check, about, Vec::new(), target.timeout).await {
         Ok(ended) => {
             hearing.hear(AgentSource::Line, &ended.line);
             ended.verdict()
         }
         Err(verdict) => verdict,
+    };
+    match verdict {
+        ProbeVerdict::Bad(why) if refused::refused() > before => void(&format!(
+            "no process was left for the command or others (raise TasksMax of the service, or pids.max): {why}"
+        )),
+        verdict => verdict,
     }
 }
 
@@ -66,7 +75,7 @@ pub(crate) async fn run(
     let children = signal(SignalKind::child()).map_err(|error| failed("start", &error))?;
     let wanted = command.clone();
     // Looking up a user and fork(2) may take their time.
-    let starting = tokio::task::spawn_blocking(move || {
+    let starting = on_thread("command", move || {
         // Whoever drops it, kills it: this probe may have been abandoned meanwhile.
         child::start(&wanted, environment, &input)
             .map(|(child, output)| (Group(Some(child)), output))
@@ -74,7 +83,7 @@ pub(crate) async fn run(
     let (group, output) = match timeout_at(deadline, starting).await {
         Ok(Ok(Ok(both))) => both,
         Ok(Ok(Err(why))) => return Err(void(&why)),
-        Ok(Err(error)) => return Err(void(&format!("start: {error}"))),
+        Ok(Err(undone)) => return Err(void(&format!("start: {undone}"))),
         Err(_) => return Err(void("start: this host took longer than the timeout")),
     };
     let mut running =

@@ -139,7 +139,7 @@ fn say_lost(hook: &Name, line: &Line, why: &str) {
 /// Keeps a worker for each hook.
 async fn work(mut lines: watch::Receiver<Vec<Arc<Line>>>, cancel: CancellationToken) {
     // The name of this machine, which a receiver of several balancers' events needs.
-    let host = tokio::fs::read_to_string("/proc/sys/kernel/hostname").await;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
     let host: Arc<str> = host.unwrap_or_default().trim().into();
     let clients = Arc::new(Clients::default());
     let mut workers: BTreeMap<Name, (Arc<Line>, AbortHandle)> = BTreeMap::new();

@@ -1,19 +1,19 @@
 //! Tells an event to a server: a POST with JSON, over HTTP/1.1 and perhaps TLS, good with a status of 200 to 299. As in a
 //! check, no redirect is followed, and no more is read than the head of the answer.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout_at};
 
 use super::Attempt;
+use crate::apart::on_thread;
 use crate::health::hearing::Hearing;
 use crate::health::http::{self, Limit, post};
 use crate::health::tcp::{Closing, connect, deadline};
 use crate::health::tls::{self, Clients, Shaken};
-use crate::health::verdict::{bad, failed, timed_out};
+use crate::health::verdict::{bad, failed, timed_out, void};
 use crate::model::{Host, HttpCheck, ProbeVerdict, Webhook};
 
 /// A server that speaks something else too is to speak this.
@@ -68,12 +68,17 @@ async fn address(
 ) -> Result<SocketAddr, ProbeVerdict> {
     let name = match &webhook.host {
         Host::Address(address) => return Ok(SocketAddr::new(*address, webhook.port)),
-        Host::Name(name) => name.as_str(),
+        Host::Name(name) => name.clone(),
     };
-    let found: Vec<SocketAddr> = match timeout_at(deadline, lookup_host((name, webhook.port))).await
-    {
-        Ok(Ok(found)) => found.collect(),
-        Ok(Err(error)) => return Err(failed(&format!("look up '{name}'"), &error)),
+    let wanted = (name.clone(), webhook.port);
+    let looking = on_thread("look up", move || {
+        let (name, port) = wanted;
+        Ok((name.as_str(), port).to_socket_addrs()?.collect())
+    });
+    let found: Vec<SocketAddr> = match timeout_at(deadline, looking).await {
+        Ok(Ok(Ok(found))) => found,
+        Ok(Ok(Err(error))) => return Err(failed(&format!("look up '{name}'"), &error)),
+        Ok(Err(undone)) => return Err(void(&format!("look up '{name}': {undone}"))),
         Err(_) => return Err(timed_out(&format!("look up '{name}'"), timeout)),
     };
     let place = usize::from(failures).checked_rem(found.len());

@@ -70,9 +70,7 @@ async fn page(State(source): State<Source>, headers: HeaderMap) -> Response {
         .get(header::ACCEPT)
         .and_then(|v| v.to_str().ok())
         .is_some_and(|v| v.contains("application/openmetrics-text"));
-    aside(move || told(&status, &source.timings, wants_openmetrics))
-        .await
-        .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+    aside(move || told(&status, &source.timings, wants_openmetrics)).await
 }
 
 fn told(status: &Status, timings: &Timings, wants_openmetrics: bool) -> Response {

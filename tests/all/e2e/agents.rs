@@ -1,8 +1,18 @@
 //! Agents: what servers say in the answers to checks moves their shares, within bounds.
 
+use std::cell::OnceCell;
+use std::io::Write as _;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::RangeInclusive;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
+use lb_tests::daemon::{Config, Health as Checks};
 use lb_tests::server::{Health, Server};
+use lb_tests::topology::{Family, Topology, backend};
+use socket2::SockRef;
 
 use crate::stage::{SHAPES, Stage};
 
@@ -142,5 +152,136 @@ fn servers_say_how_much_they_can_bear_and_a_liar_draws_no_more_than_its_bound() 
     );
     assert!(status.backend("web6/b1").share > slow.share, "{status:?}");
     assert_eq!(status.backend("echo4/b2").share, 333);
+    stage.end();
+}
+
+/// Where agents that speak first listen.
+const AGENT: u16 = 7100;
+
+/// An agent as those of HAProxy are: it says its line to whoever connects, and closes.
+struct Agent {
+    says: Arc<Mutex<String>>,
+    listener: TcpListener,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Agent {
+    fn start(topology: &Topology, n: u8) -> Self {
+        let at = SocketAddr::new(backend(Family::V4, n), AGENT);
+        let listen = || TcpListener::bind(at).unwrap();
+        let listener = topology.run_in(&format!("b{n}"), listen);
+        let says = Arc::new(Mutex::new(String::new()));
+        let (waiting, line) = (listener.try_clone().unwrap(), says.clone());
+        let thread = std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = waiting.accept() {
+                // A check that has heard enough is gone.
+                drop(stream.write_all(line.lock().unwrap().as_bytes()));
+                drop::<TcpStream>(stream);
+            }
+        });
+        Self {
+            says,
+            listener,
+            thread: Some(thread),
+        }
+    }
+
+    fn say(&self, line: &str) {
+        *self.says.lock().unwrap() = line.to_owned();
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Whoever waits in accept(2) is told.
+        drop(SockRef::from(&self.listener).shutdown(Shutdown::Both));
+        drop(self.thread.take().unwrap().join());
+    }
+}
+
+/// A command that says what stands in a file of the backend's name beside it.
+const COMMAND: &str = "#!/bin/sh
+cat \"${0%/*}/$FAIRLEAD_BACKEND\"
+";
+
+/// Has `echo4` checked by agents that speak first, and a service more, `said4`, by the command.
+fn by_lines(mut config: Config, folder: &Path) -> Config {
+    const KEYS: &str = "agent-weight = \"line\"\nagent-weight-max = 200\nagent-weight-step = 100";
+    let command = folder.join("command");
+    config.services.retain(|service| service.name == "echo4");
+    let mut said = config.services[0].clone();
+    (said.name, said.port) = ("said4".to_owned(), 7007);
+    said.health = Checks {
+        kind: "exec",
+        extra: format!("{KEYS}\ncommand = [{command:?}]\nuser = \"root\"").leak(),
+        ..Checks::LAB
+    };
+    config.services[0].health = Checks {
+        kind: "tcp",
+        port: Some(AGENT),
+        extra: KEYS,
+        ..Checks::LAB
+    };
+    config.services.push(said);
+    config
+}
+
+#[test]
+fn agents_that_speak_first_and_commands_say_how_much_a_server_can_bear() {
+    let (agents, folder) = (OnceCell::<Vec<Agent>>::new(), OnceCell::<PathBuf>::new());
+    let write = |n: u8, line: &str| {
+        let path = folder.get().unwrap().join(format!("b{n}"));
+        std::fs::write(path, line).unwrap();
+    };
+    let stage = Stage::with(
+        SHAPES[0],
+        |topology| {
+            drop(agents.set((1..=3).map(|n| Agent::start(topology, n)).collect()));
+            let here = folder.get_or_init(|| topology.directory().join("agents"));
+            std::fs::create_dir(here).unwrap();
+            std::fs::write(here.join("command"), COMMAND).unwrap();
+            let all_may_run = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(here.join("command"), all_may_run).unwrap();
+            (1..=3).for_each(|n| write(n, ""));
+            Server::threads(topology)
+        },
+        |config| by_lines(config, folder.get().unwrap()),
+    );
+    let agents = agents.get().unwrap();
+    let part = |backend: &str, wanted: u32| {
+        stage.wait(
+            &format!("{backend} gets {wanted} thousandths of its weight"),
+            |status| status.backend(backend).agent == Some(wanted),
+        )
+    };
+    // Nobody says anything yet: a connection that ends, and a command without output, are good all the same.
+    for service in ["echo4", "said4"] {
+        part(&format!("{service}/b1"), 1000);
+    }
+    agents[0].say("up 25%\n");
+    part("echo4/b1", 250);
+    write(1, "ready 40%\nand what follows: 90%\n");
+    let status = part("said4/b1", 400);
+    // One way says nothing for the other, and one server nothing for others.
+    assert_eq!(status.backend("echo4/b1").agent, Some(250));
+    for other in ["echo4/b2", "echo4/b3", "said4/b2", "said4/b3"] {
+        assert_eq!(status.backend(other).agent, Some(1000), "{other}");
+    }
+    // 25 of 225, and 40 of 240.
+    check_share(&stage, "echo4", 80..=145);
+    check_share(&stage, "said4", 125..=210);
+    // Lies: 2 of 4, and no more.
+    agents[0].say("999%\n");
+    write(1, "999%\n");
+    part("echo4/b1", 2000);
+    part("said4/b1", 2000);
+    check_share(&stage, "echo4", 450..=550);
+    check_share(&stage, "said4", 450..=550);
+    // Silence is the whole weight again.
+    agents[0].say("");
+    write(1, "");
+    part("echo4/b1", 1000);
+    let status = part("said4/b1", 1000);
+    assert!(status.all_are("up"), "{status:?}");
     stage.end();
 }

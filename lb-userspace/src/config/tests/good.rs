@@ -72,6 +72,7 @@ fn the_commented_example_shows_every_key_and_the_defaults_are_true() {
         "target",
         "tunnel-source",
         "nat-source",
+        "check-networks",
         "nat-flows",
         "allow",
         "deny",
@@ -733,6 +734,14 @@ fn nat_source((v4, v6): (u8, u8)) -> Vec<Prefix> {
     ]
 }
 
+/// Networks, smaller or larger, that all backends are in.
+fn check_networks(services: &[Service], number: u32) -> Vec<Prefix> {
+    let backends = services.iter().flat_map(|s| s.backends.values());
+    let length = u8::try_from(number % 33).unwrap();
+    let networks = backends.map(|b| Prefix::around(b.address, length).unwrap());
+    networks.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 prop_compose! {
     fn config()(
         (services, hooks) in (0_usize..5)
@@ -772,6 +781,7 @@ prop_compose! {
                 resets_per_second,
                 tunnel_source: tunnel_source(&services, tunnel_lengths),
                 check_marks: marks << 16,
+                check_networks: (marks % 3 > 0).then(|| check_networks(&services, marks)),
                 nat_source: nat_source(tunnel_lengths),
                 nat_ports: crate::model::Ports::range(NonZeroU16::new(1 << (flows - 10).min(15)).unwrap(), NonZeroU16::MAX).unwrap(),
                 nat_idle: times_of_ports(nat_idle),

@@ -1,6 +1,6 @@
 //! The configuration reference is the table of keys, with a word on each: in README.md, and what is about
 //! who gets flows in docs/failover.md and docs/schedulers.md, about silent flows and the MSS in docs/flows.md, about `fullnat` in docs/fullnat.md, about hooks in
-//! docs/hooks.md, about agents in docs/health.md.
+//! docs/hooks.md, about agents and where checks may go in docs/health.md.
 
 use std::collections::BTreeMap;
 

@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::thread::Builder;
 
 use aya::maps::{Map, ProgramArray};
 use aya::programs::{Program as AnyProgram, ProgramError, ProgramInfo as LoadedProgram, Xdp};
@@ -177,9 +178,13 @@ fn verify(object: &mut Ebpf, wanted: impl Fn(&str) -> bool) -> Result<(), BpfErr
         let loading: Vec<_> = object
             .programs_mut()
             .filter(|(name, _)| wanted(name))
-            .map(|(_, program)| scope.spawn(|| load_one(program)))
+            .map(|(_, program)| Builder::new().spawn_scoped(scope, || load_one(program)))
             .collect();
         loading.into_iter().try_for_each(|thread| {
+            let thread = thread.map_err(|source| BpfError::System {
+                what: "start a thread that loads a program".to_owned(),
+                source,
+            })?;
             thread
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))

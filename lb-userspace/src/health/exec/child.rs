@@ -22,6 +22,10 @@ pub(super) fn start(
     let say = |error: io::Error| match error.raw_os_error() {
         Some(libc::ENOENT) => format!("'{path}': there is no such file, or not its interpreter"),
         Some(libc::EACCES) => format!("'{path}': may not be executed"),
+        // Of fork(2), and of execve(2) as a user who has too many.
+        Some(libc::EAGAIN) => format!(
+            "'{path}': no process can be started (raise TasksMax of the service, pids.max, or its user's limit of processes)"
+        ),
         _ => format!("'{path}': {error}"),
     };
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|error| say(error.into()))?;

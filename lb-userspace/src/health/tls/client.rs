@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::time::Instant;
 
+use crate::apart::{NoThread, on_thread};
 use crate::model::TlsCheck;
 
 /// Files are read again after this, so that renewed ones are used without a reload.
@@ -38,8 +39,9 @@ impl Clients {
             return Ok(client);
         }
         let check = check.clone();
-        let made = tokio::task::spawn_blocking(move || build(&check, protocols)).await;
-        let client = Arc::new(made.map_err(|error| error.to_string())??);
+        let made = on_thread("certificates", move || build(&check, protocols)).await;
+        // Without a thread, somebody waits some milliseconds for the disk; without a client, no target would be checked.
+        let client = Arc::new(made.unwrap_or_else(NoThread::here)?);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|_, (read, _)| read.elapsed() < FRESH);
         kept.insert(key, (Instant::now(), Arc::clone(&client)));
