@@ -256,3 +256,28 @@ fn p6_daemon_that_can_start_no_process_and_no_thread_takes_nobody_for_dead_and_a
     load.stop().assert_clean(500);
     stage.end();
 }
+
+/// For so long tokio keeps a thread that has nothing to do, and a little more.
+const IDLE: Duration = Duration::from_secs(11);
+
+#[test]
+fn p6_daemon_whose_last_idle_thread_has_ended_answers_without_one() {
+    // Nobody runs a command, and nobody looks at handshakes: no thread has anything to do until somebody asks.
+    let mut stage = Stage::with(SHAPES[0], Server::threads, |mut config| {
+        config.services.retain(|service| service.name == "web4");
+        config.services[0].health.extra = "passive = false";
+        config
+    });
+    let group = Group::of(stage.daemon.process().unwrap().pid());
+    let idle = Instant::now();
+    wait_until("idle threads have ended", SOON, || idle.elapsed() > IDLE);
+    group.limit("1");
+    let status = stage.daemon.status().unwrap();
+    assert!(status.all_are("up"), "{status:#?}");
+    let page = crate::ops::metrics::page(&stage.topology);
+    assert!(page.contains_key("fairlead_build_info"), "{page:?}");
+    assert!(why(&stage, "web4/b1").contains("good"));
+    assert!(group.refused() > 0);
+    drop(group);
+    stage.end();
+}
