@@ -189,7 +189,8 @@ pub enum PerBackend {
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handshake {
-    /// Handshakes that began: SYNs that came to the backend, but for those that are [`Self::Resent`].
+    /// Handshakes that began: SYNs that came to the backend, but for those that are [`Self::Resent`] and those whose flow has no entry that tells what becomes
+    /// of it.
     Begun = 0,
     /// SYNs with ACK from the backend, one that comes again among them (`dnat`, `fullnat`). Where replies take another way: clients that went on
     /// after their SYN (`l2dsr`, `ipip`, `gue`).

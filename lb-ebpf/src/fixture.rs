@@ -107,7 +107,7 @@ pub enum How {
     WentOn,
     /// The same as known, and a connection was seen to end that came from its port.
     Reopened,
-    /// The same of one that was proven.
+    /// The same of one that was proven, where that leaves no sign of the new one's handshake.
     ReopenedProven,
     /// It was scheduled.
     New,
@@ -246,16 +246,16 @@ impl Step {
     }
 
     fn begins(&mut self, backend: u32, how: How) {
-        if handshake::opens(&self.packet) {
-            let which = match how {
-                How::Known => Handshake::Resent,
-                _ => Handshake::Begun,
-            };
-            self.count(Counter::handshake(backend, which), 1);
-        }
-        if matches!(how, How::WentOn | How::ReopenedProven) {
-            self.count(Counter::handshake(backend, Handshake::Answered), 1);
-        }
+        let which = match how {
+            How::WentOn => Handshake::Answered,
+            _ if !handshake::opens(&self.packet) => return,
+            How::Untracked | How::UntrackedMiddle | How::NotAdmitted | How::ReopenedProven => {
+                return;
+            }
+            How::Known => Handshake::Resent,
+            _ => Handshake::Begun,
+        };
+        self.count(Counter::handshake(backend, which), 1);
     }
 
     /// Sent to the client by a backend.

@@ -34,8 +34,7 @@ impl Backend<'_> {
     /// Its answers come back through us.
     #[inline(always)]
     pub const fn answers_through_us(&self) -> bool {
-        self.entry.forwarding == Forwarding::Dnat as u8
-            || self.entry.forwarding == Forwarding::Fullnat as u8
+        matches!(Forwarding::from_u8(self.entry.forwarding), Some(way) if way.translates())
     }
 }
 

@@ -458,6 +458,8 @@ pub fn count_origin<T: Tables>(
             if sent.arrival.may_begin() {
                 tables.add(line, PerBackend::NewFlows as u32, 1);
             }
+            // Without an entry nobody could tell what becomes of its handshake.
+            return;
         }
     }
     if sent.arrival.is_opening() {

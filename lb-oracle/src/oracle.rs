@@ -335,7 +335,7 @@ impl Oracle {
             let connection = !is_tcp || meaning.may_begin();
             ledger.came(id, origin, connection);
             // What is known was counted where it was found.
-            let scheduled = matches!(origin, Origin::New | Origin::Moved | Origin::NotAdmitted);
+            let scheduled = matches!(origin, Origin::New | Origin::Moved);
             if is_tcp && meaning == Meaning::Opens && scheduled {
                 ledger.opened(id);
             }

@@ -68,9 +68,8 @@ pub(super) fn handshake<T: Tables>(
         verdict::count_handshake(tables, backend.id, Handshake::Resent as u32);
         return;
     }
-    verdict::count_handshake(tables, backend.id, Handshake::Begun as u32);
     // What was proven stays so, and does not tell whether its client goes on.
-    if unseen && matches!(rank, FlowRank::ClosingProven) {
-        verdict::count_handshake(tables, backend.id, Handshake::Answered as u32);
+    if !(unseen && matches!(rank, FlowRank::ClosingProven)) {
+        verdict::count_handshake(tables, backend.id, Handshake::Begun as u32);
     }
 }

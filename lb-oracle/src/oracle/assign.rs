@@ -58,7 +58,7 @@ impl Oracle {
         {
             let sees_answers = self.maps.backends[id]
                 .forwarding
-                .is_some_and(|way| matches!(way, Forwarding::Dnat | Forwarding::Fullnat));
+                .is_some_and(Forwarding::translates);
             self.ledger.shown(id, origin, sees_answers);
         }
         assigned

@@ -86,12 +86,12 @@ impl Ledger {
     }
 
     /// What a segment of a connection that its backend has says of its handshake. Where answers are not seen, the client's next
-    /// segment stands for one, and that of a connection that was proven before cannot be told from those before.
+    /// segment stands for one, and of a connection from the port of one that was proven nothing can be told.
     pub(super) fn shown(&mut self, id: usize, origin: Origin, sees_answers: bool) {
         let (begun, answered, resent) = match origin {
             Origin::Resent => (false, false, true),
             Origin::Reopened => (true, false, false),
-            Origin::ReopenedProven => (true, true, false),
+            Origin::ReopenedProven => (sees_answers, false, false),
             Origin::WentOn => (false, true, false),
             _ => return,
         };

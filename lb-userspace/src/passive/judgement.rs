@@ -16,7 +16,7 @@ use crate::health::nanos;
 const GRACE: u64 = 100_000_000;
 
 /// How long one may take that is known of by what its client sends next: the client's way to the backend and back, and again to us.
-const FAR_GRACE: u64 = 250_000_000;
+pub(super) const FAR_GRACE: u64 = 250_000_000;
 
 /// After so long the first SYN without an answer comes again, nanoseconds (RFC 6298 section 2.1).
 const AGAIN: u64 = 1_000_000_000;
@@ -33,8 +33,11 @@ const WELL_TIMES: u64 = 4;
 /// ... and fewer bad ones than one of so many.
 const WELL_ONE_OF: u64 = 20;
 
-/// So many looks are looked back on at least, however far apart they are: signs need two.
+/// So many looks are looked back on at least, however far apart they are: one for what began, and as many as an answer may take.
 const LEAST_BACK: usize = 2;
+
+/// The same where an answer may take longer than it is from one look to the next but one.
+const FAR_LEAST_BACK: usize = 4;
 
 /// So many are remembered at least: what was begun before those may come again only now.
 const LEAST_KEPT: usize = 6;
@@ -148,7 +151,7 @@ impl Looks {
             let Some(span) = self.span(now, back, pool) else {
                 break;
             };
-            if back > LEAST_BACK && span.at.saturating_add(window) < now {
+            if back > pool.least_back() && span.at.saturating_add(window) < now {
                 break;
             }
             shares.clear();
@@ -256,6 +259,14 @@ impl Pool {
         match self.sees_answers {
             true => GRACE,
             false => FAR_GRACE,
+        }
+    }
+
+    /// How many looks are looked back on at least.
+    fn least_back(&self) -> usize {
+        match self.sees_answers {
+            true => LEAST_BACK,
+            false => FAR_LEAST_BACK,
         }
     }
 

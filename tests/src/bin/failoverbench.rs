@@ -13,9 +13,9 @@ use lb_tests::failoverbench::{Checks, Effort, Way, run, table};
 #[derive(Parser)]
 #[command(name = "cargo xtask bench-failover", version)]
 struct Arguments {
-    /// Have passive checks find the faults of which packets show a sign: power cut, firewall and a queue of connections that is full; in
-    /// dnat process killed, in l2dsr replies that are lost. The others are left to the turns of the checks, without a goal: process
-    /// stopped and wrong answer, in l2dsr, where RSTs do not pass the balancer, process killed too.
+    /// Have passive checks find the faults of which packets show a sign: power cut, firewall and a queue of connections that is full,
+    /// process killed, in l2dsr replies that are lost. The others are left to the turns of the checks, without a goal: process
+    /// stopped and wrong answer.
     #[arg(long)]
     passive: bool,
     /// How packets reach the servers.
