@@ -21,8 +21,10 @@ impl Permissions {
     pub const ASK: u8 = 4;
     /// Not a permission: whoever opened a TCP connection that it may not keep gets a RST, in place of another backend.
     pub const RESET: u8 = 8;
+    /// Not a permission: it is down or no way leads to it, so whoever has sent it nothing but SYNs has no answer to wait for, and begins anew elsewhere.
+    pub const DOWN: u8 = 16;
     /// Every bit that has a meaning.
-    pub const KNOWN: u8 = Self::NEW | Self::KEEP | Self::ASK | Self::RESET;
+    pub const KNOWN: u8 = Self::NEW | Self::KEEP | Self::ASK | Self::RESET | Self::DOWN;
     /// Both.
     pub const ALL: Self = Self(Self::NEW | Self::KEEP);
 
@@ -43,6 +45,12 @@ impl Permissions {
     #[inline(always)]
     pub const fn resets(self) -> bool {
         self.0 & (Self::KEEP | Self::RESET) == Self::RESET
+    }
+
+    /// A SYN of a connection in its handshake goes elsewhere.
+    #[inline(always)]
+    pub const fn lets_handshakes_go(self) -> bool {
+        self.0 & (Self::NEW | Self::DOWN) == Self::DOWN
     }
 
     /// May keep its flows.

@@ -1,6 +1,6 @@
 //! When what is known of a flow is over, so that another may begin in its place.
 
-use lb_common::FlowWord;
+use lb_common::{FlowRank, FlowWord};
 
 use super::Seeker;
 use crate::service::Backend;
@@ -10,14 +10,17 @@ use crate::service::Backend;
 /// A SYN on a live mapping keeps it, or anyone could move flows by spoofing one; only where the
 /// backend takes no new flows and the old connection was seen to end is it a new connection. That end may be
 /// forged as well. So a proven flow must have been silent since, until the table itself takes it for
-/// finished and would let it go; any packet of a later epoch revives it before. Where the service says for how long silent
-/// flows are known, that counts for all backends.
+/// finished and would let it go; any packet of a later epoch revives it before. A connection of which nothing but SYNs came
+/// has nothing to lose where its backend is down. Where the service says for how long silent flows are known, that counts for all
+/// backends.
 #[inline(always)]
 pub(super) fn starts_anew(seeker: &Seeker<'_>, word: FlowWord, backend: Backend<'_>) -> bool {
     let idle = seeker.service.entry.idle().narrowed(seeker.which);
     if seeker.arrival.is_opening() {
-        let has_ended = !backend.state.permissions().may_take_new() && seems_over(seeker, word);
-        return has_ended || idle.are_over(word, seeker.epoch, false);
+        let permissions = backend.state.permissions();
+        let has_ended = !permissions.may_take_new() && seems_over(seeker, word);
+        let in_vain = permissions.lets_handshakes_go() && matches!(word.rank(), FlowRank::Opening);
+        return has_ended || in_vain || idle.are_over(word, seeker.epoch, false);
     }
     seeker.arrival.is_datagram() && idle.are_over(word, seeker.epoch, true)
 }

@@ -207,7 +207,10 @@ impl Model {
         let id = known.backend as usize;
         let leaves = !self.used[id] || !self.permissions[id].may_keep();
         let ended = known.closing && known.class(self.now) != Class::Kept;
-        let reopened = flags == "S" && ended && !self.permissions[id].may_take_new();
+        let begins = flags == "S" && !self.permissions[id].may_take_new();
+        let in_vain =
+            known.opening && !known.idle && self.permissions[id].0 & Permissions::DOWN != 0;
+        let reopened = begins && (ended || in_vain);
         let silent = flow.1 && (known.idle || known.age(self.now) > UDP_IDLE);
         leaves || reopened || silent
     }

@@ -308,6 +308,7 @@ fn permissions(choices: &mut Choices<'_>, world: &World, service: u32) -> Permis
         all,
         all,
         Permissions(Permissions::KEEP),
+        Permissions(Permissions::KEEP | Permissions::DOWN),
         Permissions::NONE,
         Permissions(Permissions::RESET),
     ];

@@ -229,7 +229,11 @@ impl Flows {
         let limit = service.silent_for(seeker.tuple.protocol, opens, flow.rank());
         let silent = limit.is_some_and(|limit| flow.idle || age > limit);
         let ended = !backend.permissions.may_take_new() && flow.has_ended(seeker.epoch);
-        let anew = (opens || datagram) && silent || opens && ended;
+        // Its server is down, and has not answered: there is nothing to go on with.
+        let down =
+            backend.permissions.0 & (Permissions::DOWN | Permissions::NEW) == Permissions::DOWN;
+        let in_vain = down && flow.rank() == FlowRank::Opening;
+        let anew = (opens || datagram) && silent || opens && (ended || in_vain);
         if !elsewhere && !loses && !anew {
             let proven_end = flow.closing && flow.proof == 3;
             let over = flow.idle || flow.closing;

@@ -28,10 +28,10 @@ pub fn plan_words(
             next_hop: entry.next_hop,
         };
         let waits = waiting.contains(&entry.service);
-        // A reset takes the place of what is lost, and so comes with the loss.
-        let resets = word.permissions.0 & Permissions::RESET;
+        // These take the place of what is lost, and so come with the loss.
+        let signs = word.permissions.0 & (Permissions::RESET | Permissions::DOWN);
         let less = Word {
-            permissions: Permissions(before.permissions.0 & word.permissions.0 | resets),
+            permissions: Permissions(before.permissions.0 & word.permissions.0 | signs),
             ..before
         };
         let kept = if waits { before } else { less };

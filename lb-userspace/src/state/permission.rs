@@ -43,7 +43,8 @@ pub struct Facts {
 /// | enabled | any, not resolved | no | `on_down` |
 /// | enabled, fail-open | any, resolved | yes | yes |
 ///
-/// Who is not chosen takes no new flows in any row. Flows stay where `on_down` is not due yet.
+/// Who is not chosen takes no new flows in any row. Flows stay where `on_down` is not due yet. Who keeps flows while it is down or no way leads to
+/// it keeps none of those that are in their handshake.
 pub fn permissions(facts: Facts) -> Permissions {
     if is_gone(facts) {
         return match facts.drain {
@@ -61,9 +62,10 @@ pub fn permissions(facts: Facts) -> Permissions {
     };
     let new = enabled && facts.reachable && facts.chosen && (proven || trusted);
     let reset = !keep && facts.on_down == OnDown::Reset;
+    let down = keep && is_down(facts);
     let bit = |on, bit| if on { bit } else { 0 };
     let may = bit(new, Permissions::NEW) | bit(keep, Permissions::KEEP);
-    Permissions(may | bit(reset, Permissions::RESET))
+    Permissions(may | bit(reset, Permissions::RESET) | bit(down, Permissions::DOWN))
 }
 
 /// `on_down` decides on its flows.
@@ -137,8 +139,8 @@ mod tests {
     fn every_combination_of_facts_is_in_one_row_of_the_table() {
         type Row = (&'static str, fn(&Facts) -> bool, fn(&Facts) -> u8);
         let on_down = |f: &Facts| match f.on_down {
-            _ if f.waits => KEEP,
-            OnDown::Keep => KEEP,
+            _ if f.waits => KEEP | Permissions::DOWN,
+            OnDown::Keep => KEEP | Permissions::DOWN,
             OnDown::Migrate => NONE,
             OnDown::Reset => RESET,
         };

@@ -32,6 +32,8 @@ const NONE: u8 = 0;
 const NEW: u8 = Permissions::NEW;
 const KEEP: u8 = Permissions::KEEP;
 const ALL: u8 = NEW | KEEP;
+/// What is left to one that is down.
+const STAY: u8 = KEEP | Permissions::DOWN;
 
 const WEB: &str = "web 192.0.2.1:80 a=10.0.0.1:80 b=10.0.0.2:80";
 
@@ -221,7 +223,7 @@ fn a_trusted_or_unchecked_backend_takes_flows_as_soon_as_it_is_reachable() {
 
 #[test]
 fn a_dead_backend_loses_its_flows_or_keeps_them_by_policy() {
-    for (policy, left) in [(OnDown::Migrate, NONE), (OnDown::Keep, KEEP)] {
+    for (policy, left) in [(OnDown::Migrate, NONE), (OnDown::Keep, STAY)] {
         let mut sim = running(web(|s| s.on_down = policy));
         sim.probe("web/a", false, 1);
         sim.probe("web/b", true, 1);

@@ -3,18 +3,22 @@
 
 use std::io::ErrorKind;
 use std::net::{TcpStream, UdpSocket};
-use std::time::Duration;
+use std::thread::spawn;
+use std::time::{Duration, Instant};
 
 use lb_tests::daemon::{Config, Protocol};
 use lb_tests::server::Server;
 
 use super::choices::{SOON, ask, ask_udp, configured, connect, connect_udp, keys};
-use crate::stage::{SHAPES, Stage, wait_until};
+use crate::stage::{FULLNAT, SHAPES, Stage, wait_until};
 
 /// As many that none of them is `b1`'s once in sixty million runs.
 const FLOWS: usize = 44;
 /// A closed connection stands in the flow table until the epoch (17 s) after its end is over.
 const FORGOTTEN: Duration = Duration::from_secs(180);
+
+/// Whoever was served at once has not sent a second SYN.
+const AGAIN: Duration = Duration::from_millis(900);
 
 /// `b1` answers no check any more, and all else.
 const FIREWALL: &str = "table inet fault { chain checks { type filter hook input priority 0; tcp dport 8080 drop; }; }";
@@ -172,6 +176,46 @@ fn flows_of_a_backend_that_is_down_stay_move_or_wait_for_a_deadline() {
         assert_eq!(left, 0, "{shape:?}");
         stage.topology.nft("b1", "delete table inet fault").unwrap();
         stage.wait_for_health("b1", "up");
+        stage.end();
+    }
+}
+
+/// As [`FIREWALL`], but for everything.
+const SILENCE: &str =
+    "table inet fault { chain everything { type filter hook input priority 0; meta l4proto tcp drop; }; }";
+
+/// The SYN of a client comes again after one second and after three (RFC 6298 section 2.1): by then checks have told.
+#[test]
+fn clients_that_wait_for_a_backend_that_went_down_are_served_by_others() {
+    for shape in [SHAPES[0], SHAPES[2], FULLNAT[0]] {
+        let stage = Stage::with(shape, Server::threads, |config| {
+            configured(config, &["echo4"], |service| {
+                service.extra = "on-down = \"keep\"".to_owned();
+            })
+        });
+        let mut before = open(&stage, "echo4");
+        of_first(&before);
+        stage.topology.nft("b1", SILENCE).unwrap();
+        let target = stage.daemon.config().service("echo4").target();
+        let waiting = || {
+            let namespace = stage.topology.namespace("client").clone();
+            spawn(move || {
+                namespace.enter().unwrap();
+                let began = Instant::now();
+                let mut stream = TcpStream::connect_timeout(&target, SOON).unwrap();
+                stream.set_read_timeout(Some(SOON)).unwrap();
+                (ask(&mut stream).unwrap(), began.elapsed())
+            })
+        };
+        let waiting: Vec<_> = (0..FLOWS).map(|_| waiting()).collect();
+        let served: Vec<_> = waiting.into_iter().map(|w| w.join().unwrap()).collect();
+        assert!(served.iter().all(|(name, _)| name != "b1"), "{served:?}");
+        let late = served.iter().filter(|(_, after)| *after > AGAIN).count();
+        assert!(late > 0, "nobody came to b1: {served:?}");
+        stage.wait_for_health("b1", "down");
+        stage.topology.nft("b1", "delete table inet fault").unwrap();
+        // Connections that were there before are there still.
+        all_stay(&mut before);
         stage.end();
     }
 }

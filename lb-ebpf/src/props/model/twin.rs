@@ -281,7 +281,7 @@ fn change() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => prop_oneof![6 => Just(1_u64), 1 => 2..30_u64].prop_map(Event::Wait),
         1 => Just(Event::Sweep),
-        1 => (backend(), prop_oneof![3 => Just(3_u8), 1 => 0..3_u8])
+        1 => (backend(), prop_oneof![3 => Just(Permissions::ALL.0), 1 => 0..3_u8, 1 => Just(Permissions::KEEP | Permissions::DOWN)])
             .prop_map(|(id, permissions)| Event::Permissions(id, permissions)),
         1 => (any::<bool>(), vec(0..BACKENDS, 1..8)).prop_map(|(udp, ring)| Event::Ring(udp, ring)),
         2 => (backend(), prop::bool::weighted(0.7)).prop_map(|(id, used)| Event::Used(id, used)),

@@ -42,7 +42,7 @@ fn the_flows_that_stay_with_a_dead_backend_are_counted_until_none_is_left() {
             true => lose(&mut sim),
             false => sim.probe("web/a", false, 2),
         }
-        sim.check(&[("web/a", KEEP), ("web/b", ALL)]);
+        sim.check(&[("web/a", STAY), ("web/b", ALL)]);
         assert!(sim.state.drains());
         sim.flows(&[("web/a", 2), ("web/b", 9)]);
         sim.pass(1_000_000);
@@ -107,14 +107,14 @@ fn what_had_no_flows_or_lost_them_at_once_is_not_told_of() {
 fn at_the_deadline_of_an_outage_on_down_acts() {
     for (policy, left) in [
         (OnDown::Migrate, NONE),
-        (OnDown::Keep, KEEP),
+        (OnDown::Keep, STAY),
         (OnDown::Reset, Permissions::RESET),
     ] {
         let mut sim = running(keeping(policy, Some(30)));
         sim.probe("web/a", false, 2);
         sim.flows(&[("web/a", 3)]);
         sim.pass(29);
-        sim.check(&[("web/a", KEEP)]);
+        sim.check(&[("web/a", STAY)]);
         assert_eq!(told(&mut sim), []);
         sim.pass(1);
         sim.check(&[("web/a", left)]);
@@ -125,7 +125,7 @@ fn at_the_deadline_of_an_outage_on_down_acts() {
         sim.probe("web/a", true, 2);
         sim.check(&[("web/a", ALL)]);
         sim.probe("web/a", false, 2);
-        sim.check(&[("web/a", KEEP)]);
+        sim.check(&[("web/a", STAY)]);
         sim.pass(31);
         sim.check(&[("web/a", left)]);
     }
@@ -137,7 +137,7 @@ fn a_drain_and_an_outage_are_told_of_once() {
     sim.flows(&[("web/a", 3)]);
     sim.admin("web/a", AdminState::Draining, None);
     sim.probe("web/a", false, 2);
-    sim.check(&[("web/a", KEEP)]);
+    sim.check(&[("web/a", STAY)]);
     sim.flows(&[("web/b", 3)]);
     let [Record::Drained { cause, left, .. }] = told(&mut sim)[..] else {
         panic!("it is told once");
@@ -165,7 +165,7 @@ fn an_outage_goes_on_over_a_restart_a_reboot_and_a_reload() {
     assert!(before < 20 * SECOND);
     let later = sim.restarted(Arc::clone(&config), sim.now + SECOND);
     assert_eq!(left(&later), before - SECOND);
-    later.check(&[("web/a", KEEP)]);
+    later.check(&[("web/a", STAY)]);
     let rebooted = sim.restarted(Arc::clone(&config), 5);
     assert_eq!(left(&rebooted), before);
     sim.event(Event::Config(keeping(OnDown::Migrate, Some(60))));
@@ -186,7 +186,7 @@ fn after_a_restart_a_backend_has_time_to_be_found_again() {
         let mut late = sim.restarted(Arc::clone(&config), sim.now + 3600 * SECOND);
         late.connect();
         late.event(Event::Tick);
-        late.check(&[("web/a", KEEP)]);
+        late.check(&[("web/a", STAY)]);
         late
     };
     let mut found = restarted();
@@ -214,7 +214,7 @@ fn a_deadline_that_a_reload_brings_holds_for_an_outage_that_is_over() {
     sim.flows(&[]);
     assert!(sim.state.outages.is_empty());
     sim.event(Event::Config(keeping(OnDown::Reset, Some(60))));
-    sim.check(&[("web/a", KEEP)]);
+    sim.check(&[("web/a", STAY)]);
     sim.pass(61);
     sim.check(&[("web/a", Permissions::RESET)]);
 }
