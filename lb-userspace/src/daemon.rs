@@ -4,7 +4,7 @@
 //! Stopping it leaves the data plane as it is. See [`owner`] for the loop that owns the state.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -54,6 +54,7 @@ pub mod unload;
 use owner::{Owner, Parts, Queues};
 use reload::Reloads;
 use saver::Saver;
+use seeds::Seeds;
 
 /// Events that may wait for the owner; more and the senders wait.
 const EVENTS: usize = 4096;
@@ -91,9 +92,16 @@ pub async fn run(args: Run, confined: Confined) -> anyhow::Result<ExitCode> {
     if let Some(warning) = confined.report.warning() {
         tracing::warn!("{warning}");
     }
-    disk::make_dir(&daemon.state_dir)?;
-    disk::make_dir(&daemon.run_dir)?;
-    let seeds = seeds::load_or_make(&daemon.state_dir.join("seeds.json"))?;
+    let opened = {
+        let (config, debug_log) = (config.clone(), args.log_packets);
+        confined.preparer.run(move || open(&config, debug_log))?
+    };
+    let Opened {
+        mut bpf,
+        opening,
+        seeds,
+        scraped,
+    } = opened?;
     let persistent: Option<Persistent> = disk::read(&state_file(&daemon.state_dir))?;
     let claims: Claims = disk::read(&claims_file(&daemon.state_dir))?.unwrap_or_default();
 
@@ -102,18 +110,6 @@ pub async fn run(args: Run, confined: Confined) -> anyhow::Result<ExitCode> {
         .map(|claim| (claim.interface.clone(), claim.address))
         .collect();
 
-    let settings = Settings {
-        bpffs: daemon.bpffs.clone(),
-        run_dir: daemon.run_dir.clone(),
-        limits: config.limits,
-        flow_key: seeds.flow_key(),
-        seed_id: seeds.id,
-        debug_log: args.log_packets,
-        object: crate::embedded::OBJECT,
-    };
-    let address = daemon.metrics;
-    let opened = confined.preparer.run(move || open(&settings, address))?;
-    let (mut bpf, opening, scraped) = opened?;
     say(&opening);
     let packet_log = bpf.take_debug_log();
     let (mut reconciler, effects) =
@@ -223,15 +219,39 @@ pub async fn run(args: Run, confined: Confined) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What takes more than the daemon keeps: to mount a bpffs, to look at process 1, and to listen on a port below 1024.
-fn open(
-    settings: &Settings,
-    metrics: Option<SocketAddr>,
-) -> anyhow::Result<(Bpf, Opening, Option<TcpListener>)> {
-    let (bpf, opening) = Bpf::open(settings)?;
-    warn_of_private_mounts(&settings.bpffs);
-    let listener = metrics.map(metrics::server::listen).transpose()?;
-    Ok((bpf, opening, listener))
+/// What was made by [`open`].
+struct Opened {
+    bpf: Bpf,
+    opening: Opening,
+    seeds: Seeds,
+    /// Where metrics are scraped.
+    scraped: Option<TcpListener>,
+}
+
+/// What takes more than the daemon keeps: to make directories in those of another user, to mount a bpffs, to look at process 1, and to
+/// listen on a port below 1024.
+fn open(config: &Config, debug_log: bool) -> anyhow::Result<Opened> {
+    let daemon = &config.daemon;
+    disk::make_dir(&daemon.state_dir)?;
+    disk::make_dir(&daemon.run_dir)?;
+    let seeds = seeds::load_or_make(&daemon.state_dir.join("seeds.json"))?;
+    let (bpf, opening) = Bpf::open(&Settings {
+        bpffs: daemon.bpffs.clone(),
+        run_dir: daemon.run_dir.clone(),
+        limits: config.limits,
+        flow_key: seeds.flow_key(),
+        seed_id: seeds.id,
+        debug_log,
+        object: crate::embedded::OBJECT,
+    })?;
+    warn_of_private_mounts(&daemon.bpffs);
+    let scraped = daemon.metrics.map(metrics::server::listen).transpose()?;
+    Ok(Opened {
+        bpf,
+        opening,
+        seeds,
+        scraped,
+    })
 }
 
 /// Neighbours of backends that were removed while no daemon ran.

@@ -181,8 +181,7 @@ fn flows_of_a_backend_that_is_down_stay_move_or_wait_for_a_deadline() {
 }
 
 /// As [`FIREWALL`], but for everything.
-const SILENCE: &str =
-    "table inet fault { chain everything { type filter hook input priority 0; meta l4proto tcp drop; }; }";
+const SILENCE: &str = "table inet fault { chain everything { type filter hook input priority 0; meta l4proto tcp drop; }; }";
 
 /// The SYN of a client comes again after one second and after three (RFC 6298 section 2.1): by then checks have told.
 #[test]

@@ -193,12 +193,21 @@ retries = 0
 }
 
 #[test]
-fn a_metrics_port_that_only_root_may_have_is_opened_before_that_is_given_up() {
+fn a_metrics_port_and_folders_that_take_all_of_root_are_made_before_that_is_given_up() {
     let mut stage = Stage::new(SHAPES[0]);
+    let anothers = stage.topology.directory().join("anothers");
+    fs::create_dir(&anothers).unwrap();
+    chown(&anothers, Some(NOBODY), Some(NOBODY)).unwrap();
     let text = stage.daemon.config().toml(stage.daemon.home());
-    let text = text.replace("127.0.0.1:9460", "127.0.0.1:946");
-    stage.daemon.write_config(&text).unwrap();
+    let state = stage.daemon.home().join("state").display().to_string();
+    assert!(text.contains(&state), "{text}");
+    let text = text
+        .replace("127.0.0.1:9460", "127.0.0.1:946")
+        .replace(&state, &anothers.join("state").display().to_string());
     stage.daemon.stop().unwrap();
+    // Flows live by the keys of the folder of before.
+    stage.daemon.unload().unwrap();
+    stage.daemon.write_config(&text).unwrap();
     stage.daemon.restart().unwrap();
     let curl = [
         "curl",
@@ -208,7 +217,9 @@ fn a_metrics_port_that_only_root_may_have_is_opened_before_that_is_given_up() {
         "http://127.0.0.1:946/metrics",
     ];
     assert!(super::text(&stage.topology, "lb", &curl).contains("fairlead_ready 1"));
-    stage.end();
+    let made = fs::metadata(anothers.join("state")).unwrap();
+    assert_eq!((made.uid(), made.mode() & 0o777), (0, 0o700));
+    stage.daemon.stop().unwrap();
 }
 
 /// A container that forbids seccomp(2): it answers as if there were none.
