@@ -193,7 +193,7 @@ pub enum Handshake {
     /// of it.
     Begun = 0,
     /// SYNs with ACK from the backend, one that comes again among them (`dnat`, `fullnat`). Where replies take another way: clients that went on
-    /// after their SYN (`l2dsr`, `ipip`, `gue`).
+    /// after their SYN, by anything but a RST (`l2dsr`, `ipip`, `gue`).
     Answered = 1,
     /// SYNs of a flow of a service of TCP that the backend has already and that has not been seen to end, whatever becomes of them.
     Resent = 2,

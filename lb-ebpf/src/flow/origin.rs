@@ -43,7 +43,8 @@ impl Origin {
 
 /// Counts what a segment of a flow that has its backend says of its handshake; `word`: the entry before, which it has changed or not.
 ///
-/// Where replies take another way, the client shows that its SYN was answered: it goes on.
+/// Where replies take another way, the client shows that its SYN was answered: it goes on. A RST shows nothing: a server that is no longer
+/// there answers for what it remembers of a connection from that port, and the client resets that (RFC 9293 section 3.10.7.3).
 #[inline(always)]
 pub(super) fn handshake<T: Tables>(
     tables: &T,
@@ -58,7 +59,8 @@ pub(super) fn handshake<T: Tables>(
     let rank = word.rank();
     let unseen = !backend.answers_through_us();
     if !seeker.arrival.is_opening() {
-        if unseen && changed && matches!(rank, FlowRank::Opening) {
+        let goes_on = changed && matches!(rank, FlowRank::Opening) && !seeker.arrival.is_reset();
+        if unseen && goes_on {
             verdict::count_handshake(tables, backend.id, Handshake::Answered as u32);
         }
         return;

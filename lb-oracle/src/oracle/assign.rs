@@ -56,9 +56,10 @@ impl Oracle {
         if let Ok((id, origin)) = assigned
             && counts
         {
-            let sees_answers = self.maps.backends[id]
-                .forwarding
-                .is_some_and(Forwarding::translates);
+            let forwarding = self.maps.backends[id].forwarding;
+            // Who shares servers translates, whatever a broken entry says.
+            let shares = self.maps.services[service].shares && begins_again;
+            let sees_answers = shares || forwarding.is_some_and(Forwarding::translates);
             self.ledger.shown(id, origin, sees_answers);
         }
         assigned

@@ -242,6 +242,7 @@ impl Flows {
                 Meaning::Opens if proven_end => Origin::ReopenedProven,
                 Meaning::Opens if over => Origin::Reopened,
                 Meaning::Opens => Origin::Resent,
+                Meaning::Resets => Origin::Known,
                 _ if went_on => Origin::WentOn,
                 _ => Origin::Known,
             };

@@ -41,8 +41,10 @@ pub(super) enum Meaning {
     Datagram,
     /// SYN alone, or INIT.
     Opens,
-    /// FIN or RST.
+    /// FIN.
     Closes,
+    /// RST, whatever else.
+    Resets,
     /// The end of an SCTP association.
     Leaves,
     Middle,
@@ -51,11 +53,11 @@ pub(super) enum Meaning {
 impl Meaning {
     /// A flow may begin with it.
     pub(super) fn may_begin(self) -> bool {
-        !matches!(self, Self::Closes | Self::Middle)
+        !matches!(self, Self::Closes | Self::Resets | Self::Middle)
     }
 
     pub(super) fn ends(self) -> bool {
-        matches!(self, Self::Closes | Self::Leaves)
+        matches!(self, Self::Closes | Self::Resets | Self::Leaves)
     }
 }
 
@@ -274,7 +276,8 @@ pub(super) fn accepts(frame: &[u8], ip: &Ip) -> bool {
 /// What TCP's flags mean for a flow.
 pub(super) fn flags(flags: u8) -> Meaning {
     let [fin, syn, rst, ack] = [1, 2, 4, 16].map(|flag| flags & flag != 0);
-    match (fin || rst, syn, ack) {
+    match (fin, syn, ack) {
+        _ if rst => Meaning::Resets,
         (true, ..) => Meaning::Closes,
         (false, true, false) => Meaning::Opens,
         _ => Meaning::Middle,
