@@ -195,7 +195,8 @@ pub enum Handshake {
     /// SYNs with ACK from the backend, one that comes again among them (`dnat`, `fullnat`). Where replies take another way: clients that went on
     /// after their SYN, by anything but a RST (`l2dsr`, `ipip`, `gue`).
     Answered = 1,
-    /// SYNs of a flow of a service of TCP that the backend has already and that has not been seen to end, whatever becomes of them.
+    /// SYNs of a flow of a service of TCP that the backend has already and that has not been seen to end, whatever becomes of them. Of a handshake: in the
+    /// epoch of the SYN before; later it is another connection's from that port.
     Resent = 2,
     /// Answers of the backend to a SYN that say no: RST with ACK and the sequence number 0 (RFC 9293 section 3.10.7.1; `dnat`,
     /// `fullnat`).

@@ -65,8 +65,12 @@ pub(super) fn handshake<T: Tables>(
         }
         return;
     }
-    // Another connection may come from the port of one that has ended.
-    if !rank.is_over() {
+    // Another connection may come from the port of one that has ended, or whose client gave up: its SYN comes again soon if at all.
+    let goes_on = match rank {
+        FlowRank::Opening => word.age(seeker.epoch) == 0,
+        rank => !rank.is_over(),
+    };
+    if goes_on {
         verdict::count_handshake(tables, backend.id, Handshake::Resent as u32);
         return;
     }

@@ -236,7 +236,8 @@ impl Flows {
         let anew = (opens || datagram) && silent || opens && (ended || in_vain);
         if !elsewhere && !loses && !anew {
             let proven_end = flow.closing && flow.proof == 3;
-            let over = flow.idle || flow.closing;
+            let given_up = flow.rank() == FlowRank::Opening && age > 0;
+            let over = flow.idle || flow.closing || given_up;
             let went_on = flow.see(seeker.epoch, seeker.meaning);
             let origin = match seeker.meaning {
                 Meaning::Opens if proven_end => Origin::ReopenedProven,
