@@ -190,7 +190,7 @@ pub enum PerBackend {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handshake {
     /// Handshakes that began: SYNs that came to the backend, but for those that are [`Self::Resent`] and those whose flow has no entry that tells what becomes
-    /// of it.
+    /// of it. In the line itself: those of flows that the backend had, or that moved to it; [`begun`] adds the new ones, which are counted once.
     Begun = 0,
     /// SYNs with ACK from the backend, one that comes again among them (`dnat`, `fullnat`). Where replies take another way: clients that went on
     /// after their SYN, by anything but a RST (`l2dsr`, `ipip`, `gue`).
@@ -203,6 +203,18 @@ pub enum Handshake {
     Refused = 3,
     /// ICMP messages that a packet to the backend has not reached it: destination unreachable, but for one that is too big (`dnat`, `fullnat`, `ipip`, `gue`).
     Unreachable = 4,
+}
+
+/// Position, in a backend's line of [`Handshake`]s, of its new flows of TCP that are no [`Handshake::Begun`]: they were seen in their middle, or
+/// have no entry. (5 and 6: [`crate::timing::SUM`].)
+pub const NOT_BEGUN: u32 = 7;
+
+/// [`Handshake::Begun`] of a backend of a service of TCP, of its line of [`PerBackend`] and that of [`Handshake`]. Nothing of services of other protocols.
+pub fn begun(backend: &CounterLine, handshakes: &CounterLine) -> u64 {
+    let at = |line: &CounterLine, position: usize| line.get(position).copied().unwrap_or(0);
+    at(backend, PerBackend::NewFlows as usize)
+        .wrapping_add(at(handshakes, Handshake::Begun as usize))
+        .wrapping_sub(at(handshakes, NOT_BEGUN as usize))
 }
 
 impl Handshake {

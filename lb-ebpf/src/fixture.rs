@@ -246,12 +246,15 @@ impl Step {
     }
 
     fn begins(&mut self, backend: u32, how: How) {
+        let not_begun = Counter::not_begun(backend);
         let which = match how {
             How::WentOn => Handshake::Answered,
-            _ if !handshake::opens(&self.packet) => return,
-            How::Untracked | How::UntrackedMiddle | How::NotAdmitted | How::ReopenedProven => {
-                return;
+            How::New | How::Evicting if handshake::is_middle(&self.packet) => {
+                return self.count(not_begun, 1);
             }
+            _ if !handshake::opens(&self.packet) => return,
+            How::New | How::Evicting | How::UntrackedMiddle | How::ReopenedProven => return,
+            How::Untracked | How::NotAdmitted => return self.count(not_begun, 1),
             How::Known => Handshake::Resent,
             _ => Handshake::Begun,
         };

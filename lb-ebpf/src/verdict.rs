@@ -5,7 +5,7 @@ mod parcel;
 
 use lb_common::{
     Control, Device, DropReason,
-    counter::{self, Global, Handshake, More, PerBackend},
+    counter::{self, Global, Handshake, More, NOT_BEGUN, PerBackend},
 };
 
 use crate::{
@@ -458,13 +458,19 @@ pub fn count_origin<T: Tables>(
             if sent.arrival.may_begin() {
                 tables.add(line, PerBackend::NewFlows as u32, 1);
             }
-            // Without an entry nobody could tell what becomes of its handshake.
-            return;
         }
     }
-    if sent.arrival.is_opening() {
-        tables.count_handshake(sent.backend, Handshake::Begun as u32);
-    }
+    let opens = sent.arrival.is_opening();
+    // A handshake that a new flow begins is not counted twice: it costs each SYN.
+    let which = match sent.origin {
+        Origin::New | Origin::NewEvicting if opens || sent.arrival.is_datagram() => return,
+        Origin::New | Origin::NewEvicting => NOT_BEGUN,
+        _ if !opens => return,
+        Origin::Moved => Handshake::Begun as u32,
+        // Without an entry nobody could tell what becomes of it.
+        _ => NOT_BEGUN,
+    };
+    tables.count_handshake(sent.backend, which);
 }
 
 /// Counts a [`Handshake`] of a backend.

@@ -31,7 +31,8 @@ mod whose;
 use std::collections::HashMap;
 
 use lb_common::{
-    Control, DropReason, Forwarding, MidStream, Nanos, Pick, Protocol, counter::PerBackend,
+    Control, DropReason, Forwarding, MidStream, Nanos, Pick, Protocol,
+    counter::{Handshake, PerBackend},
     flow::EPOCH_SHIFT,
 };
 use lb_ebpf::{
@@ -334,10 +335,13 @@ impl Oracle {
         let counted = |ledger: &mut Ledger| {
             let connection = !is_tcp || meaning.may_begin();
             ledger.came(id, origin, connection);
-            // What is known was counted where it was found.
-            let scheduled = matches!(origin, Origin::New | Origin::Moved);
-            if is_tcp && meaning == Meaning::Opens && scheduled {
-                ledger.opened(id);
+            // What is known was counted where it was found, and a new flow that opens a connection is one more.
+            if is_tcp && meaning == Meaning::Opens {
+                match origin {
+                    Origin::Moved => ledger.handshake(id, Handshake::Begun),
+                    Origin::NotAdmitted => ledger.not_begun(id),
+                    _ => {}
+                }
             }
         };
         let backend = self.maps.backends[id];

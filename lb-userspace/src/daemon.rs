@@ -100,11 +100,10 @@ pub async fn run(args: Run, confined: Confined) -> anyhow::Result<ExitCode> {
         mut bpf,
         opening,
         seeds,
+        persistent,
+        claims,
         scraped,
     } = opened?;
-    let persistent: Option<Persistent> = disk::read(&state_file(&daemon.state_dir))?;
-    let claims: Claims = disk::read(&claims_file(&daemon.state_dir))?.unwrap_or_default();
-
     let claimed = claims.0.keys();
     let claimed = claimed
         .map(|claim| (claim.interface.clone(), claim.address))
@@ -224,6 +223,8 @@ struct Opened {
     bpf: Bpf,
     opening: Opening,
     seeds: Seeds,
+    persistent: Option<Persistent>,
+    claims: Claims,
     /// Where metrics are scraped.
     scraped: Option<TcpListener>,
 }
@@ -235,6 +236,8 @@ fn open(config: &Config, debug_log: bool) -> anyhow::Result<Opened> {
     disk::make_dir(&daemon.state_dir)?;
     disk::make_dir(&daemon.run_dir)?;
     let seeds = seeds::load_or_make(&daemon.state_dir.join("seeds.json"))?;
+    let persistent = disk::read(&state_file(&daemon.state_dir))?;
+    let claims = disk::read(&claims_file(&daemon.state_dir))?.unwrap_or_default();
     let (bpf, opening) = Bpf::open(&Settings {
         bpffs: daemon.bpffs.clone(),
         run_dir: daemon.run_dir.clone(),
@@ -250,6 +253,8 @@ fn open(config: &Config, debug_log: bool) -> anyhow::Result<Opened> {
         bpf,
         opening,
         seeds,
+        persistent,
+        claims,
         scraped,
     })
 }

@@ -10,8 +10,8 @@ use crate::service::Backend;
 /// A SYN on a live mapping keeps it, or anyone could move flows by spoofing one; only where the
 /// backend takes no new flows and the old connection was seen to end is it a new connection. That end may be
 /// forged as well. So a proven flow must have been silent since, until the table itself takes it for
-/// finished and would let it go; any packet of a later epoch revives it before. A connection of which nothing but SYNs came
-/// has nothing to lose where its backend is down. Where the service says for how long silent flows are known, that counts for all
+/// finished and would let it go; any packet of a later epoch revives it before. A connection of which nothing but SYNs came, or
+/// nothing for as long as the table can tell, has nothing to lose where its backend is down. Where the service says for how long silent flows are known, that counts for all
 /// backends.
 #[inline(always)]
 pub(super) fn starts_anew(seeker: &Seeker<'_>, word: FlowWord, backend: Backend<'_>) -> bool {
@@ -19,7 +19,8 @@ pub(super) fn starts_anew(seeker: &Seeker<'_>, word: FlowWord, backend: Backend<
     if seeker.arrival.is_opening() {
         let permissions = backend.state.permissions();
         let has_ended = !permissions.may_take_new() && seems_over(seeker, word);
-        let in_vain = permissions.lets_handshakes_go() && matches!(word.rank(), FlowRank::Opening);
+        let has_no_more = matches!(word.rank(), FlowRank::Opening | FlowRank::Idle);
+        let in_vain = permissions.lets_handshakes_go() && has_no_more;
         return has_ended || in_vain || idle.are_over(word, seeker.epoch, false);
     }
     seeker.arrival.is_datagram() && idle.are_over(word, seeker.epoch, true)

@@ -209,7 +209,7 @@ impl Model {
         let ended = known.closing && known.class(self.now) != Class::Kept;
         let begins = flags == "S" && !self.permissions[id].may_take_new();
         let in_vain =
-            known.opening && !known.idle && self.permissions[id].0 & Permissions::DOWN != 0;
+            (known.opening || known.idle) && self.permissions[id].0 & Permissions::DOWN != 0;
         let reopened = begins && (ended || in_vain);
         let silent = flow.1 && (known.idle || known.age(self.now) > UDP_IDLE);
         leaves || reopened || silent

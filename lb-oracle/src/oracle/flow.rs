@@ -232,7 +232,7 @@ impl Flows {
         // Its server is down, and has not answered: there is nothing to go on with.
         let down =
             backend.permissions.0 & (Permissions::DOWN | Permissions::NEW) == Permissions::DOWN;
-        let in_vain = down && flow.rank() == FlowRank::Opening;
+        let in_vain = down && matches!(flow.rank(), FlowRank::Opening | FlowRank::Idle);
         let anew = (opens || datagram) && silent || opens && (ended || in_vain);
         if !elsewhere && !loses && !anew {
             let proven_end = flow.closing && flow.proof == 3;

@@ -80,11 +80,6 @@ impl Ledger {
         self.add(Counter::backend(id as u32, which), by);
     }
 
-    /// Somebody opens a connection of TCP to a backend that did not have it.
-    pub(super) fn opened(&mut self, id: usize) {
-        self.handshake(id, Handshake::Begun);
-    }
-
     /// What a segment of a connection that its backend has says of its handshake. Where answers are not seen, the client's next
     /// segment stands for one, and of a connection from the port of one that was proven nothing can be told.
     pub(super) fn shown(&mut self, id: usize, origin: Origin, sees_answers: bool) {
@@ -104,6 +99,11 @@ impl Ledger {
                 self.handshake(id, which);
             }
         }
+    }
+
+    /// A new flow of TCP of which no handshake is known.
+    pub(super) fn not_begun(&mut self, id: usize) {
+        self.add(Counter::not_begun(id as u32), 1);
     }
 
     pub(super) fn handshake(&mut self, id: usize, which: Handshake) {
@@ -132,7 +132,12 @@ impl Ledger {
             | Origin::Reopened
             | Origin::ReopenedProven
             | Origin::Alone => {}
-            Origin::New => self.backend(id, PerBackend::NewFlows, 1),
+            Origin::New => {
+                self.backend(id, PerBackend::NewFlows, 1);
+                if !connection {
+                    self.not_begun(id);
+                }
+            }
             Origin::Moved => self.backend(id, PerBackend::MovedIn, 1),
             Origin::NotAdmitted => {
                 self.more(More::NotAdmitted);

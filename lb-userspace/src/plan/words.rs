@@ -28,18 +28,21 @@ pub fn plan_words(
             next_hop: entry.next_hop,
         };
         let waits = waiting.contains(&entry.service);
-        // These take the place of what is lost, and so come with the loss.
-        let signs = word.permissions.0 & (Permissions::RESET | Permissions::DOWN);
-        let less = Word {
-            permissions: Permissions(before.permissions.0 & word.permissions.0 | signs),
-            ..before
+        let (had, has) = (before.permissions.0, word.permissions.0);
+        let lost = lost(before.permissions, word.permissions);
+        let kept = match lost != 0 && !waits {
+            true => Word {
+                permissions: Permissions(had & has & !SIGNS | has & SIGNS),
+                ..before
+            },
+            false => before,
         };
-        let kept = if waits { before } else { less };
         if kept != before {
             ops.push(set(id, kept));
         }
+        let late = if waits { lost } else { 0 };
         let full = Word {
-            permissions: Permissions(kept.permissions.0 | word.permissions.0),
+            permissions: Permissions(has | late),
             next_hop: word.next_hop,
         };
         if full != kept {
@@ -93,7 +96,7 @@ pub(super) fn late(from: &Image, wanted: &BTreeMap<u32, Word>) -> Vec<MapOp> {
     let waiting = waiting(from, wanted);
     let lost = |id: &u32, word: &Word| {
         from.backends.get(id).is_some_and(|entry| {
-            waiting.contains(&entry.service) && loses(entry.permissions, word.permissions)
+            waiting.contains(&entry.service) && lost(entry.permissions, word.permissions) != 0
         })
     };
     wanted
@@ -139,8 +142,12 @@ fn waiting(from: &Image, wanted: &BTreeMap<u32, Word>) -> BTreeSet<u32> {
     candidates
 }
 
-fn loses(before: Permissions, after: Permissions) -> bool {
-    before.0 & !after.0 != 0
+/// What says how something is lost comes with the loss, and goes with the gain.
+const SIGNS: u8 = Permissions::RESET | Permissions::DOWN;
+
+/// What a backend no longer may.
+fn lost(before: Permissions, after: Permissions) -> u8 {
+    before.0 & !after.0 & !SIGNS
 }
 
 fn set(id: u32, word: Word) -> MapOp {

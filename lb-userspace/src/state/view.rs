@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
 
-use lb_common::counter::{Global, Handshake, More, PathError, PerBackend, Rest};
-use lb_common::{DropReason, timing};
+use lb_common::counter::{Global, Handshake, More, PathError, PerBackend, Rest, begun};
+use lb_common::{CounterLine, DropReason, timing};
 
 use super::{State, room};
 use crate::health::{Evidence, Seen};
@@ -205,9 +205,17 @@ impl State {
             traffic: Traffic {
                 open_flows: self.open_of(key),
                 handshakes: match &numbers.origin {
-                    Some(_) => {
-                        handshakes(counters.handshakes.get(&numbers.id), &numbers.handshakes)
-                    }
+                    Some(origin) => Handshakes {
+                        begun: match service.protocol {
+                            Protocol::Tcp => {
+                                let now = lines(numbers.id, counters);
+                                let before = (origin, &numbers.handshakes);
+                                now.map_or(0, |now| since(before, now))
+                            }
+                            _ => 0,
+                        },
+                        ..handshakes(counters.handshakes.get(&numbers.id), &numbers.handshakes)
+                    },
                     None => Handshakes::default(),
                 },
                 ..traffic(
@@ -283,11 +291,7 @@ fn drops(counts: &[u64; 32]) -> BTreeMap<String, u64> {
 }
 
 /// What was counted since the origin. Nothing, while the origin is not known.
-fn traffic(
-    line: Option<&lb_common::CounterLine>,
-    origin: Option<&lb_common::CounterLine>,
-    live_flows: u64,
-) -> Traffic {
+fn traffic(line: Option<&CounterLine>, origin: Option<&CounterLine>, live_flows: u64) -> Traffic {
     let count = |position: PerBackend| {
         let position = position as usize;
         match (line, origin) {
@@ -308,10 +312,20 @@ fn traffic(
     }
 }
 
-fn handshakes(
-    line: Option<&lb_common::CounterLine>,
-    origin: &lb_common::CounterLine,
-) -> Handshakes {
+/// A backend's line, and that of its handshakes.
+type Lines<'a> = (&'a CounterLine, &'a CounterLine);
+
+fn lines(id: u32, counters: &Counters) -> Option<Lines<'_>> {
+    counters.backends.get(&id).zip(counters.handshakes.get(&id))
+}
+
+/// Handshakes that began meanwhile.
+fn since(before: Lines<'_>, now: Lines<'_>) -> u64 {
+    begun(now.0, now.1).saturating_sub(begun(before.0, before.1))
+}
+
+/// What became of handshakes, but how many began.
+fn handshakes(line: Option<&CounterLine>, origin: &CounterLine) -> Handshakes {
     let counted = |position: usize| {
         line.map_or(0, |line| {
             at(line, position).saturating_sub(at(origin, position))
@@ -319,7 +333,7 @@ fn handshakes(
     };
     let count = |which: Handshake| counted(which as usize);
     Handshakes {
-        begun: count(Handshake::Begun),
+        begun: 0,
         answered: count(Handshake::Answered),
         resent: count(Handshake::Resent),
         refused: count(Handshake::Refused),

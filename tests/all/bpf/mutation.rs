@@ -259,7 +259,7 @@ fn values_that_we_never_write_are_refused() {
             &[
                 (offset_of!(BackendEntry, next_hop), 16),
                 (offset_of!(BackendEntry, next_hop) + 3, 128),
-                (offset_of!(BackendEntry, permissions), 16),
+                (offset_of!(BackendEntry, permissions), 32),
                 (offset_of!(BackendEntry, used), 2),
                 (offset_of!(BackendEntry, reserved), 1),
                 (offset_of!(BackendEntry, service), 8),

@@ -29,7 +29,7 @@ fn choice() -> impl Strategy<Value = Choice> {
     (
         any::<bool>(),
         prop::collection::vec(0_u32..4, 0..=32),
-        prop::array::uniform4(0_u8..4),
+        prop::array::uniform4(0..=Permissions::KNOWN),
         prop::array::uniform4(any::<bool>()),
     )
         .prop_map(|(present, ring, permissions, hops)| Choice {

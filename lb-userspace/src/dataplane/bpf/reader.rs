@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use lb_common::counter::{
     BACKEND_LINE, DROP_LINE, DROP_LINES, GLOBAL_LINE, Global, MORE_LINE, PATH_LINE, PerBackend,
-    REST_LINE, TURN, Totals, handshake_line, lines_per_cpu, service_line,
+    REST_LINE, TURN, Totals, begun, handshake_line, lines_per_cpu, service_line,
 };
 use lb_common::flow::{IDLE_AFTER, WAYS};
 use lb_common::{BackendEntry, CounterLine, Epoch, FlowRank, FlowWord, Nanos, Tunnel, timing};
@@ -84,7 +84,7 @@ impl Reader {
         line
     }
 
-    /// A backend's handshakes, by `counter::Handshake`.
+    /// A backend's line of handshakes, by `counter::Handshake`.
     pub fn handshakes(&self, id: u32) -> CounterLine {
         let geometry = &self.maps.geometry;
         if id >= geometry.backends {
@@ -94,7 +94,7 @@ impl Reader {
         self.sum(handshake_line(per_cpu, id))
     }
 
-    /// The same of many, in their order, over the CPUs that packets come to. Those that there is no line for are left out.
+    /// What became of the handshakes of many backends of services of TCP, in their order, over the CPUs that packets come to. Those that there is no line for are left out.
     pub fn all_handshakes(&self, ids: &[u32]) -> Vec<(u32, Counts)> {
         let cpus = self.busy_cpus();
         let geometry = self.geometry();
@@ -102,8 +102,12 @@ impl Reader {
         let of = |id: &u32| {
             let mut sum = Counts::default();
             for cpu in &cpus {
+                // New flows before their answers, or some would have none.
+                let flows = self.line(*cpu, BACKEND_LINE.saturating_add(*id));
                 let line = self.line(*cpu, handshake_line(per_cpu, *id));
-                for (total, value) in sum.iter_mut().zip(line) {
+                let [_, others @ ..] = line;
+                let values = std::iter::once(begun(&flows, &line)).chain(others);
+                for (total, value) in sum.iter_mut().zip(values) {
                     *total = total.wrapping_add(value);
                 }
             }
