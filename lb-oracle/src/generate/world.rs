@@ -304,7 +304,7 @@ fn tunnel(choices: &mut Choices<'_>, forwarding: Forwarding, inner: bool, outer:
 fn permissions(choices: &mut Choices<'_>, world: &World, service: u32) -> Permissions {
     let all = Permissions::ALL;
     // Whoever takes nothing new drains in one service, and is down in the next: a choice would give every recorded input another meaning.
-    let down = if service % 2 == 0 {
+    let down = if service.is_multiple_of(2) {
         0
     } else {
         Permissions::DOWN
