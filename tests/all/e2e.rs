@@ -15,6 +15,7 @@ mod forgers;
 mod fragments;
 mod fullnat;
 mod gigabyte;
+mod hashing;
 mod idle;
 mod interfaces;
 mod iperf;

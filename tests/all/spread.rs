@@ -199,17 +199,22 @@ fn turns_are_exact_over_any_window_on_a_cpu_and_bounded_over_all() {
 
 #[test]
 fn turns_go_on_without_who_leaves_and_flows_with_an_entry_stay() {
-    field(&[1; POOL], Scheduling::picking(Pick::Turn), |field| {
-        disrupt(field, Crowd::Few, "by turns");
-        // It loses its turns to all others alike before the ring is filled without it.
-        field.forget();
-        field.new_shares();
-        field.deny(LEAVER);
-        field.open(0..FLOWS);
-        let mut shares = field.new_shares();
-        println!("by turns, while the ring names one of {POOL} that takes none: {shares:?}");
-        assert_eq!(shares.remove(LEAVER as usize), 0);
-        // Each slot that it loses goes to whom a hash names: by the same ring, of a slot a backend.
-        shares_follow(&shares, &[1; POOL - 1], field.dealt());
-    });
+    for weights in [[1; POOL], WEIGHTS] {
+        field(&weights, Scheduling::picking(Pick::Turn), |field| {
+            disrupt(field, Crowd::Few, &format!("by turns, weights {weights:?}"));
+            // It loses its turns to all others alike before the ring is filled without it.
+            field.forget();
+            field.new_shares();
+            field.deny(LEAVER);
+            field.open(0..FLOWS);
+            let (mut shares, mut others) = (field.new_shares(), weights.to_vec());
+            println!(
+                "by turns, while the ring names one of {weights:?} that takes none: {shares:?}"
+            );
+            assert_eq!(shares.remove(LEAVER as usize), 0);
+            others.remove(LEAVER as usize);
+            // Each slot that it loses goes to whom a hash names, by the same ring.
+            shares_follow(&shares, &others, field.dealt());
+        });
+    }
 }

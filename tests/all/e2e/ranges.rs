@@ -23,9 +23,9 @@ const ONE: [&str; 2] = ["\"10.10.0.108\"", "\"fd00:10::108\""];
 const SCTP: u8 = 132;
 /// For experiments (RFC 3692): nobody's.
 const EXPERIMENT: u8 = 253;
-const PORTS: [u16; 4] = [9000, 9042, 9099, 40_000];
+pub(super) const PORTS: [u16; 4] = [9000, 9042, 9099, 40_000];
 
-fn within(family: Family) -> impl Iterator<Item = IpAddr> {
+pub(super) fn within(family: Family) -> impl Iterator<Item = IpAddr> {
     (4..8).map(move |n| vip(family, n))
 }
 
@@ -57,7 +57,7 @@ fn with_ranges(
     config
 }
 
-fn stage(shape: Shape) -> Stage {
+pub(super) fn stage(shape: Shape) -> Stage {
     let services = |config: Config| {
         let like = config.services.clone();
         let new = move |name: &str, family: Family| {
@@ -73,7 +73,7 @@ fn stage(shape: Shape) -> Stage {
 }
 
 /// Each connection is told who took it and which address and port it came to.
-fn listen(stage: &Stage) {
+pub(super) fn listen(stage: &Stage) {
     for n in 1..=stage.topology.shape().backends {
         let host = format!("b{n}");
         for port in PORTS {
