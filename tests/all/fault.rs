@@ -7,7 +7,7 @@
 //! | B3 | a server is frozen, its kernel accepts | `backend::b3_frozen_server_...` |
 //! | B4 | a server is slow, without an error | `checks::b4_server_that_is_slow_...` |
 //! | B5 | wrong status, wrong body, a redirect | `checks::b5_wrong_status_...` |
-//! | B6 | a server is good and bad in turn | `checks::b6_server_that_flaps_...` |
+//! | B6 | a server is good and bad in turn | `checks::b6_server_that_flaps_...`, `nervous::b6_...` |
 //! | B7 | a server's accept queue is full (found by a check) | `checks::b7_server_that_accepts_nobody_...`; by packets `e2e::passive::...` |
 //! | B8 | the VIP, or the decapsulator, of a backend is gone | `way::b8_...`, `e2e::real_path::...` |
 //! | B9 | a backend's MAC address changes | `backend::b9_backend_with_another_mac_address_...` |
@@ -42,6 +42,7 @@ mod disk;
 mod kernel;
 mod link;
 mod mass;
+mod nervous;
 mod operator;
 mod packet;
 mod process;
