@@ -169,7 +169,7 @@ pub enum PerBackend {
     Packets = 0,
     /// Bytes of those frames as they came in, Ethernet header included.
     Bytes = 1,
-    /// Flows scheduled to the backend.
+    /// Flows scheduled to the backend, but for [`OTHER_FLOWS`].
     NewFlows = 2,
     /// Replies translated (`dnat`, `fullnat`).
     ReplyPackets = 3,
@@ -205,16 +205,24 @@ pub enum Handshake {
     Unreachable = 4,
 }
 
-/// Position, in a backend's line of [`Handshake`]s, of its new flows of TCP that are no [`Handshake::Begun`]: they were seen in their middle, or
-/// have no entry. (5 and 6: [`crate::timing::SUM`].)
-pub const NOT_BEGUN: u32 = 7;
+/// Position, in a backend's line of [`Handshake`]s, of flows of TCP scheduled to it that begin no handshake of which more can be told: they were seen in
+/// their middle, or their SYN found no room for an entry. (5 and 6: [`crate::timing::SUM`].)
+pub const OTHER_FLOWS: u32 = 7;
 
-/// [`Handshake::Begun`] of a backend of a service of TCP, of its line of [`PerBackend`] and that of [`Handshake`]. Nothing of services of other protocols.
+fn sum(backend: &CounterLine, handshakes: &CounterLine, position: u32) -> u64 {
+    let at = |line: &CounterLine, position: u32| line.get(position as usize).copied().unwrap_or(0);
+    at(backend, PerBackend::NewFlows as u32).wrapping_add(at(handshakes, position))
+}
+
+/// All [`Handshake::Begun`] of a backend of a service of TCP, of its line of [`PerBackend`] and that of [`Handshake`]. It means nothing for services of
+/// other protocols.
 pub fn begun(backend: &CounterLine, handshakes: &CounterLine) -> u64 {
-    let at = |line: &CounterLine, position: usize| line.get(position).copied().unwrap_or(0);
-    at(backend, PerBackend::NewFlows as usize)
-        .wrapping_add(at(handshakes, Handshake::Begun as usize))
-        .wrapping_sub(at(handshakes, NOT_BEGUN as usize))
+    sum(backend, handshakes, Handshake::Begun as u32)
+}
+
+/// All flows scheduled to a backend, of the same lines.
+pub fn new_flows(backend: &CounterLine, handshakes: &CounterLine) -> u64 {
+    sum(backend, handshakes, OTHER_FLOWS)
 }
 
 impl Handshake {

@@ -221,7 +221,15 @@ impl Step {
         let bytes = step.packet.len() as u64;
         step.count(Counter::backend(backend, PerBackend::Packets), 1);
         step.count(Counter::backend(backend, PerBackend::Bytes), bytes);
-        let new_flow = Counter::backend(backend, PerBackend::NewFlows);
+        let (opens, is_middle) = (
+            handshake::opens(&step.packet),
+            handshake::is_middle(&step.packet),
+        );
+        let entered = matches!(how, How::New | How::Evicting);
+        let new_flow = match if entered { is_middle } else { opens } {
+            true => Counter::other_flows(backend),
+            false => Counter::backend(backend, PerBackend::NewFlows),
+        };
         match how {
             How::Known | How::WentOn | How::Reopened | How::ReopenedProven | How::Alone => {}
             How::New => step.count(new_flow, 1),
@@ -246,17 +254,12 @@ impl Step {
     }
 
     fn begins(&mut self, backend: u32, how: How) {
-        let not_begun = Counter::not_begun(backend);
         let which = match how {
             How::WentOn => Handshake::Answered,
-            How::New | How::Evicting if handshake::is_middle(&self.packet) => {
-                return self.count(not_begun, 1);
-            }
             _ if !handshake::opens(&self.packet) => return,
-            How::New | How::Evicting | How::UntrackedMiddle | How::ReopenedProven => return,
-            How::Untracked | How::NotAdmitted => return self.count(not_begun, 1),
             How::Known => Handshake::Resent,
-            _ => Handshake::Begun,
+            How::Moved | How::Reopened => Handshake::Begun,
+            _ => return,
         };
         self.count(Counter::handshake(backend, which), 1);
     }
@@ -320,8 +323,11 @@ impl Step {
     /// And its flow is new, though the packet reaches nobody.
     #[must_use]
     pub fn opening(mut self, backend: u32) -> Self {
-        self.count(Counter::backend(backend, PerBackend::NewFlows), 1);
-        self.begins(backend, How::New);
+        let new_flow = match handshake::is_middle(&self.packet) {
+            true => Counter::other_flows(backend),
+            false => Counter::backend(backend, PerBackend::NewFlows),
+        };
+        self.count(new_flow, 1);
         self
     }
 

@@ -5,7 +5,7 @@ mod parcel;
 
 use lb_common::{
     Control, Device, DropReason,
-    counter::{self, Global, Handshake, More, NOT_BEGUN, PerBackend},
+    counter::{self, Global, Handshake, More, OTHER_FLOWS, PerBackend},
 };
 
 use crate::{
@@ -440,14 +440,24 @@ pub fn count_origin<T: Tables>(
     line: &CacheLine,
     sent: &Sent,
 ) {
-    match sent.origin {
+    let (opens, is_datagram) = (sent.arrival.is_opening(), sent.arrival.is_datagram());
+    // A new flow's handshake is not counted twice: it costs each SYN.
+    let (new, others) = (Ok(PerBackend::NewFlows), Err(OTHER_FLOWS));
+    let which = match sent.origin {
         Origin::Known | Origin::Alone => return,
-        Origin::New => tables.add(line, PerBackend::NewFlows as u32, 1),
-        Origin::NewEvicting => {
-            tables.add(line, PerBackend::NewFlows as u32, 1);
-            tables.add(global, Global::Evicted as u32, 1);
+        Origin::New | Origin::NewEvicting => {
+            if matches!(sent.origin, Origin::NewEvicting) {
+                tables.add(global, Global::Evicted as u32, 1);
+            }
+            if opens || is_datagram { new } else { others }
         }
-        Origin::Moved => tables.add(line, PerBackend::MovedIn as u32, 1),
+        Origin::Moved => {
+            tables.add(line, PerBackend::MovedIn as u32, 1);
+            if !opens {
+                return;
+            }
+            Err(Handshake::Begun as u32)
+        }
         Origin::Untracked | Origin::NotAdmitted => {
             if matches!(sent.origin, Origin::NotAdmitted)
                 && let Some(more) = tables.counter(first.wrapping_add(counter::MORE_LINE))
@@ -455,22 +465,18 @@ pub fn count_origin<T: Tables>(
                 tables.add(more, More::NotAdmitted as u32, 1);
             }
             tables.add(global, Global::Untracked as u32, 1);
-            if sent.arrival.may_begin() {
-                tables.add(line, PerBackend::NewFlows as u32, 1);
+            match (opens, is_datagram) {
+                // Without an entry nobody could tell what becomes of its handshake.
+                (true, _) => others,
+                (_, true) => new,
+                _ => return,
             }
         }
-    }
-    let opens = sent.arrival.is_opening();
-    // A handshake that a new flow begins is not counted twice: it costs each SYN.
-    let which = match sent.origin {
-        Origin::New | Origin::NewEvicting if opens || sent.arrival.is_datagram() => return,
-        Origin::New | Origin::NewEvicting => NOT_BEGUN,
-        _ if !opens => return,
-        Origin::Moved => Handshake::Begun as u32,
-        // Without an entry nobody could tell what becomes of it.
-        _ => NOT_BEGUN,
     };
-    tables.count_handshake(sent.backend, which);
+    match which {
+        Ok(which) => tables.add(line, which as u32, 1),
+        Err(which) => tables.count_handshake(sent.backend, which),
+    }
 }
 
 /// Counts a [`Handshake`] of a backend.

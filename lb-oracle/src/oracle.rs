@@ -334,14 +334,17 @@ impl Oracle {
         }
         let counted = |ledger: &mut Ledger| {
             let connection = !is_tcp || meaning.may_begin();
-            ledger.came(id, origin, connection);
             // What is known was counted where it was found, and a new flow that opens a connection is one more.
-            if is_tcp && meaning == Meaning::Opens {
-                match origin {
-                    Origin::Moved => ledger.handshake(id, Handshake::Begun),
-                    Origin::NotAdmitted => ledger.not_begun(id),
-                    _ => {}
+            match (is_tcp && meaning == Meaning::Opens, origin) {
+                (true, Origin::NotAdmitted) => {
+                    ledger.came(id, origin, false);
+                    ledger.other_flow(id);
                 }
+                (true, Origin::Moved) => {
+                    ledger.came(id, origin, connection);
+                    ledger.handshake(id, Handshake::Begun);
+                }
+                _ => ledger.came(id, origin, connection),
             }
         };
         let backend = self.maps.backends[id];

@@ -15,6 +15,8 @@ const NUMBER: u32 = 1 << 24;
 impl Arrival {
     /// What is no part of a connection that we follow: UDP, and protocols without ports.
     pub const DATAGRAM: Self = Self(1 << 8);
+    /// A client's SYN.
+    pub const OPENING: Self = Self(flag::SYN as u32);
     /// A TCP segment of a connection that has begun.
     pub const MIDDLE: Self = Self(flag::ACK as u32);
 
@@ -57,7 +59,7 @@ impl Arrival {
     /// TCP with SYN and without ACK, FIN and RST; SCTP's INIT.
     #[inline(always)]
     pub const fn is_opening(self) -> bool {
-        self.0 == flag::SYN as u32
+        self.0 == Self::OPENING.0
     }
 
     /// TCP without SYN, FIN and RST; SCTP neither at its beginning nor at its end; datagrams.

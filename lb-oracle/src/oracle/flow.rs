@@ -128,12 +128,13 @@ impl Flows {
         let mut servers = [id].into_iter().chain(others.filter(reached));
         let found = servers.find(|server| !self.has_another(maps, seeker, *server))?;
         if found != id {
+            let is_tcp = maps.services[seeker.service].protocol == Protocol::Tcp as u8;
             let flow = self.0.get_mut(&seeker.tuple).expect("it was entered");
             *flow = Flow {
                 backend: found,
                 proof: 1,
                 closing: false,
-                opening: false,
+                opening: is_tcp && seeker.meaning == Meaning::Opens,
                 idle: false,
                 last: seeker.epoch,
                 ..*flow

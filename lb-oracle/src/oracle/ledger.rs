@@ -101,9 +101,9 @@ impl Ledger {
         }
     }
 
-    /// A new flow of TCP of which no handshake is known.
-    pub(super) fn not_begun(&mut self, id: usize) {
-        self.add(Counter::not_begun(id as u32), 1);
+    /// A new flow of TCP that begins no handshake of which more can be told.
+    pub(super) fn other_flow(&mut self, id: usize) {
+        self.add(Counter::other_flows(id as u32), 1);
     }
 
     pub(super) fn handshake(&mut self, id: usize, which: Handshake) {
@@ -133,9 +133,10 @@ impl Ledger {
             | Origin::ReopenedProven
             | Origin::Alone => {}
             Origin::New => {
-                self.backend(id, PerBackend::NewFlows, 1);
-                if !connection {
-                    self.not_begun(id);
+                if connection {
+                    self.backend(id, PerBackend::NewFlows, 1);
+                } else {
+                    self.other_flow(id);
                 }
             }
             Origin::Moved => self.backend(id, PerBackend::MovedIn, 1),

@@ -446,6 +446,7 @@ fn status_shows_what_is_known_and_counts_from_where_an_id_began() {
     counters.totals.global[0] = 70;
     counters.totals.drops[3] = 4;
     counters.backends.insert(a, [10, 2000, 3, 9, 900, 0, 1, 0]);
+    counters.handshakes.insert(a, [2, 4, 1, 0, 0, 0, 0, 20]);
     counters.service_drops.insert(0, [1; 32]);
     let status = told(&sim, &counters);
     assert_eq!(
@@ -462,6 +463,9 @@ fn status_shows_what_is_known_and_counts_from_where_an_id_began() {
         panic!("two")
     };
     assert_eq!((first.traffic.packets, first.traffic.live_flows), (10, 5));
+    let handshakes = &first.traffic.handshakes;
+    assert_eq!((handshakes.begun, handshakes.answered), (3 + 2, 4));
+    assert_eq!(first.traffic.new_flows, 3 + 20);
     assert_eq!(first.route, "lan 02:00:00:00:00:07");
     assert!(first.takes_new && first.keeps && !second.takes_new && second.keeps);
     assert_eq!(first.last_results.len(), 10);

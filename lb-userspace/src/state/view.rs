@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
 
-use lb_common::counter::{Global, Handshake, More, PathError, PerBackend, Rest, begun};
+use lb_common::counter::{Global, Handshake, More, PathError, PerBackend, Rest, begun, new_flows};
 use lb_common::{CounterLine, DropReason, timing};
 
 use super::{State, room};
@@ -204,25 +204,19 @@ impl State {
             warning: known.tracker.warning().map(str::to_owned),
             traffic: Traffic {
                 open_flows: self.open_of(key),
-                handshakes: match &numbers.origin {
-                    Some(origin) => Handshakes {
-                        begun: match service.protocol {
-                            Protocol::Tcp => {
-                                let now = lines(numbers.id, counters);
-                                let before = (origin, &numbers.handshakes);
-                                now.map_or(0, |now| since(before, now))
-                            }
-                            _ => 0,
-                        },
-                        ..handshakes(counters.handshakes.get(&numbers.id), &numbers.handshakes)
+                ..match &numbers.origin {
+                    Some(origin) => traffic(
+                        (numbers.id, counters),
+                        (origin, &numbers.handshakes),
+                        service.protocol,
+                        left,
+                    ),
+                    // Nothing, while it is not known where it began.
+                    None => Traffic {
+                        live_flows: left,
+                        ..Traffic::default()
                     },
-                    None => Handshakes::default(),
-                },
-                ..traffic(
-                    counters.backends.get(&numbers.id),
-                    numbers.origin.as_ref(),
-                    left,
-                )
+                }
             },
             last_results: known.tracker.last().map(result).collect(),
         })
@@ -290,56 +284,49 @@ fn drops(counts: &[u64; 32]) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// What was counted since the origin. Nothing, while the origin is not known.
-fn traffic(line: Option<&CounterLine>, origin: Option<&CounterLine>, live_flows: u64) -> Traffic {
-    let count = |position: PerBackend| {
-        let position = position as usize;
-        match (line, origin) {
-            (Some(line), Some(origin)) => at(line, position).saturating_sub(at(origin, position)),
-            _ => 0,
-        }
+/// A backend's line, and that of its handshakes.
+type Lines<'a> = (&'a CounterLine, &'a CounterLine);
+
+/// What was counted of a backend since the origin.
+fn traffic(
+    (id, counters): (u32, &Counters),
+    origin: Lines<'_>,
+    protocol: Protocol,
+    left: u64,
+) -> Traffic {
+    let none = CounterLine::default();
+    let [backend, handshakes] =
+        [&counters.backends, &counters.handshakes].map(|lines| lines.get(&id).unwrap_or(&none));
+    let now = (backend, handshakes);
+    let since = |of: fn(&CounterLine, &CounterLine) -> u64| {
+        of(now.0, now.1).saturating_sub(of(origin.0, origin.1))
     };
+    let grown = |now: &CounterLine, origin: &CounterLine, position: usize| {
+        at(now, position).saturating_sub(at(origin, position))
+    };
+    let count = |which: PerBackend| grown(now.0, origin.0, which as usize);
+    let handshake = |position: usize| grown(now.1, origin.1, position);
     Traffic {
         packets: count(PerBackend::Packets),
         bytes: count(PerBackend::Bytes),
         reply_packets: count(PerBackend::ReplyPackets),
         reply_bytes: count(PerBackend::ReplyBytes),
-        new_flows: count(PerBackend::NewFlows),
+        new_flows: since(new_flows),
         moved_in: count(PerBackend::MovedIn),
-        live_flows,
+        live_flows: left,
         open_flows: 0,
-        handshakes: Handshakes::default(),
-    }
-}
-
-/// A backend's line, and that of its handshakes.
-type Lines<'a> = (&'a CounterLine, &'a CounterLine);
-
-fn lines(id: u32, counters: &Counters) -> Option<Lines<'_>> {
-    counters.backends.get(&id).zip(counters.handshakes.get(&id))
-}
-
-/// Handshakes that began meanwhile.
-fn since(before: Lines<'_>, now: Lines<'_>) -> u64 {
-    begun(now.0, now.1).saturating_sub(begun(before.0, before.1))
-}
-
-/// What became of handshakes, but how many began.
-fn handshakes(line: Option<&CounterLine>, origin: &CounterLine) -> Handshakes {
-    let counted = |position: usize| {
-        line.map_or(0, |line| {
-            at(line, position).saturating_sub(at(origin, position))
-        })
-    };
-    let count = |which: Handshake| counted(which as usize);
-    Handshakes {
-        begun: 0,
-        answered: count(Handshake::Answered),
-        resent: count(Handshake::Resent),
-        refused: count(Handshake::Refused),
-        unreachable: count(Handshake::Unreachable),
-        timed: counted(timing::COUNT as usize),
-        timed_ns: counted(timing::SUM as usize),
+        handshakes: Handshakes {
+            begun: match protocol {
+                Protocol::Tcp => since(begun),
+                _ => 0,
+            },
+            answered: handshake(Handshake::Answered as usize),
+            resent: handshake(Handshake::Resent as usize),
+            refused: handshake(Handshake::Refused as usize),
+            unreachable: handshake(Handshake::Unreachable as usize),
+            timed: handshake(timing::COUNT as usize),
+            timed_ns: handshake(timing::SUM as usize),
+        },
     }
 }
 

@@ -102,7 +102,7 @@ impl Reader {
         let of = |id: &u32| {
             let mut sum = Counts::default();
             for cpu in &cpus {
-                // New flows before their answers, or some would have none.
+                // Those that began before their answers, or some would have none.
                 let flows = self.line(*cpu, BACKEND_LINE.saturating_add(*id));
                 let line = self.line(*cpu, handshake_line(per_cpu, *id));
                 let [_, others @ ..] = line;
