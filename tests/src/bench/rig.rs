@@ -8,7 +8,7 @@ use aya::{
     maps::{Array, HashMap, ProgramArray},
     programs::Xdp,
 };
-use lb_common::counter::{self, Global, PerBackend, Totals};
+use lb_common::counter::{self, Global, Totals};
 use lb_ebpf::{
     bench::{Plan, Progress, STAMPS, TARGET},
     fixture::world::Ends,
@@ -280,16 +280,15 @@ impl Rig {
     /// The counters so far.
     pub fn counted(&mut self) -> Result<Counted> {
         let lines = self.kernel.counters(&self.tables)?;
-        let backends = self.tables.header.backends as usize;
-        let new_flows = lines
-            .iter()
-            .skip(counter::BACKEND_LINE as usize)
-            .take(backends)
-            .map(|line| line[PerBackend::NewFlows as usize])
-            .sum();
+        let per_cpu = self.tables.control.lines_per_cpu;
+        let of = |backend| {
+            let line = counter::BACKEND_LINE + backend;
+            let handshakes = counter::handshake_line(per_cpu, backend);
+            counter::new_flows(&lines[line as usize], &lines[handshakes as usize])
+        };
         Ok(Counted {
             totals: mem::totals(&lines),
-            new_flows,
+            new_flows: (0..self.tables.header.backends).map(of).sum(),
         })
     }
 
