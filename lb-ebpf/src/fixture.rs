@@ -221,15 +221,7 @@ impl Step {
         let bytes = step.packet.len() as u64;
         step.count(Counter::backend(backend, PerBackend::Packets), 1);
         step.count(Counter::backend(backend, PerBackend::Bytes), bytes);
-        let (opens, is_middle) = (
-            handshake::opens(&step.packet),
-            handshake::is_middle(&step.packet),
-        );
-        let entered = matches!(how, How::New | How::Evicting);
-        let new_flow = match if entered { is_middle } else { opens } {
-            true => Counter::other_flows(backend),
-            false => Counter::backend(backend, PerBackend::NewFlows),
-        };
+        let new_flow = step.new_flow(backend, matches!(how, How::New | How::Evicting));
         match how {
             How::Known | How::WentOn | How::Reopened | How::ReopenedProven | How::Alone => {}
             How::New => step.count(new_flow, 1),
@@ -251,6 +243,18 @@ impl Step {
         }
         step.begins(backend, how);
         step
+    }
+
+    /// Where a flow is counted that was scheduled to a backend: what tells of no handshake, as it has begun before or has no entry, stands apart.
+    fn new_flow(&self, backend: u32, has_entry: bool) -> Counter {
+        let apart = match has_entry {
+            true => handshake::is_middle(&self.packet),
+            false => handshake::opens(&self.packet),
+        };
+        match apart {
+            true => Counter::other_flows(backend),
+            false => Counter::backend(backend, PerBackend::NewFlows),
+        }
     }
 
     fn begins(&mut self, backend: u32, how: How) {
@@ -323,11 +327,7 @@ impl Step {
     /// And its flow is new, though the packet reaches nobody.
     #[must_use]
     pub fn opening(mut self, backend: u32) -> Self {
-        let new_flow = match handshake::is_middle(&self.packet) {
-            true => Counter::other_flows(backend),
-            false => Counter::backend(backend, PerBackend::NewFlows),
-        };
-        self.count(new_flow, 1);
+        self.count(self.new_flow(backend, true), 1);
         self
     }
 
